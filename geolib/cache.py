@@ -131,6 +131,11 @@ def compute(
     return place
 
 
+def seconds(folder: Path) -> float:
+    """How long a finished stage took to compute."""
+    return json.loads((folder / MANIFEST).read_text())["seconds"]
+
+
 def _build(
     place: Path, stage: str, params: Mapping[str, Any], build: Callable[[Path], None]
 ) -> None:

@@ -1,0 +1,559 @@
+"""Deletion and insertion tests against coverage-matched random boxes (§5 of arXiv 2605.00912)."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from torchvision.transforms.functional import gaussian_blur
+
+from geolib.model.precision import inference_precision
+from geolib.scoring import Array, Elements, box_region, check_choice, to_numpy
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+MODES = ("deletion", "insertion")
+FILLS = ("mean", "black", "blur", "noise", "road", "donor")
+Fill = str | Sequence[float]
+Model = Callable[[torch.Tensor], torch.Tensor]
+
+COLUMNS = {
+    "image_id": "str",
+    "dataset": "str",
+    "attribution": "str",
+    "segmenter": "str",
+    "test": "str",
+    "region": "str",
+    "fill": "str",
+    "repeat": "int64",
+    "element": "int64",
+    "coverage": "float64",
+    "coverage_gap": "float64",
+    "n_elements": "int64",
+    "label": "int64",
+    "prediction": "int64",
+    "correct": "bool",
+    "agrees": "bool",
+    "probability": "float64",
+    "log_probability": "float64",
+}
+
+# Single-box moves tried before the closest layout found so far is kept.
+MAX_MOVES = 2000
+
+
+def fill_name(fill: Fill) -> str:
+    """Name of a fill in tables: its own, or a colour as "#rrggbb"."""
+    if isinstance(fill, str):
+        return fill
+    return "#" + "".join(f"{round(255 * value):02x}" for value in fill)
+
+
+def _check_fill(fill: Fill, images: torch.Tensor, donors: torch.Tensor | None) -> None:
+    if isinstance(fill, str):
+        check_choice("fill", fill, FILLS)
+    elif len(fill) != 3 or not all(0 <= value <= 1 for value in fill):
+        raise ValueError(f"fill={tuple(fill)}; expected a name or a colour of 3 values in 0…1")
+    if fill == "donor" and (donors is None or donors.shape != images.shape):
+        came = "None" if donors is None else f"shape {tuple(donors.shape)}"
+        raise ValueError(
+            f"donors is {came}; fill='donor' needs one other image for each of the"
+            f" images, {tuple(images.shape)}"
+        )
+
+
+def _check_images(images: torch.Tensor) -> None:
+    if not isinstance(images, torch.Tensor) or not images.is_floating_point():
+        came = getattr(images, "dtype", type(images).__name__)
+        raise TypeError(f"images is {came}; expected a float tensor [B,3,H,W] in 0…1")
+    if images.ndim != 4 or images.shape[1] != 3:
+        raise ValueError(f"images has shape {tuple(images.shape)}; expected [B,3,H,W]")
+    if images.numel() and not (images.min() >= 0 and images.max() <= 1):
+        raise ValueError(
+            f"images spans {images.min():.3g}…{images.max():.3g}; expected 0…1, not normalised"
+        )
+
+
+def _noise(image: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Standard normal noise [3,H,W]; drawn on the CPU so that every device sees the same."""
+    return torch.randn(image.shape, generator=generator).to(image)
+
+
+def _blur(image: torch.Tensor) -> torch.Tensor:
+    # A twentieth of the shorter side: lane lines and lettering are gone, light and sky remain.
+    side = min(image.shape[-2:])
+    sigma, size = side / 20, 2 * math.floor(3 * side / 20) + 1
+    # A Gaussian is separable: two narrow passes instead of one square kernel.
+    for kernel in ([size, 1], [1, size]):
+        image = gaussian_blur(image, kernel, [sigma, sigma])
+    return image
+
+
+def _fill_image(
+    image: torch.Tensor, fill: Fill, generator: torch.Generator, donor: torch.Tensor | None
+) -> torch.Tensor:
+    """The fill φ for one image [3,H,W], where it does not depend on the region."""
+    if fill == "donor" and donor is not None:
+        return donor
+    if fill == "blur":
+        return _blur(image)
+    mean = torch.tensor(IMAGENET_MEAN).to(image)[:, None, None]
+    if fill == "noise":
+        std = torch.tensor(IMAGENET_STD).to(image)[:, None, None]
+        return (mean + std * _noise(image, generator)).clamp(0, 1)
+    if fill == "black":
+        return torch.zeros_like(image)
+    if not isinstance(fill, str):
+        mean = torch.tensor(fill).to(image)[:, None, None]
+    return mean.expand_as(image)
+
+
+def _road_fill(
+    image: torch.Tensor, missing: torch.Tensor, generator: torch.Generator
+) -> torch.Tensor:
+    """Noisy linear imputation of the missing pixels (ROAD, Rong et al. 2022, arXiv 2202.00449)."""
+    from pytorch_grad_cam.metrics.road import NoisyLinearImputer
+
+    if not missing.any():
+        return image
+    if missing.all():  # nothing to impute from
+        return _fill_image(image, "mean", generator, None)
+    # The library draws its noise from the global generator: set to zero, and added here.
+    imputer = NoisyLinearImputer(noise=0)
+    with torch.random.fork_rng(devices=[]):
+        smooth = imputer(image.detach().cpu().float(), (~missing).cpu().float()).to(image)
+    return (smooth + 0.01 * _noise(image, generator)).clamp(0, 1)
+
+
+def ablate(
+    images: torch.Tensor,
+    regions: Array,
+    mode: str,
+    fill: Fill = "mean",
+    *,
+    generator: torch.Generator | None = None,
+    donors: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Delete a region B from each image or keep nothing else (§5).
+
+    Deletion is x(1−B) + φB, insertion xB + φ(1−B), with φ the fill.
+
+    Parameters
+    ----------
+    images : float [B,3,H,W] in 0…1, not normalised.
+    regions : bool [B,H,W].
+    mode : "deletion" or "insertion".
+    fill : "mean" (the ImageNet mean, zero once normalised), "black", "blur" (a Gaussian of a
+        twentieth of the shorter side), "noise" (Gaussian with ImageNet mean and deviation),
+        "road" (noisy linear imputation from the pixels that stay), "donor" (the same place of
+        another image), or a colour of three values in 0…1.
+    generator : for "noise" and "road"; seeded with 0 when None. One noise field is drawn and
+        shared by all images, so that a result does not depend on the batch.
+    donors : float [B,3,H,W] in 0…1, for "donor".
+
+    Returns
+    -------
+    float [B,3,H,W].
+
+    Raises
+    ------
+    ValueError, TypeError
+        For another shape, type or range, an unknown mode or fill, or missing donors.
+    """
+    _check_images(images)
+    check_choice("mode", mode, MODES)
+    _check_fill(fill, images, donors)
+    masks = torch.as_tensor(regions, device=images.device)
+    if masks.dtype != torch.bool:
+        raise TypeError(f"regions has dtype {masks.dtype}; expected bool")
+    if masks.shape != (len(images), *images.shape[2:]):
+        wanted = [len(images), *images.shape[2:]]
+        raise ValueError(f"regions has shape {tuple(masks.shape)}; expected {wanted}")
+    generator = generator or torch.Generator().manual_seed(0)
+    state = generator.get_state()
+    result = torch.empty_like(images)
+    for index, image in enumerate(images):
+        generator.set_state(state)
+        missing = masks[index] if mode == "deletion" else ~masks[index]
+        if fill == "road":
+            values = _road_fill(image, missing, generator)
+        else:
+            values = _fill_image(image, fill, generator, None if donors is None else donors[index])
+        result[index] = torch.where(missing, values, image)
+    return result
+
+
+def coverage(boxes: Array, shape: tuple[int, ...]) -> float:
+    """Share of an image of `shape` [H,W] that the union of boxes [M,4] covers, 0…1."""
+    return float(box_region(boxes, shape).mean())
+
+
+def random_boxes(
+    boxes: Array, shape: tuple[int, ...], rng: np.random.Generator, tolerance: float = 0.01
+) -> np.ndarray:
+    """Random boxes of the same number and sizes whose union covers as much of the image (§5).
+
+    Boxes of equal sizes do not cover equally: guided ones nest, random ones spread. From a
+    uniform draw, one random box at a time moves to a new uniform place, and a move stays when it
+    brings the coverage of the union nearer to that of the guided union.
+
+    Parameters
+    ----------
+    boxes : int [M,4], x0 y0 x1 y1, end-exclusive.
+    shape : height and width of the image.
+    rng : source of all randomness.
+    tolerance : share of the image within which the two coverages count as equal.
+
+    Returns
+    -------
+    int64 [M,4], in the order of `boxes`. Where the tolerance cannot be met, the closest layout
+    found; the gap is `coverage(result, shape) - coverage(boxes, shape)`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For boxes that are empty, not whole numbers or not inside the image, a negative tolerance,
+        or an `rng` that is not a NumPy generator.
+    """
+    guided = to_numpy(boxes)
+    height, width = shape
+    if not isinstance(rng, np.random.Generator):
+        raise TypeError(f"rng is {type(rng).__name__}; expected numpy.random.default_rng(seed)")
+    if not tolerance >= 0:
+        raise ValueError(f"tolerance={tolerance}; expected a share of the image, ≥ 0")
+    if guided.ndim != 2 or guided.shape[1] != 4 or not np.issubdtype(guided.dtype, np.integer):
+        raise ValueError(f"boxes is {guided.dtype} {guided.shape}; expected int [M,4]")
+    sizes = guided[:, 2:] - guided[:, :2]
+    if (sizes <= 0).any() or (guided[:, :2] < 0).any() or (guided[:, 2:] > (width, height)).any():
+        raise ValueError(f"boxes has an empty box or one that leaves the image {tuple(shape)}")
+    room = np.array([width, height]) - sizes + 1  # possible places along x and y
+    corners = rng.integers(room) if len(guided) else guided[:, :2]
+    result = np.concatenate([corners, corners + sizes], axis=1).astype(np.int64)
+    if len(guided) < 2:  # one box covers the same everywhere
+        return result
+
+    target = int(box_region(guided, shape).sum())
+    depth = np.zeros(shape, dtype=np.int32)  # how many boxes lie over each pixel
+    for x0, y0, x1, y1 in result:
+        depth[y0:y1, x0:x1] += 1
+    covered = np.count_nonzero(depth)
+    movers = rng.integers(len(guided), size=MAX_MOVES)
+    places = rng.integers(room[movers])
+    for mover, (new_x, new_y) in zip(movers.tolist(), places.tolist(), strict=True):
+        if abs(covered - target) <= tolerance * depth.size:
+            break
+        x0, y0, x1, y1 = result[mover].tolist()
+        old = depth[y0:y1, x0:x1]
+        new = depth[new_y : new_y + y1 - y0, new_x : new_x + x1 - x0]
+        old -= 1
+        change = np.count_nonzero(old) - old.size + new.size - np.count_nonzero(new)
+        if abs(covered + change - target) < abs(covered - target):
+            new += 1
+            covered += change
+            result[mover] = new_x, new_y, new_x + x1 - x0, new_y + y1 - y0
+        else:
+            old += 1
+    return result
+
+
+def _seed_sequence(seed: int, image_id: str, repeat: int = 0) -> np.random.SeedSequence:
+    digest = hashlib.sha256(image_id.encode()).digest()
+    return np.random.SeedSequence([seed, int.from_bytes(digest[:16], "big"), repeat])
+
+
+def random_regions(
+    elements: Elements,
+    image_id: str,
+    seed: int = 0,
+    repeats: int = 10,
+    tolerance: float = 0.01,
+) -> np.ndarray:
+    """The random layouts that one image's elements are compared with (§5).
+
+    Seeded from (seed, image id, repeat): the same whatever else is evaluated.
+
+    Returns
+    -------
+    int64 [repeats,M,4], boxes as in `random_boxes`.
+    """
+    layouts = np.empty((repeats, len(elements), 4), dtype=np.int64)
+    for repeat in range(repeats):
+        rng = np.random.default_rng(_seed_sequence(seed, image_id, repeat))
+        layouts[repeat] = random_boxes(elements.boxes, elements.shape, rng, tolerance)
+    return layouts
+
+
+def torus_shifts(region: Array, image_id: str, seed: int = 0, repeats: int = 10) -> np.ndarray:
+    """A region moved as a whole, wrapping round the image's edges: equal area, equal layout.
+
+    A second baseline, for the `controls` of `faithfulness`, and one that masks can use too.
+
+    Parameters
+    ----------
+    region : bool [H,W].
+    image_id, seed : seed the offsets, with the repeat.
+
+    Returns
+    -------
+    bool [repeats,H,W].
+    """
+    mask = to_numpy(region)
+    shifted = np.empty((repeats, *mask.shape), dtype=bool)
+    for repeat in range(repeats):
+        rng = np.random.default_rng(_seed_sequence(seed, image_id, repeat))
+        shifted[repeat] = np.roll(mask, rng.integers(mask.shape), axis=(0, 1))
+    return shifted
+
+
+class _Variant(NamedTuple):
+    """What is ablated in one row of the outcome table."""
+
+    test: str
+    region: str
+    repeat: int
+    element: int
+    mask: np.ndarray
+
+
+def _variants(
+    elements: Elements,
+    baselines: Mapping[str, Iterable[np.ndarray]],
+    tests: Sequence[str],
+    individual: bool,
+) -> Iterator[_Variant]:
+    """Every variant of one image: the original, the regions, the elements one by one."""
+    yield _Variant("original", "original", 0, -1, np.zeros(elements.shape, dtype=bool))
+    for name, masks in {"guided": [elements.region()], **baselines}.items():
+        for repeat, mask in enumerate(masks):
+            for test in tests:
+                yield _Variant(test, name, repeat, -1, mask)
+    for index in range(len(elements) if individual else 0):
+        mask = box_region(elements.boxes[index : index + 1], elements.shape)
+        for test in tests:
+            yield _Variant(test, "element", 0, index, mask)
+
+
+@contextmanager
+def _evaluating(classifier: Model) -> Iterator[torch.device]:
+    """Switch a module to evaluation mode and back again; yields the device it is on."""
+    if not isinstance(classifier, torch.nn.Module):
+        yield torch.device("cpu")
+        return
+    parameter = next(classifier.parameters(), torch.empty(0))
+    training = classifier.training
+    classifier.eval()
+    try:
+        yield parameter.device
+    finally:
+        classifier.train(training)
+
+
+class _Forward:
+    """Collects variants of any images in one buffer and forwards it whenever it is full."""
+
+    def __init__(self, classifier: Model, shape: Sequence[int], device: torch.device):
+        self.classifier = classifier
+        self.buffer = torch.empty(tuple(shape), device=device)
+        self.added = 0
+        self.waiting = 0
+        self.log_probabilities: list[np.ndarray] = []
+
+    def add(self, missing: torch.Tensor, values: torch.Tensor, image: torch.Tensor) -> int:
+        """Queue `image` with its missing pixels replaced by `values`; returns its number."""
+        torch.where(missing, values, image, out=self.buffer[self.waiting])
+        self.added += 1
+        self.waiting += 1
+        if self.waiting == len(self.buffer):
+            self.flush()
+        return self.added - 1
+
+    def flush(self) -> None:
+        """Forward what is waiting."""
+        if not self.waiting:
+            return
+        logits = self.classifier(self.buffer[: self.waiting])
+        if not torch.isfinite(logits).all():
+            raise ValueError("classifier returned NaN or infinite logits; check its weights")
+        self.log_probabilities.append(logits.cpu().double().log_softmax(dim=1).numpy())
+        self.waiting = 0
+
+
+@torch.inference_mode()
+def faithfulness(
+    classifier: Model,
+    images: torch.Tensor,
+    labels: Sequence[int | None] | Array | None,
+    elements: Sequence[Elements],
+    *,
+    image_ids: Sequence[str] | None = None,
+    tests: Sequence[str] = MODES,
+    fill: Fill = "mean",
+    repeats: int = 10,
+    seed: int = 0,
+    tolerance: float = 0.01,
+    batch_size: int = 32,
+    individual: bool = True,
+    controls: Mapping[str, Sequence[Array]] | None = None,
+    donors: torch.Tensor | None = None,
+    precision: str = "auto",
+    dataset: str = "",
+    attribution: str = "",
+    segmenter: str = "",
+) -> pd.DataFrame:
+    """Deletion and insertion of the elements, of random boxes and of each element alone (§5).
+
+    Variants are built one by one into a buffer of `batch_size` images that is forwarded when
+    full, across images, tests, regions and repeats; identical variants of an image are forwarded
+    once. An image without elements stays in, with an empty region.
+
+    Parameters
+    ----------
+    classifier : images [B,3,H,W] in 0…1 to logits [B,N].
+    images : float [B,3,H,W] in 0…1, not normalised.
+    labels : class of each image; None, for all or for one, takes the original prediction.
+    elements : `Elements` of each image, at the images' resolution.
+    image_ids : unique names; they seed the random boxes and the noise. Default "0", "1", ….
+    tests : "deletion", "insertion" or both.
+    fill, donors : see `ablate`; noise is drawn per image, from the seed and the image's id.
+    repeats : random layouts per image.
+    seed : of random boxes and noise, ≥ 0.
+    tolerance : of the coverage matching, see `random_boxes`.
+    batch_size : images per forward pass.
+    individual : also ablate each element alone.
+    controls : further baselines by name: for each image a bool [R,H,W] (see `torus_shifts`).
+    precision : "auto", "fp32" or "bf16".
+    dataset, attribution, segmenter : names written into the table.
+
+    Returns
+    -------
+    Outcome table, one row per image × test × region × repeat:
+        image_id, dataset, attribution, segmenter;
+        test, "original", "deletion" or "insertion";
+        region, "original", "guided", "random", "element" or the name of a control;
+        fill; repeat; element (index into the image's elements, −1 where it is not one);
+        coverage of the region, 0…1; coverage_gap (coverage − guided coverage, 0 where the region
+        is not a baseline); n_elements;
+        label; prediction; correct (prediction = label); agrees (prediction = original one);
+        probability and log_probability (natural) of the label.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For arguments whose lengths, shapes or ranges do not fit, a label outside the classes, or
+        a classifier that returns NaN.
+    """
+    _check_images(images)
+    _check_fill(fill, images, donors)
+    n, shape = len(images), tuple(images.shape[2:])
+    ids = [str(index) for index in range(n)] if image_ids is None else list(image_ids)
+    targets = [None] * n if labels is None else list(labels)
+    extra = {name: list(regions) for name, regions in (controls or {}).items()}
+    lengths = {"labels": targets, "elements": elements, "image_ids": ids, **extra}
+    for name, values in lengths.items():
+        if len(values) != n:
+            raise ValueError(f"{name} has {len(values)} entries for {n} images")
+    if len(set(ids)) < n:
+        raise ValueError("image_ids has duplicates; each image needs a name of its own")
+    for test in tests:
+        check_choice("tests", test, MODES)
+    for image_id, kept in zip(ids, elements, strict=True):
+        if kept.shape != shape:
+            raise ValueError(
+                f"elements of image {image_id!r} were extracted at {kept.shape}, the images are"
+                f" {shape}; attribute and segment at the images' resolution"
+            )
+
+    rows: list[dict[str, Any]] = []
+    with _evaluating(classifier) as device, inference_precision(device, precision):
+        forward = _Forward(classifier, (batch_size, 3, *shape), device)
+        for index, (image_id, kept) in enumerate(zip(ids, elements, strict=True)):
+            image = images[index].to(device, torch.float32)
+            donor = None if donors is None else donors[index].to(image)
+            noise_seed = int(_seed_sequence(seed, image_id).generate_state(1, np.uint64)[0] >> 1)
+            layouts = random_regions(kept, image_id, seed, repeats, tolerance)
+            baselines = {
+                "random": (box_region(boxes, shape) for boxes in layouts),
+                **{name: to_numpy(regions[index]) for name, regions in extra.items()},
+            }
+            constant = None
+            if fill != "road":
+                generator = torch.Generator().manual_seed(noise_seed)
+                constant = _fill_image(image, fill, generator, donor)
+            guided, original = kept.coverage, forward.added
+            numbers: dict[tuple[bool, bytes], int] = {}
+            for variant in _variants(kept, baselines, tests, individual):
+                keep = variant.test == "insertion"
+                key = keep, variant.mask.tobytes()
+                if key not in numbers:
+                    missing = torch.from_numpy(variant.mask ^ keep).to(device)
+                    replacement = constant
+                    if replacement is None:
+                        generator = torch.Generator().manual_seed(noise_seed)
+                        replacement = _road_fill(image, missing, generator)
+                    numbers[key] = forward.add(missing, replacement, image)
+                covered = variant.mask.mean()
+                rows.append(
+                    {
+                        "image_id": image_id,
+                        "image": index,
+                        "test": variant.test,
+                        "region": variant.region,
+                        "repeat": variant.repeat,
+                        "element": variant.element,
+                        "coverage": covered,
+                        "coverage_gap": covered - guided if variant.region in baselines else 0.0,
+                        "n_elements": len(kept),
+                        "forward": numbers[key],
+                        "original": original,
+                    }
+                )
+        forward.flush()
+    if not rows:
+        return pd.DataFrame(columns=list(COLUMNS)).astype(COLUMNS)
+    return _outcome_table(
+        pd.DataFrame(rows),
+        np.concatenate(forward.log_probabilities),
+        targets,
+        {
+            "dataset": dataset,
+            "attribution": attribution,
+            "segmenter": segmenter,
+            "fill": fill_name(fill),
+        },
+    )
+
+
+def _outcome_table(
+    rows: pd.DataFrame,
+    log_probabilities: np.ndarray,
+    targets: Sequence[Any],
+    names: Mapping[str, str],
+) -> pd.DataFrame:
+    """Join each row with its forward pass and name the columns of the outcome table."""
+    predictions = log_probabilities.argmax(axis=1)
+    original = predictions[rows["original"]]
+    given = np.array([-1 if target is None else int(target) for target in targets])
+    known = np.array([target is not None for target in targets])
+    classes = log_probabilities.shape[1]
+    if (wrong := given[known & ((given < 0) | (given >= classes))]).size:
+        raise ValueError(f"labels holds {wrong[0]}; the classifier has classes 0…{classes - 1}")
+    label = np.where(known[rows["image"]], given[rows["image"]], original)
+    log_probability = log_probabilities[rows["forward"], label]
+    prediction = predictions[rows["forward"]]
+    table = rows.assign(
+        **names,
+        label=label,
+        prediction=prediction,
+        correct=prediction == label,
+        agrees=prediction == original,
+        probability=np.exp(log_probability),
+        log_probability=log_probability,
+    )
+    return table[list(COLUMNS)].astype(COLUMNS)

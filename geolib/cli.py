@@ -1,0 +1,329 @@
+"""The ``geolib`` command: a few lines per verb over the package."""
+
+from __future__ import annotations
+
+import json
+import platform
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    help="Explain image geolocation models, object by object; re-run the whole paper.",
+    epilog="Start with `geolib book`, or with `geolib explain PHOTO.jpg --model CHECKPOINT`.",
+)
+console = Console()
+
+
+class Dataset(StrEnum):
+    """Datasets that need no download."""
+
+    geoscenes = "geoscenes"
+    folder = "folder"
+
+
+class Label(StrEnum):
+    """Class by which outcomes are judged."""
+
+    true = "true"
+    predicted = "predicted"
+
+
+Attribution = Annotated[str, typer.Option(help="Attribution method; `geolib info` lists them.")]
+Segmenter = Annotated[str, typer.Option(help="Segmenter; `geolib info` lists them.")]
+SegmenterCheckpoint = Annotated[
+    Path | None, typer.Option(help="Weights of a segmenter that needs them (sam, mobilesam).")
+]
+Model = Annotated[
+    str, typer.Option(help="A checkpoint of ours, or the name of a torchvision or timm classifier.")
+]
+Weights = Annotated[
+    Path | None, typer.Option(help="Weights of a named classifier (safetensors or pth).")
+]
+Root = Annotated[Path | None, typer.Option(help="Folder of photographs, for --dataset folder.")]
+Classes = Annotated[
+    str | None,
+    typer.Option(help="Countries, separated by commas; `FR,other` asks for one against the rest."),
+]
+Profile = Annotated[str, typer.Option(help="smoke (minutes), default, or paper.")]
+Parameters = Annotated[
+    list[str] | None,
+    typer.Option("-p", "--parameter", metavar="NAME=VALUE", help="Change a parameter."),
+]
+
+
+@app.command(
+    epilog="Examples: `geolib run` · `geolib run 06-faithfulness --profile smoke` · "
+    "`geolib run 06-faithfulness -p repeats=20`"
+)
+def run(
+    names: Annotated[list[str] | None, typer.Argument(help="Notebooks; all by default.")] = None,
+    profile: Profile = "default",
+    parameter: Parameters = None,
+) -> None:
+    """Execute notebooks with papermill; those that nothing has changed for are skipped."""
+    from geolib import run as runner
+
+    with _plain_errors():
+        for execution in runner.execute(names or (), profile, _parameters(parameter)):
+            console.print(execution.path)
+
+
+@app.command(epilog="Examples: `geolib book` · `geolib book --profile smoke`")
+def book(profile: Profile = "default", parameter: Parameters = None) -> None:
+    """Execute what has changed and build the book; prints the path of its first page."""
+    from geolib import run as runner
+
+    with _plain_errors():
+        typer.echo(runner.book(profile, _parameters(parameter)))
+
+
+@app.command(
+    epilog="Examples: `geolib train --output scenes.safetensors` · `geolib train --dataset folder "
+    "--root PHOTOS --arch mobilenet_v2 --weights FILE --output mine.safetensors`"
+)
+def train(
+    output: Annotated[Path, typer.Option(help="Checkpoint to write.")] = Path(
+        "classifier.safetensors"
+    ),
+    dataset: Dataset = Dataset.geoscenes,
+    root: Root = None,
+    classes: Classes = None,
+    arch: Annotated[str, typer.Option(help="Name of a torchvision or timm classifier.")] = (
+        "resnet18"
+    ),
+    weights: Weights = None,
+    image_size: Annotated[int, typer.Option(help="Side of the input in pixels.")] = 160,
+    n: Annotated[int | None, typer.Option(help="Training images; all by default.")] = None,
+    max_epochs: Annotated[int, typer.Option(help="Most epochs.")] = 10,
+    seed: int = 0,
+) -> None:
+    """Train or fine-tune a country classifier; a killed training goes on where it stopped."""
+    from geolib.study import Study
+
+    with _plain_errors():
+        study = Study(
+            dataset=dataset.value,
+            root=str(root) if root else None,
+            classes=_names(classes),
+            arch=arch,
+            weights=str(weights) if weights else None,
+            image_size=image_size,
+            n_train=n,
+            n_validation=None,
+            n_test=None,
+            max_epochs=max_epochs,
+            seed=seed,
+        )
+        study.classifier.save(output)
+        accuracy = study.accuracy("test")
+        console.print(
+            f"accuracy on {accuracy['n_images']} unseen images: {accuracy['value']:.1%} "
+            f"(95 % interval {accuracy['low']:.1%} to {accuracy['high']:.1%})"
+        )
+        typer.echo(output)
+
+
+@app.command(
+    epilog="Examples: `geolib evaluate --model scenes.safetensors` · `geolib evaluate --dataset "
+    "folder --root PHOTOS --model mobilenet_v2 --weights FILE --label predicted --output OUT`"
+)
+def evaluate(
+    model: Model,
+    weights: Weights = None,
+    dataset: Dataset = Dataset.geoscenes,
+    root: Root = None,
+    classes: Classes = None,
+    split: Annotated[str, typer.Option(help="train, validation, test, eval or all.")] = "eval",
+    n: Annotated[int | None, typer.Option(help="Images; all by default.")] = None,
+    attribution: Annotated[
+        list[str] | None, typer.Option(help="Attribution method; repeat to compare several.")
+    ] = None,
+    segmenter: Annotated[
+        list[str] | None, typer.Option(help="Segmenter; repeat to compare several.")
+    ] = None,
+    segmenter_checkpoint: SegmenterCheckpoint = None,
+    label: Annotated[Label, typer.Option(help="Class by which outcomes are judged.")] = Label.true,
+    repeats: Annotated[int, typer.Option(help="Random layouts per image.")] = 10,
+    seed: int = 0,
+    output: Annotated[
+        Path | None, typer.Option(help="Folder for outcomes, maps and elements (Parquet, COCO).")
+    ] = None,
+) -> None:
+    """Deletion and insertion tests over a dataset: guided against random boxes."""
+    from geolib import pipeline, statistics
+
+    with _plain_errors():
+        classifier = _classifier(model, weights)
+        images = _dataset(dataset, root, classes, split, n, seed, classifier.image_size)
+        tables = []
+        for method in attribution or ["gradcam++"]:
+            for name in segmenter or ["felzenszwalb"]:
+                config = pipeline.EvaluationConfig(
+                    attribution=method,
+                    segmenter=name,
+                    segmenter_options=_options(segmenter_checkpoint),
+                    label=label.value,
+                    repeats=repeats,
+                    seed=seed,
+                )
+                tables.append(pipeline.evaluate(images, classifier, config))
+                if output:
+                    pipeline.export(output / f"{method}-{name}", images, classifier, config)
+        comparison = statistics.compare(pipeline.concat(tables))
+        _print_table(comparison)
+        if output:
+            comparison.to_csv(output / "comparison.csv", index=False)
+            typer.echo(output)
+
+
+@app.command(
+    epilog="Examples: `geolib explain street.jpg --model mine.safetensors` · `geolib explain "
+    "*.jpg --model mobilenet_v2 --weights FILE --attribution scorecam --segmenter slic`"
+)
+def explain(
+    photos: Annotated[list[Path], typer.Argument(metavar="PHOTO…", help="Photographs.")],
+    model: Model,
+    weights: Weights = None,
+    attribution: Attribution = "gradcam++",
+    segmenter: Segmenter = "felzenszwalb",
+    segmenter_checkpoint: SegmenterCheckpoint = None,
+    output: Annotated[Path, typer.Option(help="Folder for figures and JSON files.")] = Path(
+        "explanations"
+    ),
+) -> None:
+    """Explain photographs: an annotated figure and a JSON file for each.
+
+    Nothing leaves this machine, and no EXIF data or position is written.
+    """
+    from geolib import pipeline
+    from geolib.images import UnreadableImage
+
+    with _plain_errors():
+        classifier = _classifier(model, weights)
+        config = pipeline.EvaluationConfig(
+            attribution=attribution,
+            segmenter=segmenter,
+            segmenter_options=_options(segmenter_checkpoint),
+        )
+        output.mkdir(parents=True, exist_ok=True)
+        skipped = 0
+        for photo in photos:
+            try:
+                explanation = pipeline.explain(classifier, photo, config)
+            except UnreadableImage as error:
+                skipped += 1
+                console.print(f"skipped: {error}", style="yellow")
+                continue
+            figure, record = output / f"{photo.stem}.png", output / f"{photo.stem}.json"
+            explanation.figure().savefig(figure, bbox_inches="tight", facecolor="white")
+            record.write_text(json.dumps(explanation.to_dict(), indent=1))
+            likely = explanation.probabilities[explanation.prediction]
+            console.print(
+                f"{photo.name}: {explanation.prediction} ({likely:.0%}), "
+                f"{len(explanation.elements)} elements, {figure}"
+            )
+            if explanation.note:
+                console.print(explanation.note, style="yellow")
+        if skipped == len(photos):
+            raise ValueError(f"none of the {skipped} photographs could be read")
+        if skipped:
+            console.print(f"{skipped} of {len(photos)} photographs were skipped", style="yellow")
+
+
+@app.command()
+def info() -> None:
+    """Versions, device, cache folder, and the methods and segmenters that are known."""
+    import torch
+
+    import geolib
+    from geolib import paths
+    from geolib.attribution import METHODS
+    from geolib.model import choose_device
+    from geolib.segmentation import SEGMENTERS
+
+    rows = {
+        "geolib": geolib.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "device": str(choose_device()),
+        "threads": torch.get_num_threads(),
+        "cache": paths.cache_root(),
+        "attribution methods": ", ".join(METHODS),
+        "segmenters": ", ".join(SEGMENTERS),
+    }
+    for name, value in rows.items():
+        console.print(f"[bold]{name}[/bold]: {value}", soft_wrap=True, highlight=False)
+
+
+def _classifier(model: str, weights: Path | None) -> Any:
+    from geolib import model as models
+
+    return models.load(model, weights=weights)
+
+
+def _dataset(
+    dataset: Dataset,
+    root: Path | None,
+    classes: str | None,
+    split: str,
+    n: int | None,
+    seed: int,
+    image_size: int,
+) -> Any:
+    from geolib import data
+
+    if dataset is Dataset.geoscenes:
+        countries = {"countries": _names(classes)} if classes else {}
+        return data.load("geoscenes", split, n, seed, size=image_size, **countries)
+    if root is None:
+        raise ValueError("--root is missing: --dataset folder needs the folder of photographs")
+    return data.load("folder", split, n, seed, root=root, classes=_names(classes))
+
+
+def _options(checkpoint: Path | None) -> dict[str, Any]:
+    return {"checkpoint": str(checkpoint)} if checkpoint else {}
+
+
+def _names(text: str | None) -> tuple[str, ...] | None:
+    return tuple(name.strip() for name in text.split(",")) if text else None
+
+
+def _parameters(pairs: list[str] | None) -> dict[str, Any]:
+    from geolib import run as runner
+
+    parameters = {}
+    for pair in pairs or []:
+        name, separator, value = pair.partition("=")
+        if not separator:
+            raise ValueError(f"-p {pair!r}: expected NAME=VALUE, for example -p repeats=20")
+        parameters[name] = runner.parse_value(value)
+    return parameters
+
+
+def _print_table(comparison: Any) -> None:
+    columns = ["attribution", "segmenter", "test", "guided", "random", "advantage"]
+    columns += ["ci_low", "ci_high", "p_holm", "coverage", "n_images"]
+    table = Table(*columns)
+    for row in comparison[columns].itertuples(index=False):
+        table.add_row(*(f"{v:.3f}" if isinstance(v, float) else str(v) for v in row))
+    console.print(table)
+
+
+class _plain_errors:
+    """Show the message of an error that a user can mend, not its traceback."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
+        if isinstance(error, (ValueError, TypeError, OSError, RuntimeError)):
+            Console(stderr=True).print(f"error: {error}", style="red", highlight=False)
+            raise typer.Exit(1) from error

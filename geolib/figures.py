@@ -1,0 +1,533 @@
+"""Every figure of the book, in one style.
+
+Each function takes arrays or tables and returns a matplotlib figure. Backgrounds are transparent
+and text is mid-slate, so a figure reads on a light page and on a dark one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
+from typing import Any, ParamSpec
+
+import cv2
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.patches import Rectangle
+
+P = ParamSpec("P")
+
+INK = "#728090"
+GUIDED = "#d1495b"
+RANDOM = "#3a86b7"
+ACCENT = "#e0a030"
+WIDTH = 7.0
+CLASS_COLOURS = ("#4878cf", "#e08214", "#c2407e", "#3a9a6b", "#8c6bb1", "#a6761d", "#5ab4ac")
+
+STYLE: Any = {
+    "axes.edgecolor": INK,
+    "axes.facecolor": "none",
+    "axes.grid": False,
+    "axes.labelcolor": INK,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlesize": 11,
+    "axes.titlecolor": INK,
+    "figure.constrained_layout.use": True,
+    "figure.dpi": 144,
+    "figure.facecolor": "none",
+    "font.family": "DejaVu Sans",
+    "font.size": 10.5,
+    "grid.alpha": 0.3,
+    "grid.color": INK,
+    "legend.frameon": False,
+    "savefig.facecolor": "none",
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+}
+
+
+def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
+    """Draw in the book's style, and leave the caller's settings and open figures alone."""
+
+    @wraps(draw)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> Figure:
+        with plt.rc_context(STYLE):
+            figure = draw(*args, **kwargs)
+        plt.close(figure)
+        return figure
+
+    return wrapper
+
+
+def class_colours(classes: Sequence[str]) -> dict[str, str]:
+    """Colour of each class, the same in every figure."""
+    return {name: CLASS_COLOURS[i % len(CLASS_COLOURS)] for i, name in enumerate(classes)}
+
+
+def overlay(image: np.ndarray, attribution: np.ndarray, strength: float = 0.55) -> np.ndarray:
+    """Blend a map into a photograph.
+
+    Parameters
+    ----------
+    image
+        ``[H, W, 3]`` in 0..1.
+    attribution
+        ``[H, W]`` in 0..1.
+    strength
+        Weight of the colour where the map is 1.
+
+    Returns
+    -------
+    numpy.ndarray
+        ``[H, W, 3]`` in 0..1.
+    """
+    colour = plt.get_cmap("inferno")(attribution)[..., :3]
+    weight = strength * (0.35 + 0.65 * attribution[..., None])
+    return np.clip(image * (1 - weight) + colour * weight, 0, 1)
+
+
+def outline(image: np.ndarray, masks: np.ndarray, seed: int = 0) -> np.ndarray:
+    """Tint each mask with a colour of its own and draw its border.
+
+    Parameters
+    ----------
+    image
+        ``[H, W, 3]`` in 0..1.
+    masks
+        bool ``[N, H, W]``; larger masks are drawn first, so nested details stay visible.
+    seed
+        Seed of the colours' order.
+
+    Returns
+    -------
+    numpy.ndarray
+        ``[H, W, 3]`` in 0..1.
+    """
+    canvas = image.astype(np.float32).copy()
+    palette = np.array(sns.color_palette("husl", max(len(masks), 1)))
+    palette = np.random.default_rng(seed).permutation(palette)
+    order = np.argsort(-masks.reshape(len(masks), -1).sum(1), kind="stable")
+    for colour, index in zip(palette, order, strict=False):
+        mask = masks[index]
+        canvas[mask] = 0.6 * canvas[mask] + 0.4 * colour
+        border = cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_GRADIENT, np.ones((2, 2)))
+        canvas[border.astype(bool)] = colour
+    return np.clip(canvas, 0, 1)
+
+
+def as_image(image: Any) -> np.ndarray:
+    """Any image of the package (tensor ``[3, H, W]`` or uint8 array) as float ``[H, W, 3]``."""
+    if hasattr(image, "permute"):
+        return image.permute(1, 2, 0).float().cpu().numpy()
+    return np.asarray(image, np.float32) / 255 if image.dtype == np.uint8 else np.asarray(image)
+
+
+def _tight() -> ConstrainedLayoutEngine:
+    return ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.02, wspace=0.01, hspace=0.01)
+
+
+@styled
+def images(
+    pictures: Sequence[Any],
+    titles: Sequence[str] | None = None,
+    *,
+    columns: int = 6,
+    title_colours: Sequence[str] | None = None,
+) -> Figure:
+    """Contact sheet of images, in reading order."""
+    rows = max(1, -(-len(pictures) // columns))
+    side = WIDTH / columns
+    height = rows * (side + (0.25 if titles else 0.04))
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(WIDTH, height), squeeze=False, layout=_tight()
+    )
+    for axis in axes.flat:
+        axis.axis("off")
+    for i, (axis, picture) in enumerate(zip(axes.flat, pictures, strict=False)):
+        axis.imshow(as_image(picture), interpolation="lanczos")
+        if titles:
+            colour = title_colours[i] if title_colours else INK
+            axis.set_title(titles[i], fontsize=9.5, color=colour, pad=3)
+    return figure
+
+
+@styled
+def image_table(
+    pictures: Sequence[Sequence[Any]],
+    columns: Sequence[str],
+    rows: Sequence[str] | None = None,
+) -> Figure:
+    """Images in a table with a heading per column and, if given, per row."""
+    height = WIDTH / len(columns) * len(pictures) + 0.3
+    figure, axes = plt.subplots(
+        len(pictures), len(columns), figsize=(WIDTH, height), squeeze=False, layout=_tight()
+    )
+    for r, line in enumerate(pictures):
+        for c, picture in enumerate(line):
+            axis = axes[r, c]
+            axis.imshow(as_image(picture), interpolation="lanczos")
+            axis.set(xticks=[], yticks=[])
+            axis.spines[:].set_visible(False)
+            if r == 0:
+                axis.set_title(columns[c], fontsize=10)
+            if c == 0 and rows is not None:
+                axis.set_ylabel(rows[r], fontsize=10)
+    return figure
+
+
+@styled
+def heatmap(table: pd.DataFrame, *, label: str, percent: bool = True) -> Figure:
+    """Table of shares (or correlations) as annotated cells."""
+    figure, axis = plt.subplots(figsize=(WIDTH, 0.34 * len(table) + 0.9))
+    sns.heatmap(
+        table,
+        ax=axis,
+        annot=True,
+        fmt=".0%" if percent else ".2f",
+        cmap="crest",
+        vmin=0,
+        vmax=1,
+        linewidths=1.5,
+        linecolor="none",
+        annot_kws={"fontsize": 9.5},
+        cbar_kws={"label": label},
+    )
+    axis.set(xlabel="", ylabel="")
+    axis.tick_params(length=0)
+    axis.tick_params(axis="y", rotation=0)
+    axis.xaxis.tick_top()
+    return figure
+
+
+@styled
+def curves(history: pd.DataFrame, best_epoch: int | None = None) -> Figure:
+    """Loss and accuracy per epoch, training and validation."""
+    figure, axes = plt.subplots(1, 2, figsize=(WIDTH, 2.7))
+    for axis, quantity in zip(axes, ("loss", "accuracy"), strict=True):
+        for split, colour in (("train", RANDOM), ("validation", GUIDED)):
+            column = f"{split}_{quantity}"
+            axis.plot(history["epoch"], history[column], color=colour, label=split, lw=2)
+        axis.set(xlabel="epoch", ylabel=quantity)
+        axis.grid(axis="y")
+        if best_epoch is not None:
+            axis.axvline(best_epoch, color=INK, ls=":", lw=1.2)
+    axes[1].legend(loc="lower right")
+    return figure
+
+
+@styled
+def intervals(
+    table: pd.DataFrame,
+    *,
+    label: str,
+    reference: Mapping[str, float] | None = None,
+    ceiling: tuple[str, float] | None = None,
+    limits: tuple[float, float] = (0, 1),
+) -> Figure:
+    """Values with their intervals, one line each.
+
+    Parameters
+    ----------
+    table
+        Index: names; columns ``value``, ``low``, ``high``.
+    label
+        Name of the quantity.
+    reference
+        Published value per name, drawn as a hollow diamond.
+    ceiling
+        Name and value of an upper bound, drawn as a dashed line.
+    limits
+        Range of the axis.
+    """
+    figure, axis = plt.subplots(figsize=(WIDTH, 0.5 * len(table) + 1.1))
+    places = np.arange(len(table))[::-1]
+    axis.hlines(places, table["low"], table["high"], color=GUIDED, lw=3, alpha=0.5)
+    axis.plot(table["value"], places, "o", color=GUIDED, ms=8, label="this run, 95 % interval")
+    for place, value in zip(places, table["value"], strict=True):
+        axis.annotate(
+            f"{value:.1%}", (value, place), (0, 9), textcoords="offset points", ha="center"
+        )
+    if reference:
+        published = [reference.get(str(name), np.nan) for name in table.index]
+        axis.plot(published, places, "D", mfc="none", mec=RANDOM, ms=8, mew=1.8, label="the paper")
+    if ceiling:
+        axis.axvline(ceiling[1], color=ACCENT, ls="--", lw=1.5, label=ceiling[0])
+    axis.set(yticks=places, yticklabels=list(table.index), xlabel=label, xlim=limits)
+    axis.set_ylim(-0.6, len(table) - 0.3)
+    axis.grid(axis="x")
+    axis.legend(loc="upper center", bbox_to_anchor=(0.45, -0.32 * 2 / len(table)), ncols=3)
+    return figure
+
+
+@styled
+def confusion(matrix: np.ndarray, classes: Sequence[str]) -> Figure:
+    """Confusion matrix, true classes in rows; cells hold counts, colour the share of the row."""
+    share = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
+    figure, axis = plt.subplots(figsize=(0.9 * len(classes) + 2.2, 0.8 * len(classes) + 1.2))
+    sns.heatmap(
+        pd.DataFrame(share, index=list(classes), columns=list(classes)),
+        ax=axis,
+        annot=matrix,
+        fmt="d",
+        cmap="crest",
+        vmin=0,
+        vmax=1,
+        linewidths=1.5,
+        linecolor="none",
+        cbar_kws={"label": "share of the true class"},
+    )
+    axis.set(xlabel="predicted", ylabel="true")
+    axis.tick_params(axis="y", rotation=0, length=0)
+    axis.tick_params(axis="x", rotation=0, length=0)
+    return figure
+
+
+@styled
+def reliability(bins: pd.DataFrame) -> Figure:
+    """Accuracy against confidence; columns ``confidence``, ``accuracy``, ``n_images``."""
+    figure, axis = plt.subplots(figsize=(3.6, 3.4))
+    axis.plot([0, 1], [0, 1], color=INK, ls=":", lw=1.2)
+    axis.plot(bins["confidence"], bins["accuracy"], color=GUIDED, lw=2, zorder=1)
+    axis.scatter(
+        bins["confidence"],
+        bins["accuracy"],
+        s=20 + 180 * bins["n_images"] / bins["n_images"].max(),
+        color=GUIDED,
+    )
+    axis.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1.02), ylim=(0, 1.05))
+    axis.grid()
+    return figure
+
+
+@styled
+def guided_against_random(comparison: pd.DataFrame, by: str, original: float) -> Figure:
+    """Accuracy after deletion and insertion, guided against random (Figures 2 and 3).
+
+    Parameters
+    ----------
+    comparison
+        Rows per ``by`` × ``test`` with ``guided``, ``guided_low``, ``guided_high``, ``random``,
+        ``random_low``, ``random_high``.
+    by
+        Column compared: ``"attribution"`` or ``"segmenter"``.
+    original
+        Accuracy on the untouched images, drawn as a dashed line.
+    """
+    figure, axes = plt.subplots(1, 2, figsize=(WIDTH, 3.3), sharey=True)
+    reading = {"deletion": "lower is better", "insertion": "higher is better"}
+    for axis, (test, hint) in zip(axes, reading.items(), strict=True):
+        rows = comparison[comparison["test"] == test].reset_index(drop=True)
+        places = np.arange(len(rows))
+        for kind, colour, shift in (("guided", GUIDED, -0.2), ("random", RANDOM, 0.2)):
+            axis.bar(places + shift, rows[kind], 0.36, color=colour, label=kind)
+            axis.vlines(places + shift, rows[f"{kind}_low"], rows[f"{kind}_high"], color=INK, lw=2)
+        axis.axhline(original, color=ACCENT, ls="--", lw=1.5, label="untouched image")
+        axis.set_xticks(places, rows[by], rotation=25 if len(rows) > 2 else 0, ha="right")
+        axis.set(title=f"{test} (guided: {hint})", ylim=(0, 1))
+        axis.grid(axis="y")
+    axes[0].set_ylabel("accuracy")
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3)
+    return figure
+
+
+@styled
+def advantages(comparison: pd.DataFrame, by: str) -> Figure:
+    """Advantage of guided over random regions with intervals, best on top."""
+    figure, axes = plt.subplots(1, 2, figsize=(WIDTH, 0.42 * comparison[by].nunique() + 1.3))
+    for axis, test in zip(axes, ("deletion", "insertion"), strict=True):
+        rows = comparison[comparison["test"] == test].sort_values("advantage")
+        places = np.arange(len(rows))
+        axis.hlines(places, rows["ci_low"], rows["ci_high"], color=GUIDED, lw=3, alpha=0.5)
+        axis.plot(rows["advantage"], places, "o", color=GUIDED, ms=7)
+        axis.axvline(0, color=INK, lw=1)
+        axis.set_yticks(places, rows[by])
+        axis.set(title=test, xlabel="advantage over random (accuracy)")
+        axis.set_ylim(-0.6, len(rows) - 0.4)
+        axis.grid(axis="x")
+    return figure
+
+
+@styled
+def tuning(curve: pd.DataFrame, chosen: Mapping[str, float], max_coverage: float) -> Figure:
+    """Insertion advantage against coverage for every (p, s_min) tried on the validation split."""
+    figure, axis = plt.subplots(figsize=(WIDTH, 3.2))
+    colours = sns.color_palette("crest", curve["top_p"].nunique())
+    for colour, (top_p, rows) in zip(colours, curve.groupby("top_p"), strict=True):
+        rows = rows.sort_values("s_min")
+        axis.plot(
+            rows["coverage"],
+            rows["insertion_advantage"],
+            "o-",
+            color=colour,
+            ms=5,
+            label=f"p = {top_p:.0%}",
+        )
+    axis.axvline(max_coverage, color=ACCENT, ls="--", lw=1.5)
+    axis.plot(
+        chosen["coverage"], chosen["insertion_advantage"], "o", ms=15, mfc="none", mec=GUIDED, mew=2
+    )
+    axis.annotate(
+        "chosen",
+        (chosen["coverage"], chosen["insertion_advantage"]),
+        (10, 10),
+        textcoords="offset points",
+        color=GUIDED,
+    )
+    axis.set(xlabel="coverage of the image", ylabel="insertion advantage")
+    axis.grid()
+    axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
+
+
+def draw_boxes(axis: Axes, boxes: np.ndarray, colour: str, labels: Sequence[str] = ()) -> None:
+    """Draw end-exclusive boxes ``x0 y0 x1 y1`` on an image axis, with optional labels."""
+    for i, (x0, y0, x1, y1) in enumerate(boxes):
+        corner, size = (x0 - 0.5, y0 - 0.5), (x1 - x0, y1 - y0)
+        axis.add_patch(Rectangle(corner, *size, fill=False, ec="white", lw=2.6))
+        axis.add_patch(Rectangle(corner, *size, fill=False, ec=colour, lw=1.5))
+        if i < len(labels):
+            axis.text(
+                x0 + 1,
+                y0 + 1,
+                labels[i],
+                va="top",
+                fontsize=9,
+                color="white",
+                bbox={"facecolor": colour, "edgecolor": "none", "pad": 1},
+            )
+
+
+@styled
+def pipeline_steps(
+    image: Any,
+    attribution: np.ndarray,
+    segments: np.ndarray,
+    boxes: np.ndarray,
+    variants: Mapping[str, Any],
+) -> Figure:
+    """The pipeline on one image (Figure 1): photograph, map, segments, elements and both tests."""
+    picture = as_image(image)
+    panels: list[tuple[str, np.ndarray]] = [
+        ("photograph", picture),
+        ("a  attribution", overlay(picture, attribution)),
+        ("b  segments", outline(picture, segments)),
+        ("c  elements", picture),
+        *((f"d  {name}", as_image(variant)) for name, variant in variants.items()),
+    ]
+    columns = 3
+    rows = -(-len(panels) // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(WIDTH, rows * (WIDTH / columns + 0.25)))
+    for axis in axes.flat:
+        axis.axis("off")
+    for axis, (title, panel) in zip(axes.flat, panels, strict=False):
+        axis.imshow(panel, interpolation="lanczos")
+        axis.set_title(title, loc="left")
+    draw_boxes(axes.flat[3], boxes, GUIDED)
+    return figure
+
+
+@styled
+def explanation(
+    image: Any,
+    attribution: np.ndarray,
+    boxes: np.ndarray,
+    effects: Sequence[float],
+    probabilities: Mapping[str, float],
+    note: str = "",
+) -> Figure:
+    """One photograph explained: map, ranked elements, each element's own effect."""
+    picture = as_image(image)
+    figure, axes = plt.subplots(1, 3, figsize=(WIDTH * 1.25, 3.4), width_ratios=(1, 1, 0.9))
+    axes[0].imshow(overlay(picture, attribution), interpolation="lanczos")
+    axes[1].imshow(picture, interpolation="lanczos")
+    names = [str(i + 1) for i in range(len(boxes))]
+    draw_boxes(axes[1], boxes, GUIDED, names)
+    for axis in axes[:2]:
+        axis.axis("off")
+    predicted = max(probabilities, key=lambda name: probabilities[name])
+    axes[0].set_title(f"{predicted}, {probabilities[predicted]:.0%}", loc="left")
+    axes[1].set_title(f"{len(boxes)} elements", loc="left")
+    axis = axes[2]
+    places = np.arange(len(effects))[::-1]
+    axis.barh(places, effects, color=[GUIDED if e > 0 else RANDOM for e in effects], height=0.7)
+    axis.axvline(0, color=INK, lw=1)
+    axis.set_yticks(places, names)
+    axis.set(xlabel="log-probability lost without it", ylabel="element")
+    axis.grid(axis="x")
+    if note:
+        figure.supxlabel(note, fontsize=9.5, color=ACCENT)
+    return figure
+
+
+@styled
+def gallery(
+    crops: Mapping[str, Sequence[tuple[np.ndarray, str]]], columns: int, *, caption: str
+) -> Figure:
+    """Elements ranked by their own effect, a row per class (Figure 4)."""
+    side = WIDTH / columns
+    figure, axes = plt.subplots(
+        len(crops), columns, figsize=(WIDTH, len(crops) * (side + 0.3) + 0.3), squeeze=False
+    )
+    colours = class_colours(list(crops))
+    for r, (name, line) in enumerate(crops.items()):
+        for c, axis in enumerate(axes[r]):
+            axis.set(xticks=[], yticks=[])
+            axis.spines[:].set_visible(False)
+            if c < len(line):
+                axis.imshow(_on_square(line[c][0]), interpolation="lanczos")
+                axis.set_title(line[c][1], fontsize=9)
+        axes[r, 0].set_ylabel(name, color=colours[name], fontsize=10.5)
+    figure.supxlabel(caption, fontsize=9.5)
+    return figure
+
+
+def _on_square(crop: np.ndarray) -> np.ndarray:
+    """Centre a crop on a transparent square, so that crops share one scale per cell."""
+    height, width = crop.shape[:2]
+    side = max(height, width)
+    square = np.zeros((side, side, 4), np.float32)
+    y, x = (side - height) // 2, (side - width) // 2
+    square[y : y + height, x : x + width, :3] = as_image(crop)
+    square[y : y + height, x : x + width, 3] = 1
+    return square
+
+
+@styled
+def shares(table: pd.DataFrame, *, label: str) -> Figure:
+    """Shares per group as horizontal bars: index is the kind, columns are groups."""
+    figure, axis = plt.subplots(figsize=(WIDTH, 0.5 * len(table) + 1.0))
+    colours: list[Any] = list(CLASS_COLOURS[: table.shape[1]])
+    legend = table.shape[1] > 1
+    table.iloc[::-1].plot.barh(ax=axis, color=colours, width=0.75, legend=legend)
+    axis.set(xlabel=label, ylabel="")
+    axis.grid(axis="x")
+    return figure
+
+
+@styled
+def distributions(table: pd.DataFrame, *, value: str, by: str, label: str) -> Figure:
+    """Distribution of a quantity per group: box and points."""
+    figure, axis = plt.subplots(figsize=(WIDTH, 0.5 * table[by].nunique() + 1.0))
+    sns.boxplot(
+        table,
+        x=value,
+        y=by,
+        ax=axis,
+        color=to_rgb(RANDOM),
+        fliersize=0,
+        linecolor=INK,
+        boxprops={"alpha": 0.45},
+    )
+    sns.stripplot(table, x=value, y=by, ax=axis, color=INK, size=2.5, alpha=0.5, jitter=0.25)
+    axis.set(xlabel=label, ylabel="")
+    axis.grid(axis="x")
+    return figure

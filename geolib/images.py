@@ -1,0 +1,117 @@
+"""Reading a photograph, whatever its format, as upright 8-bit RGB."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+MIN_SIDE = 16
+MAX_SIDE = 4096
+
+
+class UnreadableImage(ValueError):
+    """A file that cannot be used as a photograph; the message names it and says why."""
+
+    def __init__(self, source: str, reason: str) -> None:
+        super().__init__(f"{source}: {reason}")
+        self.source = source
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[type[UnreadableImage], tuple[str, str]]:
+        return UnreadableImage, (self.source, self.reason)
+
+
+def read(source: str | Path | bytes | Image.Image | np.ndarray) -> np.ndarray:
+    """Read an image as upright RGB.
+
+    The EXIF rotation is applied, transparency is laid on white, 16-bit values are scaled to 8 bit,
+    and an image with a side above 4096 px is shrunk to that while it is decoded. Nothing but the
+    pixels is returned, so EXIF data and GPS positions end here.
+
+    Parameters
+    ----------
+    source
+        Path, the bytes of an image file, a Pillow image, or a ``uint8`` or ``uint16`` array
+        ``[H,W]``, ``[H,W,3]`` or ``[H,W,4]``.
+
+    Returns
+    -------
+    numpy.ndarray
+        ``uint8 [H,W,3]``, both sides between 16 and 4096 px.
+
+    Raises
+    ------
+    UnreadableImage
+        If the source is missing, damaged, no image, smaller than 16 px, or too large to decode.
+    TypeError
+        If the source is none of the above.
+    """
+    name = _describe(source)
+    try:
+        # Large images are shrunk while decoding; the still larger ones raise an error of their own.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            return _to_rgb(_open(source), name)
+    except (UnreadableImage, TypeError):
+        raise
+    except UnidentifiedImageError:
+        raise UnreadableImage(name, "not an image, or in a format that is not known") from None
+    except FileNotFoundError:
+        raise UnreadableImage(name, "no such file") from None
+    except Image.DecompressionBombError as error:
+        raise UnreadableImage(name, f"too large to decode safely: {error}") from error
+    except Exception as error:  # decoders meet damage with errors of every kind
+        raise UnreadableImage(name, f"cannot be decoded: {error}") from error
+
+
+def _describe(source: object) -> str:
+    if isinstance(source, str | Path):
+        return str(source)
+    if isinstance(source, Image.Image):
+        return getattr(source, "filename", "") or "Pillow image"
+    return "bytes" if isinstance(source, bytes) else "array"
+
+
+def _open(source: object) -> Image.Image:
+    if isinstance(source, str | Path):
+        # Read at once: Pillow would keep the file open until the pixels are decoded.
+        return Image.open(io.BytesIO(Path(source).read_bytes()))
+    if isinstance(source, bytes):
+        return Image.open(io.BytesIO(source))
+    if isinstance(source, Image.Image):
+        return source.copy()
+    if isinstance(source, np.ndarray) and source.dtype == np.uint8:
+        return Image.fromarray(source)
+    if isinstance(source, np.ndarray) and source.dtype == np.uint16:
+        return Image.fromarray(_to_8_bit(source))
+    kind = f"an array of {source.dtype}" if isinstance(source, np.ndarray) else type(source)
+    raise TypeError(
+        f"source is {kind}; expected a path, bytes, a Pillow image or an array of uint8 or uint16"
+    )
+
+
+def _to_rgb(image: Image.Image, name: str) -> np.ndarray:
+    width, height = image.size
+    image.thumbnail((MAX_SIDE, MAX_SIDE))
+    if min(image.size) < MIN_SIDE:
+        raise UnreadableImage(
+            name, f"{width} × {height} px is too small: both sides must reach {MIN_SIDE} px"
+        )
+    image = ImageOps.exif_transpose(image)
+    if image.mode in ("I", "F"):
+        raise UnreadableImage(name, "32-bit pixels have no fixed range; save it with 8 or 16 bit")
+    if image.mode.startswith("I;16"):
+        image = Image.fromarray(_to_8_bit(np.asarray(image)))
+    if image.has_transparency_data:
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image.convert("RGBA"))
+    return np.array(image.convert("RGB"))
+
+
+def _to_8_bit(pixels: np.ndarray) -> np.ndarray:
+    """Scale 0…65535 to 0…255, rounded: 65535 = 255 · 257."""
+    return ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)

@@ -1,0 +1,23 @@
+"""The classifier: load, train, predict."""
+
+from geolib.model.classifier import Classifier, HeadReplaced, load
+from geolib.model.precision import choose_device, inference_precision, uses_bf16
+from geolib.model.prediction import accuracy, calibration_error, confusion, predict, reliability
+from geolib.model.training import PAPER, TrainConfig, train
+
+__all__ = [
+    "PAPER",
+    "Classifier",
+    "HeadReplaced",
+    "TrainConfig",
+    "accuracy",
+    "calibration_error",
+    "choose_device",
+    "confusion",
+    "inference_precision",
+    "load",
+    "predict",
+    "reliability",
+    "train",
+    "uses_bf16",
+]

@@ -1,0 +1,424 @@
+"""A country classifier: a network of torchvision or timm, and what is needed to use it."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import timm
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import nn
+from torchvision import models
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+HEADER = "geolib"
+TIMM = "timm/"
+
+# Last block of the last stage, by kind of network and name of its stages; negative
+# numbers count from the end. Of other networks it is the last module that puts out a map.
+TARGET_LAYERS = {
+    ("ResNet", "layer4"): "layer4.-1",
+    ("MobileNetV2", "features"): "features.-1",
+    ("MobileNetV3", "features"): "features.-1",
+    ("SqueezeNet", "features"): "features.-1",
+    ("ConvNeXt", "features"): "features.-1.-1",
+    ("ConvNeXt", "stages"): "stages.-1.blocks.-1",
+    ("EfficientNet", "features"): "features.-2.-1",
+    ("EfficientNet", "blocks"): "blocks.-1.-1",
+}
+
+
+class HeadReplaced(UserWarning):
+    """The last layer of the weights did not fit the classes; a new, untrained one is in place."""
+
+
+@dataclass(frozen=True)
+class Card:
+    """What is known of a network beside its weights."""
+
+    name: str
+    classes: tuple[str, ...]
+    image_size: int
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+    trained_on: str = "unknown"
+    training: dict[str, Any] = field(default_factory=dict)
+    history: dict[str, list[float]] = field(default_factory=dict)
+
+
+class Classifier(nn.Module):
+    """Classifier of images 0…1: normalises within ``forward``, knows its classes.
+
+    Attributes
+    ----------
+    network : torch.nn.Module
+        The network of torchvision or timm.
+    name : str
+        Its name there.
+    classes : tuple of str
+        Names of the outputs.
+    image_size : int
+        Side in pixels of the square images it is meant for.
+    trained_on : str
+        Name of the dataset it was trained on: ``"geoscenes"``, ``"folder"``, ``"imagenet"``,
+        ``"nothing"``, or ``"unknown"``.
+    training_config : dict
+        Settings of the training; empty if it was trained elsewhere.
+    history : pandas.DataFrame
+        One row per epoch of the training: loss and accuracy on the training and validation split.
+    """
+
+    mean: torch.Tensor
+    std: torch.Tensor
+
+    def __init__(self, network: nn.Module, card: Card) -> None:
+        super().__init__()
+        self.network = network
+        self.name = card.name
+        self.classes = card.classes
+        self.image_size = card.image_size
+        self.trained_on = card.trained_on
+        self.training_config = card.training
+        self.history = pd.DataFrame(card.history)
+        self.target_layer_name = find_target_layer(network, card.image_size)
+        self.register_buffer("mean", torch.tensor(card.mean).view(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor(card.std).view(1, 3, 1, 1))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Logits ``[B,N]`` of images ``[B,3,H,W]``, 0…1."""
+        output = self.network((images - self.mean) / self.std)
+        # Inception networks put out their auxiliary heads as well while they train.
+        return output if isinstance(output, torch.Tensor) else output[0]
+
+    @property
+    def target_layer(self) -> nn.Module:
+        """Layer whose activations class activation maps weight: last block of the last stage."""
+        return self.network.get_submodule(self.target_layer_name)
+
+    @property
+    def weights_sha256(self) -> str:
+        """Hash of all weights and buffers of the network."""
+        digest = hashlib.sha256()
+        for key, tensor in sorted(self.network.state_dict().items()):
+            digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
+
+    def save(self, path: str | Path) -> None:
+        """Write a checkpoint for :func:`load`: weights as safetensors, the rest in its header."""
+        card = {
+            "name": self.name,
+            "classes": self.classes,
+            "image_size": self.image_size,
+            "mean": self.mean.flatten().tolist(),
+            "std": self.std.flatten().tolist(),
+            "trained_on": self.trained_on,
+            "training": self.training_config,
+            "history": self.history.to_dict("list"),
+        }
+        tensors = {key: t.cpu().contiguous() for key, t in self.network.state_dict().items()}
+        save_file(tensors, path, metadata={HEADER: json.dumps(card)})
+
+
+def load(
+    path_or_name: str | Path,
+    *,
+    weights: str | Path | None = None,
+    classes: Sequence[str] | None = None,
+    image_size: int | None = None,
+    seed: int = 0,
+) -> Classifier:
+    """Load a classifier.
+
+    Parameters
+    ----------
+    path_or_name
+        Path of a checkpoint written by :meth:`Classifier.save`, or the name of a classification
+        network of torchvision or timm. Where both libraries know a name, torchvision's is meant;
+        ``"timm/NAME"`` asks for the other.
+    weights
+        For a name: a file of weights (safetensors, or a pth that holds nothing but tensors);
+        ``"imagenet"`` downloads the published ones; ``"random"`` leaves the network untrained.
+    classes
+        Names of the outputs; by default those of the checkpoint, or ImageNet's 1000. Where they do
+        not fit the weights' last layer, an untrained one takes its place, ready for fine-tuning,
+        and a :class:`HeadReplaced` warning says so.
+    image_size
+        Side of the images in pixels; by default the checkpoint's, or that of published weights.
+    seed
+        Decides untrained weights.
+
+    Returns
+    -------
+    Classifier
+        In evaluation mode, on the CPU.
+
+    Raises
+    ------
+    ValueError
+        If the name is unknown, no weights are given, or the weights are damaged, not finite, or do
+        not fit; the message names the keys.
+    """
+    is_file = _names_a_file(path_or_name)
+    if is_file and weights is not None:
+        raise ValueError(f"weights={str(weights)!r}: {path_or_name} brings its own weights")
+    card = read_card(Path(path_or_name)) if is_file else published_card(str(path_or_name))
+    if weights == "random" and classes is None:
+        raise ValueError("classes is missing: an untrained network needs their names")
+    if weights is None and not is_file:
+        raise ValueError(
+            f"weights is missing: give a file (safetensors or pth) for {card.name}, 'imagenet' to "
+            "download the published ones, or 'random' for an untrained network"
+        )
+    wanted = tuple(classes or card.classes)
+    network = build(card.name, len(wanted), seed)
+    trained_on = "nothing"
+    if weights != "random":
+        source = str(path_or_name if is_file else weights)
+        tensors = download(card.name) if source == "imagenet" else read_weights(Path(source))
+        initial = network.state_dict()
+        head = [
+            k
+            for k, v in build(card.name, len(wanted) + 1, seed).state_dict().items()
+            if v.shape != initial[k].shape
+        ]
+        outputs = {len(tensors[k]) for k in head if k in tensors}
+        fits = outputs == {len(wanted)} and (wanted == card.classes or not is_file)
+        if not fits and classes is None and outputs:
+            raise ValueError(f"classes is missing: {source} has {outputs.pop()} outputs; name them")
+        if not fits and classes is not None:
+            tensors |= {key: initial[key] for key in head}
+        load_weights(network, tensors, source)
+        if not fits:
+            warnings.warn(
+                f"the last layer of {source} does not fit the {len(wanted)} classes "
+                f"{', '.join(wanted[:5])}; an untrained one is in its place",
+                HeadReplaced,
+                stacklevel=2,
+            )
+        trained_on = card.trained_on if is_file or max(outputs, default=0) == 1000 else "unknown"
+    size = image_size or card.image_size
+    card = replace(card, classes=wanted, image_size=size, trained_on=trained_on)
+    return Classifier(network, card).eval()
+
+
+def _names_a_file(path_or_name: str | Path) -> bool:
+    path = Path(path_or_name)
+    return path.is_file() or path.suffix in (".safetensors", ".pth", ".pt", ".ckpt")
+
+
+# Networks by name ---------------------------------------------------------------------------------
+
+
+@cache
+def torchvision_names() -> tuple[str, ...]:
+    """Classification networks of torchvision."""
+    return tuple(models.list_models(module=models))
+
+
+def published_card(name: str) -> Card:
+    """Card of a network's published ImageNet weights, without reading or fetching them.
+
+    Raises
+    ------
+    ValueError
+        If neither torchvision nor timm knows the name.
+    """
+    categories = models.ResNet18_Weights.DEFAULT.meta["categories"]
+    if name in torchvision_names():
+        transform = models.get_model_weights(name).DEFAULT.transforms()
+        return Card(
+            name,
+            tuple(categories),
+            transform.crop_size[0],
+            tuple(transform.mean),
+            tuple(transform.std),
+            trained_on="imagenet",
+        )
+    plain = name.removeprefix(TIMM)
+    settings = timm.get_pretrained_cfg(plain) if timm.is_model(plain) else None
+    if settings is None:
+        known = (*torchvision_names(), *timm.list_models())
+        close = difflib.get_close_matches(name, known, n=5)
+        raise ValueError(
+            f"path_or_name={name!r} is neither a file nor a network of torchvision or timm; "
+            + (f"close: {', '.join(close)}" if close else f"torchvision's: {', '.join(known[:80])}")
+        )
+    return Card(
+        name,
+        tuple(categories),
+        settings.input_size[-1],
+        settings.mean,
+        settings.std,
+        trained_on="imagenet",
+    )
+
+
+def build(name: str, n_classes: int, seed: int = 0) -> nn.Module:
+    """Untrained network of torchvision or timm with ``n_classes`` outputs; ``seed`` decides it."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if name not in torchvision_names():
+            return timm.create_model(name.removeprefix(TIMM), num_classes=n_classes)
+        # The published weights of these two expect inputs scaled in another way.
+        google = {"transform_input": True, "init_weights": False}
+        options = google if name in ("googlenet", "inception_v3") else {}
+        return models.get_model(name, weights=None, num_classes=n_classes, **options)
+
+
+def find_target_layer(network: nn.Module, image_size: int) -> str:
+    """Name of the layer that class activation maps look at: the last stage's last block."""
+    for (kind, stages), path in TARGET_LAYERS.items():
+        if type(network).__name__ == kind and hasattr(network, stages):
+            return _resolve(network, path)
+    return _last_map(network, image_size)
+
+
+def _resolve(network: nn.Module, path: str) -> str:
+    """Replace the negative numbers of a path, which count children from the end, by names."""
+    resolved: list[str] = []
+    for part in path.split("."):
+        children = [name for name, _ in network.get_submodule(".".join(resolved)).named_children()]
+        resolved.append(children[int(part)] if part.startswith("-") else part)
+    return ".".join(resolved)
+
+
+def _last_map(network: nn.Module, image_size: int) -> str:
+    """Name of the last module whose output is ``[B,C,H,W]`` with more than one position.
+
+    The input is square, so a map is; channels in the last place are told apart by that.
+    """
+    found: list[str] = []
+
+    def note(module: nn.Module, inputs: object, output: object) -> None:
+        if not isinstance(output, torch.Tensor) or output.ndim != 4:
+            return
+        if output.shape[2] == output.shape[3] > 1:
+            found.append(names[module])
+
+    names = {module: name for name, module in network.named_modules() if name}
+    hooks = [module.register_forward_hook(note) for module in names]
+    training = network.training
+    with torch.inference_mode():
+        network.eval()(torch.zeros(1, 3, image_size, image_size))
+    network.train(training)
+    for hook in hooks:
+        hook.remove()
+    if not found:
+        raise ValueError(f"{type(network).__name__} has no layer that puts out a map [B,C,H,W]")
+    return found[-1]
+
+
+# Files of weights ---------------------------------------------------------------------------------
+
+
+def read_card(path: Path) -> Card:
+    """What a checkpoint of :meth:`Classifier.save` says beside its weights.
+
+    Raises
+    ------
+    ValueError
+        If the file is damaged, or was written by something else.
+    """
+    text = _read_header(path).get(HEADER) if path.suffix == ".safetensors" else None
+    if text is None:
+        raise ValueError(
+            f"path_or_name={str(path)!r} is no checkpoint of this package; for other weights give "
+            "the network's name, and the file as weights="
+        )
+    card = json.loads(text)
+    return Card(**card | {key: tuple(card[key]) for key in ("classes", "mean", "std")})
+
+
+def _read_header(path: Path) -> dict[str, str]:
+    try:
+        with safe_open(path, "pt") as file:
+            return file.metadata() or {}
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+
+
+def read_weights(path: Path) -> dict[str, torch.Tensor]:
+    """Weights in a file: safetensors, or a pth that holds nothing but tensors.
+
+    Raises
+    ------
+    ValueError
+        If the file is missing, damaged, or holds anything else.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # damaged files give rise to errors of every kind
+        raise ValueError(f"weights file {path} cannot be read: {error}") from error
+    for wrapper in ("state_dict", "model"):
+        if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
+            content = content[wrapper]
+    if not isinstance(content, dict) or not all(torch.is_tensor(v) for v in content.values()):
+        raise ValueError(f"weights file {path} holds no state dict, a mapping of names to tensors")
+    return {key.removeprefix("module."): tensor for key, tensor in content.items()}
+
+
+def download(name: str) -> dict[str, torch.Tensor]:
+    """ImageNet weights as published by torchvision or timm; they keep a copy.
+
+    Raises
+    ------
+    ValueError
+        If they cannot be had.
+    """
+    try:
+        if name in torchvision_names():
+            return models.get_model_weights(name)["IMAGENET1K_V1"].get_state_dict(check_hash=True)
+        return timm.create_model(name.removeprefix(TIMM), pretrained=True).state_dict()
+    except Exception as error:  # the network fails in many ways
+        raise ValueError(
+            f"weights='imagenet': those of {name} cannot be downloaded ({error}); "
+            "download them elsewhere and give the file as weights="
+        ) from error
+
+
+def load_weights(network: nn.Module, tensors: Mapping[str, torch.Tensor], source: str) -> None:
+    """Load weights that must fit exactly and be finite.
+
+    Raises
+    ------
+    ValueError
+        Naming the keys that are missing, not expected, of another shape, or not finite.
+    """
+    expected = network.state_dict()
+    # Files from before PyTorch 0.4.1 lack these counters, and inference does not need them.
+    missing = [k for k in expected if k not in tensors and not k.endswith("num_batches_tracked")]
+    unexpected = [k for k in tensors if k not in expected]
+    misshaped = [
+        f"{k} {tuple(tensors[k].shape)} instead of {tuple(v.shape)}"
+        for k, v in expected.items()
+        if k in tensors and tensors[k].shape != v.shape
+    ]
+    faults = {"missing": missing, "not expected": unexpected, "of another shape": misshaped}
+    if any(faults.values()):
+        listed = "; ".join(
+            f"{len(keys)} {fault}: {_some(keys)}" for fault, keys in faults.items() if keys
+        )
+        raise ValueError(f"weights of {source} do not fit {type(network).__name__}: {listed}")
+    if broken := [k for k, t in tensors.items() if not torch.isfinite(t).all()]:
+        raise ValueError(
+            f"weights of {source} hold NaN or infinity in {len(broken)} tensors: {_some(broken)}"
+        )
+    network.load_state_dict(tensors, strict=False)
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")

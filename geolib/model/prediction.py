@@ -1,0 +1,134 @@
+"""Predictions of a classifier over a dataset, and what they say about its accuracy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+from sklearn.metrics import confusion_matrix
+
+from geolib.data import GeoDataset, pixel_batches
+from geolib.model.classifier import Classifier
+from geolib.model.precision import choose_device, inference_precision
+
+
+def predict(
+    classifier: Classifier,
+    dataset: GeoDataset,
+    *,
+    batch_size: int = 64,
+    device: str | torch.device = "auto",
+    precision: str = "auto",
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Classify a dataset; unreadable images are left out and noted in ``dataset.skipped``.
+
+    Parameters
+    ----------
+    classifier
+        Moved to ``device`` and set to evaluation mode.
+    dataset
+        Images, resized to the classifier's input.
+    batch_size, device, precision
+        How the network runs; see :func:`geolib.model.inference_precision`.
+    progress
+        Whether to show a progress bar.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row per image: ``image_id``, ``label`` and ``prediction`` (class indices, ``label``
+        missing where unknown), ``probability`` of the prediction, ``label_probability``.
+    """
+    place = choose_device(device)
+    classifier.to(place).to(memory_format=torch.channels_last).eval()
+    logits = [torch.empty(0, len(classifier.classes))]
+    indices: list[int] = []
+    for batch in pixel_batches(dataset, classifier.image_size, batch_size, progress=progress):
+        with torch.inference_mode(), inference_precision(place, precision):
+            logits.append(classifier(as_images(batch.pixels, place)).float().cpu())
+        indices += batch.indices
+    return _table(dataset, indices, torch.cat(logits).log_softmax(1).exp().numpy())
+
+
+def as_images(pixels: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Image batch ``float32 [B,3,S,S]``, 0…1, stored channels last, of ``uint8 [B,S,S,3]``."""
+    return pixels.to(device).permute(0, 3, 1, 2).float().div_(255)
+
+
+def _table(dataset: GeoDataset, indices: list[int], probabilities: np.ndarray) -> pd.DataFrame:
+    ids, labels = dataset.ids, dataset.labels
+    label = pd.array([labels[i] for i in indices], dtype="Int64")
+    rows = np.arange(len(indices))
+    of_label = probabilities[rows, label.fillna(0).to_numpy(int)]
+    return pd.DataFrame(
+        {
+            "image_id": [ids[i] for i in indices],
+            "label": label,
+            "prediction": probabilities.argmax(1),
+            "probability": probabilities.max(1),
+            "label_probability": np.where(label.isna(), np.nan, of_label),
+        }
+    )
+
+
+def accuracy(predictions: pd.DataFrame) -> float:
+    """Share of the labelled images of :func:`predict`'s table that are classified correctly."""
+    labelled = _labelled(predictions)
+    return float((labelled["prediction"] == labelled["label"]).mean())
+
+
+def confusion(predictions: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
+    """Number of images per true class (rows) and predicted class (columns)."""
+    labelled = _labelled(predictions)
+    counts = confusion_matrix(
+        labelled["label"].astype(int), labelled["prediction"], labels=range(len(classes))
+    )
+    return pd.DataFrame(counts, index=pd.Index(classes, name="label"), columns=list(classes))
+
+
+def reliability(predictions: pd.DataFrame, n_bins: int = 10) -> pd.DataFrame:
+    """Accuracy against confidence, in bins of equal width.
+
+    Parameters
+    ----------
+    predictions
+        Table of :func:`predict`.
+    n_bins
+        Number of bins of the predicted class's probability between 0 and 1.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row per bin that holds images: mean ``confidence``, ``accuracy``, ``n_images``.
+    """
+    labelled = _labelled(predictions)
+    table = pd.DataFrame(
+        {
+            "confidence": labelled["probability"],
+            "accuracy": (labelled["prediction"] == labelled["label"]).astype(float),
+            "n_images": 1,
+        }
+    )
+    bins = np.clip(np.ceil(table["confidence"] * n_bins), 1, n_bins)
+    how = {"confidence": "mean", "accuracy": "mean", "n_images": "sum"}
+    return table.groupby(bins).agg(how).reset_index(drop=True)
+
+
+def calibration_error(predictions: pd.DataFrame, n_bins: int = 10) -> float:
+    """Expected calibration error: mean gap between confidence and accuracy, over the images.
+
+    Equation 3 of Guo et al., "On calibration of modern neural networks", ICML 2017.
+    """
+    curve = reliability(predictions, n_bins)
+    gap = (curve["accuracy"] - curve["confidence"]).abs()
+    return float(np.average(gap, weights=curve["n_images"]))
+
+
+def _labelled(predictions: pd.DataFrame) -> pd.DataFrame:
+    labelled = predictions[predictions["label"].notna()]
+    if labelled.empty:
+        raise ValueError("predictions hold no labelled image; accuracy needs the true countries")
+    return labelled

@@ -1,0 +1,198 @@
+"""Sentences, tables and galleries of the book, computed from results."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from pandas.io.formats.style import Styler
+from scipy.stats import spearmanr
+
+from geolib.model import PAPER
+from geolib.pipeline import Explanation
+from geolib.stages import Extracted
+from geolib.study import Study
+
+
+def training_note(study: Study) -> str:
+    """What this run's training shares with the paper's recipe, and what it changes."""
+    if study.checkpoint:
+        return "The classifier was loaded from a checkpoint; nothing was trained in this run."
+    ours, paper = study.training.model_dump(), PAPER.model_dump()
+    words = {
+        "arch": "network",
+        "weights": "initial weights",
+        "image_size": "image size",
+        "batch_size": "batch size",
+        "schedule": "learning-rate schedule",
+        "max_epochs": "most epochs",
+        "patience": "patience",
+        "learning_rate": "learning rate",
+        "horizontal_flip": "mirrored images",
+    }
+    changed = [
+        f"{word} {_say(ours[name])} instead of {_say(paper[name])}"
+        for name, word in words.items()
+        if ours[name] != paper[name]
+    ]
+    if not changed:
+        return "This run trains exactly as the paper does."
+    return "This run departs from the paper in: " + "; ".join(changed) + "."
+
+
+def _say(value: object) -> str:
+    return (
+        {True: "yes", False: "no"}.get(value, str(value)) if isinstance(value, bool) else f"{value}"
+    )
+
+
+def accuracy_note(accuracy: float, ceiling: float | None) -> str:
+    """How far an accuracy stays below the best possible one."""
+    if ceiling is None:
+        return "For photographs the best possible accuracy is unknown."
+    return (
+        f"On unseen scenes the classifier is right in {accuracy:.1%} of cases; the best observer "
+        f"of the cues that are visible in the same scenes expects {ceiling:.1%}. The difference, "
+        f"{100 * (ceiling - accuracy):.1f} percentage points, is what the network has not learnt."
+    )
+
+
+def ceiling_note(ceiling: float | None, mirrored: float | None) -> str:
+    """The Bayes ceiling in one sentence, with and without knowledge of left and right."""
+    if ceiling is None or mirrored is None:
+        return "The best accuracy that any classifier could reach on these photographs is unknown."
+    return (
+        f"On GeoScenes the best that any classifier could do is known: {ceiling:.1%}, or "
+        f"{mirrored:.1%} for one that cannot tell left from right."
+    )
+
+
+def stand_in(used: str, paper: str) -> str:
+    """Names the stand-in where a segmenter of the paper was not run."""
+    return (
+        f"*Stand-in:* the paper uses {paper} here; this run used {used}, because it was given no "
+        "weights of the paper's segmenters."
+    )
+
+
+def verdict(comparison: pd.DataFrame, attribution: str, segmenter: str) -> str:
+    """What a comparison (index: test) says about the claim, for one method and segmenter."""
+    sentences = []
+    rows: dict[Any, Any] = {row.test: row for row in comparison.reset_index().itertuples()}
+    for test in ("deletion", "insertion"):
+        row = rows[test]
+        span = f"95 % interval {row.ci_low:+.2f} to {row.ci_high:+.2f}"
+        sentences.append(
+            f"**{test.capitalize()}: {_outcome(row.ci_low, row.ci_high)}.** Accuracy is "
+            f"{row.guided:.2f} with guided and {row.random:.2f} with random boxes, an advantage of "
+            f"{row.advantage:+.2f} ({span}, p = {row.p_value:.2g})."
+        )
+    row = rows["deletion"]
+    return (
+        f"`{attribution}` with `{segmenter}`, {row.n_images} images, boxes over "
+        f"{row.coverage:.0%} of the image on average. " + " ".join(sentences)
+    )
+
+
+def _outcome(low: float, high: float) -> str:
+    if low > 0:
+        return "guided boxes carry more than random ones"
+    return "random boxes carry more than guided ones" if high < 0 else "no difference can be shown"
+
+
+def comparison_table(comparison: pd.DataFrame, by: str) -> Styler:
+    """Guided against random, best advantage first within each test."""
+    columns = {
+        "guided": "guided",
+        "random": "random",
+        "advantage": "advantage",
+        "ci_low": "low",
+        "ci_high": "high",
+        "p_holm": "p (Holm)",
+        "coverage": "coverage",
+        "rate_without_elements": "no element",
+        "advantage_matched": "matched only",
+        "n_images": "images",
+    }
+    table = comparison.sort_values(["test", "advantage"], ascending=[True, False])
+    table = table.set_index(["test", by])[list(columns)].rename(columns=columns)
+    decimals = {name: "{:.3f}" for name in table.columns if name != "images"}
+    shares = dict.fromkeys(("coverage", "no element"), "{:.0%}")
+    formats: dict[Any, Any] = {**decimals, **shares}
+    return table.style.format(formats, na_rep="–")
+
+
+def map_agreement(maps: Mapping[str, torch.Tensor]) -> pd.DataFrame:
+    """Mean Spearman rank correlation between two methods' maps ``[B, H, W]`` of the same images.
+
+    Maps that are constant have no ranks and are left out.
+    """
+    table = pd.DataFrame(1.0, index=list(maps), columns=list(maps))
+    for a, b in combinations(maps, 2):
+        values = [
+            spearmanr(one.flatten(), other.flatten()).statistic
+            for one, other in zip(maps[a], maps[b], strict=True)
+            if one.max() > 0 and other.max() > 0
+        ]
+        table.loc[a, b] = table.loc[b, a] = np.mean(values) if values else np.nan
+    return table
+
+
+def map_concentration(maps: Mapping[str, torch.Tensor], top: float = 0.1) -> pd.DataFrame:
+    """Share of each map's weight on its brightest ``top`` share of pixels, a row per image."""
+    rows = []
+    for method, images in maps.items():
+        for one in images:
+            values = one.flatten().sort(descending=True).values
+            total = float(values.sum())
+            if total > 0:
+                share = float(values[: round(top * len(values))].sum()) / total
+                rows.append({"method": method, "share": share})
+    return pd.DataFrame(rows, columns=["method", "share"])
+
+
+def example(extracted: Sequence[Extracted]) -> Extracted:
+    """An image for the pipeline's picture: the one with the median number of elements."""
+    ranked = sorted(extracted, key=lambda one: (len(one.elements), one.item.id))
+    return ranked[len(ranked) // 2]
+
+
+def gallery(
+    extracted: Sequence[Extracted], elements: pd.DataFrame, columns: int
+) -> dict[str, list[tuple[np.ndarray, str]]]:
+    """Crops of the elements with the largest effect of their own, per country, one per image."""
+    images = {one.item.id: one.image.permute(1, 2, 0).numpy() for one in extracted}
+    crops = {}
+    for country, rows in elements.groupby("country"):
+        strongest = rows.sort_values("deletion_effect", ascending=False)
+        strongest = strongest.drop_duplicates("image_id").head(columns)
+        crops[str(country)] = [
+            (
+                images[r["image_id"]][r["y0"] : r["y1"], r["x0"] : r["x1"]],
+                f"{r['deletion_effect']:+.2f}",
+            )
+            for r in strongest.to_dict("records")
+        ]
+    return crops
+
+
+def _crop(image: np.ndarray, row: Mapping[Hashable, Any]) -> np.ndarray:
+    return image[row["y0"] : row["y1"], row["x0"] : row["x1"]]
+
+
+def summary(explanations: Sequence[Explanation]) -> str:
+    """What was predicted for some photographs, and on how many elements it leans, as a table."""
+    header = ("photograph", "prediction", "probability", "elements", "largest effect")
+    lines = ["| " + " | ".join(header) + " |", "|---" * len(header) + "|"]
+    for one in explanations:
+        effects = one.elements["deletion_effect"]
+        largest = f"{effects.max():+.2f}" if len(effects) else "–"
+        likely = one.probabilities[one.prediction]
+        lines.append(
+            f"| {one.name} | {one.prediction} | {likely:.0%} | {len(one.elements)} | {largest} |"
+        )
+    return "\n".join(lines)

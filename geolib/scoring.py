@@ -1,0 +1,389 @@
+"""From an attribution map and segments to object-like elements (§3.2, §3.3 of arXiv 2605.00912)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+
+from geolib.segmentation import Segments, salient_region
+
+Array = np.ndarray | torch.Tensor
+
+TOP_P = 0.2
+# The paper tunes s_min and does not print it. This value stands in where no labelled validation
+# split allows tuning (statistics.choose).
+S_MIN = 0.3
+
+# How overlap, average importance and central importance become one score. The paper takes the
+# geometric mean; cbrt keeps an exact zero at zero.
+COMBINATIONS: dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]] = {
+    "geometric": lambda overlap, mean, center: np.cbrt(overlap * mean * center),
+    "arithmetic": lambda overlap, mean, center: (overlap + mean + center) / 3,
+    "overlap": lambda overlap, mean, center: overlap,
+    "mean": lambda overlap, mean, center: mean,
+    "center": lambda overlap, mean, center: center,
+}
+
+# What the intersection of two segments is divided by, given the intersection and both areas.
+CRITERIA: dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]] = {
+    "max": lambda intersection, a, b: np.maximum(a, b),
+    "iou": lambda intersection, a, b: a + b - intersection,
+    "min": lambda intersection, a, b: np.minimum(a, b),
+}
+
+CENTERS = ("centroid", "box")
+CANDIDATES = ("image", "salient")
+
+
+def to_numpy(array: Array) -> np.ndarray:
+    """Return an array or tensor, on any device, as a NumPy array."""
+    return array.detach().cpu().numpy() if isinstance(array, torch.Tensor) else np.asarray(array)
+
+
+def check_choice(argument: str, value: str, known: Collection[str]) -> None:
+    """Raise a ValueError that lists the known names when `value` is not one of them."""
+    if value not in known:
+        raise ValueError(f"{argument}={value!r} is unknown; known: {', '.join(known)}")
+
+
+def _check_share(argument: str, value: float) -> None:
+    if not 0 <= value <= 1:
+        raise ValueError(f"{argument}={value}; expected a share in 0…1")
+
+
+def _check_attribution(attribution: Array) -> np.ndarray:
+    values = to_numpy(attribution).astype(np.float64)
+    if values.ndim != 2:
+        raise ValueError(f"attribution has shape {values.shape}; expected one map [H,W]")
+    if not np.isfinite(values).all():
+        raise ValueError("attribution holds NaN or infinite values; expected a map scaled to 0…1")
+    if (values < 0).any():
+        raise ValueError(
+            f"attribution goes down to {values.min():.3g}; expected a map scaled to 0…1, because"
+            " a geometric mean needs factors ≥ 0"
+        )
+    return values
+
+
+def _check_masks(masks: Array, shape: tuple[int, ...] | None = None) -> np.ndarray:
+    values = to_numpy(masks)
+    if values.ndim != 3 or (shape is not None and values.shape[1:] != shape):
+        wanted = "[N,H,W]" if shape is None else f"[N,{shape[0]},{shape[1]}] like the attribution"
+        raise ValueError(f"masks has shape {values.shape}; expected {wanted}")
+    if values.dtype != bool:
+        raise TypeError(f"masks has dtype {values.dtype}; expected bool (compare with > 0 first)")
+    return values
+
+
+def salient_weights(attribution: Array, top_p: float = TOP_P) -> np.ndarray:
+    """Share of each pixel in the salient set T: the top k = round(top_p·H·W) pixels (§3.2).
+
+    Pixels above the k-th largest value weigh 1; pixels tied at it share the places that remain
+    equally, so that nothing depends on where a pixel lies.
+
+    Parameters
+    ----------
+    attribution : [H,W], finite and ≥ 0.
+    top_p : share of the image, above 0 and up to 1.
+
+    Returns
+    -------
+    float64 [H,W] in 0…1, summing to k.
+
+    Raises
+    ------
+    ValueError
+        For a map that is not [H,W], not finite or negative, or a share outside 0…1.
+    """
+    values = _check_attribution(attribution)
+    if not 0 < top_p <= 1:
+        raise ValueError(f"top_p={top_p}; expected a share of the image, above 0 and up to 1")
+    k = round(top_p * values.size)
+    if k == 0:
+        return np.zeros(values.shape)
+    cut = np.partition(values, values.size - k, axis=None)[values.size - k]
+    above, tied = values > cut, values == cut
+    return above + tied * ((k - above.sum()) / tied.sum())
+
+
+def salient_mask(attribution: Array, top_p: float = TOP_P) -> tuple[np.ndarray, int]:
+    """The salient set as a binary mask, for pictures and connected regions (§3.2).
+
+    A binary set cannot share places. Pixels tied at the cut are all in, except zeros, which are
+    never salient; a map with few positive pixels therefore falls short of k.
+
+    Parameters
+    ----------
+    attribution, top_p : as in `salient_weights`.
+
+    Returns
+    -------
+    mask : bool [H,W].
+    shortfall : how many pixels the mask falls short of k = round(top_p·H·W), ≥ 0.
+    """
+    mask = salient_region(_check_attribution(attribution), top_p)
+    return mask, max(0, round(top_p * mask.size) - int(mask.sum()))
+
+
+def _central_pixels(masks: np.ndarray, areas: np.ndarray, center: str) -> np.ndarray:
+    """Row and column [N,2] of each segment's central pixel; (0, 0) for an empty segment."""
+    height, width = masks.shape[1:]
+    rows, columns = masks.sum(axis=2), masks.sum(axis=1)
+    if center == "box":
+        rows, columns = rows > 0, columns > 0
+        # A box's centre is the centroid of the outermost rows and columns.
+        first = np.stack([rows.argmax(1), columns.argmax(1)], axis=1)
+        last = np.stack(
+            [height - 1 - rows[:, ::-1].argmax(1), width - 1 - columns[:, ::-1].argmax(1)], axis=1
+        )
+        total, count = first + last, np.full(len(masks), 2)
+    else:
+        total = np.stack([rows @ np.arange(height), columns @ np.arange(width)], axis=1)
+        count = np.maximum(areas, 1)
+    # ⌊total / count + ½⌋ in whole numbers: no rounding error can move a centre by a pixel.
+    pixels = (2 * total + count[:, None]) // (2 * count[:, None])
+    pixels[areas == 0] = 0
+    outside = ~masks[np.arange(len(masks)), pixels[:, 0], pixels[:, 1]] & (areas > 0)
+    for index in np.flatnonzero(outside):
+        inside = np.argwhere(masks[index])
+        pixels[index] = inside[((inside - pixels[index]) ** 2).sum(axis=1).argmin()]
+    return pixels
+
+
+def score_segments(
+    attribution: Array,
+    masks: Array,
+    top_p: float = TOP_P,
+    *,
+    combine: str = "geometric",
+    center: str = "centroid",
+) -> pd.DataFrame:
+    """Relevance of each segment S: overlap, average and central importance, combined (§3.3).
+
+    Parameters
+    ----------
+    attribution : [H,W] in 0…1.
+    masks : bool [N,H,W].
+    top_p : size of the salient set T as a share of the image.
+    combine : "geometric" (the paper), "arithmetic", or one factor alone: "overlap", "mean",
+        "center".
+    center : "centroid" of the segment or centre of its "box".
+
+    Returns
+    -------
+    DataFrame with one row per segment:
+        overlap, weight of T inside S / area of S;
+        mean, mean of the map over S;
+        center, the map at the pixel ⌊centre + ½⌋, or at the nearest pixel of S where that falls
+        outside S (the first in reading order of several nearest ones);
+        score, their combination.
+        All four are in 0…1 for a map in 0…1, and zero for an empty segment.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For a map or masks of another shape, type or range, or an unknown option.
+    """
+    values = _check_attribution(attribution)
+    segments = _check_masks(masks, values.shape)
+    check_choice("combine", combine, COMBINATIONS)
+    check_choice("center", center, CENTERS)
+    n = len(segments)
+    # Sums over the pixels that are set: exact, and without a float copy of every mask.
+    segment, pixel = np.nonzero(segments.reshape(n, values.size))
+    areas = np.bincount(segment, minlength=n)
+    weights = salient_weights(values, top_p).ravel()
+    overlap = np.bincount(segment, weights[pixel], minlength=n) / np.maximum(areas, 1)
+    mean = np.bincount(segment, values.ravel()[pixel], minlength=n) / np.maximum(areas, 1)
+    rows, columns = _central_pixels(segments, areas, center).T
+    central = np.where(areas > 0, values[rows, columns], 0.0)
+    return pd.DataFrame(
+        {
+            "overlap": overlap,
+            "mean": mean,
+            "center": central,
+            "score": COMBINATIONS[combine](overlap, mean, central),
+        }
+    )
+
+
+def suppress(
+    masks: Array, scores: Array, threshold: float = 0.8, *, criterion: str = "max"
+) -> np.ndarray:
+    """Drop near-duplicates, best score first, and keep nested detail (§3.3).
+
+    A segment goes when its intersection with one already kept, divided by the larger of the two
+    areas, reaches the threshold: a small segment inside a large one stays.
+
+    Parameters
+    ----------
+    masks : bool [N,H,W].
+    scores : [N]; equal scores are taken in the order given.
+    threshold : share, 0…1.
+    criterion : the intersection is divided by the "max" area, the union ("iou") or the "min" area.
+
+    Returns
+    -------
+    int64 [K], indices of the segments kept, best first.
+    """
+    segments = _check_masks(masks)
+    ranking = to_numpy(scores)
+    if ranking.shape != (len(segments),):
+        raise ValueError(f"scores has shape {ranking.shape}; expected [{len(segments)}]")
+    if np.isnan(ranking).any():
+        raise ValueError("scores holds NaN; expected one finite score per segment")
+    _check_share("threshold", threshold)
+    check_choice("criterion", criterion, CRITERIA)
+    # float32 counts pixels exactly up to 2^24, an image of 4096 × 4096.
+    flat = segments.reshape(len(segments), segments[0].size if len(segments) else 0)
+    flat = flat.astype(np.float32)
+    intersection = (flat @ flat.T).astype(np.float64)
+    areas = np.diag(intersection)
+    size = CRITERIA[criterion](intersection, areas[:, None], areas[None, :])
+    duplicate = (intersection >= threshold * size) & (intersection > 0)
+    dropped = np.zeros(len(segments), dtype=bool)
+    kept = []
+    for index in np.argsort(-ranking, kind="stable"):
+        if not dropped[index]:
+            kept.append(index)
+            dropped |= duplicate[index]
+    return np.array(kept, dtype=np.int64)
+
+
+def element_boxes(masks: Array, padding: float = 0.05) -> np.ndarray:
+    """Bounding box of each mask, padded to keep some context (§3.3).
+
+    Parameters
+    ----------
+    masks : bool [N,H,W], none empty.
+    padding : added on every side, as a share of the box's longer side, rounded half up to whole
+        pixels; the result is clipped to the image.
+
+    Returns
+    -------
+    int64 [N,4], x0 y0 x1 y1, end-exclusive.
+    """
+    segments = _check_masks(masks)
+    if not padding >= 0:
+        raise ValueError(f"padding={padding}; expected a share of the box's longer side, ≥ 0")
+    height, width = segments.shape[1:]
+    rows, columns = np.any(segments, axis=2), np.any(segments, axis=1)
+    if (empty := np.flatnonzero(~rows.any(axis=1))).size:
+        raise ValueError(f"masks {empty.tolist()} are empty and have no box; leave them out")
+    x0, y0 = columns.argmax(axis=1), rows.argmax(axis=1)
+    x1, y1 = width - columns[:, ::-1].argmax(axis=1), height - rows[:, ::-1].argmax(axis=1)
+    # The inner rounding takes back the error of a product such as 0.29 · 50 = 14.499…98.
+    longer = np.maximum(x1 - x0, y1 - y0)
+    pad = np.floor(np.round(padding * longer, 6) + 0.5).astype(np.int64)
+    return np.stack(
+        [
+            np.maximum(x0 - pad, 0),
+            np.maximum(y0 - pad, 0),
+            np.minimum(x1 + pad, width),
+            np.minimum(y1 + pad, height),
+        ],
+        axis=1,
+    )
+
+
+def box_region(boxes: Array, shape: tuple[int, ...]) -> np.ndarray:
+    """Union of boxes [M,4] (x0 y0 x1 y1, end-exclusive) as a bool mask of `shape` [H,W]."""
+    region = np.zeros(shape, dtype=bool)
+    for x0, y0, x1, y1 in to_numpy(boxes):
+        region[y0:y1, x0:x1] = True
+    return region
+
+
+@dataclass(frozen=True)
+class Elements:
+    """The object-like elements kept in one image, best first (§3.3).
+
+    Attributes
+    ----------
+    masks : bool [M,H,W].
+    boxes : int64 [M,4], padded, x0 y0 x1 y1, end-exclusive.
+    table : one row per element: segment (its index among the candidates), overlap, mean, center,
+        score, area (share of the image).
+    """
+
+    masks: np.ndarray
+    boxes: np.ndarray
+    table: pd.DataFrame
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width of the image."""
+        return self.masks.shape[1], self.masks.shape[2]
+
+    def region(self) -> np.ndarray:
+        """Union of the padded boxes, bool [H,W]: what deletion and insertion act on."""
+        return box_region(self.boxes, self.shape)
+
+    def mask_region(self) -> np.ndarray:
+        """Union of the masks, bool [H,W]."""
+        return np.any(self.masks, axis=0)
+
+    @property
+    def coverage(self) -> float:
+        """Share of the image that `region()` covers, 0…1."""
+        return float(self.region().mean())
+
+
+def extract_elements(
+    attribution: Array,
+    segments: Segments | Array,
+    top_p: float = TOP_P,
+    s_min: float = S_MIN,
+    threshold: float = 0.8,
+    padding: float = 0.05,
+    max_elements: int | None = None,
+    *,
+    candidates: str = "image",
+    combine: str = "geometric",
+    center: str = "centroid",
+    criterion: str = "max",
+) -> Elements:
+    """Segments that are relevant to the prediction, without duplicates, as padded boxes (§3.3).
+
+    Parameters
+    ----------
+    attribution : [H,W] in 0…1.
+    segments : `Segments`, or bool masks [N,H,W].
+    top_p : size of the salient set as a share of the image.
+    s_min : segments that score less are left out, and so are those that score zero. The default
+        stands in for a value tuned on a validation split.
+    threshold, criterion : see `suppress`.
+    padding : see `element_boxes`.
+    max_elements : keep at most so many, the best; None keeps all.
+    candidates : "image" scores whole segments; "salient" cuts them to the salient set first, the
+        other reading of "within each attribution-guided region".
+    combine, center : see `score_segments`.
+
+    Returns
+    -------
+    Elements, possibly none: a map of zeros supports no segment.
+    """
+    _check_share("s_min", s_min)
+    check_choice("candidates", candidates, CANDIDATES)
+    if max_elements is not None and max_elements < 0:
+        raise ValueError(f"max_elements={max_elements}; expected a number ≥ 0, or None for all")
+    values = _check_attribution(attribution)
+    masks = segments if isinstance(segments, Array) else segments.masks
+    masks = _check_masks(masks, values.shape)
+    if candidates == "salient":
+        masks = masks & salient_mask(values, top_p)[0]
+    table = score_segments(values, masks, top_p, combine=combine, center=center)
+    relevant = np.flatnonzero((table["score"] >= s_min) & (table["score"] > 0))
+    scores = table["score"].to_numpy()[relevant]
+    kept = relevant[suppress(masks[relevant], scores, threshold, criterion=criterion)]
+    kept = kept[:max_elements]
+    table = table.iloc[kept].assign(area=masks[kept].mean(axis=(1, 2)))
+    table.insert(0, "segment", kept)
+    return Elements(masks[kept], element_boxes(masks[kept], padding), table.reset_index(drop=True))

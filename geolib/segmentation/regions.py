@@ -1,0 +1,280 @@
+"""Segmenters that need no weights.
+
+`felzenszwalb` and `slic` stand in for SAM, whose masks are object-like and nest (a car, its
+windscreen, its number plate). One partition into superpixels does not nest, so both merge their
+superpixels into a tree, most similar neighbours first, and keep the branches that stand out from
+what surrounds them: the idea of selective search (Uijlings et al., IJCV 2013).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cv2
+import numpy as np
+from scipy import ndimage, sparse
+from skimage import color
+from skimage import segmentation as superpixels
+from sklearn.cluster import ward_tree
+
+from geolib.segmentation.segments import Segments
+
+# Superpixels are computed at no more than this many pixels on the longer side, so that time does
+# not grow with the photograph. Classifiers see 160 to 224.
+WORKING_SIDE = 512
+
+
+def felzenszwalb(
+    image: np.ndarray,
+    *,
+    scale: float = 30.0,
+    contrast: float = 12.0,
+    min_area: float = 0.001,
+    max_area: float = 0.6,
+) -> Segments:
+    """Nested segments from Felzenszwalb and Huttenlocher's graph-based superpixels (IJCV 2004).
+
+    Parameters
+    ----------
+    image : uint8 [H, W, 3]
+    scale : how different neighbouring superpixels may be; larger gives larger superpixels.
+        It needs no change with the image's size: in a larger image a region has more pixels
+        and neighbouring pixels differ less, and the two cancel.
+    contrast, min_area, max_area : which segments are kept, see `merge_regions`.
+
+    Returns
+    -------
+    Segments, connected, largest first.
+    """
+    _check_positive(scale=scale)
+    small = _working_copy(image)
+    # Superpixels may be half as large as the smallest segment, so that small ones have parts too.
+    min_size = max(1, round(min_area / 2 * small[..., 0].size))
+    labels = superpixels.felzenszwalb(small, scale=scale, sigma=0.5, min_size=min_size)
+    return merge_regions(
+        small, labels, image.shape[:2], contrast=contrast, min_area=min_area, max_area=max_area
+    )
+
+
+def slic(
+    image: np.ndarray,
+    *,
+    n_segments: int = 400,
+    compactness: float = 20.0,
+    contrast: float = 12.0,
+    min_area: float = 0.001,
+    max_area: float = 0.6,
+) -> Segments:
+    """Nested segments from SLIC superpixels (Achanta et al., TPAMI 2012).
+
+    Parameters
+    ----------
+    image : uint8 [H, W, 3]
+    n_segments : about how many superpixels, before they are merged.
+    compactness : weight of distance against colour; larger gives squarer superpixels.
+    contrast, min_area, max_area : which segments are kept, see `merge_regions`.
+
+    Returns
+    -------
+    Segments, connected, largest first.
+    """
+    _check_positive(n_segments=n_segments, compactness=compactness)
+    small = _working_copy(image)
+    labels = superpixels.slic(small, n_segments=n_segments, compactness=compactness, start_label=0)
+    return merge_regions(
+        small, labels, image.shape[:2], contrast=contrast, min_area=min_area, max_area=max_area
+    )
+
+
+def merge_regions(
+    image: np.ndarray,
+    labels: np.ndarray,
+    shape: tuple[int, int],
+    *,
+    contrast: float,
+    min_area: float,
+    max_area: float,
+) -> Segments:
+    """Merge superpixels into a tree and keep the branches that stand out.
+
+    Neighbouring superpixels are merged by Ward's criterion on their mean CIELAB colour and the
+    spread of their lightness. Every node of the tree is a connected region. It is kept when
+    joining it to the rest costs at least `contrast` (in CIELAB units) and 1.2 times what
+    joining its own parts cost, when its area lies within bounds, and when no kept region is
+    nearly the same (intersection over union of 0.9).
+
+    Parameters
+    ----------
+    image : uint8 [h, w, 3]
+    labels : int [h, w], superpixels numbered from 0
+    shape : (height, width) of the masks returned
+    contrast : CIELAB units, 0 keeps every superpixel
+    min_area, max_area : share of the image, 0…1
+    """
+    if not 0 <= min_area < max_area <= 1:
+        raise ValueError(
+            "min_area and max_area must satisfy 0 <= min_area < max_area <= 1, "
+            f"got {min_area} and {max_area}"
+        )
+    members, merged_at, left_at = _merge_tree(image, labels)
+    area = np.bincount(labels.ravel()) / labels.size
+    size = members @ area
+    stands_out = (left_at >= contrast) & (left_at >= 1.2 * merged_at)
+    keep = np.flatnonzero(stands_out & (size >= min_area) & (size <= max_area))
+    keep = keep[np.argsort(-size[keep], kind="stable")]
+    keep = keep[_distinct(members[keep], area)]
+    return Segments(members[keep][:, _enlarge(labels, shape)])
+
+
+def _merge_tree(image: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Ward's tree over neighbouring superpixels.
+
+    Returns which superpixels each node holds (bool [2n-1, n]), the cost at which the node was
+    formed, and the cost at which it was joined to its neighbour (float [2n-1]; the root: inf).
+    """
+    n = int(labels.max()) + 1
+    members = np.eye(2 * n - 1, n, dtype=bool)
+    merged_at, left_at = np.zeros(2 * n - 1), np.full(2 * n - 1, np.inf)
+    if n == 1:
+        return members, merged_at, left_at
+    children, _, _, _, costs = ward_tree(
+        _features(image, labels), connectivity=_adjacency(labels), return_distance=True
+    )
+    for node, (pair, cost) in enumerate(zip(children, costs, strict=True), start=n):
+        members[node] = members[pair].any(axis=0)
+        merged_at[node] = cost
+        left_at[pair] = cost
+    return members, merged_at, left_at
+
+
+def _features(image: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Mean CIELAB colour and standard deviation of lightness per superpixel, [n, 4]."""
+    lab = color.rgb2lab(image)
+    index = np.arange(labels.max() + 1)
+    means = [ndimage.mean(lab[..., channel], labels, index) for channel in range(3)]
+    spread = ndimage.standard_deviation(lab[..., 0], labels, index)
+    return np.stack([*means, spread], axis=1)
+
+
+def _adjacency(labels: np.ndarray) -> sparse.csr_matrix:
+    """Symmetric [n, n] matrix, non-zero where two superpixels share an edge."""
+    first = np.concatenate([labels[:, :-1].ravel(), labels[:-1].ravel()])
+    second = np.concatenate([labels[:, 1:].ravel(), labels[1:].ravel()])
+    n = labels.max() + 1
+    edges = sparse.csr_matrix((np.ones(len(first)), (first, second)), shape=(n, n))
+    return edges + edges.T
+
+
+def _distinct(members: np.ndarray, area: np.ndarray, threshold: float = 0.9) -> list[int]:
+    """Indices of regions whose IoU with every earlier kept one stays below `threshold`."""
+    inter = (members * area) @ members.T.astype(float)
+    size = np.diag(inter)
+    iou = inter / (size[:, None] + size - inter)
+    kept: list[int] = []
+    for i in range(len(members)):
+        if not kept or iou[i, kept].max() < threshold:
+            kept.append(i)
+    return kept
+
+
+def _working_copy(image: np.ndarray) -> np.ndarray:
+    """The image, its longer side reduced to WORKING_SIDE where it is larger."""
+    height, width = image.shape[:2]
+    factor = WORKING_SIDE / max(height, width)
+    if factor >= 1:
+        return image
+    size = max(1, round(width * factor)), max(1, round(height * factor))
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+
+
+def _enlarge(labels: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """Nearest-neighbour enlargement of a label image to `shape`."""
+    rows, columns = (
+        np.arange(n) * small // n for n, small in zip(shape, labels.shape, strict=True)
+    )
+    return labels[rows[:, None], columns]
+
+
+def grid(image: np.ndarray, *, cells: int = 8) -> Segments:
+    """A control that ignores the picture: `cells` × `cells` rectangles that tile the image.
+
+    Cells differ by at most one pixel; an image with fewer pixels than cells gets one per pixel.
+    """
+    _check_positive(cells=cells)
+    rows, columns = (np.arange(n) * cells // n for n in image.shape[:2])
+    cell = rows[:, None] * cells + columns
+    return Segments(np.unique(cell)[:, None, None] == cell)
+
+
+def truth(image: np.ndarray, item: Any) -> Segments:
+    """The masks of the objects that a GeoScenes scene was drawn from, labelled by category.
+
+    Parameters
+    ----------
+    image : uint8 [H, W, 3]; only its size is used
+    item : a `GeoImage` whose `.scene.objects` carry `.mask` (bool [h, w]) and `.category`
+
+    Raises
+    ------
+    ValueError
+        If the item has no scene: the truth about a photograph is not known.
+    """
+    scene = getattr(item, "scene", None)
+    if scene is None:
+        raise ValueError(
+            f"segmenter 'truth' needs an item with a scene, {getattr(item, 'id', item)!r} has "
+            "none: only the geoscenes dataset knows its objects, choose another segmenter"
+        )
+    visible = [thing for thing in scene.objects if thing.mask.any()]
+    if not visible:
+        return Segments(np.zeros((0, *image.shape[:2]), dtype=bool))
+    masks = np.stack([thing.mask for thing in visible])
+    segments = Segments(masks, labels=[thing.category for thing in visible])
+    return segments.resize((image.shape[0], image.shape[1]))
+
+
+def none(attribution: np.ndarray, *, top_p: float = 0.2, min_area: float = 0.001) -> Segments:
+    """No segmentation: the connected pieces (4 neighbours) of the salient region themselves.
+
+    Parameters
+    ----------
+    attribution : float [H, W], 0…1
+    top_p : share of the image that counts as salient, see `salient_region`
+    min_area : pieces below this share of the image are specks and are left out
+
+    Returns
+    -------
+    Segments, whose note says so when the salient region falls short of `top_p`.
+    """
+    region = salient_region(attribution, top_p)
+    pieces, n = ndimage.label(region)
+    wanted, found = round(top_p * region.size), int(region.sum())
+    note = (
+        f"salient region short of {wanted - found} of {wanted} pixels: the map is zero elsewhere"
+        if found < wanted
+        else ""
+    )
+    sizes = np.bincount(pieces.ravel(), minlength=n + 1)[1:]
+    large = 1 + np.flatnonzero(sizes >= min_area * region.size)
+    return Segments(large[:, None, None] == pieces, note=note)
+
+
+def salient_region(attribution: np.ndarray, top_p: float = 0.2) -> np.ndarray:
+    """The binary salient set T: the k = round(top_p·H·W) highest pixels, bool [H, W].
+
+    Zeros never belong to it, so it may hold fewer than k pixels; pixels tied at the cut all do,
+    so it may hold more, and nothing depends on where a pixel lies.
+    """
+    if not 0 < top_p <= 1:
+        raise ValueError(f"top_p must be in (0, 1], got {top_p}")
+    k = round(top_p * attribution.size)
+    if k == 0:
+        return np.zeros(attribution.shape, dtype=bool)
+    cut = np.partition(attribution, attribution.size - k, axis=None)[attribution.size - k]
+    return (attribution >= cut) & (attribution > 0)
+
+
+def _check_positive(**options: float) -> None:
+    for name, value in options.items():
+        if not value > 0:
+            raise ValueError(f"{name} must be above 0, got {value}")

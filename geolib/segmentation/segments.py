@@ -1,0 +1,76 @@
+"""What a segmenter returns: candidate masks over one image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Segments:
+    """Candidate segments of one image; they may nest and overlap, and there may be none.
+
+    Attributes
+    ----------
+    masks : bool [N, H, W]
+    scores : float [N], optional
+        The segmenter's own quality estimate, 0…1, where it has one.
+    labels : N strings, optional
+        What each segment shows, where the segmenter knows.
+    note : str
+        What a reader should know about this result; empty when there is nothing to say.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `masks` is not bool [N, H, W], or `scores` or `labels` have another length.
+    """
+
+    masks: np.ndarray
+    scores: np.ndarray | None = None
+    labels: Sequence[str] | None = None
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.masks, np.ndarray) or self.masks.dtype != bool:
+            got = getattr(self.masks, "dtype", type(self.masks).__name__)
+            raise TypeError(f"masks must be a bool array [N, H, W], got {got}")
+        if self.masks.ndim != 3:
+            raise ValueError(f"masks must be [N, H, W], got shape {self.masks.shape}")
+        for name, values in (("scores", self.scores), ("labels", self.labels)):
+            if values is not None and len(values) != len(self.masks):
+                raise ValueError(f"{name} has {len(values)} entries for {len(self.masks)} masks")
+
+    def __len__(self) -> int:
+        return len(self.masks)
+
+    def select(self, indices: np.ndarray) -> Segments:
+        """The segments at `indices` (int [M], in that order), scores and labels with them."""
+        return Segments(
+            self.masks[indices],
+            None if self.scores is None else self.scores[indices],
+            None if self.labels is None else [self.labels[i] for i in indices],
+            self.note,
+        )
+
+    def resize(self, shape: tuple[int, int]) -> Segments:
+        """The same segments on an image of `shape` (height, width).
+
+        A pixel belongs to a segment that covers at least half of it. Segments that cover
+        no pixel of the new image are left out. Masks are resized one at a time, so the
+        peak memory is that of the two stacks.
+        """
+        if self.masks.shape[1:] == tuple(shape):
+            return self
+        height, width = shape
+        masks = np.zeros((len(self), height, width), dtype=bool)
+        for small, mask in zip(masks, self.masks, strict=True):
+            share = cv2.resize(
+                mask.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA
+            )
+            small[:] = share >= 0.5
+        resized = Segments(masks, self.scores, self.labels, self.note)
+        return resized.select(np.flatnonzero(masks.any(axis=(1, 2))))

@@ -1,0 +1,415 @@
+"""The cached stages of the flow, one shard of images at a time.
+
+A shard is the unit of work, of memory and of resuming. Its attribution maps are shared by every
+segmenter, its segments by every attribution method, and nothing is read or computed where the
+stage is already in the cache.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from pycocotools import mask as coco
+from pydantic import BaseModel, ConfigDict, Field
+from safetensors.torch import load_file, save_file
+
+from geolib import cache, data, geoscenes, segmentation
+from geolib.ablation import COLUMNS, faithfulness
+from geolib.attribution import attribute
+from geolib.images import UnreadableImage
+from geolib.model import Classifier, predict
+from geolib.scoring import Elements, extract_elements
+
+ELEMENT_COLUMNS = [
+    *("image_id", "country", "element", "x0", "y0", "x1", "y1", "segment"),
+    *("overlap", "mean", "center", "score", "area", "height", "width", "mask"),
+]
+
+
+class EvaluationConfig(BaseModel):
+    """Settings of one run of the pipeline (§3.2, §3.3 and §5 of arXiv 2605.00912).
+
+    Attributes
+    ----------
+    attribution, attribution_options
+        Attribution method and its options; see :data:`geolib.attribution.METHODS`.
+    segmenter, segmenter_options
+        Segmenter and its options; see :data:`geolib.segmentation.SEGMENTERS`.
+    top_p
+        Share of pixels that count as salient, in (0, 1].
+    s_min
+        Elements with a score below it are dropped, in 0..1.
+    suppression
+        Overlap from which a segment counts as a near-duplicate of a better one, in (0, 1].
+    padding
+        Padding of boxes as a share of their longer side.
+    fill
+        What replaces removed pixels; see :func:`geolib.ablation.ablate`.
+    repeats
+        Random layouts per image.
+    label
+        Which class an outcome is judged by: the true one, or the one predicted for the whole image.
+    seed
+        Seed of the random layouts.
+    batch_size
+        Images per forward pass.
+    shard_size
+        Images per unit of work.
+    precision
+        ``"auto"``, ``"bf16"`` or ``"fp32"``.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    attribution: str = "gradcam++"
+    attribution_options: dict[str, Any] = {}
+    segmenter: str = "felzenszwalb"
+    segmenter_options: dict[str, Any] = {}
+    top_p: float = Field(0.2, gt=0, le=1)
+    s_min: float = Field(0.3, ge=0, le=1)
+    suppression: float = Field(0.8, gt=0, le=1)
+    padding: float = Field(0.05, ge=0)
+    fill: str | tuple[float, float, float] = "mean"
+    repeats: int = Field(10, ge=1)
+    label: Literal["true", "predicted"] = "true"
+    seed: int = 0
+    batch_size: int = Field(64, ge=1)
+    shard_size: int = Field(16, ge=1)
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+
+
+@dataclass(frozen=True)
+class Extracted:
+    """One image with its attribution map, its segments and its object-like elements."""
+
+    item: data.GeoImage
+    image: torch.Tensor
+    attribution: torch.Tensor
+    segments: segmentation.Segments
+    elements: Elements
+
+
+class Shard:
+    """Some images of a dataset; pixels are read when a stage first asks for them."""
+
+    def __init__(self, dataset: data.GeoDataset, image_size: int) -> None:
+        self.dataset = dataset
+        self.image_size = image_size
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """What the content of the shard's stages depends on."""
+        return {"dataset": identity(self.dataset), "image_size": self.image_size}
+
+    @cached_property
+    def _read(self) -> tuple[list[data.GeoImage], list[dict[str, str]]]:
+        items, skipped = [], []
+        for i, image_id in enumerate(self.dataset.ids):
+            try:
+                items.append(self.dataset[i])
+            except UnreadableImage as error:
+                skipped.append({"id": image_id, "reason": str(error)})
+        return items, skipped
+
+    @property
+    def items(self) -> list[data.GeoImage]:
+        """Readable images."""
+        return self._read[0]
+
+    @property
+    def skipped(self) -> list[dict[str, str]]:
+        """Identity and reason of every unreadable image."""
+        return self._read[1]
+
+    @cached_property
+    def batch(self) -> torch.Tensor:
+        """Readable images at the classifier's size, ``[B, 3, S, S]`` in 0..1."""
+        return data.to_batch(self.items, self.image_size)
+
+
+def identity(dataset: data.GeoDataset) -> dict[str, Any]:
+    """What tells a dataset's images and labels from any others, without reading pixels."""
+    keys = [dataset.content_key(i) for i in range(len(dataset))]
+    return {
+        "name": dataset.name,
+        "classes": list(dataset.classes),
+        "images": list(zip(dataset.ids, dataset.labels, keys, strict=True)),
+    }
+
+
+def shards(dataset: data.GeoDataset, classifier: Classifier, size: int) -> Iterator[Shard]:
+    """Cut a dataset into shards of at most ``size`` images, in order."""
+    for start in range(0, len(dataset), size):
+        indices = range(start, min(start + size, len(dataset)))
+        yield Shard(dataset.subset(indices), classifier.image_size)
+
+
+def attribution_maps(
+    shard: Shard, classifier: Classifier, config: EvaluationConfig
+) -> torch.Tensor:
+    """Attribution maps of a shard's readable images for the predicted class, ``[B, S, S]``."""
+    folder = maps_folder(shard, classifier, config)
+    return load_file(folder / "maps.safetensors")["maps"]
+
+
+def maps_folder(shard: Shard, classifier: Classifier, config: EvaluationConfig) -> Path:
+    """Folder of a shard's attribution maps, ``maps.safetensors``."""
+
+    def build(folder: Path) -> None:
+        maps = [
+            attribute(
+                classifier,
+                images,
+                config.attribution,
+                precision=config.precision,
+                **config.attribution_options,
+            )
+            for images in shard.batch.split(config.batch_size)
+        ]
+        empty = torch.zeros(0, shard.image_size, shard.image_size)
+        save_file({"maps": torch.cat([empty, *maps])}, folder / "maps.safetensors")
+
+    params = {"images": shard.identity, "maps": _maps_identity(classifier, config)}
+    return cache.compute("maps", params, ("geolib.attribution",), build)
+
+
+def segments(
+    shard: Shard, classifier: Classifier, config: EvaluationConfig
+) -> list[segmentation.Segments]:
+    """Segments of each readable image of a shard, at the size of the attribution maps."""
+    segment = segmentation.load(config.segmenter, **config.segmenter_options)
+    maps = attribution_maps(shard, classifier, config) if "attribution" in segment.uses else None
+
+    def build(folder: Path) -> None:
+        pixels = to_uint8(shard.batch)
+        found = [
+            segment(pixels[i], item=item, attribution=None if maps is None else maps[i])
+            for i, item in enumerate(shard.items)
+        ]
+        (folder / "segments.json").write_text(json.dumps([_encode(s) for s in found]))
+
+    params = {"images": shard.identity, "segmenter": segment.key}
+    if maps is not None:
+        params["maps"] = _maps_identity(classifier, config)
+    folder = cache.compute("segments", params, ("geolib.segmentation",), build)
+    stored = json.loads((folder / "segments.json").read_text())
+    return [_decode(s, shard.image_size) for s in stored]
+
+
+def extract(shard: Shard, classifier: Classifier, config: EvaluationConfig) -> list[Extracted]:
+    """Object-like elements of each readable image of a shard (§3.3)."""
+    maps = attribution_maps(shard, classifier, config)
+    found = segments(shard, classifier, config)
+    return [
+        Extracted(
+            item=item,
+            image=shard.batch[i],
+            attribution=maps[i],
+            segments=found[i],
+            elements=extract_elements(
+                maps[i],
+                found[i],
+                top_p=config.top_p,
+                s_min=config.s_min,
+                threshold=config.suppression,
+                padding=config.padding,
+            ),
+        )
+        for i, item in enumerate(shard.items)
+    ]
+
+
+def outcomes(
+    shard: Shard,
+    classifier: Classifier,
+    config: EvaluationConfig,
+    tests: Sequence[str] = ("deletion", "insertion"),
+    individual: bool = True,
+) -> Path:
+    """Deletion and insertion outcomes of a shard (§5), and the elements they rest on.
+
+    Returns
+    -------
+    Path
+        Folder with ``outcomes.parquet``, ``elements.parquet`` and ``skipped.json``.
+    """
+    labels = true_labels(shard.dataset, classifier) if config.label == "true" else None
+
+    def build(folder: Path) -> None:
+        (folder / "skipped.json").write_text(json.dumps(shard.skipped))
+        if not shard.items:
+            pd.DataFrame(columns=list(COLUMNS)).to_parquet(folder / "outcomes.parquet")
+            pd.DataFrame(columns=ELEMENT_COLUMNS).to_parquet(folder / "elements.parquet")
+            return
+        extracted = extract(shard, classifier, config)
+        table = faithfulness(
+            classifier,
+            shard.batch,
+            None if labels is None else [labels[e.item.id] for e in extracted],
+            [e.elements for e in extracted],
+            image_ids=[e.item.id for e in extracted],
+            dataset=shard.dataset.name,
+            attribution=config.attribution,
+            segmenter=config.segmenter,
+            tests=tests,
+            fill=config.fill,
+            repeats=config.repeats,
+            seed=config.seed,
+            batch_size=config.batch_size,
+            individual=individual,
+            precision=config.precision,
+        )
+        table.to_parquet(folder / "outcomes.parquet", index=False)
+        elements_table(extracted, table).to_parquet(folder / "elements.parquet", index=False)
+
+    params = {
+        "images": shard.identity,
+        "labels": labels,
+        "classifier": classifier.weights_sha256,
+        "config": config.model_dump(exclude={"batch_size", "shard_size"}),
+        "segmenter": segmentation.load(config.segmenter, **config.segmenter_options).key,
+        "tests": list(tests),
+        "individual": individual,
+    }
+    return cache.compute("outcomes", params, ("geolib.stages",), build)
+
+
+def predictions(dataset: data.GeoDataset, classifier: Classifier) -> pd.DataFrame:
+    """Predictions of a classifier over a dataset; see :func:`geolib.model.predict`."""
+
+    def build(folder: Path) -> None:
+        predict(classifier, dataset).to_parquet(folder / "predictions.parquet")
+
+    params = {"dataset": identity(dataset), "classifier": classifier.weights_sha256}
+    folder = cache.compute("predictions", params, ("geolib.model.prediction",), build)
+    return pd.read_parquet(folder / "predictions.parquet")
+
+
+def bayes_ceiling(dataset: data.GeoDataset, left_right: bool) -> float:
+    """Accuracy of the best observer of the visible cues of a dataset of scenes."""
+
+    def build(folder: Path) -> None:
+        items = (dataset[i] for i in range(len(dataset)))
+        scenes = (item.scene for item in items if item.scene is not None)
+        value = geoscenes.bayes_accuracy(scenes, countries=dataset.classes, left_right=left_right)
+        (folder / "ceiling.json").write_text(json.dumps(value))
+
+    params = {"dataset": identity(dataset), "left_right": left_right}
+    folder = cache.compute("ceiling", params, ("geolib.geoscenes",), build)
+    return json.loads((folder / "ceiling.json").read_text())
+
+
+def elements_table(extracted: Sequence[Extracted], outcomes: pd.DataFrame) -> pd.DataFrame:
+    """One row per element: its box, scores, mask, and what it does alone.
+
+    ``deletion_effect`` is the log-probability that the label loses when the element's box is
+    removed; ``insertion_probability`` the label's probability when nothing else is shown. Both are
+    missing where elements were not tested one by one. ``mask`` is COCO's run-length encoding.
+    """
+    rows = []
+    for found in extracted:
+        height, width = found.elements.shape
+        for index, (box, mask) in enumerate(
+            zip(found.elements.boxes, found.elements.masks, strict=True)
+        ):
+            rows.append(
+                {
+                    "image_id": found.item.id,
+                    "country": found.item.country,
+                    "element": index,
+                    **_corners(box),
+                    **{str(k): v for k, v in found.elements.table.iloc[index].items()},
+                    "height": height,
+                    "width": width,
+                    "mask": _encode_mask(mask),
+                }
+            )
+    return _with_effects(pd.DataFrame(rows, columns=ELEMENT_COLUMNS), outcomes)
+
+
+def _corners(box: np.ndarray) -> dict[str, int]:
+    return dict(zip(("x0", "y0", "x1", "y1"), box.tolist(), strict=True))
+
+
+def _with_effects(elements: pd.DataFrame, outcomes: pd.DataFrame) -> pd.DataFrame:
+    whole = outcomes[outcomes["test"] == "original"].set_index("image_id")["log_probability"]
+    single = outcomes[outcomes["region"] == "element"].set_index(["image_id", "element"])
+    keys = pd.MultiIndex.from_frame(elements[["image_id", "element"]])
+    deleted = single.loc[single["test"] == "deletion", "log_probability"].reindex(keys)
+    kept = single.loc[single["test"] == "insertion", "probability"].reindex(keys)
+    return elements.assign(
+        deletion_effect=whole.reindex(elements["image_id"]).to_numpy() - deleted.to_numpy(),
+        insertion_probability=kept.to_numpy(),
+    )
+
+
+def true_labels(dataset: data.GeoDataset, classifier: Classifier) -> dict[str, int]:
+    """Index of each image's true class among the classifier's classes.
+
+    Raises
+    ------
+    ValueError
+        If an image has no label, or one that the classifier does not know.
+    """
+    unknown = [name for name in dataset.classes if name not in classifier.classes]
+    if unknown:
+        raise ValueError(
+            f"the classifier does not know the classes {unknown[:5]} of dataset {dataset.name!r}; "
+            f"its own begin with {list(classifier.classes[:5])}. Train one on these classes, or "
+            "judge outcomes by the predicted class with label='predicted'"
+        )
+    labels = {}
+    for image_id, label in zip(dataset.ids, dataset.labels, strict=True):
+        if label is None:
+            raise ValueError(
+                f"image {image_id!r} has no label; judge outcomes by the predicted class with "
+                "label='predicted'"
+            )
+        labels[image_id] = classifier.classes.index(dataset.classes[label])
+    return labels
+
+
+def to_uint8(images: torch.Tensor) -> np.ndarray:
+    """Image batch ``[B, 3, H, W]`` in 0..1 as ``uint8 [B, H, W, 3]``."""
+    return images.mul(255).round().byte().permute(0, 2, 3, 1).contiguous().numpy()
+
+
+def decode_mask(encoded: str, height: int, width: int) -> np.ndarray:
+    """Mask ``bool [H, W]`` from COCO's run-length encoding."""
+    return coco.decode({"size": [height, width], "counts": encoded.encode()}).astype(bool)
+
+
+def _maps_identity(classifier: Classifier, config: EvaluationConfig) -> list[Any]:
+    options = config.attribution_options
+    return [classifier.weights_sha256, config.attribution, options, config.precision]
+
+
+def _encode_mask(mask: np.ndarray) -> str:
+    return coco.encode(np.asfortranarray(mask.astype(np.uint8)))["counts"].decode()
+
+
+def _encode(segments: segmentation.Segments) -> dict[str, Any]:
+    return {
+        "masks": [_encode_mask(mask) for mask in segments.masks],
+        "scores": None if segments.scores is None else np.asarray(segments.scores).tolist(),
+        "labels": None if segments.labels is None else list(segments.labels),
+        "note": segments.note,
+    }
+
+
+def _decode(stored: dict[str, Any], size: int) -> segmentation.Segments:
+    masks = [decode_mask(mask, size, size) for mask in stored["masks"]]
+    return segmentation.Segments(
+        masks=np.stack(masks) if masks else np.zeros((0, size, size), bool),
+        scores=None if stored["scores"] is None else np.array(stored["scores"]),
+        labels=stored["labels"],
+        note=stored["note"],
+    )

@@ -1,0 +1,287 @@
+"""Advantage of guided over random regions, with intervals and tests over images (§5)."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
+from scipy import stats
+from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.proportion import proportion_confint
+
+from geolib.scoring import check_choice
+
+# What is compared, and the column of the outcome table that holds it.
+METRICS = {
+    "accuracy": "correct",
+    "agreement": "agrees",
+    "probability": "probability",
+    "log_probability": "log_probability",
+}
+BY = ("attribution", "segmenter", "fill")
+
+# Resampled values held at once: bounds the memory of a bootstrap over many images.
+CHUNK = 4_000_000
+
+
+class Interval(NamedTuple):
+    """A mean, its confidence interval, and how the interval was made."""
+
+    mean: float
+    low: float
+    high: float
+    method: str
+
+
+def interval(
+    values: ArrayLike, confidence: float = 0.95, n_resamples: int = 9999, seed: int = 0
+) -> Interval:
+    """Bootstrap confidence interval of a mean.
+
+    Bias-corrected and accelerated (BCa). Where that is undefined, as on constant data, the
+    percentile interval stands in and `method` says so.
+
+    Parameters
+    ----------
+    values : [n], one independent value per image.
+    confidence : level, between 0 and 1.
+    n_resamples : bootstrap samples.
+    seed : of the resampling.
+
+    Returns
+    -------
+    Interval, with method "BCa", "percentile", or "undefined" (and NaN bounds) for fewer than two
+    values.
+    """
+    sample = np.sort(np.asarray(values, dtype=float))  # the order of images plays no part
+    if sample.ndim != 1 or not np.isfinite(sample).all():
+        raise ValueError(f"values has shape {sample.shape}; expected finite values [n]")
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence={confidence}; expected a level between 0 and 1, like 0.95")
+    if len(sample) < 2:
+        mean = float(sample.mean()) if len(sample) else np.nan
+        return Interval(mean, np.nan, np.nan, "undefined")
+    for method in ("BCa", "percentile"):
+        with warnings.catch_warnings(), np.errstate(invalid="ignore", divide="ignore"):
+            warnings.simplefilter("ignore", stats.DegenerateDataWarning)
+            low, high = stats.bootstrap(
+                (sample,),
+                np.mean,
+                confidence_level=confidence,
+                n_resamples=n_resamples,
+                batch=max(1, CHUNK // len(sample)),
+                method=method,
+                rng=np.random.default_rng(seed),
+            ).confidence_interval
+        if np.isfinite([low, high]).all():
+            break
+    return Interval(float(sample.mean()), float(low), float(high), method)
+
+
+def accuracy_interval(correct: ArrayLike, confidence: float = 0.95) -> Interval:
+    """Share of correct predictions with its Wilson interval.
+
+    Parameters
+    ----------
+    correct : bool [n], one value per image.
+    """
+    hits = np.asarray(correct, dtype=bool)
+    if hits.ndim != 1 or not hits.size:
+        raise ValueError(f"correct has shape {hits.shape}; expected at least one value [n]")
+    low, high = proportion_confint(hits.sum(), hits.size, alpha=1 - confidence, method="wilson")
+    return Interval(float(hits.mean()), float(low), float(high), "Wilson")
+
+
+def paired_p_value(differences: ArrayLike, n_resamples: int = 9999, seed: int = 0) -> float:
+    """Two-sided paired permutation test of a zero mean, by flipping the signs of differences.
+
+    Exact where there are at most `n_resamples` sign patterns, else by random patterns.
+
+    Parameters
+    ----------
+    differences : [n], one per image.
+
+    Returns
+    -------
+    p in 0…1; NaN for no value.
+    """
+    sample = np.sort(np.asarray(differences, dtype=float))  # the order of images plays no part
+    if not sample.size:
+        return np.nan
+    if not sample.any():
+        return 1.0
+    result = stats.permutation_test(
+        (sample,),
+        np.mean,
+        permutation_type="samples",
+        n_resamples=n_resamples,
+        batch=max(1, CHUNK // len(sample)),
+        vectorized=True,
+        rng=np.random.default_rng(seed),
+    )
+    return float(result.pvalue)
+
+
+def advantages(
+    outcomes: pd.DataFrame,
+    by: Sequence[str] = BY,
+    metric: str = "accuracy",
+    baseline: str = "random",
+) -> pd.DataFrame:
+    """Advantage of the guided region over a baseline, one row per method × test × image (§5).
+
+    With g the guided value and r̄ the mean over the baseline's repeats: r̄ − g for deletion,
+    g − r̄ for insertion. Positive is better in both.
+
+    Parameters
+    ----------
+    outcomes : the table of `geolib.ablation.faithfulness`.
+    by : columns that tell methods apart.
+    metric : "accuracy" (against the label), "agreement" (with the original prediction),
+        "probability" or "log_probability" (of the label).
+    baseline : the region compared with, "random" or the name of a control.
+
+    Returns
+    -------
+    DataFrame: the columns of `by`, test, image_id, guided, random (the baseline's mean over
+    repeats), advantage, coverage (of the guided region), random_coverage, gap (the largest
+    difference in coverage of any repeat), n_elements.
+
+    Raises
+    ------
+    ValueError
+        For an unknown metric or baseline, missing columns, or an image that has only one of the
+        two regions or several guided rows in one method (`by` then mixes methods).
+    """
+    check_choice("metric", metric, METRICS)
+    keys = [*by, "test", "image_id"]
+    needed = [*keys, "region", "coverage", "coverage_gap", "n_elements", METRICS[metric]]
+    if missing := [column for column in needed if column not in outcomes]:
+        raise ValueError(f"outcomes lacks the columns {missing}; expected a faithfulness table")
+    regions = outcomes["region"].unique()
+    for region in ("guided", baseline):
+        if region not in regions:
+            raise ValueError(f"outcomes has no region {region!r}; known: {', '.join(regions)}")
+    rows = outcomes.assign(value=outcomes[METRICS[metric]].astype(float))
+    guided = rows[rows["region"] == "guided"].set_index(keys)
+    if guided.index.has_duplicates:
+        raise ValueError(
+            f"outcomes has several guided rows for {guided.index[guided.index.duplicated()][0]};"
+            " add the column that tells them apart to `by`"
+        )
+    random = (
+        rows[rows["region"] == baseline]
+        .assign(gap=lambda table: table["coverage_gap"].abs())
+        .groupby(keys, sort=False)
+        .agg(random=("value", "mean"), random_coverage=("coverage", "mean"), gap=("gap", "max"))
+    )
+    if len(alone := guided.index.symmetric_difference(random.index)):
+        raise ValueError(f"outcomes has only one of guided and {baseline} for {alone[0]}")
+    table = guided[["value", "coverage", "n_elements"]].rename(columns={"value": "guided"})
+    table = table.join(random).reset_index()
+    sign = np.where(table["test"] == "insertion", 1.0, -1.0)
+    table["advantage"] = sign * (table["guided"] - table["random"])
+    return table[
+        [*keys, "guided", "random", "advantage", "coverage", "random_coverage", "gap", "n_elements"]
+    ]
+
+
+def compare(
+    outcomes: pd.DataFrame,
+    by: Sequence[str] = BY,
+    metric: str = "accuracy",
+    *,
+    baseline: str = "random",
+    confidence: float = 0.95,
+    n_resamples: int = 9999,
+    tolerance: float = 0.01,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Guided against random regions for each method and test (Figures 2 and 3).
+
+    Intervals and tests resample images, never the repeats of an image. p-values are two-sided;
+    Holm's correction runs over the methods compared within each test.
+
+    Parameters
+    ----------
+    outcomes, by, metric, baseline : see `advantages`.
+    confidence, n_resamples, seed : see `interval` and `paired_p_value`.
+    tolerance : an image whose coverage gap is larger in any repeat is left out of the columns
+        that end in `_matched`.
+
+    Returns
+    -------
+    DataFrame, one row per method × test: the columns of `by`, test; guided and random (means over
+    images); advantage, ci_low, ci_high, interval ("BCa" or "percentile"); p_value, p_holm;
+    n_images; rate_without_elements (0…1); coverage and random_coverage (0…1); and the same
+    advantage on well-matched images only: n_matched, advantage_matched, ci_low_matched,
+    ci_high_matched.
+    """
+    rows = []
+    table = advantages(outcomes, by, metric, baseline)
+    for key, group in table.groupby([*by, "test"], sort=False):
+        matched = group[group["gap"] <= tolerance + 1e-9]  # 0.99 − 0.98 is more than 0.01
+        everyone = interval(group["advantage"], confidence, n_resamples, seed)
+        strict = interval(matched["advantage"], confidence, n_resamples, seed)
+        rows.append(
+            {
+                **dict(zip([*by, "test"], key, strict=True)),
+                "guided": group["guided"].mean(),
+                "random": group["random"].mean(),
+                "advantage": everyone.mean,
+                "ci_low": everyone.low,
+                "ci_high": everyone.high,
+                "interval": everyone.method,
+                "p_value": paired_p_value(group["advantage"], n_resamples, seed),
+                "p_holm": np.nan,  # needs the other rows, see below
+                "n_images": len(group),
+                "rate_without_elements": (group["n_elements"] == 0).mean(),
+                "coverage": group["coverage"].mean(),
+                "random_coverage": group["random_coverage"].mean(),
+                "n_matched": len(matched),
+                "advantage_matched": strict.mean,
+                "ci_low_matched": strict.low,
+                "ci_high_matched": strict.high,
+            }
+        )
+    result = pd.DataFrame(rows)
+    result["p_holm"] = result.groupby("test")["p_value"].transform(
+        lambda values: multipletests(values, method="holm")[1]
+    )
+    return result
+
+
+def choose(curve: pd.DataFrame, max_coverage: float = 0.25) -> dict[str, Any]:
+    """The top-p level and s_min of the highest insertion advantage at bounded coverage (§3.2).
+
+    Parameters
+    ----------
+    curve : one row per setting on the validation split: top_p, s_min, insertion_advantage,
+        coverage (mean share of the image covered by the guided regions).
+    max_coverage : bound on `coverage`, 0…1.
+
+    Returns
+    -------
+    The chosen row as a dict, and `within_coverage`. Of equal advantages the smaller coverage
+    wins. If no setting keeps the bound, the smallest coverage is taken and `within_coverage` is
+    False.
+    """
+    needed = ("top_p", "s_min", "insertion_advantage", "coverage")
+    if missing := [column for column in needed if column not in curve]:
+        raise ValueError(f"curve lacks the columns {missing}; expected {', '.join(needed)}")
+    settings = curve.dropna(subset=list(needed))
+    if settings.empty:
+        raise ValueError("curve has no setting with an advantage and a coverage to choose from")
+    within = settings[settings["coverage"] <= max_coverage]
+    if within.empty:
+        best = settings.sort_values("coverage", kind="stable")
+    else:
+        best = within.sort_values(
+            ["insertion_advantage", "coverage"], ascending=[False, True], kind="stable"
+        )
+    row = {str(name): value for name, value in best.iloc[0].items()}
+    return {**row, "within_coverage": not within.empty}

@@ -1,0 +1,216 @@
+"""What every section of the book shares: data splits, trained classifier, chosen thresholds.
+
+A notebook builds one ``Study`` from its parameters and asks it for what it needs; what an earlier
+notebook or run has computed is found in the cache, so notebooks run alone and in any order.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import pandas as pd
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+
+from geolib import cache, data, model, pipeline, stages, statistics
+from geolib.stages import EvaluationConfig, Extracted
+
+CLASSIFIER = "classifier.safetensors"
+
+
+class Study(BaseModel):
+    """The shared settings of a run.
+
+    Attributes
+    ----------
+    dataset, root, classes
+        Name of the dataset, folder of photographs (``folder`` only) and the countries told apart.
+    n_train, n_validation, n_test, n_eval
+        Images per split; ``None`` takes all there are.
+    arch, weights, checkpoint
+        Architecture and initial weights (``None``: trained from scratch), or a trained checkpoint,
+        which replaces training.
+    image_size
+        Side of the classifier's input in pixels.
+    max_epochs, patience, schedule, batch_size, horizontal_flip
+        Training; see :class:`geolib.model.TrainConfig`.
+    top_p, s_min
+        Thresholds; ``None`` chooses both on the validation split.
+    smoothgrad_samples
+        Noisy copies per SmoothGrad map.
+    repeats
+        Random layouts per image.
+    label
+        Class by which outcomes are judged: the ``"true"`` or the ``"predicted"`` one.
+    seed
+        Seed of data, training and random layouts.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    dataset: str = "geoscenes"
+    root: str | None = None
+    classes: tuple[str, ...] | None = None
+    n_train: int | None = Field(None, ge=1)
+    n_validation: int | None = Field(None, ge=1)
+    n_test: int | None = Field(None, ge=1)
+    n_eval: int | None = Field(None, ge=1)
+    arch: str = "resnet18"
+    weights: str | None = None
+    checkpoint: str | None = None
+    image_size: int = Field(160, ge=32)
+    max_epochs: int = Field(10, ge=1)
+    patience: int = Field(30, ge=1)
+    schedule: Literal["constant", "one_cycle"] = "one_cycle"
+    batch_size: int = Field(32, ge=1)
+    horizontal_flip: bool = False
+    top_p: float | None = Field(None, gt=0, le=1)
+    s_min: float | None = Field(None, ge=0, le=1)
+    smoothgrad_samples: int = Field(25, ge=1)
+    repeats: int = Field(10, ge=1)
+    label: Literal["true", "predicted"] = "true"
+    seed: int = Field(0, ge=0)
+
+    @classmethod
+    def from_parameters(cls, parameters: Mapping[str, Any]) -> Self:
+        """Study of a notebook's parameters; names that are no settings of a study are ignored."""
+        return cls(**{name: parameters[name] for name in cls.model_fields if name in parameters})
+
+    # Data -----------------------------------------------------------------------------------------
+
+    @cached_property
+    def train(self) -> data.GeoDataset:
+        """Images the classifier learns from."""
+        return self._split("train", self.n_train)
+
+    @cached_property
+    def validation(self) -> data.GeoDataset:
+        """Images that stop the training and choose the thresholds."""
+        return self._split("validation", self.n_validation)
+
+    @cached_property
+    def test(self) -> data.GeoDataset:
+        """Unseen images for the classifier's accuracy."""
+        return self._split("test", self.n_test)
+
+    @cached_property
+    def evaluation(self) -> data.GeoDataset:
+        """Images that the pipeline explains."""
+        return self._split("eval", self.n_eval)
+
+    def _split(self, name: str, n: int | None) -> data.GeoDataset:
+        options: dict[str, Any] = {"root": self.root, "classes": self.classes}
+        if self.dataset == "geoscenes":
+            options = {"size": self.image_size, "countries": self.classes or data.COUNTRIES}
+        return data.load(self.dataset, name, n, self.seed, **options)
+
+    # Classifier -----------------------------------------------------------------------------------
+
+    @property
+    def training(self) -> model.TrainConfig:
+        """Settings of the training; what the study does not name is the paper's."""
+        shared = self.model_dump(include=set(model.TrainConfig.model_fields) - {"weights"})
+        return model.TrainConfig(weights=self.weights or "random", **shared)
+
+    @cached_property
+    def classifier(self) -> model.Classifier:
+        """The classifier that is explained: loaded from ``checkpoint``, else trained once."""
+        if self.checkpoint:
+            return model.load(self.checkpoint)
+        config = self.training
+        weights = Path(config.weights or "")
+        params = {
+            "config": config.model_dump(mode="json"),
+            "weights": cache.sha256(weights) if weights.is_file() else config.weights,
+            "train": stages.identity(self.train),
+            "validation": stages.identity(self.validation),
+        }
+        modules = ("geolib.model.training",)
+        unfinished = cache.cache_root() / "unfinished" / cache.key("training", params, modules)
+
+        def build(folder: Path) -> None:
+            trained = model.train(self.train, self.validation, config, checkpoints=unfinished)
+            trained.save(folder / CLASSIFIER)
+            shutil.rmtree(unfinished, ignore_errors=True)
+
+        folder = cache.compute("classifier", params, modules, build)
+        return model.load(folder / CLASSIFIER)
+
+    def predictions(self, split: str) -> pd.DataFrame:
+        """Predictions on a split: the table of :func:`geolib.model.predict`."""
+        return stages.predictions(self._dataset(split), self.classifier)
+
+    def _dataset(self, split: str) -> data.GeoDataset:
+        return getattr(self, split)
+
+    def accuracy(self, split: str) -> dict[str, float]:
+        """Accuracy on a split with its Wilson interval: ``value``, ``low``, ``high``, ``n``."""
+        table = self.predictions(split)
+        found = statistics.accuracy_interval(table["label"] == table["prediction"])
+        return {"value": found.mean, "low": found.low, "high": found.high, "n": len(table)}
+
+    def ceiling(self, left_right: bool = True) -> float | None:
+        """Accuracy of the best observer of the test scenes' visible cues; None for photographs."""
+        if self.dataset != "geoscenes":
+            return None
+        return stages.bayes_ceiling(self.test, left_right)
+
+    # Pipeline -------------------------------------------------------------------------------------
+
+    @cached_property
+    def tuned(self) -> pipeline.Tuned:
+        """Thresholds: as given, or chosen on the validation split with Grad-CAM++."""
+        base = self._base(attribution="gradcam++")
+        if self.top_p is not None and self.s_min is not None:
+            base = base.model_copy(update={"top_p": self.top_p, "s_min": self.s_min})
+            note = f"p = {self.top_p:g} and s_min = {self.s_min:g}, as given"
+            return pipeline.Tuned(base, pd.DataFrame(), note)
+        return pipeline.tune(self.validation, self.classifier, base)
+
+    def _base(self, **changes: Any) -> EvaluationConfig:
+        return EvaluationConfig(repeats=self.repeats, label=self.label, seed=self.seed, **changes)
+
+    def config(
+        self, attribution: str = "gradcam++", segmenter: str = "felzenszwalb"
+    ) -> EvaluationConfig:
+        """Settings of the pipeline with the chosen thresholds, for one method and one segmenter."""
+        chosen = self.tuned.config
+        smoothgrad = {"n_samples": self.smoothgrad_samples} if attribution == "smoothgrad" else {}
+        return self._base(
+            attribution=attribution,
+            attribution_options=smoothgrad,
+            segmenter=segmenter,
+            segmenter_options={"top_p": chosen.top_p} if segmenter == "none" else {},
+            top_p=chosen.top_p,
+            s_min=chosen.s_min,
+        )
+
+    def extract(
+        self, attribution: str = "gradcam++", segmenter: str = "felzenszwalb"
+    ) -> list[Extracted]:
+        """Every evaluation image with its map, segments and elements."""
+        config = self.config(attribution, segmenter)
+        return pipeline.extract(self.evaluation, self.classifier, config)
+
+    def elements(
+        self, attribution: str = "gradcam++", segmenter: str = "felzenszwalb"
+    ) -> pd.DataFrame:
+        """Elements of the evaluation images with each one's own effect."""
+        config = self.config(attribution, segmenter)
+        return pipeline.elements(self.evaluation, self.classifier, config)
+
+    def outcomes(self, pairs: Iterable[tuple[str, str]]) -> pd.DataFrame:
+        """Outcome table of the evaluation images for pairs of attribution method and segmenter."""
+        tables = [
+            pipeline.evaluate(self.evaluation, self.classifier, self.config(*pair))
+            for pair in dict.fromkeys(pairs)
+        ]
+        return pipeline.concat(tables)
+
+    def maps(self, method: str) -> tuple[torch.Tensor, float]:
+        """Attribution maps ``[B, S, S]`` of the evaluation images, and seconds per image."""
+        return pipeline.maps(self.evaluation, self.classifier, self.config(method))

@@ -1,0 +1,136 @@
+"""Segments and elements marked against the true objects of a scene.
+
+The paper says of its elements that some overlap, some are parts of larger things and some are
+shapeless (§5 of arXiv 2605.00912). Where every object's outline is known, these words can be
+counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from geolib.geoscenes import Scene, SceneObject
+from geolib.stages import Extracted
+
+MIN_PIXELS = 64
+OVERLAP = 0.5
+INSIDE = 0.8
+PART = 0.5
+MATCH = 0.5
+
+
+def has_truth(extracted: Sequence[Extracted]) -> bool:
+    """Whether the images are scenes, whose objects are known."""
+    return bool(extracted) and all(one.item.scene is not None for one in extracted)
+
+
+def object_recall(found: Mapping[str, Sequence[Extracted]]) -> pd.DataFrame:
+    """How well each segmenter's segments match the visible objects.
+
+    Parameters
+    ----------
+    found
+        For each segmenter, scenes with their segments.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Index: segmenter, best first. ``objects found``: share of the objects of at least 64 visible
+        pixels that some segment matches with an intersection over union of at least one half.
+        ``mean best IoU``: the mean over objects of the best segment's intersection over union.
+    """
+    rows = {}
+    for name, images in found.items():
+        best = np.concatenate([_best_iou(one) for one in images])
+        rows[name] = {"objects found": (best >= MATCH).mean(), "mean best IoU": best.mean()}
+    return pd.DataFrame(rows).T.sort_values("mean best IoU", ascending=False)
+
+
+def element_kinds(extracted: Sequence[Extracted]) -> pd.DataFrame:
+    """Share of elements that overlap, are whole objects, parts of objects, or shapeless.
+
+    An element overlaps if it shares at least half of its pixels with another element of its image.
+    Apart from that it is a *part* if at least 80 % of it lies on one object of which it covers less
+    than half; *shapeless* if no object makes up half of it; else *whole*.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Index: the kind; one column, the share of all elements.
+    """
+    kinds = [_kinds(one) for one in extracted if len(one.elements)]
+    table = pd.concat(kinds) if kinds else pd.DataFrame({"overlapping": [], "kind": []})
+    shares = table["kind"].value_counts(normalize=True).reindex(["whole", "part", "shapeless"])
+    shares = shares.fillna(0.0)
+    shares["overlapping another"] = table["overlapping"].mean() if len(table) else 0.0
+    return shares.to_frame("share of elements")
+
+
+def cue_share(extracted: Sequence[Extracted]) -> dict[str, float]:
+    """Share of cues among the objects that elements lie on, and among all visible objects.
+
+    An element lies on the object that makes up at least half of it; others are left out.
+    """
+    on_cue: list[bool] = []
+    all_cue: list[bool] = []
+    for one in extracted:
+        objects = _visible(one)
+        cue = np.array([o.cue for o in objects], bool)
+        all_cue.extend(cue)
+        if not objects or not len(one.elements):
+            continue
+        intersection = _intersection(one.elements.masks, _masks(objects))
+        share = intersection / one.elements.masks.sum((1, 2))[:, None]
+        on_cue.extend(cue[share.argmax(1)][share.max(1) >= PART])
+    return {
+        "elements": float(np.mean(on_cue)) if on_cue else 0.0,
+        "objects": float(np.mean(all_cue)) if all_cue else 0.0,
+    }
+
+
+def _best_iou(one: Extracted) -> np.ndarray:
+    objects = _visible(one)
+    if not objects or not len(one.segments):
+        return np.zeros(len(objects))
+    masks = _masks(objects)
+    intersection = _intersection(masks, one.segments.masks)
+    areas = masks.sum((1, 2))[:, None] + one.segments.masks.sum((1, 2))[None]
+    return (intersection / (areas - intersection)).max(1)
+
+
+def _kinds(one: Extracted) -> pd.DataFrame:
+    masks = one.elements.masks
+    areas = masks.sum((1, 2))
+    among = _intersection(masks, masks) / areas[:, None]
+    np.fill_diagonal(among, 0)
+    objects = _masks(_visible(one))
+    if len(objects):
+        intersection = _intersection(masks, objects)
+        on = intersection / areas[:, None]
+        of = intersection / objects.sum((1, 2))[None]
+        part = ((on >= INSIDE) & (of < PART)).any(1) & ~((on >= PART) & (of >= PART)).any(1)
+        shapeless = on.max(1) < PART
+    else:
+        part, shapeless = np.zeros(len(masks), bool), np.ones(len(masks), bool)
+    kind = np.where(shapeless, "shapeless", np.where(part, "part", "whole"))
+    return pd.DataFrame({"overlapping": among.max(1) >= OVERLAP, "kind": kind})
+
+
+def _visible(one: Extracted) -> list[SceneObject]:
+    scene = one.item.scene
+    if not isinstance(scene, Scene):
+        raise ValueError(f"image {one.item.id!r} is not a scene: its true objects are unknown")
+    return [o for o in scene.objects if int(o.mask.sum()) >= MIN_PIXELS]
+
+
+def _masks(objects: Sequence[SceneObject]) -> np.ndarray:
+    return np.stack([o.mask for o in objects]) if objects else np.zeros((0, 1, 1), bool)
+
+
+def _intersection(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Number of shared pixels, ``[N, M]``, of masks ``[N, H, W]`` and ``[M, H, W]``."""
+    flat = [masks.reshape(len(masks), -1).astype(np.float32) for masks in (a, b)]
+    return flat[0] @ flat[1].T

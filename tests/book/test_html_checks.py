@@ -1,0 +1,98 @@
+"""Each check of the built pages finds its fault, and nothing in a sound page."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from html_checks import (
+    Page,
+    broken_links,
+    empty_numbers,
+    missing_images,
+    network_resources,
+    pages,
+    poor_alternative_texts,
+    tracebacks,
+)
+
+SOUND = """
+<html><head><script src="_static/a.js"></script></head><body><article><h1 id="top">Title</h1>
+<p>Accuracy <span class="result">0.91</span>; NaN weights are refused. None of them is used.</p>
+<img src="figure.png" alt="Advantage per method"><a href="#top">up</a><a href="two.html#there">2</a>
+<a href="https://example.org/x">away</a>
+<div class="cell_output"><table><tr><td>France</td><td>0.3</td></tr></table><pre>n = 3</pre></div>
+</article></body></html>
+"""
+
+
+@pytest.fixture
+def page(tmp_path: Path) -> Callable[[str], Page]:
+    def write(html: str) -> Page:
+        (tmp_path / "figure.png").write_bytes(b"x")
+        (tmp_path / "empty.png").write_bytes(b"")
+        (tmp_path / "two.html").write_text('<h1 id="there">Two</h1>')
+        (tmp_path / "one.html").write_text(html)
+        return Page(tmp_path / "one.html", tmp_path)
+
+    return write
+
+
+def _links(page: Page) -> list[str]:
+    return broken_links(page, {p.path: p for p in pages(page.root)})
+
+
+CHECKS = {
+    "images": missing_images,
+    "alt": poor_alternative_texts,
+    "numbers": empty_numbers,
+    "links": _links,
+    "tracebacks": tracebacks,
+    "network": network_resources,
+}
+
+
+@pytest.mark.parametrize("check", CHECKS)
+def test_a_sound_page_has_no_problem(check: str, page: Callable[[str], Page]) -> None:
+    assert CHECKS[check](page(SOUND)) == []
+
+
+@pytest.mark.parametrize(
+    ("check", "sound", "broken"),
+    [
+        ("images", 'src="figure.png"', 'src="gone.png"'),
+        ("images", 'src="figure.png"', 'src="empty.png"'),
+        ("images", 'src="figure.png"', 'src="https://example.org/figure.png"'),
+        ("images", 'src="figure.png"', ""),
+        ("alt", 'alt="Advantage per method"', ""),
+        ("alt", 'alt="Advantage per method"', 'alt=""'),
+        ("alt", "Advantage per method", "../_images/9178c4cf6aeadcf1d97e.png"),
+        ("alt", "Advantage per method", "figure 9178c4cf6aeadcf1d97e"),
+        ("alt", "Advantage per method", "the file figure.png"),
+        ("numbers", ">0.91<", "><"),
+        ("numbers", ">0.91<", ">?<"),
+        ("numbers", ">0.91<", ">nan<"),
+        ("numbers", ">0.91<", ">nan %<"),
+        ("numbers", "<td>0.3</td>", "<td>NaN</td>"),
+        ("numbers", "n = 3", "mean nan"),
+        ("links", 'href="#top"', 'href="#bottom"'),
+        ("links", "two.html#there", "two.html#here"),
+        ("links", "two.html#there", "three.html"),
+        ("tracebacks", "n = 3", "Traceback (most recent call last): ..."),
+        ("tracebacks", "<pre>", '<pre class="traceback">'),
+        ("network", "_static/a.js", "https://example.org/a.js"),
+        ("network", "<head>", '<head><link rel="stylesheet" href="//example.org/a.css">'),
+    ],
+)
+def test_a_broken_page_is_found(
+    check: str, sound: str, broken: str, page: Callable[[str], Page]
+) -> None:
+    assert sound in SOUND
+    assert len(CHECKS[check](page(SOUND.replace(sound, broken)))) == 1
+
+
+def test_generated_pages_are_left_out(page: Callable[[str], Page]) -> None:
+    root = page(SOUND).root
+    (root / "genindex.html").write_text("<html>")
+    assert [p.name for p in pages(root)] == ["one.html", "two.html"]

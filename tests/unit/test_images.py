@@ -1,0 +1,200 @@
+"""Every kind of file that photographs come in, made here."""
+
+import io
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from geolib.images import MAX_SIDE, UnreadableImage, read
+
+# Left half red, right half blue; 24 wide, 16 high.
+HALVES = np.zeros((16, 24, 3), np.uint8)
+HALVES[:, :12, 0] = 255
+HALVES[:, 12:, 2] = 255
+RAMP = np.tile(np.linspace(0, 65535, 64).astype(np.uint16), (32, 1))
+
+
+def encoded(image: Image.Image, kind: str, **options) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def test_every_kind_of_source_gives_the_same_pixels(tmp_path):
+    image = Image.fromarray(HALVES)
+    image.save(tmp_path / "a.png")
+    sources = [tmp_path / "a.png", str(tmp_path / "a.png"), encoded(image, "PNG"), image, HALVES]
+    for source in sources:
+        pixels = read(source)
+        assert pixels.dtype == np.uint8
+        np.testing.assert_array_equal(pixels, HALVES)
+
+
+def test_the_source_image_is_left_alone():
+    image = Image.fromarray(np.zeros((20, MAX_SIDE + 904, 3), np.uint8))
+    read(image)
+    assert image.size == (MAX_SIDE + 904, 20)
+
+
+# Where the red half goes when a viewer follows the orientation tag.
+@pytest.mark.parametrize(
+    ("orientation", "shape", "red"),
+    [
+        (1, (16, 24), np.s_[:, :12]),
+        (2, (16, 24), np.s_[:, 12:]),  # mirrored
+        (3, (16, 24), np.s_[:, 12:]),  # turned by 180°
+        (6, (24, 16), np.s_[:12, :]),  # left side becomes the top
+        (8, (24, 16), np.s_[12:, :]),  # left side becomes the bottom
+    ],
+)
+def test_exif_rotation(orientation, shape, red):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    pixels = read(encoded(Image.fromarray(HALVES), "JPEG", exif=exif, quality=95, subsampling=0))
+    assert pixels.shape == (*shape, 3)
+    is_red = pixels[..., 0] > 127
+    expected = np.zeros(shape, bool)
+    expected[red] = True
+    np.testing.assert_array_equal(is_red, expected)
+
+
+def test_grey_scale():
+    grey = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    for source in (grey, encoded(Image.fromarray(grey), "PNG")):
+        np.testing.assert_array_equal(read(source), np.repeat(grey[..., None], 3, axis=2))
+
+
+def test_cmyk_jpeg():
+    cyan = Image.new("CMYK", (32, 32), (255, 0, 0, 0))
+    pixels = read(encoded(cyan, "JPEG", quality=95))
+    np.testing.assert_allclose(pixels.reshape(-1, 3).mean(0), (0, 255, 255), atol=6)
+
+
+@pytest.mark.parametrize(
+    ("mode", "color", "expected"),
+    [
+        ("RGBA", (255, 0, 0, 255), (255, 0, 0)),
+        ("RGBA", (255, 0, 0, 0), (255, 255, 255)),  # transparent: the white behind it
+        ("RGBA", (0, 0, 0, 51), (204, 204, 204)),  # a fifth of black on white
+        ("LA", (0, 51), (204, 204, 204)),
+    ],
+)
+def test_alpha_is_laid_on_white(mode, color, expected):
+    pixels = read(encoded(Image.new(mode, (16, 16), color), "PNG"))
+    assert np.unique(pixels.reshape(-1, 3), axis=0).tolist() == [list(expected)]
+
+
+def test_palette_with_a_transparent_entry():
+    image = Image.new("P", (16, 16), 0)
+    image.putpalette([10, 20, 30, 200, 100, 50])
+    image.paste(1, (0, 0, 16, 8))
+    pixels = read(encoded(image, "PNG", transparency=0))
+    assert pixels[0, 0].tolist() == [200, 100, 50]
+    assert pixels[15, 0].tolist() == [255, 255, 255]
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_16_bit_grey_is_scaled_not_clipped(kind):
+    pixels = read(encoded(Image.fromarray(RAMP), kind))
+    np.testing.assert_array_equal(pixels[..., 0], np.round(RAMP / 257))
+    assert (pixels[0, 0, 0], pixels[0, -1, 0]) == (0, 255)
+
+
+def test_16_bit_colour_array():
+    array = np.stack([RAMP, RAMP[:, ::-1], np.full_like(RAMP, 32896)], axis=-1)
+    np.testing.assert_array_equal(read(array), np.round(array / 257))
+
+
+def test_32_bit_pixels_are_refused():
+    with pytest.raises(UnreadableImage, match="32-bit"):
+        read(encoded(Image.fromarray(np.zeros((20, 20), np.float32)), "TIFF"))
+
+
+def test_truncated_jpeg(tmp_path):
+    rng = np.random.default_rng(0)
+    whole = encoded(Image.fromarray(rng.integers(0, 256, (64, 64, 3), np.uint8)), "JPEG")
+    path = tmp_path / "half.jpg"
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UnreadableImage, match=r"half\.jpg: cannot be decoded: .*truncated"):
+        read(path)
+
+
+def test_text_named_jpg(tmp_path):
+    path = tmp_path / "notes.jpg"
+    path.write_text("not a picture")
+    with pytest.raises(UnreadableImage, match=r"notes\.jpg: not an image"):
+        read(path)
+
+
+def test_missing_and_empty_files(tmp_path):
+    with pytest.raises(UnreadableImage, match="no such file"):
+        read(tmp_path / "absent.jpg")
+    (tmp_path / "empty.jpg").touch()
+    with pytest.raises(UnreadableImage, match="not an image"):
+        read(tmp_path / "empty.jpg")
+
+
+@pytest.mark.parametrize(("size", "fits"), [((1, 1), False), ((15, 80), False), ((16, 16), True)])
+def test_smallest_side(size, fits):
+    data = encoded(Image.new("RGB", size), "PNG")
+    if fits:
+        assert read(data).shape == (16, 16, 3)
+    else:
+        with pytest.raises(UnreadableImage, match=f"{size[0]} × {size[1]} px is too small"):
+            read(data)
+
+
+def test_20000_pixels_wide_is_shrunk_while_decoding(tmp_path):
+    path = tmp_path / "wide.jpg"
+    Image.new("RGB", (20_000, 4_000), (40, 80, 120)).save(path)
+    pixels = read(path)
+    assert pixels.shape == (819, MAX_SIDE, 3)
+    np.testing.assert_allclose(pixels.reshape(-1, 3).mean(0), (40, 80, 120), atol=3)
+    # Decoded whole, it would take 240 MB.
+    code = f"""
+import resource
+from geolib.images import read
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = peak()
+read({str(path)!r})
+print(peak() - before)"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 120 * (1024 if sys.platform == "linux" else 1024**2)
+
+
+def test_20000_pixels_wide_and_thin_is_too_small():
+    with pytest.raises(UnreadableImage, match="20000 × 30 px is too small"):
+        read(encoded(Image.new("RGB", (20_000, 30)), "PNG"))
+
+
+def test_decompression_bomb_is_refused():
+    bomb = encoded(Image.new("1", (20_000, 20_000)), "PNG")
+    assert len(bomb) < 100_000
+    with pytest.raises(UnreadableImage, match="too large to decode safely"):
+        read(bomb)
+
+
+@pytest.mark.parametrize("source", [np.zeros((20, 20, 3)), 3, None])
+def test_other_sources_are_type_errors(source):
+    with pytest.raises(TypeError, match="source is"):
+        read(source)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_damage_never_escapes_as_another_error(data):
+    kind = data.draw(st.sampled_from(["JPEG", "PNG", "WEBP", "TIFF", "BMP"]))
+    damaged = bytearray(encoded(Image.fromarray(RAMP.astype(np.uint8)), kind))
+    for position in data.draw(st.lists(st.integers(0, len(damaged) - 1), max_size=8)):
+        damaged[position] = data.draw(st.integers(0, 255))
+    try:
+        pixels = read(bytes(damaged))
+    except UnreadableImage:
+        return
+    assert pixels.dtype == np.uint8
+    assert pixels.shape[2] == 3

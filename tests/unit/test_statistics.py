@@ -1,0 +1,373 @@
+"""Statistics, against hand-worked tables, exact enumeration and closed forms."""
+
+from itertools import product
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from geolib.statistics import (
+    accuracy_interval,
+    advantages,
+    choose,
+    compare,
+    interval,
+    paired_p_value,
+)
+
+
+def outcomes(*images, attribution="gradcam", test="insertion", copies=1):
+    """An outcome table: one (guided, [random repeats]) pair of 0 or 1 per image."""
+    rows = []
+    for index, (guided, repeats) in enumerate(images):
+        values = [
+            ("guided", 0, guided),
+            *(("random", i, v) for i, v in enumerate(repeats * copies)),
+        ]
+        rows += [
+            {
+                "image_id": f"i{index}",
+                "attribution": attribution,
+                "segmenter": "grid",
+                "fill": "mean",
+                "test": test,
+                "region": region,
+                "repeat": repeat,
+                "coverage": 0.2 if region == "guided" else 0.205,
+                "coverage_gap": 0.0 if region == "guided" else 0.005,
+                "n_elements": 2,
+                "correct": bool(value),
+                "agrees": not value,
+                "probability": 0.25 + value / 2,
+                "log_probability": np.log(0.25 + value / 2),
+            }
+            for region, repeat, value in values
+        ]
+    return pd.DataFrame(rows)
+
+
+def drawn(n, seed=0, guided=0.8, random=0.5, repeats=10, **names):
+    """Outcomes of n images with the given rates of correct predictions."""
+    rng = np.random.default_rng(seed)
+    return outcomes(
+        *(
+            (int(rng.random() < guided), (rng.random(repeats) < random).astype(int).tolist())
+            for _ in range(n)
+        ),
+        **names,
+    )
+
+
+# --- advantage -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("test", "expected"),
+    [
+        # g − r̄ per image: 1 − 1/4, 0 − 1/2, 1 − 1.
+        ("insertion", [0.75, -0.5, 0.0]),
+        # r̄ − g: the signs are turned round.
+        ("deletion", [-0.75, 0.5, 0.0]),
+    ],
+)
+def test_advantage_by_hand(test, expected):
+    table = outcomes((1, [0, 0, 1, 0]), (0, [1, 0, 1, 0]), (1, [1, 1, 1, 1]), test=test)
+    per_image = advantages(table)
+    assert per_image["image_id"].tolist() == ["i0", "i1", "i2"]
+    assert per_image["guided"].tolist() == [1, 0, 1]
+    assert per_image["random"].tolist() == [0.25, 0.5, 1]
+    assert per_image["advantage"].tolist() == expected
+    # "agrees" is the opposite of "correct" here, and probability is half as large a step.
+    assert advantages(table, metric="agreement")["advantage"].tolist() == [-v for v in expected]
+    assert advantages(table, metric="probability")["advantage"].tolist() == [
+        v / 2 for v in expected
+    ]
+    # log(3/4) − log(1/4) = log 3 is one step.
+    logs = advantages(table, metric="log_probability")["advantage"]
+    np.testing.assert_allclose(logs, np.array(expected) * np.log(3), atol=1e-12)
+
+
+def test_other_regions_do_not_enter_and_controls_can_be_the_baseline():
+    table = outcomes((1, [0, 0]), (1, [0, 1]))
+    others = [
+        table[table["region"] == "guided"].assign(region=name, correct=False)
+        for name in ("original", "element", "torus")
+    ]
+    mixed = pd.concat([table, *others])
+    pd.testing.assert_frame_equal(advantages(mixed), advantages(table))
+    assert advantages(mixed, baseline="torus")["advantage"].tolist() == [1, 1]
+
+
+# --- intervals -------------------------------------------------------------------------------
+
+
+def test_bootstrap_is_close_to_the_t_interval_of_a_normal_sample():
+    values = np.random.default_rng(0).normal(0.3, 1.0, 400)
+    found = interval(values)
+    low, high = stats.t.interval(0.95, 399, loc=values.mean(), scale=stats.sem(values))
+    assert found.method == "BCa"
+    assert found.mean == pytest.approx(values.mean())
+    # The width is 0.2; bootstrap noise with 9,999 samples is about 0.002.
+    assert found.low == pytest.approx(low, abs=0.01)
+    assert found.high == pytest.approx(high, abs=0.01)
+
+
+def test_interval_covers_the_true_mean_as_often_as_it_says():
+    rng = np.random.default_rng(0)
+    hits = 0
+    for _ in range(300):
+        # Skewed differences of correctness, mean 0.3.
+        found = interval(rng.random(40) < 0.3, confidence=0.8, n_resamples=299)
+        hits += found.low <= 0.3 <= found.high
+    # Binomial(300, 0.8) lies in 218…261 with probability 0.998.
+    assert 218 <= hits <= 261
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([0.25] * 6, (0.25, 0.25, 0.25, "percentile")),
+        ([0.0] * 2, (0.0, 0.0, 0.0, "percentile")),
+        ([0.5], (0.5, np.nan, np.nan, "undefined")),
+        ([], (np.nan, np.nan, np.nan, "undefined")),
+    ],
+)
+def test_undefined_bootstraps_fall_back_and_say_so(values, expected):
+    found = interval(values)
+    np.testing.assert_equal(found[:3], expected[:3])
+    assert found.method == expected[3]
+
+
+def test_wilson_interval_by_hand():
+    # 8 of 10 at z = 1.96: centre (0.8 + z²/20) / (1 + z²/10) = 0.7167, half-width 0.2265.
+    found = accuracy_interval([True] * 8 + [False] * 2)
+    assert found.mean == 0.8
+    assert found.low == pytest.approx(0.4902, abs=1e-4)
+    assert found.high == pytest.approx(0.9433, abs=1e-4)
+    assert found.method == "Wilson"
+    # All correct: the interval still has a width, down to n / (n + z²).
+    assert accuracy_interval([True] * 20).low == pytest.approx(20 / (20 + 1.959964**2))
+
+
+# --- tests -----------------------------------------------------------------------------------
+
+
+def exact_p(differences):
+    """Share of all sign patterns whose mean lies as far from zero as the observed one."""
+    patterns = np.array(list(product((1, -1), repeat=len(differences))))
+    means = np.abs((patterns * differences).mean(axis=1))
+    return (means >= abs(np.mean(differences)) - 1e-12).mean()
+
+
+@pytest.mark.parametrize(
+    "differences",
+    [
+        [0.9, 0.4, 0.3, 0.8, -0.1, 0.2, 0.5, 0.6],
+        [0.1, -0.4, 0.3, -0.2, 0.0, 0.0, 0.7, -0.6],
+        [1, 1, 1, 1, 1, 1, 1, 1],  # 2 of 256 patterns
+        [-1, -1, -1, -1, -1, -1, -1, -1],  # the same: two-sided
+        [1, 0, 0, 0, 0, 0, 0, 0],  # every pattern is as extreme
+    ],
+)
+def test_permutation_test_enumerates_small_samples(differences):
+    assert paired_p_value(differences) == pytest.approx(exact_p(np.array(differences)))
+
+
+def test_permutation_test_samples_large_ones():
+    values = np.random.default_rng(0).normal(0.2, 1, 80)
+    expected = stats.ttest_1samp(values, 0).pvalue
+    assert paired_p_value(values) == pytest.approx(expected, abs=0.01)
+    assert paired_p_value(np.zeros(9)) == 1.0
+    assert np.isnan(paired_p_value([]))
+
+
+def test_holm_runs_over_the_methods_within_each_test():
+    rates = {"a": 0.9, "b": 0.75, "c": 0.7}
+    parts = [
+        drawn(25, seed, guided, attribution=name, test=test)
+        for seed, (name, guided) in enumerate(rates.items())
+        for test in ("insertion", "deletion")
+    ]
+    table = compare(pd.concat(parts), n_resamples=999)
+    for _, rows in table.groupby("test"):
+        assert len(rows) == 3
+        # Holm: the smallest p times 3, the next times 2, the largest times 1, never decreasing.
+        p = rows["p_value"].sort_values()
+        stepped = np.minimum(1, np.maximum.accumulate(p.to_numpy() * [3, 2, 1]))
+        np.testing.assert_allclose(rows.loc[p.index, "p_holm"], stepped)
+    assert (table["p_holm"] > table["p_value"]).any()
+
+
+# --- comparison ------------------------------------------------------------------------------
+
+
+def test_comparison_is_of_images_not_of_rows():
+    images = [(1, [0, 1, 0, 0, 1]), (0, [0, 1, 1, 0, 0]), (1, [1, 0, 0, 0, 0])] * 8
+    once, copied = (compare(outcomes(*images, copies=copies)) for copies in (1, 20))
+    # Twenty times the repeats carry no more information about images.
+    pd.testing.assert_frame_equal(once, copied)
+    assert once["n_images"].item() == 24
+    values = advantages(outcomes(*images))["advantage"]
+    low, high = stats.t.interval(0.95, 23, loc=values.mean(), scale=stats.sem(values))
+    assert once["ci_high"].item() - once["ci_low"].item() == pytest.approx(high - low, rel=0.15)
+
+
+def test_comparison_by_hand():
+    table = compare(outcomes((1, [0, 0]), (1, [0, 1]), (0, [0, 0]), (1, [1, 1])))
+    row = table.iloc[0]
+    assert (row["attribution"], row["segmenter"], row["fill"]) == ("gradcam", "grid", "mean")
+    assert row["test"] == "insertion"
+    assert row["guided"] == 0.75
+    assert row["random"] == 0.375
+    assert row["advantage"] == 0.375
+    # Differences 1, ½, 0, 0: 4 of the 16 sign patterns are as extreme in each direction.
+    assert row["p_value"] == 8 / 16
+    assert row["p_holm"] == row["p_value"]
+    assert row["coverage"] == pytest.approx(0.2)
+    assert row["random_coverage"] == pytest.approx(0.205)
+    assert row["ci_low"] <= 0.375 <= row["ci_high"]
+    assert row["interval"] == "BCa"
+
+
+def test_images_with_mismatched_coverage_are_left_out_of_the_matched_columns():
+    table = outcomes((1, [0, 0]), (1, [0, 0]), (0, [1, 1]), (0, [0, 0]))
+    # One bad repeat is enough; the sign of the gap does not matter; 1 pp itself is still matched.
+    bad = (table["image_id"] == "i2") & (table["repeat"] == 1)
+    table.loc[bad, "coverage_gap"] = -0.02
+    table.loc[(table["image_id"] == "i0") & (table["region"] == "random"), "coverage_gap"] = (
+        0.36 - 0.35  # a hair more than 0.01 in floating point
+    )
+    row = compare(table).iloc[0]
+    assert row["advantage"] == (1 + 1 - 1 + 0) / 4
+    assert row["n_images"] == 4
+    assert row["n_matched"] == 3
+    assert row["advantage_matched"] == pytest.approx(2 / 3)
+    assert row["ci_low_matched"] <= 2 / 3 <= row["ci_high_matched"]
+
+
+def test_images_without_elements_are_counted():
+    table = outcomes((1, [0, 0]), (1, [0, 1]), (0, [0, 0]), (1, [1, 1]))
+    table.loc[table["image_id"] == "i2", ["n_elements", "coverage"]] = 0
+    row = compare(table).iloc[0]
+    assert row["rate_without_elements"] == 0.25
+    assert row["coverage"] == pytest.approx(0.15)
+    assert row["n_images"] == 4
+
+
+def test_constant_advantages_name_the_fallback():
+    row = compare(outcomes(*[(1, [0, 0])] * 5)).iloc[0]
+    assert row[["advantage", "ci_low", "ci_high"]].tolist() == [1, 1, 1]
+    assert row["interval"] == "percentile"
+
+
+def test_order_of_rows_and_other_methods_change_nothing():
+    a, b = drawn(30, 0, attribution="a"), drawn(30, 1, attribution="b", guided=0.6)
+    together = compare(pd.concat([a, b]))
+    shuffled = compare(pd.concat([a, b]).sample(frac=1, random_state=0))
+    keys = ["attribution", "test"]
+    pd.testing.assert_frame_equal(
+        together, shuffled.sort_values(keys, ignore_index=True), check_exact=False, rtol=1e-12
+    )
+    alone = compare(a).drop(columns="p_holm")
+    pd.testing.assert_frame_equal(together.iloc[[0]].drop(columns="p_holm"), alone)
+
+
+def test_seed_and_resamples_are_used():
+    table = drawn(30)
+
+    def row(**options):
+        return compare(table, **{"n_resamples": 299, **options}).iloc[0]
+
+    assert row(seed=1)["ci_low"] == row(seed=1)["ci_low"]
+    assert len({row(seed=seed)["ci_low"] for seed in range(5)}) > 1
+    assert len({row(n_resamples=count)["p_value"] for count in (99, 199, 299)}) > 1
+    wide, narrow = row(confidence=0.99), row(confidence=0.5)
+    assert wide["ci_low"] < narrow["ci_low"] < narrow["ci_high"] < wide["ci_high"]
+
+
+def test_an_effect_is_found_and_no_effect_is_not():
+    # An effect of 0.3 on 100 images is found.
+    found = compare(drawn(100, guided=0.8, random=0.5), n_resamples=999).iloc[0]
+    assert found["ci_low"] > 0
+    assert found["p_value"] <= 0.002
+    # Without an effect, p < 0.05 in one case in twenty: Binomial(100, 0.05) exceeds 12 once in 500.
+    rng = np.random.default_rng(0)
+    guided, random = rng.random((100, 40)) < 0.5, rng.binomial(10, 0.5, (100, 40)) / 10
+    p_values = [paired_p_value(row, n_resamples=299) for row in guided - random]
+    assert sum(p < 0.05 for p in p_values) <= 12
+
+
+# --- choosing p and s_min --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected", "within"),
+    [
+        # The best advantage covers too much: the best of the others.
+        ([(0.1, 0.2, 0.10, 0.1), (0.2, 0.2, 0.30, 0.25), (0.3, 0.2, 0.4, 0.26)], 1, True),
+        # Equal advantages: the smaller coverage.
+        ([(0.1, 0.2, 0.30, 0.2), (0.2, 0.2, 0.30, 0.1), (0.3, 0.2, 0.2, 0.05)], 1, True),
+        # Equal in both: the first.
+        ([(0.1, 0.2, 0.30, 0.2), (0.2, 0.2, 0.30, 0.2)], 0, True),
+        # Nothing within the bound: the smallest coverage, and it says so.
+        ([(0.1, 0.2, 0.30, 0.5), (0.2, 0.2, 0.10, 0.4)], 1, False),
+        # A setting without an advantage cannot be chosen.
+        ([(0.1, 0.2, np.nan, 0.1), (0.2, 0.3, -0.10, 0.2)], 1, True),
+    ],
+)
+def test_choice_by_hand(rows, expected, within):
+    columns = ["top_p", "s_min", "insertion_advantage", "coverage"]
+    chosen = choose(pd.DataFrame(rows, columns=columns))
+    assert chosen == {**dict(zip(columns, rows[expected], strict=True)), "within_coverage": within}
+
+
+def test_choice_keeps_to_another_bound():
+    curve = pd.DataFrame(
+        {
+            "top_p": [0.1, 0.2],
+            "s_min": [0.3, 0.3],
+            "insertion_advantage": [0.1, 0.2],
+            "coverage": [0.1, 0.2],
+        }
+    )
+    assert choose(curve)["top_p"] == 0.2
+    assert choose(curve, max_coverage=0.15)["top_p"] == 0.1
+
+
+# --- wrong input -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda t: compare(t, metric="f1"), "metric='f1' is unknown; known: accuracy, agreement"),
+        (lambda t: compare(t, baseline="torus"), "no region 'torus'; known: guided, random"),
+        (lambda t: compare(t.drop(columns="correct")), r"lacks the columns \['correct'\]"),
+        (lambda t: compare(t, by=["model"]), r"lacks the columns \['model'\]"),
+        (
+            lambda t: compare(pd.concat([t, t.assign(fill="black")]), by=["attribution"]),
+            "several guided rows",
+        ),
+        (
+            lambda t: compare(t[(t["image_id"] != "i0") | (t["region"] != "random")]),
+            "only one of guided and random for .*'i0'",
+        ),
+        (lambda t: compare(t, confidence=95), "confidence=95"),
+        (lambda t: interval([0.1, np.nan]), "expected finite values"),
+        (lambda t: interval([[0.1]]), r"values has shape \(1, 1\)"),
+        (lambda t: accuracy_interval([]), r"correct has shape \(0,\)"),
+        (lambda t: choose(pd.DataFrame({"top_p": [0.1]})), "curve lacks the columns"),
+        (
+            lambda t: choose(
+                pd.DataFrame(
+                    columns=["top_p", "s_min", "insertion_advantage", "coverage"], dtype=float
+                )
+            ),
+            "curve has no setting",
+        ),
+    ],
+)
+def test_wrong_input_is_named(call, message):
+    with pytest.raises(ValueError, match=message):
+        call(outcomes((1, [0, 1]), (0, [0, 0])))
