@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -33,7 +34,7 @@ def some_elements(seed: int) -> Elements:
     return extract_elements(values, labels == np.arange(64)[:, None, None], s_min=0.6)
 
 
-def seconds(run) -> float:
+def seconds(run: Callable[[], object]) -> float:
     start = time.perf_counter()
     run()
     return time.perf_counter() - start

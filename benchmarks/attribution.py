@@ -14,18 +14,20 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torchvision
 from torch import Tensor, nn
 
-from geolib.attribution import METHODS, attribute
+from geolib.attribution import FLOAT32_METHODS, METHODS, attribute
+from geolib.model.precision import uses_bf16
 
-TARGET_LAYERS: dict[str, Callable[[nn.Module], nn.Module]] = {
-    "resnet18": lambda model: model.layer4[-1],
-    "resnet50": lambda model: model.layer4[-1],
-    "mobilenet_v2": lambda model: model.features[-1],
-    "convnext_tiny": lambda model: model.features[-1][-1],
+TARGET_LAYERS = {
+    "resnet18": "layer4.1",
+    "resnet50": "layer4.2",
+    "mobilenet_v2": "features.18",
+    "convnext_tiny": "features.7.2",
 }
 
 
@@ -43,22 +45,21 @@ def main() -> None:
     torch.manual_seed(0)
     model = torchvision.models.get_model(arguments.arch, weights=None, num_classes=3).eval()
     model.requires_grad_(False)
-    model.target_layer = TARGET_LAYERS[arguments.arch](model)
+    layer = model.get_submodule(TARGET_LAYERS[arguments.arch])
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model.to(device)
     images = example_images(arguments.images, arguments.size)
-    n_channels, n_constant = channels(model, images[:1].to(device))
+    n_channels, n_constant = channels(model, layer, images[:1].to(device))
     print(
         f"{arguments.arch}, {len(images)} images of {arguments.size} px, {device.type}, "
         f"{torch.get_num_threads()} threads, precision {arguments.precision}; "
         f"{n_constant} of {n_channels} channels constant"
     )
 
-    def bare(backward: bool, n_images: int) -> float:
-        """Seconds per image of forward passes alone, at the method's batch size."""
+    def bare(n_images: int, backward: bool, bf16: bool) -> float:
+        """Seconds per image of the passes alone, at the method's batch size."""
         batch = example_images(n_images, arguments.size).to(device)
         batch = batch.contiguous(memory_format=torch.channels_last).requires_grad_(backward)
-        bf16 = arguments.precision != "fp32"
 
         def run() -> None:
             with (
@@ -72,19 +73,22 @@ def main() -> None:
         return seconds(run) / n_images
 
     together = min(len(images), arguments.batch_size)
+    # Per image: passes, whether backward too, images that go through together.
     passes = {
         "gradcam": (1, False, together),
         "gradcam++": (1, False, together),
         "layercam": (1, False, together),
         "scorecam": (n_channels, False, arguments.batch_size),
-        "smoothgrad": (arguments.samples, True, together),
+        "smoothgrad": (arguments.samples, True, arguments.batch_size),
         "integrated_gradients": (32, True, arguments.batch_size),
     }
     print(f"{'method':<22}{'images/s':>10}{'passes':>9}{'of bare time':>14}")
     for method in arguments.methods:
-        options = {"n_samples": arguments.samples} if method == "smoothgrad" else {}
+        options: dict[str, Any] = {"n_samples": arguments.samples} if method == "smoothgrad" else {}
+        if method in ("gradcam", "gradcam++", "layercam", "scorecam"):
+            options["target_layer"] = layer
 
-        def run(method: str = method, options: dict[str, int] = options) -> Tensor:
+        def run(method: str = method, options: dict[str, Any] = options) -> Tensor:
             return attribute(
                 model,
                 images,
@@ -98,7 +102,10 @@ def main() -> None:
         row = f"{method:<22}{1 / per_image:>10.2f}"
         if method in passes:
             count, backward, n_images = passes[method]
-            row += f"{count:>9}{per_image / (count * bare(backward, n_images)):>14.2f}"
+            bf16 = uses_bf16(device, arguments.precision)
+            if arguments.precision == "auto" and method in FLOAT32_METHODS:
+                bf16 = False
+            row += f"{count:>9}{per_image / (count * bare(n_images, backward, bf16)):>14.2f}"
         print(row, flush=True)
 
 
@@ -111,10 +118,10 @@ def example_images(n_images: int, size: int) -> Tensor:
     return (smooth + noise).clamp(0, 1)
 
 
-def channels(model: nn.Module, image: Tensor) -> tuple[int, int]:
+def channels(model: nn.Module, layer: nn.Module, image: Tensor) -> tuple[int, int]:
     """Number of channels of the target layer, and how many are constant over this image."""
     found: list[Tensor] = []
-    handle = model.target_layer.register_forward_hook(lambda *call: found.append(call[2]))
+    handle = layer.register_forward_hook(lambda *call: found.append(call[2]))
     with torch.no_grad():
         model(image)
     handle.remove()

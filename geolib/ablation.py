@@ -454,11 +454,15 @@ def faithfulness(
     n, shape = len(images), tuple(images.shape[2:])
     ids = [str(index) for index in range(n)] if image_ids is None else list(image_ids)
     targets = [None] * n if labels is None else list(labels)
-    extra = {name: list(regions) for name, regions in (controls or {}).items()}
+    extra = {name: [to_numpy(r) for r in regions] for name, regions in (controls or {}).items()}
     lengths = {"labels": targets, "elements": elements, "image_ids": ids, **extra}
     for name, values in lengths.items():
         if len(values) != n:
             raise ValueError(f"{name} has {len(values)} entries for {n} images")
+    for name, regions in extra.items():
+        _check_control(name, regions, shape)
+    if batch_size < 1:
+        raise ValueError(f"batch_size={batch_size}; expected at least 1")
     if len(set(ids)) < n:
         raise ValueError("image_ids has duplicates; each image needs a name of its own")
     for test in tests:
@@ -480,7 +484,7 @@ def faithfulness(
             layouts = random_regions(kept, image_id, seed, repeats, tolerance)
             baselines = {
                 "random": (box_region(boxes, shape) for boxes in layouts),
-                **{name: to_numpy(regions[index]) for name, regions in extra.items()},
+                **{name: regions[index] for name, regions in extra.items()},
             }
             constant = None
             if fill != "road":
@@ -528,6 +532,17 @@ def faithfulness(
             "fill": fill_name(fill),
         },
     )
+
+
+def _check_control(name: str, regions: Sequence[np.ndarray], shape: tuple[int, ...]) -> None:
+    if name in ("original", "guided", "random", "element"):
+        raise ValueError(f"controls has {name!r}, a name the table already uses; choose another")
+    for index, masks in enumerate(regions):
+        if masks.dtype != bool or masks.ndim != 3 or masks.shape[1:] != shape:
+            raise ValueError(
+                f"controls[{name!r}][{index}] is {masks.dtype} {masks.shape};"
+                f" expected bool [R,{shape[0]},{shape[1]}]"
+            )
 
 
 def _outcome_table(

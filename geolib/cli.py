@@ -54,14 +54,14 @@ Classes = Annotated[
 ]
 Profile = Annotated[str, typer.Option(help="smoke (minutes), default, or paper.")]
 Parameters = Annotated[
-    list[str] | None,
-    typer.Option("-p", "--parameter", metavar="NAME=VALUE", help="Change a parameter."),
+    list[tuple[str, str]] | None,
+    typer.Option("-p", "--parameter", metavar="NAME VALUE", help="Change a parameter."),
 ]
 
 
 @app.command(
     epilog="Examples: `geolib run` · `geolib run 06-faithfulness --profile smoke` · "
-    "`geolib run 06-faithfulness -p repeats=20`"
+    "`geolib run 06-faithfulness -p repeats 20`"
 )
 def run(
     names: Annotated[list[str] | None, typer.Argument(help="Notebooks; all by default.")] = None,
@@ -215,14 +215,14 @@ def explain(
         )
         output.mkdir(parents=True, exist_ok=True)
         skipped = 0
-        for photo in photos:
+        for photo, stem in zip(photos, _distinct_stems(photos), strict=True):
             try:
                 explanation = pipeline.explain(classifier, photo, config)
             except UnreadableImage as error:
                 skipped += 1
                 console.print(f"skipped: {error}", style="yellow")
                 continue
-            figure, record = output / f"{photo.stem}.png", output / f"{photo.stem}.json"
+            figure, record = output / f"{stem}.png", output / f"{stem}.json"
             explanation.figure().savefig(figure, bbox_inches="tight", facecolor="white")
             record.write_text(json.dumps(explanation.to_dict(), indent=1))
             likely = explanation.probabilities[explanation.prediction]
@@ -292,20 +292,22 @@ def _options(checkpoint: Path | None) -> dict[str, Any]:
     return {"checkpoint": str(checkpoint)} if checkpoint else {}
 
 
+def _distinct_stems(photos: list[Path]) -> list[str]:
+    """Names for the results; numbered where two photographs share one."""
+    stems = [photo.stem for photo in photos]
+    if len(set(stems)) == len(stems):
+        return stems
+    return [f"{i:03d}-{stem}" for i, stem in enumerate(stems, start=1)]
+
+
 def _names(text: str | None) -> tuple[str, ...] | None:
     return tuple(name.strip() for name in text.split(",")) if text else None
 
 
-def _parameters(pairs: list[str] | None) -> dict[str, Any]:
+def _parameters(pairs: list[tuple[str, str]] | None) -> dict[str, Any]:
     from geolib import run as runner
 
-    parameters = {}
-    for pair in pairs or []:
-        name, separator, value = pair.partition("=")
-        if not separator:
-            raise ValueError(f"-p {pair!r}: expected NAME=VALUE, for example -p repeats=20")
-        parameters[name] = runner.parse_value(value)
-    return parameters
+    return {name: runner.parse_value(value) for name, value in pairs or []}
 
 
 def _print_table(comparison: Any) -> None:

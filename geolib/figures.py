@@ -531,3 +531,27 @@ def distributions(table: pd.DataFrame, *, value: str, by: str, label: str) -> Fi
     axis.set(xlabel=label, ylabel="")
     axis.grid(axis="x")
     return figure
+
+
+@styled
+def places(positions: pd.DataFrame, classes: Sequence[str]) -> Figure:
+    """Positions by longitude and latitude, a panel per country.
+
+    Parameters
+    ----------
+    positions
+        Columns ``country``, ``latitude``, ``longitude`` in degrees.
+    classes
+        Countries in the order of the panels.
+    """
+    figure, axes = plt.subplots(1, len(classes), figsize=(WIDTH, 2.9), squeeze=False)
+    for axis, (name, colour) in zip(axes.flat, class_colours(classes).items(), strict=True):
+        rows = positions[positions["country"] == name]
+        axis.scatter(rows["longitude"], rows["latitude"], s=22, color=colour, alpha=0.8, lw=0)
+        # A degree of longitude is shorter than one of latitude away from the equator.
+        middle = rows["latitude"].mean() if len(rows) else 0.0
+        axis.set_aspect(1 / np.cos(np.radians(middle)), adjustable="datalim")
+        axis.set(title=name, xlabel="longitude (°)")
+        axis.grid()
+    axes[0, 0].set_ylabel("latitude (°)")
+    return figure

@@ -98,7 +98,8 @@ def elements(
     """Object-like elements of a dataset, one row each (§3.3).
 
     Parameters, caching and errors are those of :func:`evaluate`, whose results are shared; the
-    columns are those of :func:`geolib.stages.elements_table`.
+    columns are those of :func:`geolib.stages.elements_table`. Effects are missing where
+    ``config.individual`` is false.
     """
     return _collect(dataset, classifier, config, "elements.parquet", progress)
 
@@ -250,14 +251,13 @@ def tune(
         warnings.warn(note, stacklevel=2)
         return Tuned(config, pd.DataFrame(), note)
     pairs = list(product(top_p, s_min))
+    few = {"repeats": repeats, "tests": ("insertion",), "individual": False}
     tables: dict[tuple[float, float], list[pd.DataFrame]] = {pair: [] for pair in pairs}
     for shard in _shards(validation, classifier, config, "choosing p and s_min", progress):
         for pair in pairs:
-            update = {"top_p": pair[0], "s_min": pair[1], "repeats": repeats}
+            update = {"top_p": pair[0], "s_min": pair[1], **few}
             candidate = config.model_copy(update=update)
-            folder = stages.outcomes(
-                shard, classifier, candidate, tests=("insertion",), individual=False
-            )
+            folder = stages.outcomes(shard, classifier, candidate)
             tables[pair].append(pd.read_parquet(folder / "outcomes.parquet"))
     curve = pd.DataFrame(
         {"top_p": pair[0], "s_min": pair[1], **_insertion(pd.concat(parts))}

@@ -12,6 +12,7 @@ import torch
 from pandas.io.formats.style import Styler
 from scipy.stats import spearmanr
 
+from geolib.data import GeoDataset
 from geolib.model import PAPER
 from geolib.pipeline import Explanation
 from geolib.stages import Extracted
@@ -196,3 +197,34 @@ def summary(explanations: Sequence[Explanation]) -> str:
             f"| {one.name} | {one.prediction} | {likely:.0%} | {len(one.elements)} | {largest} |"
         )
     return "\n".join(lines)
+
+
+def dataset_title(study: Study) -> str:
+    """What the images are, in a few words."""
+    countries = ", ".join(study.evaluation.classes)
+    kind = "GeoScenes (synthetic)" if study.dataset == "geoscenes" else "photographs of a folder"
+    return f"{kind}: {countries}"
+
+
+def data_note(study: Study) -> str:
+    """How many images each split holds, and what results on them rest on."""
+    sizes = {
+        "to train": study.train,
+        "to validate": study.validation,
+        "to test": study.test,
+        "to explain": study.evaluation,
+    }
+    counts = ", ".join(f"{len(split)} {purpose}" for purpose, split in sizes.items())
+    if study.dataset == "geoscenes":
+        return f"All results rest on synthetic scenes ({counts}), not on real photographs."
+    skipped = {entry.id for split in sizes.values() for entry in split.skipped}
+    return f"All results rest on real photographs ({counts}; {len(skipped)} files skipped)."
+
+
+def positions(dataset: GeoDataset) -> pd.DataFrame:
+    """``country``, ``latitude`` and ``longitude`` of the readable images that have them."""
+    rows = [
+        {"country": item.country, "latitude": item.latitude, "longitude": item.longitude}
+        for item in (dataset[i] for i in range(len(dataset)))
+    ]
+    return pd.DataFrame(rows).dropna(subset=["latitude", "longitude"])

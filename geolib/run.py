@@ -38,7 +38,6 @@ import geolib
 from geolib import cache, results
 from geolib.paths import repository_root
 
-PROFILES = ("smoke", "default", "paper")
 KEPT_TAGS = frozenset({"nbval-check-output", "keep_output"})
 # What a notebook shows does not depend on how it is started or printed.
 _NOT_AN_INPUT = {"geolib.cli", "geolib.run", "geolib.sphinx_results"}
@@ -102,7 +101,7 @@ def parse_value(text: str) -> Any:
     value = yaml.safe_load(text)
     if isinstance(value, str):
         try:
-            return float(value)
+            return float(text)
         except ValueError:
             return value
     return value
@@ -303,8 +302,8 @@ def _check_kind(notebook: str, name: str, value: Any, default: Any) -> None:
 
 def _unknown(kind: str, name: str, known: Sequence[str]) -> str:
     close = difflib.get_close_matches(name, known, n=1)
-    hint = f"; did you mean {close[0]!r}?" if close else ""
-    return f"unknown {kind} {name!r}{hint} Known: {', '.join(known) or 'none'}"
+    hint = f" (did you mean {close[0]!r}?)" if close else ""
+    return f"unknown {kind} {name!r}{hint}; known: {', '.join(known) or 'none'}"
 
 
 @contextmanager
@@ -362,8 +361,8 @@ def _execute_one(
                 kernel_name="python3",
                 progress_bar=False,
                 cwd=source.parent,
-                # The kernel greets every start with a warning about its local sockets.
-                extra_arguments=["--log-level=ERROR"],
+                # The kernel warns of its local sockets at every start.
+                extra_arguments=["--log-level=CRITICAL"],
             )
     except papermill.PapermillExecutionError as error:
         raise RunError(
@@ -595,10 +594,8 @@ def _render(source: Path, profile: str, root: Path | None) -> Path:
         # Sphinx repeats no warning of a page that it does not read again: start afresh next time.
         shutil.rmtree(doctrees, ignore_errors=True)
         raise RunError(f"the book of profile {profile!r} did not build; the warnings stand above")
-    for page in [*html.glob("book/*.html"), *html.glob("notebooks/*.html")]:
-        if not any((source / page.relative_to(html)).with_suffix(s).exists() for s in _PAGES):
+    # Sphinx leaves the page of a chapter that is no more.
+    for page in (page for part in ("book", "notebooks") for page in (html / part).glob("*.html")):
+        if not any((source / page.relative_to(html)).parent.glob(f"{page.stem}.*")):
             page.unlink()
     return html / "index.html"
-
-
-_PAGES = (".md", ".ipynb")

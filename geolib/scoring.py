@@ -345,6 +345,7 @@ def extract_elements(
     padding: float = 0.05,
     max_elements: int | None = None,
     *,
+    max_coverage: float = 1.0,
     candidates: str = "image",
     combine: str = "geometric",
     center: str = "centroid",
@@ -362,6 +363,8 @@ def extract_elements(
     threshold, criterion : see `suppress`.
     padding : see `element_boxes`.
     max_elements : keep at most so many, the best; None keeps all.
+    max_coverage : an element is left out when it would bring the region above this share of the
+        image, best first: compares segmenters at equal area.
     candidates : "image" scores whole segments; "salient" cuts them to the salient set first, the
         other reading of "within each attribution-guided region".
     combine, center : see `score_segments`.
@@ -371,6 +374,7 @@ def extract_elements(
     Elements, possibly none: a map of zeros supports no segment.
     """
     _check_share("s_min", s_min)
+    _check_share("max_coverage", max_coverage)
     check_choice("candidates", candidates, CANDIDATES)
     if max_elements is not None and max_elements < 0:
         raise ValueError(f"max_elements={max_elements}; expected a number ≥ 0, or None for all")
@@ -383,7 +387,20 @@ def extract_elements(
     relevant = np.flatnonzero((table["score"] >= s_min) & (table["score"] > 0))
     scores = table["score"].to_numpy()[relevant]
     kept = relevant[suppress(masks[relevant], scores, threshold, criterion=criterion)]
-    kept = kept[:max_elements]
+    boxes = element_boxes(masks[kept], padding)
+    fits = _within_coverage(boxes, values.shape, max_coverage)[:max_elements]
+    kept, boxes = kept[fits], boxes[fits]
     table = table.iloc[kept].assign(area=masks[kept].mean(axis=(1, 2)))
     table.insert(0, "segment", kept)
-    return Elements(masks[kept], element_boxes(masks[kept], padding), table.reset_index(drop=True))
+    return Elements(masks[kept], boxes, table.reset_index(drop=True))
+
+
+def _within_coverage(boxes: np.ndarray, shape: tuple[int, ...], max_coverage: float) -> np.ndarray:
+    """Indices of the boxes, taken in order, that keep their union within a share of the image."""
+    region, kept = np.zeros(shape, dtype=bool), []
+    for index in range(len(boxes)):
+        grown = region | box_region(boxes[[index]], shape)
+        if grown.mean() <= max_coverage:
+            region = grown
+            kept.append(index)
+    return np.array(kept, dtype=np.int64)

@@ -131,8 +131,9 @@ def _row(cells: list[str]) -> nodes.row:
 
 def _mathml(node: nodes.Element, *, as_block: bool) -> str:
     """MathML of a formula, which browsers show without loading anything."""
-    # TeX reads \\frac12 as one half; the converter would read a fraction of twelve.
+    # Two things that TeX knows and the converter does not: \\frac12 is one half, and \\big( a size.
     tex = re.sub(r"(\\[dt]?frac)(\d)(\d)", r"\1{\2}{\3}", node.astext())
+    tex = re.sub(r"\\([bB]igg?)(?![a-zA-Z])", r"\\\1l", tex)
     try:
         return tex2mathml(tex, as_block=as_block)
     except (MathError, SyntaxError) as error:

@@ -55,6 +55,10 @@ class EvaluationConfig(BaseModel):
         What replaces removed pixels; see :func:`geolib.ablation.ablate`.
     repeats
         Random layouts per image.
+    tests
+        ``"deletion"``, ``"insertion"`` or both.
+    individual
+        Also ablate every element alone.
     label
         Which class an outcome is judged by: the true one, or the one predicted for the whole image.
     seed
@@ -79,6 +83,8 @@ class EvaluationConfig(BaseModel):
     padding: float = Field(0.05, ge=0)
     fill: str | tuple[float, float, float] = "mean"
     repeats: int = Field(10, ge=1)
+    tests: tuple[Literal["deletion", "insertion"], ...] = ("deletion", "insertion")
+    individual: bool = True
     label: Literal["true", "predicted"] = "true"
     seed: int = 0
     batch_size: int = Field(64, ge=1)
@@ -98,11 +104,15 @@ class Extracted:
 
 
 class Shard:
-    """Some images of a dataset; pixels are read when a stage first asks for them."""
+    """Some images of a dataset for a classifier; pixels are read when a stage first asks for them.
 
-    def __init__(self, dataset: data.GeoDataset, image_size: int) -> None:
+    ``weights_sha256`` is the classifier's, hashed once for all shards.
+    """
+
+    def __init__(self, dataset: data.GeoDataset, image_size: int, weights_sha256: str) -> None:
         self.dataset = dataset
         self.image_size = image_size
+        self.weights_sha256 = weights_sha256
 
     @cached_property
     def identity(self) -> dict[str, Any]:
@@ -147,9 +157,10 @@ def identity(dataset: data.GeoDataset) -> dict[str, Any]:
 
 def shards(dataset: data.GeoDataset, classifier: Classifier, size: int) -> Iterator[Shard]:
     """Cut a dataset into shards of at most ``size`` images, in order."""
+    digest = classifier.weights_sha256
     for start in range(0, len(dataset), size):
         indices = range(start, min(start + size, len(dataset)))
-        yield Shard(dataset.subset(indices), classifier.image_size)
+        yield Shard(dataset.subset(indices), classifier.image_size, digest)
 
 
 def attribution_maps(
@@ -177,7 +188,7 @@ def maps_folder(shard: Shard, classifier: Classifier, config: EvaluationConfig) 
         empty = torch.zeros(0, shard.image_size, shard.image_size)
         save_file({"maps": torch.cat([empty, *maps])}, folder / "maps.safetensors")
 
-    params = {"images": shard.identity, "maps": _maps_identity(classifier, config)}
+    params = {"images": shard.identity, "maps": _maps_identity(shard, config)}
     return cache.compute("maps", params, ("geolib.attribution",), build)
 
 
@@ -198,7 +209,7 @@ def segments(
 
     params = {"images": shard.identity, "segmenter": segment.key}
     if maps is not None:
-        params["maps"] = _maps_identity(classifier, config)
+        params["maps"] = _maps_identity(shard, config)
     folder = cache.compute("segments", params, ("geolib.segmentation",), build)
     stored = json.loads((folder / "segments.json").read_text())
     return [_decode(s, shard.image_size) for s in stored]
@@ -227,13 +238,7 @@ def extract(shard: Shard, classifier: Classifier, config: EvaluationConfig) -> l
     ]
 
 
-def outcomes(
-    shard: Shard,
-    classifier: Classifier,
-    config: EvaluationConfig,
-    tests: Sequence[str] = ("deletion", "insertion"),
-    individual: bool = True,
-) -> Path:
+def outcomes(shard: Shard, classifier: Classifier, config: EvaluationConfig) -> Path:
     """Deletion and insertion outcomes of a shard (§5), and the elements they rest on.
 
     Returns
@@ -259,12 +264,12 @@ def outcomes(
             dataset=shard.dataset.name,
             attribution=config.attribution,
             segmenter=config.segmenter,
-            tests=tests,
+            tests=config.tests,
             fill=config.fill,
             repeats=config.repeats,
             seed=config.seed,
             batch_size=config.batch_size,
-            individual=individual,
+            individual=config.individual,
             precision=config.precision,
         )
         table.to_parquet(folder / "outcomes.parquet", index=False)
@@ -273,11 +278,9 @@ def outcomes(
     params = {
         "images": shard.identity,
         "labels": labels,
-        "classifier": classifier.weights_sha256,
-        "config": config.model_dump(exclude={"batch_size", "shard_size"}),
+        "classifier": shard.weights_sha256,
+        "config": config.model_dump(mode="json", exclude={"batch_size", "shard_size"}),
         "segmenter": segmentation.load(config.segmenter, **config.segmenter_options).key,
-        "tests": list(tests),
-        "individual": individual,
     }
     return cache.compute("outcomes", params, ("geolib.stages",), build)
 
@@ -387,9 +390,9 @@ def decode_mask(encoded: str, height: int, width: int) -> np.ndarray:
     return coco.decode({"size": [height, width], "counts": encoded.encode()}).astype(bool)
 
 
-def _maps_identity(classifier: Classifier, config: EvaluationConfig) -> list[Any]:
+def _maps_identity(shard: Shard, config: EvaluationConfig) -> list[Any]:
     options = config.attribution_options
-    return [classifier.weights_sha256, config.attribution, options, config.precision]
+    return [shard.weights_sha256, config.attribution, options, config.precision]
 
 
 def _encode_mask(mask: np.ndarray) -> str:

@@ -285,3 +285,33 @@ def choose(curve: pd.DataFrame, max_coverage: float = 0.25) -> dict[str, Any]:
         )
     row = {str(name): value for name, value in best.iloc[0].items()}
     return {**row, "within_coverage": not within.empty}
+
+
+def levels(
+    outcomes: pd.DataFrame,
+    by: Sequence[str] = BY,
+    metric: str = "accuracy",
+    *,
+    n_resamples: int = 9999,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Guided and random means with their intervals, for pictures of both side by side.
+
+    Parameters
+    ----------
+    outcomes, by, metric : see `advantages`.
+    n_resamples, seed : see `interval`.
+
+    Returns
+    -------
+    DataFrame, one row per method × test: the columns of `by`, test; guided, guided_low,
+    guided_high; random, random_low, random_high.
+    """
+    rows = []
+    for group, table in advantages(outcomes, by, metric).groupby([*by, "test"], sort=False):
+        row = dict(zip([*by, "test"], group, strict=True))
+        for kind in ("guided", "random"):
+            found = interval(table[kind], n_resamples=n_resamples, seed=seed)
+            row |= {kind: found.mean, f"{kind}_low": found.low, f"{kind}_high": found.high}
+        rows.append(row)
+    return pd.DataFrame(rows)

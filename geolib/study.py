@@ -20,6 +20,8 @@ from geolib import cache, data, model, pipeline, stages, statistics
 from geolib.stages import EvaluationConfig, Extracted
 
 CLASSIFIER = "classifier.safetensors"
+# Validation images on which the thresholds are chosen.
+TUNING_IMAGES = 60
 
 
 class Study(BaseModel):
@@ -40,6 +42,8 @@ class Study(BaseModel):
         Training; see :class:`geolib.model.TrainConfig`.
     top_p, s_min
         Thresholds; ``None`` chooses both on the validation split.
+    segmenter_checkpoints
+        Weights file of each segmenter that needs one.
     smoothgrad_samples
         Noisy copies per SmoothGrad map.
     repeats
@@ -70,6 +74,7 @@ class Study(BaseModel):
     horizontal_flip: bool = False
     top_p: float | None = Field(None, gt=0, le=1)
     s_min: float | None = Field(None, ge=0, le=1)
+    segmenter_checkpoints: dict[str, str] = {}
     smoothgrad_samples: int = Field(25, ge=1)
     repeats: int = Field(10, ge=1)
     label: Literal["true", "predicted"] = "true"
@@ -169,25 +174,37 @@ class Study(BaseModel):
             base = base.model_copy(update={"top_p": self.top_p, "s_min": self.s_min})
             note = f"p = {self.top_p:g} and s_min = {self.s_min:g}, as given"
             return pipeline.Tuned(base, pd.DataFrame(), note)
-        return pipeline.tune(self.validation, self.classifier, base)
+        few = self.validation.subset(range(min(TUNING_IMAGES, len(self.validation))))
+        return pipeline.tune(few, self.classifier, base)
 
     def _base(self, **changes: Any) -> EvaluationConfig:
         return EvaluationConfig(repeats=self.repeats, label=self.label, seed=self.seed, **changes)
 
     def config(
-        self, attribution: str = "gradcam++", segmenter: str = "felzenszwalb"
+        self,
+        attribution: str = "gradcam++",
+        segmenter: str = "felzenszwalb",
+        individual: bool = True,
     ) -> EvaluationConfig:
         """Settings of the pipeline with the chosen thresholds, for one method and one segmenter."""
         chosen = self.tuned.config
-        smoothgrad = {"n_samples": self.smoothgrad_samples} if attribution == "smoothgrad" else {}
+        segmenter_options: dict[str, Any] = {}
+        if segmenter == "none":
+            segmenter_options = {"top_p": chosen.top_p}
+        elif segmenter in self.segmenter_checkpoints:
+            segmenter_options = {"checkpoint": self.segmenter_checkpoints[segmenter]}
         return self._base(
             attribution=attribution,
-            attribution_options=smoothgrad,
+            attribution_options=self._attribution_options(attribution),
             segmenter=segmenter,
-            segmenter_options={"top_p": chosen.top_p} if segmenter == "none" else {},
+            segmenter_options=segmenter_options,
             top_p=chosen.top_p,
             s_min=chosen.s_min,
+            individual=individual,
         )
+
+    def _attribution_options(self, method: str) -> dict[str, Any]:
+        return {"n_samples": self.smoothgrad_samples} if method == "smoothgrad" else {}
 
     def extract(
         self, attribution: str = "gradcam++", segmenter: str = "felzenszwalb"
@@ -206,11 +223,16 @@ class Study(BaseModel):
     def outcomes(self, pairs: Iterable[tuple[str, str]]) -> pd.DataFrame:
         """Outcome table of the evaluation images for pairs of attribution method and segmenter."""
         tables = [
-            pipeline.evaluate(self.evaluation, self.classifier, self.config(*pair))
+            pipeline.evaluate(
+                self.evaluation, self.classifier, self.config(*pair, individual=False)
+            )
             for pair in dict.fromkeys(pairs)
         ]
         return pipeline.concat(tables)
 
     def maps(self, method: str) -> tuple[torch.Tensor, float]:
         """Attribution maps ``[B, S, S]`` of the evaluation images, and seconds per image."""
-        return pipeline.maps(self.evaluation, self.classifier, self.config(method))
+        config = self._base(
+            attribution=method, attribution_options=self._attribution_options(method)
+        )
+        return pipeline.maps(self.evaluation, self.classifier, config)

@@ -101,8 +101,8 @@ def bayes_accuracy(
     best = []
     for item in scenes:
         scene = item if isinstance(item, Scene) else render(int(item), countries=countries)
-        options = {"countries": countries, "left_right": left_right, "min_pixels": min_pixels}
-        best.append(max(posterior(scene, **options).values()))
+        belief = posterior(scene, countries=countries, left_right=left_right, min_pixels=min_pixels)
+        best.append(max(belief.values()))
     if not best:
         raise ValueError("scenes is empty; give at least one scene or seed")
     return float(np.mean(best))
@@ -127,5 +127,3 @@ def _hidden(scene: Scene, kind: str, look: str, min_pixels: int) -> bool:
             above = [c for layer, depth, c in others if (layer, depth) > (part.layer, -part.depth)]
             seen.append((own, transmit(own, above)))
     return int(visible_mask(seen, side).sum()) < min_pixels
-
-

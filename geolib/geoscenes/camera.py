@@ -93,7 +93,9 @@ class Light:
         warmth = max(0.0, 1 - (elevation - math.radians(13)) / math.radians(32)) * (1 - overcast)
         strength = 0.72 * (1 - 0.88 * overcast)
         tint = np.array([1.06, 1.0, 0.92]) + warmth * np.array([0.08, -0.04, -0.2])
-        ambient = np.array([0.56, 0.595, 0.66]) + 0.3 * overcast + warmth * np.array([0.1, 0.06, 0])
+        ambient = (
+            np.array([0.56, 0.595, 0.66]) + 0.3 * overcast + warmth * np.array([0.2, 0.15, 0.08])
+        )
         clear = np.array([221, 231, 238]) + warmth * np.array([26, -6, -46])
         haze = (1 - overcast) * clear + overcast * np.array([216, 219, 223])
         blue = np.array([84, 148, 214]) + warmth * np.array([26, 2, -16])

@@ -65,9 +65,9 @@ class Sprite:
     def paint(self, image: np.ndarray) -> None:
         h, w = self.alpha.shape
         patch = image[self.y : self.y + h, self.x : self.x + w]
-        a = self.alpha[..., None].astype(np.uint16)
+        a = cv2.merge([self.alpha] * 3).astype(np.uint16)
         mixed = patch * (255 - a) + self.colour * a + np.uint16(128)
-        patch[:] = (mixed + (mixed >> 8)) >> 8
+        np.right_shift(mixed + np.right_shift(mixed, 8), 8, out=patch, casting="unsafe")
 
     def cover(self, coverage: np.ndarray) -> None:
         h, w = self.alpha.shape
@@ -123,6 +123,10 @@ class Sketch:
     def part(self, depth: float, layer: int = STANDING) -> None:
         """Begin a group of strokes that is painted at this depth."""
         self.parts.append(Part(layer, depth))
+        self.veil(depth)
+
+    def veil(self, depth: float) -> None:
+        """Give what follows the haze of another depth within the same part."""
         self._haze = self.light.haze(depth)
 
     def seen(self, colour: Sequence[float], normal: Vector = FRONT) -> Colour:
@@ -134,6 +138,15 @@ class Sketch:
             min(255.0, colour[1] * g[1]) * k + h[1] * f,
             min(255.0, colour[2] * g[2]) * k + h[2] * f,
         )
+
+    def reflection(self, strength: float) -> Colour:
+        """Colour of a level surface that mirrors the sky near the horizon."""
+        g = self.light.gain(TOP)
+        low, high = self.light.haze_colour, self.light.zenith_colour
+        r, gr, b = (
+            strength * (0.55 * h + 0.45 * z) / k for h, z, k in zip(low, high, g, strict=True)
+        )
+        return (r, gr, b)
 
     def face(
         self, points: Sequence[Vector], colour: Sequence[float], normal: Vector = FRONT
@@ -182,7 +195,9 @@ class Sketch:
         side = self.visible_side(u, z[0])
         if side is not None:
             k = u[0] if side == LEFT else u[1]
-            self.face([(k, y[0], z[0]), (k, y[0], z[1]), (k, y[1], z[1]), (k, y[1], z[0])], colour, side)
+            self.face(
+                [(k, y[0], z[0]), (k, y[0], z[1]), (k, y[1], z[1]), (k, y[1], z[0])], colour, side
+            )
         if y[1] < self.camera.height:
             self.flat(u, z, colour, y[1])
         self.quad(u, y, z[0], colour)
@@ -309,9 +324,7 @@ class Sketch:
     def _push(self, points: Sequence[Vector], colour: Colour, thickness: int) -> None:
         start = len(self._points)
         self._points.extend(points)
-        self._pending.append(
-            _Pending(self.parts[-1], start, len(self._points), colour, thickness)
-        )
+        self._pending.append(_Pending(self.parts[-1], start, len(self._points), colour, thickness))
 
     def _flush(self) -> None:
         if not self._pending:

@@ -25,27 +25,35 @@ class Cover:
 
 def cover(part: Part, side: int) -> Cover | None:
     """Anti-aliased coverage of a part; None if it lies outside the picture."""
-    boxes = []
-    for stroke in part.strokes:
-        if isinstance(stroke, Sprite):
-            h, w = stroke.alpha.shape
-            boxes.append((stroke.x, stroke.y, stroke.x + w, stroke.y + h))
-        else:
-            margin = 2 + (stroke.thickness if isinstance(stroke, Line) else 0)
-            low = stroke.points.min(axis=(0, 1)) >> FRACTION_BITS
-            high = stroke.points.max(axis=(0, 1)) >> FRACTION_BITS
-            boxes.append((*(low - margin).tolist(), *(high + margin + 1).tolist()))
-    if not boxes:
+    box = _bounds(part, side)
+    if box is None:
         return None
-    b = np.array(boxes)
-    x0, y0 = np.maximum(b[:, :2].min(axis=0), 0).tolist()
-    x1, y1 = np.minimum(b[:, 2:].max(axis=0), side).tolist()
-    if x1 <= x0 or y1 <= y0:
-        return None
+    x0, y0, x1, y1 = box
     sheet = np.zeros((side, side), dtype=np.uint8)
     for stroke in part.strokes:
         stroke.cover(sheet)
     return Cover(x0, y0, sheet[y0:y1, x0:x1].copy())
+
+
+def _bounds(part: Part, side: int) -> tuple[int, int, int, int] | None:
+    """Box ``x0, y0, x1, y1`` that holds all strokes and their anti-aliased edges, clipped."""
+    corners = [
+        np.array([[s.x, s.y], [s.x + s.alpha.shape[1], s.y + s.alpha.shape[0]]])
+        for s in part.strokes
+        if isinstance(s, Sprite)
+    ]
+    lines = [s for s in part.strokes if not isinstance(s, Sprite)]
+    if lines:
+        points = np.concatenate([s.points[:, 0] for s in lines]) >> FRACTION_BITS
+        margin = 3 + max(s.thickness if isinstance(s, Line) else 0 for s in lines)
+        corners += [points.min(axis=0, keepdims=True) - margin]
+        corners += [points.max(axis=0, keepdims=True) + margin]
+    if not corners:
+        return None
+    both = np.concatenate(corners)
+    x0, y0 = np.maximum(both.min(axis=0), 0).tolist()
+    x1, y1 = np.minimum(both.max(axis=0), side).tolist()
+    return (x0, y0, x1, y1) if x0 < x1 and y0 < y1 else None
 
 
 def transmit(below: Cover, above: Sequence[Cover]) -> np.ndarray:

@@ -81,7 +81,9 @@ def table() -> Mapping[str, CueKind]:
         for country in COUNTRIES:
             shares = [k.probability for k in looks[country]]
             if any(not 0 < p <= 1 for p in shares) or sum(shares) > 1 + 1e-9:
-                raise ValueError(f"cues.yaml: {name}/{country} has shares {shares}, not within 0..1")
+                raise ValueError(
+                    f"cues.yaml: {name}/{country} has shares {shares}, not within 0..1"
+                )
         kinds[name] = kind
     return kinds
 

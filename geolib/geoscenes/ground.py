@@ -28,7 +28,7 @@ class Street:
 
     @staticmethod
     def draw(rng: np.random.Generator) -> Street:
-        grey = rng.uniform(84, 128)
+        grey = rng.uniform(98, 142)
         dry = rng.uniform(0, 1)
         grass = (1 - dry) * np.array([86, 116, 52]) + dry * np.array([142, 138, 84])
         grass = grass * rng.uniform(0.85, 1.15)

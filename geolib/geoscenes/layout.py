@@ -91,7 +91,7 @@ class _Plan:
         self.house, self.pole, self.rail, self.box, self.car = rng.choice([-1, 1], size=5).tolist()
         stations = [(s, z) for s in (-1, 1) for z in (7.8, 10.4, 13.6)]
         order = rng.permutation(len(stations))
-        signs = ("warning_sign", "stop_sign", "direction_sign", "town_sign", "mirror")
+        signs = ("warning_sign", "stop_sign", "town_sign", "mirror")
         self.stations = {k: stations[int(i)] for k, i in zip(signs, order, strict=False)}
 
     def place(self, name: str, side: int, beyond: float, z: tuple[float, float]) -> Place:
@@ -103,8 +103,8 @@ class _Plan:
 
     def cue(self, kind: str) -> Place:
         if kind in self.stations:
-            side, z = self.stations[kind]
-            return self.place(kind, side, 0.75, (z - 0.5, z + 1.2))
+            at, near = self.stations[kind]
+            return self.place(kind, at, 0.75, (near - 0.5, near + 1.2))
         where: dict[str, tuple[int, float, tuple[float, float]]] = {
             "centre_line": (1, 0, (5, 6)),
             "edge_line": (1, 0, (5, 6)),
@@ -114,6 +114,7 @@ class _Plan:
             "guard_rail": (self.rail, 0.45, (4.5, 6)),
             "bollard": (-self.rail, 0.35, (6.0, 8.0)),
             "utility_pole": (self.pole, 1.2, (7.0, 10.5)),
+            "direction_sign": (-self.pole, 1.0, (13.0, 16.0)),
             "milestone": (-self.rail, 0.75, (7.2, 9.0)),
             "street_box": (self.box, 1.9, (8.5, 11.5)),
             "shop_sign": (-self.box, 2.3, (10.0, 14.0)),
@@ -158,13 +159,13 @@ class _Plan:
         add("broadleaf_tree", 0.5, self.house, 4.2, (8.5, 10.5), "tree-near")
         add("hedge", 0.35, side, 3.0, (12, 16))
         add("fence", 0.4, -side, 2.7, (9, 12))
-        add("bench", 0.3, side, 1.7, (7.5, 12))
+        add("bench", 0.3, self.box, 1.7, (12.5, 17))
         add("bin", 0.35, -side, 1.3, (7, 14))
-        add("rock", 0.35, side, 2.6, (7, 14))
-        add("bicycle", 0.35, -side, 1.6, (8, 14))
+        add("rock", 0.35, side, 3.2, (8, 14))
+        add("bicycle", 0.35, -self.box, 1.8, (7.2, 9.5))
         add("car", 0.75, self.car, -1.05, (5.2, 7.0))
         add("lorry", 0.22, -self.car, -1.3, (21, 30))
         add("traffic_cone", 0.25, -self.car, -0.5, (5.5, 7.0))
         add("manhole", 0.5, side, -w + 1.0, (4.5, 9))
-        add("puddle", 0.35, -side, -1.0, (4.5, 11))
+        add("puddle", 0.25, -side, -1.0, (4.5, 11))
         return found

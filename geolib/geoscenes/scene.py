@@ -111,13 +111,40 @@ class Scene:
     def __repr__(self) -> str:
         return f"Scene(seed={self.seed}, country={self.country!r}, size={self.size})"
 
-    seed = property(lambda self: self.world.seed)
-    country = property(lambda self: self.world.country)
-    size = property(lambda self: self.world.size)
-    town = property(lambda self: self.world.town)
-    region = property(lambda self: self.world.region)
-    latitude = property(lambda self: self.world.latitude)
-    longitude = property(lambda self: self.world.longitude)
+    @property
+    def seed(self) -> int:
+        """Number of the scene."""
+        return self.world.seed
+
+    @property
+    def country(self) -> str:
+        """The country whose cues it carries."""
+        return self.world.country
+
+    @property
+    def size(self) -> int:
+        """Side of the picture in pixels."""
+        return self.world.size
+
+    @property
+    def town(self) -> str:
+        """Town of the gazetteer it is placed in."""
+        return self.world.town
+
+    @property
+    def region(self) -> str:
+        """The town's region."""
+        return self.world.region
+
+    @property
+    def latitude(self) -> float:
+        """Degrees north."""
+        return self.world.latitude
+
+    @property
+    def longitude(self) -> float:
+        """Degrees east."""
+        return self.world.longitude
 
     @cached_property
     def objects(self) -> tuple[SceneObject, ...]:
@@ -170,7 +197,9 @@ class Scene:
         item = self._item(id)
         if not item.cue:
             cues = sorted(i.id for i in self.items if i.cue)
-            raise ValueError(f"id={id!r} is no country cue and looks alike everywhere; cues: {cues}")
+            raise ValueError(
+                f"id={id!r} is no country cue and looks alike everywhere; cues: {cues}"
+            )
         if country not in COUNTRIES:
             raise ValueError(f"country={country!r} is unknown; known: {list(COUNTRIES)}")
         look = pick_look(self.seed, item.category, country)
@@ -231,8 +260,9 @@ class Scene:
         top = max(0, min(int(h[..., 1].min()) for h in hulls) // 16 - 8)
         dark = soften(shadow_sheet(hulls, sheet.shape[0]))[top:]
         strength = round(self.world.light.shadow * 256)
-        keep = (256 - ((dark.astype(np.uint16) * strength) >> 8))[..., None]
-        sheet[top:] = (sheet[top:] * keep) >> 8
+        keep = 256 - ((dark.astype(np.uint16) * strength) >> 8)
+        lit = sheet[top:] * cv2.merge([keep] * 3)
+        np.right_shift(lit, 8, out=sheet[top:], casting="unsafe")
 
     # -- masks ---------------------------------------------------------------------------------
 
@@ -384,7 +414,8 @@ def _grain(size: int) -> np.ndarray:
 @cache
 def _vignette(size: int) -> np.ndarray:
     axis = (np.arange(size, dtype=np.float32) + np.float32(0.5)) / np.float32(size) - 0.5
-    return (1 - 0.16 * (axis[:, None] ** 2 + axis[None] ** 2))[..., None].astype(np.float32)
+    fall = 1 - np.float32(0.16) * (axis[:, None] ** 2 + axis[None] ** 2)
+    return cv2.merge([fall] * 3)
 
 
 def _develop(picture: np.ndarray, world: World) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Upright bitmaps: foliage and clouds. Painted once per process from fixed seeds, lit from the left."""
+"""Upright bitmaps of foliage and clouds, lit from the left, painted once per process."""
 
 from __future__ import annotations
 
@@ -33,7 +33,9 @@ class _Brush:
         cv2.fillPoly(self.colour, [p], colour, cv2.LINE_AA, 4)
         cv2.fillPoly(self.alpha, [p], 255, cv2.LINE_AA, 4)
 
-    def leaf(self, x: float, y: float, length: float, aspect: float, angle: float, c: Colour) -> None:
+    def leaf(
+        self, x: float, y: float, length: float, aspect: float, angle: float, c: Colour
+    ) -> None:
         t = np.linspace(0, 2 * math.pi, 9)[:-1]
         dx, dy = length / 2 * np.cos(t), length / 2 * aspect * np.sin(t)
         cos, sin = math.cos(angle), math.sin(angle)
@@ -44,12 +46,10 @@ class _Brush:
         border = np.ones(self.size, dtype=np.uint8)
         border[2:-1, 2:-2] = 0
         self.alpha[border == 1] = 0
-        level = np.dstack([self.colour, self.alpha])
-        levels = [level]
-        while min(level.shape[:2]) > 16:
-            h, w = level.shape[:2]
-            level = cv2.resize(level, (w // 2, h // 2), interpolation=cv2.INTER_AREA)
-            levels.append(level)
+        levels: list[np.ndarray] = [np.dstack([self.colour, self.alpha])]
+        while min(levels[-1].shape[:2]) > 16:
+            h, w = levels[-1].shape[:2]
+            levels.append(cv2.resize(levels[-1], (w // 2, h // 2), interpolation=cv2.INTER_AREA))
         return Bitmap(tuple(levels))
 
 
@@ -102,7 +102,9 @@ def _trunk(
 ) -> None:
     dark = _tone(colour, (20, 16, 12), 0.45)
     w = width / 2
-    brush.polygon([(x - w, 1), (x + w, 1), (x + lean + 0.6 * w, top), (x + lean - 0.6 * w, top)], dark)
+    brush.polygon(
+        [(x - w, 1), (x + w, 1), (x + lean + 0.6 * w, top), (x + lean - 0.6 * w, top)], dark
+    )
     brush.polygon(
         [(x - w, 1), (x + 0.1 * w, 1), (x + lean, top), (x + lean - 0.6 * w, top)], colour
     )
@@ -186,10 +188,14 @@ def _bamboo(rng: np.random.Generator) -> Bitmap:
         lean = (x - 0.4) * rng.uniform(0.1, 0.9)
         green: Colour = _tone((92, 122, 46), (176, 190, 96), float(rng.uniform(0, 1)))
         w = 0.0075
-        brush.polygon([(x - w, 1), (x + w, 1), (x + lean + w / 2, 0.2), (x + lean - w / 2, 0.2)], green)
+        brush.polygon(
+            [(x - w, 1), (x + w, 1), (x + lean + w / 2, 0.2), (x + lean - w / 2, 0.2)], green
+        )
         for j in np.arange(0.3, 0.98, 0.07).tolist():
             at = x + lean * (1 - j) / 0.8
-            brush.polygon([(at - w, j), (at + w, j), (at + w, j + 0.006), (at - w, j + 0.006)], (70, 86, 40))
+            brush.polygon(
+                [(at - w, j), (at + w, j), (at + w, j + 0.006), (at - w, j + 0.006)], (70, 86, 40)
+            )
     for _ in range(620):
         x, y = rng.normal(0.4, 0.15), rng.uniform(0.04, 0.6) ** 1.15
         if abs(x - 0.4) > 0.36:
@@ -213,8 +219,14 @@ def _palm(rng: np.random.Generator) -> Bitmap:
         y0, y1 = 1 - 0.73 * t0, 1 - 0.73 * t1
         w = 0.021 - 0.008 * t0
         tone = 0.25 * (k % 2)
-        brush.polygon([(x0 - w, y0), (x0 + w, y0), (x1 + w, y1), (x1 - w, y1)], _tone((96, 82, 66), (40, 32, 26), tone))
-        brush.polygon([(x0 - w, y0), (x0, y0), (x1, y1), (x1 - w, y1)], _tone((158, 140, 114), (60, 50, 40), tone))
+        brush.polygon(
+            [(x0 - w, y0), (x0 + w, y0), (x1 + w, y1), (x1 - w, y1)],
+            _tone((96, 82, 66), (40, 32, 26), tone),
+        )
+        brush.polygon(
+            [(x0 - w, y0), (x0, y0), (x1, y1), (x1 - w, y1)],
+            _tone((158, 140, 114), (60, 50, 40), tone),
+        )
     fronds = np.sort(rng.uniform(-0.25, math.pi + 0.25, 17))
     for index, a in enumerate(rng.permutation(fronds).tolist()):
         tip = np.array([math.cos(a), -math.sin(a)]) * rng.uniform(0.32, 0.38)
@@ -245,15 +257,14 @@ def _banana(rng: np.random.Generator) -> Bitmap:
             a = rng.uniform(0.25, math.pi - 0.25)
             reach = rng.uniform(0.3, 0.42)
             tone = 0.3 + 0.2 * k + rng.normal(0, 0.12)
-            rib = []
-            for t in np.linspace(0, 1, 9).tolist():
-                rib.append(
-                    (
-                        x + reach * t * math.cos(a),
-                        0.54 - reach * 1.25 * t * math.sin(a) + 0.26 * t * t,
-                        0.075 * math.sin(math.pi * (0.06 + 0.9 * t)),
-                    )
+            rib = [
+                (
+                    x + reach * t * math.cos(a),
+                    0.54 - reach * 1.25 * t * math.sin(a) + 0.26 * t * t,
+                    0.075 * math.sin(math.pi * (0.06 + 0.9 * t)),
                 )
+                for t in np.linspace(0, 1, 9).tolist()
+            ]
             for side, extra in ((1, -0.14), (-1, 0.1)):
                 edge = [(px + 0.3 * side * w, py + side * w) for px, py, w in rib]
                 spine = [(px, py) for px, py, _ in reversed(rib)]
@@ -287,8 +298,8 @@ def _cloud(rng: np.random.Generator) -> Bitmap:
     body = np.full(brush.size, -1.0)
     middle = rng.uniform(1.0, 1.6)
     for _ in range(15):
-        cx = float(np.clip(rng.normal(middle, 0.42), 0.42, width - 0.42))
-        r = rng.uniform(0.12, 0.3) * math.exp(-(((cx - middle) / 0.9) ** 2))
+        cx = float(np.clip(rng.normal(middle, 0.36), 0.45, width - 0.45))
+        r = max(0.09, rng.uniform(0.12, 0.3) * math.exp(-(((cx - middle) / 0.9) ** 2)))
         cy = 0.74 - r * rng.uniform(0.5, 1.25)
         distance = np.sqrt(((xx - cx) / (1.45 * r)) ** 2 + ((yy - cy) / r) ** 2)
         body = np.maximum(body, 1 - distance)

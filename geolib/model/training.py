@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 import torch
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 from torch.nn import functional as F
@@ -187,7 +188,7 @@ def _fit(
             seed=config.seed,
         ).to(memory_format=torch.channels_last)
         recipe = Recipe(classifier, config, np.array(train.labels), np.array(validation.labels))
-        bar = [TQDMProgressBar()] if progress else []
+        bar = [EpochBar()] if progress else []
         trainer = lightning.Trainer(
             accelerator={"cuda": "gpu"}.get(device.type, device.type),
             devices=1,
@@ -234,9 +235,16 @@ class Recipe(lightning.LightningModule):
         frozen = config.freeze_batch_norm
         self.frozen = is_folded(classifier, config.weights) if frozen is None else frozen
 
+    def on_train_start(self) -> None:
+        # A training that had stopped early is not to go on when it is called again.
+        stopping = self.trainer.early_stopping_callback
+        if isinstance(stopping, EarlyStopping) and stopping.wait_count >= stopping.patience:
+            self.trainer.should_stop = True
+
     def on_train_epoch_start(self) -> None:
         # Dropout draws from the global state: started anew, an epoch does not depend on the past.
         torch.manual_seed(_mix(self.config.seed, self.current_epoch))
+        self.classifier.train()
         if self.frozen:
             for module in self.classifier.modules():
                 if isinstance(module, BATCH_NORM):
@@ -267,6 +275,7 @@ class Recipe(lightning.LightningModule):
             {f"{split}_loss": loss, f"{split}_accuracy": hits},
             on_step=False,
             on_epoch=True,
+            prog_bar=True,
             batch_size=len(labels),
         )
         return loss
@@ -293,6 +302,13 @@ class Recipe(lightning.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.history = checkpoint["history"]
+
+
+class EpochBar(TQDMProgressBar):
+    """Lightning's bar per epoch, without one more for each validation."""
+
+    def init_validation_tqdm(self) -> Tqdm:
+        return Tqdm(disable=True)
 
 
 def augment(
@@ -339,7 +355,10 @@ def is_folded(classifier: Classifier, weights: str | None) -> bool:
     buffers = dict(classifier.named_buffers())
     means = [b for name, b in buffers.items() if name.endswith("running_mean")]
     variances = [b for name, b in buffers.items() if name.endswith("running_var")]
-    identity = all((b == 0).all() for b in means) and all((b == 1).all() for b in variances)
+    # Folded variances are 1 − ε, so that √(variance + ε) is 1.
+    identity = all((b == 0).all() for b in means) and all(
+        torch.allclose(b, torch.ones_like(b), atol=1e-3) for b in variances
+    )
     return bool(means) and weights != "random" and identity
 
 

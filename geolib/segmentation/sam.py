@@ -155,7 +155,7 @@ def sam(state: State) -> Sam:
     if width not in SAM_WIDTHS:
         raise ValueError(
             f"checkpoint is not SAM's: image_encoder.pos_embed has width {width}, "
-            f"expected one of {SAM_WIDTHS}"
+            f"expected one of {', '.join(map(str, SAM_WIDTHS))}"
         )
     return load_exactly(sam_model_registry[SAM_WIDTHS[width]](), state)
 

@@ -185,6 +185,17 @@ def test_random_boxes_match_the_coverage_of_the_union(boxes):
         assert abs(gap) <= 0.01 + 1e-9
 
 
+@pytest.mark.parametrize("boxes", LAYOUTS.values(), ids=LAYOUTS)
+def test_a_tolerance_that_cannot_be_met_keeps_the_closest_layout(boxes):
+    def gap(seed, tolerance):
+        drawn = random_boxes(np.array(boxes), (100, 100), np.random.default_rng(seed), tolerance)
+        return abs(coverage(drawn, (100, 100)) - coverage(boxes, (100, 100)))
+
+    # The search goes on from where a wider tolerance stops, and never away from the target.
+    for seed in range(5):
+        assert gap(seed, 0) <= gap(seed, 0.001) <= gap(seed, 0.01) <= gap(seed, 1)
+
+
 @st.composite
 def layouts(draw):
     height, width = draw(st.integers(8, 60)), draw(st.integers(8, 60))
@@ -537,6 +548,17 @@ REGIONS = np.zeros((3, 16, 16), bool)
             ValueError,
             "precision='half'",
         ),
+        (
+            lambda x: faithfulness(oracle, x, None, KEPT, controls={"guided": REGIONS[:, None]}),
+            ValueError,
+            "controls has 'guided'",
+        ),
+        (
+            lambda x: faithfulness(oracle, x, None, KEPT, controls={"torus": REGIONS}),
+            ValueError,
+            r"controls\['torus'\]\[0\] is bool \(16, 16\); expected bool \[R,16,16\]",
+        ),
+        (lambda x: faithfulness(oracle, x, None, KEPT, batch_size=0), ValueError, "batch_size=0"),
         (lambda x: random_boxes([[0, 0, 2, 2]], (4, 4), 0), TypeError, "rng is int"),
         (
             lambda x: random_boxes([[0, 0, 5, 2]], (4, 4), np.random.default_rng(0)),

@@ -185,6 +185,7 @@ def test_other_sources_are_type_errors(source):
         read(source)
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's remarks on damaged headers
 @settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_damage_never_escapes_as_another_error(data):

@@ -320,13 +320,19 @@ def test_options_of_the_whole_step():
     kept = {"top_p": 0.09, "s_min": 0.1}
     best = extract_elements(values, Segments(masks), max_elements=1, **kept)
     assert best.table["segment"].tolist() == [3]
-    strict = extract_elements(values, masks, top_p=0.09, s_min=0.9)
+    # A score equal to s_min is not below it.
+    strict = extract_elements(values, masks, top_p=0.09, s_min=1.0)
     assert strict.table["segment"].tolist() == [3]
     every = extract_elements(values, masks, threshold=1.0, **kept)
     assert every.table["segment"].tolist() == [3, 2, 1]
     # Padding 50 % of the longer side: the core grows by 1, segment 2 by 3.
     padded = extract_elements(values, masks, padding=0.5, **kept)
     assert padded.boxes.tolist() == [[5, 5, 9, 9], [1, 1, 13, 12]]
+    # The core covers 4 / 400; segment 2, with 30 / 400, does not fit any more.
+    small = extract_elements(values, masks, max_coverage=0.05, **kept)
+    assert small.table["segment"].tolist() == [3]
+    exact = extract_elements(values, masks, max_coverage=30 / 400, **kept)
+    assert exact.table["segment"].tolist() == [3, 2]
     # Cut to the salient set, the whole image is the square again: a duplicate of 1 and worse than
     # 2, which drops both.
     cut = extract_elements(values, masks, candidates="salient", **kept)

@@ -91,7 +91,13 @@ def house_france(s: Sketch, place: Place) -> None:
 def _french(s: Sketch, p: Plot) -> None:
     """Rendered walls, tall windows with shutters, a pitched roof of orange tiles, a chimney."""
     walls: tuple[Colour, ...] = ((232, 218, 190), (238, 230, 214), (224, 196, 160), (214, 204, 186))
-    paints: tuple[Colour, ...] = ((72, 112, 150), (70, 110, 86), (130, 52, 52), (140, 152, 160), (108, 84, 64))
+    paints: tuple[Colour, ...] = (
+        (72, 112, 150),
+        (70, 110, 86),
+        (130, 52, 52),
+        (140, 152, 160),
+        (108, 84, 64),
+    )
     wall = walls[int(s.rng.integers(4))]
     shutter = paints[int(s.rng.integers(5))]
     tile = _dim((192, 104, 66), s.rng.uniform(0.88, 1.08))
@@ -124,20 +130,39 @@ def _french(s: Sketch, p: Plot) -> None:
         (a - 0.25, eave + rise, zm),
     ]
     cx = a + (b - a) * s.rng.uniform(0.25, 0.75)
-    s.box((cx - 0.35, cx + 0.35), (eave + rise * 0.7, eave + rise + 1.0), (zm, zm + 0.5), _dim(wall, 0.9))
-    s.box((cx - 0.22, cx + 0.22), (eave + rise + 1.0, eave + rise + 1.25), (zm + 0.1, zm + 0.4), tile)
+    s.box(
+        (cx - 0.35, cx + 0.35),
+        (eave + rise * 0.7, eave + rise + 1.0),
+        (zm, zm + 0.5),
+        _dim(wall, 0.9),
+    )
+    s.box(
+        (cx - 0.22, cx + 0.22), (eave + rise + 1.0, eave + rise + 1.25), (zm + 0.1, zm + 0.4), tile
+    )
     s.face(front, tile, (0.0, 0.8, -0.6))
     for k in range(1, 7):
         t = k / 7
         y, z = eave - lift + t * (rise + lift), z0 - over + t * (zm - z0 + over)
         s.wire([(a - 0.25, y, z), (b + 0.25, y, z)], _dim(tile, 0.8), 0.07)
     s.face(
-        [(a - 0.25, eave - lift - 0.14, z0 - over), (b + 0.25, eave - lift - 0.14, z0 - over), (b + 0.25, eave - lift, z0 - over), (a - 0.25, eave - lift, z0 - over)],
+        [
+            (a - 0.25, eave - lift - 0.14, z0 - over),
+            (b + 0.25, eave - lift - 0.14, z0 - over),
+            (b + 0.25, eave - lift, z0 - over),
+            (a - 0.25, eave - lift, z0 - over),
+        ],
         _dim(tile, 0.7),
     )
     u = p.u - p.side * 0.25
     s.face(
-        [(u, eave - lift - 0.15, z0 - over), (u, eave + rise - 0.15, zm), (u, eave - lift - 0.15, z1 + over), (u, eave - lift + 0.05, z1 + over), (u, eave + rise + 0.08, zm), (u, eave - lift + 0.05, z0 - over)],
+        [
+            (u, eave - lift - 0.15, z0 - over),
+            (u, eave + rise - 0.15, zm),
+            (u, eave - lift - 0.15, z1 + over),
+            (u, eave - lift + 0.05, z1 + over),
+            (u, eave + rise + 0.08, zm),
+            (u, eave - lift + 0.05, z0 - over),
+        ],
         _dim(tile, 0.8),
         p.normal,
     )
@@ -179,7 +204,12 @@ def _indian(s: Sketch, p: Plot) -> None:
     tank: Colour = (42, 42, 46) if s.rng.random() < 0.75 else (230, 230, 226)
     ut, zt = a + (b - a) * s.rng.uniform(0.3, 0.7), z0 + 2.0
     stair = sorted((ut + 1.4 * p.side, ut + 4.0 * p.side))
-    s.box((max(a, stair[0]), min(b, stair[1])), (top, top + 2.2), (zt + 1.0, zt + 4.0), _dim(wall, 0.95))
+    s.box(
+        (max(a, stair[0]), min(b, stair[1])),
+        (top, top + 2.2),
+        (zt + 1.0, zt + 4.0),
+        _dim(wall, 0.95),
+    )
     for x in (-0.5, 0.5):
         s.quad((ut + x - 0.08, ut + x + 0.08), (top, top + 1.2), zt, (150, 146, 140))
     s.rod((ut, top + 1.15, zt), (ut, top + 2.35, zt), 1.3, tank)
@@ -192,7 +222,9 @@ def _indian(s: Sketch, p: Plot) -> None:
             s.quad((u - 0.72, u + 0.72), (y + 0.95, y + 2.25), z0 - 0.01, trim)
             s.quad((u - 0.62, u + 0.62), (y + 1.05, y + 2.15), z0 - 0.02, (58, 66, 72))
             for x in (-0.3, 0.0, 0.3):
-                s.quad((u + x - 0.025, u + x + 0.025), (y + 1.05, y + 2.15), z0 - 0.03, (176, 178, 176))
+                s.quad(
+                    (u + x - 0.025, u + x + 0.025), (y + 1.05, y + 2.15), z0 - 0.03, (176, 178, 176)
+                )
             s.box((u - 0.95, u + 0.95), (y + 2.36, y + 2.5), (z0 - 0.55, z0), trim)
         for k, z in enumerate(_openings(p, 3)):
             if f == 0 and k == 1:
@@ -204,7 +236,16 @@ def _indian(s: Sketch, p: Plot) -> None:
     _slab(s, p, (z0 + 0.4, z1 - 0.4), (storey - 0.1, storey + 0.06), 1.1, trim)
     u = p.u - p.side * 1.1
     rail = _dim(trim, 0.92)
-    s.face([(u, storey, z0 + 0.4), (u, storey, z1 - 0.4), (u, storey + 0.85, z1 - 0.4), (u, storey + 0.85, z0 + 0.4)], rail, p.normal)
+    s.face(
+        [
+            (u, storey, z0 + 0.4),
+            (u, storey, z1 - 0.4),
+            (u, storey + 0.85, z1 - 0.4),
+            (u, storey + 0.85, z0 + 0.4),
+        ],
+        rail,
+        p.normal,
+    )
     c, d = sorted((u, p.u))
     s.quad((c, d), (storey - 0.1, storey + 0.85), z0 + 0.39, rail)
     # parapet with a coping and piers
@@ -219,7 +260,11 @@ def _indian(s: Sketch, p: Plot) -> None:
 def _slab(s: Sketch, p: Plot, z: Span, y: Span, out: float, colour: Colour) -> None:
     """A thin slab that juts out of the façade: underside, edge and end."""
     u = p.u - p.side * out
-    s.face([(p.u, y[0], z[0]), (p.u, y[0], z[1]), (u, y[0], z[1]), (u, y[0], z[0])], _dim(colour, 0.6), (0, -1, 0))
+    s.face(
+        [(p.u, y[0], z[0]), (p.u, y[0], z[1]), (u, y[0], z[1]), (u, y[0], z[0])],
+        _dim(colour, 0.6),
+        (0, -1, 0),
+    )
     s.face([(u, y[0], z[0]), (u, y[0], z[1]), (u, y[1], z[1]), (u, y[1], z[0])], colour, p.normal)
     c, d = sorted((u, p.u))
     s.quad((c, d), y, z[0], colour)
@@ -234,7 +279,7 @@ def house_japan(s: Sketch, place: Place) -> None:
 
 
 def _japanese(s: Sketch, p: Plot) -> None:
-    """Two storeys under hipped roofs of glazed tiles, a skirt roof between, wide sliding windows."""
+    """Two storeys under hipped roofs of glazed tiles, a skirt roof between, sliding windows."""
     walls: tuple[Colour, ...] = ((226, 220, 206), (204, 196, 178), (232, 230, 224), (190, 176, 152))
     glazes: tuple[Colour, ...] = ((70, 80, 98), (82, 84, 88), (58, 74, 104), (98, 74, 62))
     wall = walls[int(s.rng.integers(4))]
@@ -260,7 +305,16 @@ def _japanese(s: Sketch, p: Plot) -> None:
     u = p.u - p.side * 0.8
     zm = (z0 + z1) / 2
     _slab(s, p, (zm - 2, z1 - 0.5), (low + 0.35, low + 0.5), 0.8, (196, 196, 192))
-    s.face([(u, low + 0.5, zm - 2), (u, low + 0.5, z1 - 0.5), (u, low + 1.35, z1 - 0.5), (u, low + 1.35, zm - 2)], (206, 208, 206), p.normal)
+    s.face(
+        [
+            (u, low + 0.5, zm - 2),
+            (u, low + 0.5, z1 - 0.5),
+            (u, low + 1.35, z1 - 0.5),
+            (u, low + 1.35, zm - 2),
+        ],
+        (206, 208, 206),
+        p.normal,
+    )
     _hip(s, p, low, 0.75, 1.0, tile, skirt=True)
     _hip(s, p, eave, rise, 0.75, tile, skirt=False)
 
@@ -285,7 +339,11 @@ def _hip(
     a1, b1, m0, m1 = a + inset, b - inset, z0 + inset * 0.8, z1 - inset * 0.8
     road0, road1 = (a0, a1) if p.side > 0 else (b0, b1)
     bright = _dim(tile, 1.5)
-    s.face([(road0, eave, n0), (road0, eave, n1), (road1, head, m1), (road1, head, m0)], tile, (-0.5 * p.side, 0.85, 0))
+    s.face(
+        [(road0, eave, n0), (road0, eave, n1), (road1, head, m1), (road1, head, m0)],
+        tile,
+        (-0.5 * p.side, 0.85, 0),
+    )
     s.face([(a0, eave, n0), (b0, eave, n0), (b1, head, m0), (a1, head, m0)], tile, (0, 0.85, -0.5))
     lines = 5 if not skirt else 3
     for k in range(1, lines):
@@ -297,8 +355,15 @@ def _hip(
         t = min(1.0, 2 * min(k, 9 - k) / 9) if not skirt else 1.0
         xe = x if not skirt else a1 + (b1 - a1) * k / 9
         s.wire([(x, eave, n0), (xe, eave + t * rise, n0 + t * (m0 - n0))], _dim(tile, 0.84), 0.04)
-    s.face([(a0, eave - 0.16, n0), (b0, eave - 0.16, n0), (b0, eave, n0), (a0, eave, n0)], _dim(tile, 0.6))
-    s.face([(road0, eave - 0.16, n0), (road0, eave - 0.16, n1), (road0, eave, n1), (road0, eave, n0)], _dim(tile, 0.6), p.normal)
+    s.face(
+        [(a0, eave - 0.16, n0), (b0, eave - 0.16, n0), (b0, eave, n0), (a0, eave, n0)],
+        _dim(tile, 0.6),
+    )
+    s.face(
+        [(road0, eave - 0.16, n0), (road0, eave - 0.16, n1), (road0, eave, n1), (road0, eave, n0)],
+        _dim(tile, 0.6),
+        p.normal,
+    )
     s.wire([(a0, eave, n0), (a1, head, m0)], bright, 0.13)
     s.wire([(b0, eave, n0), (b1, head, m0)], bright, 0.13)
     if not skirt:

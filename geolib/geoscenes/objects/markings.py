@@ -16,6 +16,7 @@ def _line(
     s: Sketch, u: float, width: float, colour: Colour, dash: float = 0.0, gap: float = 0.0
 ) -> None:
     """A line along the road, a little wider than life; ``dash`` and ``gap`` in metres."""
+    s.part(NEAR, GROUND)
     if not dash:
         z = NEAR
         while z < FAR:
@@ -30,7 +31,7 @@ def _line(
 
 
 def _piece(s: Sketch, u: float, width: float, z0: float, z1: float, colour: Colour) -> None:
-    s.part(z0, GROUND)
+    s.veil(z0)
     s.flat((u - width / 2, u + width / 2), (z0, z1), colour, steps=2)
 
 
@@ -94,12 +95,17 @@ def _kerb(s: Sketch, place: Place, colours: tuple[Colour, Colour], block: float)
     for side in (-1, 1):
         u = side * place.street.half_width
         a, b = sorted((u, u + side * width))
+        s.part(NEAR, GROUND)
         n = int((34 - NEAR) / block)
         for k in reversed(range(n)):
             z0, z1 = NEAR + k * block, NEAR + (k + 1) * block
-            s.part(z1, GROUND)
+            s.veil(z1)
             s.flat((a, b), (z0, z1), colours[k % 2], height)
-            s.face([(u, 0, z0), (u, 0, z1), (u, height, z1), (u, height, z0)], colours[k % 2], (-side, 0, 0))
+            s.face(
+                [(u, 0, z0), (u, 0, z1), (u, height, z1), (u, height, z0)],
+                colours[k % 2],
+                (-side, 0, 0),
+            )
 
 
 @register("kerb_paint/black_white")

@@ -21,7 +21,9 @@ def mountain(s: Sketch, place: Place) -> None:
         crest = []
         for k in range(41):
             t = k / 40 * 2 - 1
-            y = sum(math.sin(t * f + p) / f for f, p in zip((2.1, 4.3, 9.7, 21.0), phase, strict=True))
+            y = sum(
+                math.sin(t * f + p) / f for f, p in zip((2.1, 4.3, 9.7, 21.0), phase, strict=True)
+            )
             crest.append((t * reach - s.camera.curve * depth**2, tall * (0.55 + 0.5 * y), depth))
         base = -s.camera.curve * depth**2
         s.face([(base - reach, -8, depth), *crest, (base + reach, -8, depth)], (84, 102, 92))
@@ -31,7 +33,7 @@ def mountain(s: Sketch, place: Place) -> None:
 def cloud(s: Sketch, place: Place) -> None:
     z = place.z
     s.part(z, SKY)
-    s._haze = 0.25
+    s.veil(60)
     u = s.rng.uniform(-0.7, 0.7) * z - s.camera.curve * z**2
     width = s.rng.uniform(0.3, 0.75) * z
     sprite = bitmap("cloud", int(s.rng.integers(VARIANTS)))
@@ -130,7 +132,9 @@ def rock(s: Sketch, place: Place) -> None:
     s.shadow_disc((u, r * 0.4, z), r * 0.9, 0.5)
     angles = [k * math.pi / 7 for k in range(8)]
     rim = [r * s.rng.uniform(0.8, 1.08) for _ in angles]
-    outline = [(u + q * 1.2 * math.cos(a), q * math.sin(a), z) for q, a in zip(rim, angles, strict=True)]
+    outline = [
+        (u + q * 1.2 * math.cos(a), q * math.sin(a), z) for q, a in zip(rim, angles, strict=True)
+    ]
     s.face(outline, (138, 132, 122))
     s.face([*outline[2:7], (u - 0.1 * r, 0.35 * r, z)], (150, 144, 134), TOP)
 
@@ -158,16 +162,17 @@ def manhole(s: Sketch, place: Place) -> None:
 
 @register("puddle")
 def puddle(s: Sketch, place: Place) -> None:
-    """Wet asphalt around a film of water that mirrors the sky."""
+    """A film of water on the asphalt, with some of the sky in it."""
     s.part(place.z, GROUND)
     wide = s.rng.uniform(0.45, 0.8)
     phase = s.rng.uniform(0, 2 * math.pi, 3)
-    g, sky = s.light.gain(TOP), s.light.zenith_colour
-    mirror: Colour = (sky[0] / g[0] * 0.9, sky[1] / g[1] * 0.9, sky[2] / g[2] * 0.9)
-    for grow, colour in ((1.22, (72.0, 72.0, 74.0)), (1.0, mirror)):
+    sky, road = s.reflection(0.8), place.street.asphalt
+    for grow, share in ((1.25, 0.0), (1.12, 0.25), (1.0, 0.5)):
         ring = []
         for k in range(30):
             t = k * math.pi / 15
-            q = grow * (1 + sum(0.13 * math.sin((n + 2) * t + p) for n, p in enumerate(phase)))
+            q = grow * (1 + sum(0.08 * math.sin((n + 2) * t + p) for n, p in enumerate(phase)))
             ring.append((place.u + wide * q * math.cos(t), 0.0, place.z + 0.9 * q * math.sin(t)))
-        s.face(ring, colour, TOP)
+        s.face(
+            ring, [0.84 * r * (1 - share) + k * share for r, k in zip(road, sky, strict=True)], TOP
+        )

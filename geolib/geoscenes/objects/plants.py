@@ -17,7 +17,9 @@ def tree(
     tint = tuple(float(k) for k in s.rng.normal(1.0, 0.035, 3) * s.rng.uniform(0.92, 1.1))
     s.part(z)
     s.shadow_disc((u, height * 0.62, z), width * 0.36, 0.75)
-    s.shadow([(u - 0.12, 0, z), (u + 0.12, 0, z), (u - 0.12, height / 2, z), (u + 0.12, height / 2, z)])
+    s.shadow(
+        [(u - 0.12, 0, z), (u + 0.12, 0, z), (u - 0.12, height / 2, z), (u + 0.12, height / 2, z)]
+    )
     s.sprite(sprite, (u, 0.0, z), (width, height), tint=tint, flip=s.light.sun[0] > 0)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 from geolib.geoscenes.camera import Colour
 from geolib.geoscenes.canvas import TOP, Sketch
@@ -26,7 +27,7 @@ def _wires(
 ) -> None:
     """Sagging conductors; ``ends`` are (offset from the pole, height)."""
     first = [zs[0] - (zs[1] - zs[0]), *zs]
-    for z0, z1 in zip(first[:-1], first[1:], strict=True):
+    for z0, z1 in pairwise(first):
         z0 = max(z0, 2.0)
         s.part(z0 + 0.5 * (z1 - z0))
         for du, y in ends:
@@ -41,7 +42,9 @@ def _wires(
 def pole_japan(s: Sketch, place: Place) -> None:
     """Round concrete, black-and-yellow guard, several cross-arms, transformers, many wires."""
     zs = _spans(place, s.rng.uniform(13, 16))
-    ends = [(du, y) for y in (8.7, 8.0) for du in (-0.8, 0.0, 0.8)] + [(0.2, y) for y in (5.6, 5.3, 5.0)]
+    ends = [(du, y) for y in (8.7, 8.0) for du in (-0.8, 0.0, 0.8)] + [
+        (0.2, y) for y in (5.6, 5.3, 5.0)
+    ]
     _wires(s, place, zs, ends, 0.45)
     for index, z in enumerate(zs):
         s.part(z)
@@ -51,14 +54,24 @@ def pole_japan(s: Sketch, place: Place) -> None:
         for y in (8.7, 8.0, 7.1):
             s.box((u - 1.0, u + 1.0), (y - 0.07, y + 0.07), (z - 0.1, z), (140, 142, 142))
             for x in (-0.8, 0.8):
-                s.quad((u + x - 0.06, u + x + 0.06), (y + 0.07, y + 0.26), z - 0.05, (222, 222, 216))
+                s.quad(
+                    (u + x - 0.06, u + x + 0.06), (y + 0.07, y + 0.26), z - 0.05, (222, 222, 216)
+                )
         if index % 2 == 0 or s.rng.random() < 0.4:
             for x in (-0.42, 0.42):
                 s.rod((u + x, 6.0, z - 0.1), (u + x, 6.95, z - 0.1), 0.58, (172, 176, 176))
         s.quad((u - 0.19, u + 0.19), (0.4, 2.2), z - 0.02, (246, 198, 20))
         for k in range(4):
             y = 0.4 + 0.45 * k
-            s.face([(u - 0.19, y, z - 0.03), (u + 0.19, y + 0.18, z - 0.03), (u + 0.19, y + 0.4, z - 0.03), (u - 0.19, y + 0.22, z - 0.03)], BLACK)
+            s.face(
+                [
+                    (u - 0.19, y, z - 0.03),
+                    (u + 0.19, y + 0.18, z - 0.03),
+                    (u + 0.19, y + 0.4, z - 0.03),
+                    (u - 0.19, y + 0.22, z - 0.03),
+                ],
+                BLACK,
+            )
 
 
 @register("utility_pole/wood_plain")
@@ -84,7 +97,10 @@ def pole_openwork(s: Sketch, place: Place) -> None:
         s.part(z)
         u = place.u
         s.shadow([(u - 0.2, 0, z), (u + 0.2, 0, z), (u, 8, z)])
-        s.face([(u - 0.27, 0, z), (u + 0.27, 0, z), (u + 0.16, 8.2, z), (u - 0.16, 8.2, z)], (184, 180, 170))
+        s.face(
+            [(u - 0.27, 0, z), (u + 0.27, 0, z), (u + 0.16, 8.2, z), (u - 0.16, 8.2, z)],
+            (184, 180, 170),
+        )
         for k in range(13):
             y = 0.7 + 0.56 * k
             half = (0.27 - 0.0134 * y) * 0.52
@@ -105,19 +121,15 @@ def pole_india(s: Sketch, place: Place) -> None:
         s.rod((u, 2.6, z), (u, 8.4, z), 0.2, (86, 84, 86), 0.7)
         s.quad((u - 0.26, u + 0.26), (0, 0.45), z - 0.1, (176, 170, 160))
         for x in (-1, 1):
-            s.face([(u, 7.1, z), (u, 7.3, z), (u + 0.95 * x, 7.9, z), (u + 0.95 * x, 7.72, z)], (74, 72, 74))
+            s.face(
+                [(u, 7.1, z), (u, 7.3, z), (u + 0.95 * x, 7.9, z), (u + 0.95 * x, 7.72, z)],
+                (74, 72, 74),
+            )
             s.quad((u + 0.9 * x - 0.08, u + 0.9 * x + 0.08), (7.82, 8.08), z - 0.02, (120, 66, 44))
         s.quad((u - 0.3, u + 0.3), (3.1, 3.7), z - 0.04, (96, 100, 106))
 
 
 # -- guard rails -----------------------------------------------------------------------------------
-
-
-def _rail_posts(
-    s: Sketch, place: Place, length: float, gap: float, height: float, colour: Colour
-) -> list[float]:
-    n = int(length / gap)
-    return [place.z + gap * k for k in range(n + 1)]
 
 
 def _beam(
@@ -136,7 +148,7 @@ def _rail(
     height: float,
 ) -> None:
     side, u = place.side, place.u
-    for z in reversed(_rail_posts(s, place, 26, gap, height, post)):
+    for z in _row(place, gap, 14):
         s.part(z)
         s.box((u + side * 0.06 - 0.07, u + side * 0.06 + 0.07), (0, height), (z, z + 0.12), post)
         s.shadow_box((u - 0.02, u + 0.1), (0.3, height), (z, z + gap))
@@ -238,13 +250,35 @@ def _milestone(s: Sketch, place: Place, cap: Colour, script: str, height: float)
     s.shadow_box((u - half, u + half), (0, height), (z, z + 0.35))
     s.box((u - half, u + half), (0, height * 0.66), (z, z + 0.35), (236, 234, 226))
     arch = [
-        (u + half * math.cos(t * math.pi / 10), height * 0.66 + (height * 0.34) * math.sin(t * math.pi / 10), z)
+        (
+            u + half * math.cos(t * math.pi / 10),
+            height * 0.66 + (height * 0.34) * math.sin(t * math.pi / 10),
+            z,
+        )
         for t in range(11)
     ]
     s.face(arch, cap)
     s.quad((u - half - 0.08, u + half + 0.08), (0, 0.1), z - 0.04, (172, 168, 160))
-    write(s, script, (u - 0.26, u + 0.26), (height * 0.36, height * 0.58), z - 0.01, BLACK, 3, weight=0.2)
-    write(s, "latin", (u - 0.2, u + 0.2), (height * 0.14, height * 0.32), z - 0.01, BLACK, 2, weight=0.2)
+    write(
+        s,
+        script,
+        (u - 0.26, u + 0.26),
+        (height * 0.36, height * 0.58),
+        z - 0.01,
+        BLACK,
+        3,
+        weight=0.2,
+    )
+    write(
+        s,
+        "latin",
+        (u - 0.2, u + 0.2),
+        (height * 0.14, height * 0.32),
+        z - 0.01,
+        BLACK,
+        2,
+        weight=0.2,
+    )
 
 
 @register("milestone/yellow_head")
@@ -282,7 +316,13 @@ def vending(s: Sketch, place: Place) -> None:
             for c in range(6):
                 a = u - 0.42 + 0.143 * c
                 tone = s.rng.integers(0, 5)
-                bottle = ((200, 60, 50), (60, 130, 80), (230, 180, 60), (60, 90, 160), (140, 90, 60))[int(tone)]
+                bottle = (
+                    (200, 60, 50),
+                    (60, 130, 80),
+                    (230, 180, 60),
+                    (60, 90, 160),
+                    (140, 90, 60),
+                )[int(tone)]
                 s.quad((a, a + 0.1), (y, y + 0.2), z - 0.02, bottle)
             s.quad((u - 0.45, u + 0.45), (y + 0.22, y + 0.25), z - 0.02, (120, 130, 138))
         s.quad((u - 0.4, u + 0.4), (0.2, 0.42), z - 0.01, (46, 48, 52))
@@ -327,4 +367,13 @@ def letterbox_japan(s: Sketch, place: Place) -> None:
     for x in (-0.19, 0.19):
         s.quad((u + x - 0.13, u + x + 0.13), (1.2, 1.28), z - 0.01, BLACK)
     s.quad((u - 0.16, u + 0.16), (0.78, 1.06), z - 0.01, WHITE)
-    s.face([(u - 0.38, 1.45, z), (u + 0.38, 1.45, z), (u + 0.34, 1.54, z + 0.1), (u - 0.34, 1.54, z + 0.1)], red, TOP)
+    s.face(
+        [
+            (u - 0.38, 1.45, z),
+            (u + 0.38, 1.45, z),
+            (u + 0.34, 1.54, z + 0.1),
+            (u - 0.34, 1.54, z + 0.1),
+        ],
+        red,
+        TOP,
+    )

@@ -43,7 +43,9 @@ def write(
             s.wire(points, ink, weight * min(cell))
 
 
-def _post(s: Sketch, u: float, z: float, top: float, colour: Colour = STEEL, width: float = 0.09) -> None:
+def _post(
+    s: Sketch, u: float, z: float, top: float, colour: Colour = STEEL, width: float = 0.09
+) -> None:
     s.rod((u, 0, z + 0.05), (u, top, z + 0.05), width, colour)
     s.shadow([(u - width, 0, z), (u + width, 0, z), (u - width, top, z), (u + width, top, z)])
 
@@ -76,7 +78,16 @@ def warning_diamond(s: Sketch, place: Place) -> None:
     s.disc((u, y, z), 0.64, BLACK, corners=4, turn=0)
     s.disc((u, y, z), 0.58, (250, 200, 24), corners=4, turn=0)
     lean = 0.16 if s.rng.random() < 0.5 else -0.16
-    s.wire([(u - lean, y - 0.26, z), (u - lean, y, z), (u + lean, y + 0.06, z), (u + lean * 0.6, y + 0.28, z)], BLACK, 0.1)
+    s.wire(
+        [
+            (u - lean, y - 0.26, z),
+            (u - lean, y, z),
+            (u + lean, y + 0.06, z),
+            (u + lean * 0.6, y + 0.28, z),
+        ],
+        BLACK,
+        0.1,
+    )
 
 
 @register("stop_sign/octagon")
@@ -109,7 +120,7 @@ def _panel(
 ) -> None:
     w, h = size[0] / 2, size[1] / 2
     s.shadow_box((u - w, u + w), (y - h, y + h), (z, z + 0.05))
-    s.quad((u - w, u + w), (y - h, y + h), z, colour if rim == colour else rim)
+    s.quad((u - w, u + w), (y - h, y + h), z, rim)
     t = 0.05
     s.quad((u - w + t, u + w - t), (y - h + t, y + h - t), z, colour)
 
@@ -134,7 +145,9 @@ def direction_arrow(s: Sketch, place: Place) -> None:
             a, b = u - turn * (w + grow * 0.7), u + turn * (w - 0.2)
             tip = u + turn * (w + 0.1 + grow * 1.4)
             g = h + grow
-            s.face([(a, y - g, z), (b, y - g, z), (tip, y, z), (b, y + g, z), (a, y + g, z)], colour)
+            s.face(
+                [(a, y - g, z), (b, y - g, z), (tip, y, z), (b, y + g, z), (a, y + g, z)], colour
+            )
         write(s, "latin", (u - 0.8, u + 0.72), (y - 0.14, y + 0.14), z, ink, 7, weight=0.22)
 
 
@@ -182,7 +195,9 @@ def town_sign(s: Sketch, place: Place) -> None:
     write(s, "latin", (u - 0.74, u + 0.74), (y - 0.15, y + 0.15), z, BLACK, 8, weight=0.22)
     if s.rng.random() < 0.6:
         s.quad((u - 0.3, u + 0.3), (y + h + 0.03, y + h + 0.3), z, (224, 190, 50))
-        write(s, "latin", (u - 0.24, u + 0.24), (y + h + 0.08, y + h + 0.25), z, WHITE, 4, weight=0.22)
+        write(
+            s, "latin", (u - 0.24, u + 0.24), (y + h + 0.08, y + h + 0.25), z, WHITE, 4, weight=0.22
+        )
 
 
 @register("town_sign/blue_boundary")
@@ -207,7 +222,9 @@ def town_slab(s: Sketch, place: Place) -> None:
         s.box((u + x - 0.1, u + x + 0.1), (0, 1.0), (z, z + 0.2), (196, 192, 184))
     s.shadow_box((u - 0.95, u + 0.95), (0.9, 1.8), (z, z + 0.2))
     s.box((u - 0.95, u + 0.95), (0.88, 1.82), (z, z + 0.2), (244, 200, 44))
-    write(s, "devanagari", (u - 0.76, u + 0.76), (y + 0.02, y + 0.4), z - 0.01, BLACK, 5, weight=0.17)
+    write(
+        s, "devanagari", (u - 0.76, u + 0.76), (y + 0.02, y + 0.4), z - 0.01, BLACK, 5, weight=0.17
+    )
     write(s, "latin", (u - 0.76, u + 0.76), (y - 0.38, y - 0.1), z - 0.01, BLACK, 7, weight=0.2)
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from geolib.geoscenes.camera import Colour, Vector
 from geolib.geoscenes.canvas import FRONT, LEFT, Sketch
@@ -22,6 +24,8 @@ PAINTS: tuple[Colour, ...] = (
     (176, 164, 140),
 )
 Profile = Sequence[tuple[float, float]]  # (metres from the near end, height), near bottom first
+
+Corner = Callable[[float, float, float], Vector]  # (metres from the near end, height, side)
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,16 @@ HATCHBACK = Body(
 )
 SALOON = Body(
     1.76,
-    ((0, 0.28), (0, 0.95), (0.6, 1.0), (1.2, 1.4), (2.3, 1.45), (3.2, 0.98), (4.3, 0.82), (4.4, 0.3)),
+    (
+        (0, 0.28),
+        (0, 0.95),
+        (0.6, 1.0),
+        (1.2, 1.4),
+        (2.3, 1.45),
+        (3.2, 0.98),
+        (4.3, 0.82),
+        (4.4, 0.3),
+    ),
     0.95,
     0.32,
 )
@@ -109,7 +122,10 @@ def shell(
         sign = -1 if side == LEFT else 1
         s.face([at(k, y, sign) for k, y in profile], colour, side)
         s.face(
-            [at(k, y, sign) for k, y in ((0.05, 0.3), (length - 0.05, 0.3), (length, 0.5), (0, 0.5))],
+            [
+                at(k, y, sign)
+                for k, y in ((0.05, 0.3), (length - 0.05, 0.3), (length, 0.5), (0, 0.5))
+            ],
             _darker(colour, 0.72),
             side,
         )
@@ -117,9 +133,10 @@ def shell(
             _side_windows(s, profile, body, at, sign, side)
         for k in (0.78, length - 0.78):
             s.disc((u + sign * half, body.wheel, z + k), body.wheel, TYRE, normal=side, corners=16)
-            s.disc((u + sign * half, body.wheel, z + k), 0.17, (150, 152, 156), normal=side, corners=12)
-    panels = list(zip(profile[:-1], profile[1:], strict=True))
-    for (k0, y0), (k1, y1) in reversed(panels):
+            s.disc(
+                (u + sign * half, body.wheel, z + k), 0.17, (150, 152, 156), normal=side, corners=12
+            )
+    for (k0, y0), (k1, y1) in reversed(list(pairwise(profile))):
         dz, dy = k1 - k0, y1 - y0
         size = (dz * dz + dy * dy) ** 0.5
         normal = (0.0, dz / size, -dy / size)
@@ -130,9 +147,9 @@ def shell(
             _pane(s, at, (k0, y0), (k1, y1), normal)
 
 
-def _pane(s: Sketch, at: object, low: tuple[float, float], high: tuple[float, float], normal: Vector) -> None:
-    assert callable(at)
-
+def _pane(
+    s: Sketch, at: Corner, low: tuple[float, float], high: tuple[float, float], normal: Vector
+) -> None:
     def mix(t: float, sign: float) -> Vector:
         k, y = low[0] + t * (high[0] - low[0]), low[1] + t * (high[1] - low[1])
         a, b = at(k, y, -1), at(k, y, 1)
@@ -140,13 +157,16 @@ def _pane(s: Sketch, at: object, low: tuple[float, float], high: tuple[float, fl
         return (a[0] + (b[0] - a[0]) * w, y, a[2] - 0.005)
 
     s.face([mix(0.08, -1), mix(0.08, 1), mix(0.9, 1), mix(0.9, -1)], GLASS, normal)
-    s.face([mix(0.5, -1), mix(0.12, 0.1), mix(0.12, 0.5), mix(0.9, -0.6), mix(0.9, -1)], (86, 100, 112), normal)
+    s.face(
+        [mix(0.5, -1), mix(0.12, 0.1), mix(0.12, 0.5), mix(0.9, -0.6), mix(0.9, -1)],
+        (86, 100, 112),
+        normal,
+    )
 
 
 def _side_windows(
-    s: Sketch, profile: Profile, body: Body, at: object, sign: int, side: Vector
+    s: Sketch, profile: Profile, body: Body, at: Corner, sign: int, side: Vector
 ) -> None:
-    assert callable(at)
     roof = [k for k, y in profile if y > body.waist + 0.3]
     belt = [k for k, y in profile if body.waist - 0.15 <= y <= body.waist + 0.15]
     if not roof or len(belt) < 2:
@@ -157,12 +177,22 @@ def _side_windows(
     r0, r1 = min(roof) + 0.1, max(roof) - 0.05
     middle = (r0 + r1) / 2 + 0.1
     s.face(
-        [at(k0, base, sign), at(middle - 0.05, base, sign), at(middle - 0.05, top, sign), at(r0, top, sign)],
+        [
+            at(k0, base, sign),
+            at(middle - 0.05, base, sign),
+            at(middle - 0.05, top, sign),
+            at(r0, top, sign),
+        ],
         GLASS,
         side,
     )
     s.face(
-        [at(middle + 0.05, base, sign), at(k1, base, sign), at(r1, top, sign), at(middle + 0.05, top, sign)],
+        [
+            at(middle + 0.05, base, sign),
+            at(k1, base, sign),
+            at(r1, top, sign),
+            at(middle + 0.05, top, sign),
+        ],
         GLASS,
         side,
     )
@@ -231,8 +261,6 @@ def bicycle(s: Sketch, place: Place) -> None:
 
 
 def _ring(u: float, y: float, z: float, r: float) -> list[Vector]:
-    import math
-
     return [
         (u + r * math.cos(k * math.pi / 8), y + r * math.sin(k * math.pi / 8), z) for k in range(17)
     ]
@@ -268,24 +296,50 @@ def autorickshaw(s: Sketch, place: Place) -> None:
     canopy: Colour = ((34, 34, 36), (232, 190, 44), (40, 40, 42))[int(s.rng.integers(3))]
     if tub[1] < 140:
         canopy = (232, 190, 44)
-    body = Body(1.36, ((0, 0.32), (0, 0.95), (0.1, 1.0), (1.9, 0.95), (2.5, 0.9), (2.65, 0.4)), 3.0, 0.26)
+    body = Body(
+        1.36, ((0, 0.32), (0, 0.95), (0.1, 1.0), (1.9, 0.95), (2.5, 0.9), (2.65, 0.4)), 3.0, 0.26
+    )
     half = body.width / 2
-    s.part(z)
     s.shadow_box((u - half, u + half), (0.0, 1.7), (z, z + 2.4))
     shell(s, u, z, body.rear, body, tub, glass=False)
-    s.parts[-1].depth = z
     # seats seen through the open side, then the canopy on its posts
     side = s.visible_side((u - half, u + half), z)
     s.quad((u - half + 0.06, u + half - 0.06), (0.95, 1.6), z + 1.1, (38, 34, 34))
     if side is not None:
         k = u - half if side == LEFT else u + half
-        s.face([(k, 0.98, z + 0.1), (k, 0.98, z + 0.75), (k, 1.7, z + 0.6), (k, 1.62, z + 0.06)], canopy, side)
-        s.face([(k, 1.52, z), (k, 1.52, z + 2.1), (k, 1.66, z + 1.9), (k, 1.78, z + 0.9), (k, 1.66, z + 0.05)], canopy, side)
+        s.face(
+            [(k, 0.98, z + 0.1), (k, 0.98, z + 0.75), (k, 1.7, z + 0.6), (k, 1.62, z + 0.06)],
+            canopy,
+            side,
+        )
+        s.face(
+            [
+                (k, 1.52, z),
+                (k, 1.52, z + 2.1),
+                (k, 1.66, z + 1.9),
+                (k, 1.78, z + 0.9),
+                (k, 1.66, z + 0.05),
+            ],
+            canopy,
+            side,
+        )
         for dz in (1.25, 2.1):
             s.wire([(k, 0.95, z + dz), (k, 1.6, z + dz - 0.15)], (50, 50, 50), 0.07)
-        s.face([(k, 0.36, z + 0.9), (k, 0.36, z + 1.5), (k, 0.9, z + 1.6), (k, 0.9, z + 0.85)], (46, 42, 40), side)
+        s.face(
+            [(k, 0.36, z + 0.9), (k, 0.36, z + 1.5), (k, 0.9, z + 1.6), (k, 0.9, z + 0.85)],
+            (46, 42, 40),
+            side,
+        )
     s.flat((u - half, u + half), (z, z + 1.9), canopy, 1.74)
-    s.face([(u - half, 0.98, z), (u + half, 0.98, z), (u + half * 0.86, 1.74, z + 0.12), (u - half * 0.86, 1.74, z + 0.12)], canopy)
+    s.face(
+        [
+            (u - half, 0.98, z),
+            (u + half, 0.98, z),
+            (u + half * 0.86, 1.74, z + 0.12),
+            (u - half * 0.86, 1.74, z + 0.12),
+        ],
+        canopy,
+    )
     s.quad((u - 0.34, u + 0.34), (1.24, 1.54), z - 0.01, (92, 104, 110))
     s.quad((u - half, u + half), (0.62, 0.7), z - 0.01, _darker(tub, 0.6))
     for sign in (-1, 1):
@@ -311,14 +365,22 @@ def kei_truck(s: Sketch, place: Place) -> None:
     if side is not None:
         k = u - half if side == LEFT else u + half
         s.face([(k, y, z + d) for d, y in cab], colour, side)
-        s.face([(k, y, z + d) for d, y in ((2.25, 1.12), (2.98, 1.12), (2.68, 1.68), (2.25, 1.68))], GLASS, side)
+        s.face(
+            [(k, y, z + d) for d, y in ((2.25, 1.12), (2.98, 1.12), (2.68, 1.68), (2.25, 1.68))],
+            GLASS,
+            side,
+        )
     s.quad((u - half, u + half), (0.6, 1.78), z + 1.95, colour)
     s.quad((u - half + 0.14, u + half - 0.14), (1.2, 1.62), z + 1.94, GLASS)
     for x in (-0.62, 0.6):
         s.quad((u + x, u + x + 0.05), (1.0, 1.76), z + 1.9, (120, 124, 126))
     if side is not None:
         far = u + half if side == LEFT else u - half
-        s.face([(far, 0.66, z), (far, 0.66, z + 1.9), (far, 0.98, z + 1.9), (far, 0.98, z)], _darker(colour, 0.7), FRONT)
+        s.face(
+            [(far, 0.66, z), (far, 0.66, z + 1.9), (far, 0.98, z + 1.9), (far, 0.98, z)],
+            _darker(colour, 0.7),
+            FRONT,
+        )
     s.flat((u - half, u + half), (z, z + 1.9), (112, 116, 116), 0.68)
     if s.rng.random() < 0.6:
         load: Colour = ((44, 92, 158), (150, 112, 70), (74, 120, 72))[int(s.rng.integers(3))]
@@ -341,16 +403,31 @@ def kei_truck(s: Sketch, place: Place) -> None:
 def panel_van(s: Sketch, place: Place) -> None:
     """A small high-roofed van, white or postal yellow, rear doors split in the middle."""
     u, z = place.u, place.z
-    colour: Colour = ((246, 202, 30), (234, 235, 234), (246, 202, 30), (206, 212, 220))[int(s.rng.integers(4))]
-    body = Body(1.78, ((0, 0.32), (0, 1.0), (0.06, 1.82), (2.3, 1.84), (3.0, 1.06), (3.9, 0.9), (4.0, 0.34)), 1.0, 0.32)
+    colour: Colour = ((246, 202, 30), (234, 235, 234), (246, 202, 30), (206, 212, 220))[
+        int(s.rng.integers(4))
+    ]
+    body = Body(
+        1.78,
+        ((0, 0.32), (0, 1.0), (0.06, 1.82), (2.3, 1.84), (3.0, 1.06), (3.9, 0.9), (4.0, 0.34)),
+        1.0,
+        0.32,
+    )
     half = body.width / 2
     shell(s, u, z, body.rear, body, colour, glass=False)
     side = s.visible_side((u - half, u + half), z)
     if side is not None:
         k = u - half * 0.93 if side == LEFT else u + half * 0.93
-        s.face([(k, 1.08, z + 1.9), (k, 1.08, z + 2.85), (k, 1.7, z + 2.25), (k, 1.7, z + 1.9)], GLASS, side)
+        s.face(
+            [(k, 1.08, z + 1.9), (k, 1.08, z + 2.85), (k, 1.7, z + 2.25), (k, 1.7, z + 1.9)],
+            GLASS,
+            side,
+        )
         m = u - half if side == LEFT else u + half
-        s.face([(m, 0.7, z + 0.1), (m, 0.7, z + 3.4), (m, 0.82, z + 3.4), (m, 0.82, z + 0.1)], (40, 66, 134), side)
+        s.face(
+            [(m, 0.7, z + 0.1), (m, 0.7, z + 3.4), (m, 0.82, z + 3.4), (m, 0.82, z + 0.1)],
+            (40, 66, 134),
+            side,
+        )
     for sign in (-1, 1):
         a, b = sorted((u + sign * 0.05, u + sign * 0.64))
         s.quad((a, b), (1.14, 1.62), z - 0.01, GLASS)
@@ -362,14 +439,24 @@ def panel_van(s: Sketch, place: Place) -> None:
 
 
 def _plate(
-    s: Sketch, place: Place, size: tuple[float, float], ground: Colour, ink: Colour, band: bool = False
+    s: Sketch,
+    place: Place,
+    size: tuple[float, float],
+    ground: Colour,
+    ink: Colour,
+    band: bool = False,
 ) -> None:
     """A rear plate with a row of characters; drawn a little larger than life."""
     w, h = size
     u, z = place.u, place.z - 0.02
     y = plate_height(CARS[place.variant % 3])
     s.part(z)
-    s.quad((u - w / 2 - 0.015, u + w / 2 + 0.015), (y - h / 2 - 0.015, y + h / 2 + 0.015), z, (40, 40, 40))
+    s.quad(
+        (u - w / 2 - 0.015, u + w / 2 + 0.015),
+        (y - h / 2 - 0.015, y + h / 2 + 0.015),
+        z,
+        (40, 40, 40),
+    )
     s.quad((u - w / 2, u + w / 2), (y - h / 2, y + h / 2), z, ground)
     left, right = u - 0.42 * w, u + 0.42 * w
     if band:
@@ -410,5 +497,3 @@ def plate_japan(s: Sketch, place: Place) -> None:
 @register("licence_plate/yellow_short")
 def plate_kei(s: Sketch, place: Place) -> None:
     _plate(s, place, (0.5, 0.26), (246, 206, 34), (34, 34, 34))
-
-
