@@ -185,8 +185,8 @@ def scorecam(
     weights are the softmax over the channels of the target's score. The paper scores the increase
     over a baseline input (its "CIC"): one number for all channels, which the softmax cancels.
 
-    A constant channel has an empty mask. All of them share one score, computed once; they are
-    about half of what a ReLU network's last stage puts out.
+    A constant channel, such as one that its ReLU silences, has an empty mask. All of them share
+    one score, computed once.
 
     ``target_layer``, a module or its name, overrides ``classifier.target_layer``; ``output`` is
     the score: "logit" or "probability"; ``n_channels`` keeps only the channels with the largest

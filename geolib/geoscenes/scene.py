@@ -12,7 +12,6 @@ from functools import cache, cached_property
 import cv2
 import numpy as np
 
-from geolib.geoscenes import objects as _objects  # noqa: F401  (fills the registry)
 from geolib.geoscenes.camera import Camera, Light
 from geolib.geoscenes.canvas import GROUND, SUPERSAMPLING, Part, Sketch
 from geolib.geoscenes.coverage import (
@@ -26,7 +25,8 @@ from geolib.geoscenes.coverage import (
 )
 from geolib.geoscenes.cues import COUNTRIES, table
 from geolib.geoscenes.ground import Street, background
-from geolib.geoscenes.layout import DRAWERS, Place, quantile, slots, stream
+from geolib.geoscenes.layout import Place, quantile, slots, stream
+from geolib.geoscenes.objects import DRAWERS
 from geolib.geoscenes.shortcut import Shortcut
 from geolib.paths import data_file
 

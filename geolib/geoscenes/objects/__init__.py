@@ -1,5 +1,6 @@
 """Drawing functions of everything that can stand in a scene, registered by name."""
 
+from geolib.geoscenes.layout import DRAWERS
 from geolib.geoscenes.objects import (
     buildings,
     markings,
@@ -10,4 +11,4 @@ from geolib.geoscenes.objects import (
     vehicles,
 )
 
-__all__ = ["buildings", "markings", "nature", "plants", "roadside", "signs", "vehicles"]
+__all__ = ["DRAWERS", "buildings", "markings", "nature", "plants", "roadside", "signs", "vehicles"]

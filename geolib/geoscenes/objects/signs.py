@@ -184,7 +184,7 @@ def direction_green(s: Sketch, place: Place) -> None:
 
 @register("town_sign/white_red_border")
 def town_sign(s: Sketch, place: Place) -> None:
-    u, z, y = place.u, place.z, 1.9
+    u, z, y = place.u, place.z, 2.15
     s.part(z)
     _post(s, u - 0.6, z, 1.9)
     _post(s, u + 0.6, z, 1.9)
