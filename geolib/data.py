@@ -20,12 +20,12 @@ import pandas as pd
 import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
-from tqdm.auto import tqdm
 
 from geolib import images
 from geolib.cache import key, sha256
 from geolib.geoscenes import COUNTRIES, Scene, render
 from geolib.paths import data_file
+from geolib.progress import progress_bar
 
 SPLITS = ("train", "validation", "test", "eval")
 SHARES = {"train": 0.70, "validation": 0.15, "test": 0.15}
@@ -626,7 +626,7 @@ def pixel_batches(
         worker_init_fn=single_threaded,
     )
     description = f"{dataset.name} {dataset.split}"
-    with tqdm(total=len(dataset), desc=description, unit="image", disable=not progress) as bar:
+    with progress_bar(description, len(dataset), "image", progress) as bar:
         for batch in loader:
             for index, error in batch.unreadable:
                 dataset.skip(error, index)

@@ -28,6 +28,7 @@ GUIDED = "#d1495b"
 RANDOM = "#3a86b7"
 ACCENT = "#e0a030"
 WIDTH = 7.0
+OUTLINE_SIDE = 480
 CLASS_COLOURS = ("#4878cf", "#e08214", "#c2407e", "#3a9a6b", "#8c6bb1", "#a6761d", "#5ab4ac")
 
 STYLE: Any = {
@@ -72,8 +73,8 @@ def class_colours(classes: Sequence[str]) -> dict[str, str]:
     return {name: CLASS_COLOURS[i % len(CLASS_COLOURS)] for i, name in enumerate(classes)}
 
 
-def overlay(image: np.ndarray, attribution: np.ndarray, strength: float = 0.55) -> np.ndarray:
-    """Blend a map into a photograph.
+def overlay(image: np.ndarray, attribution: np.ndarray) -> np.ndarray:
+    """Lay a map over a grey, dimmed photograph: the brighter the colour, the more it matters.
 
     Parameters
     ----------
@@ -81,17 +82,17 @@ def overlay(image: np.ndarray, attribution: np.ndarray, strength: float = 0.55) 
         ``[H, W, 3]`` in 0..1.
     attribution
         ``[H, W]`` in 0..1.
-    strength
-        Weight of the colour where the map is 1.
 
     Returns
     -------
     numpy.ndarray
         ``[H, W, 3]`` in 0..1.
     """
-    colour = plt.get_cmap("inferno")(attribution)[..., :3]
-    weight = strength * (0.35 + 0.65 * attribution[..., None])
-    return np.clip(image * (1 - weight) + colour * weight, 0, 1)
+    grey = 0.15 + 0.6 * image.mean(-1, keepdims=True)
+    # A square root, so that maps whose weight sits on a few pixels can be seen at all.
+    weight = np.sqrt(attribution)[..., None]
+    colour = plt.get_cmap("inferno")(0.25 + 0.7 * attribution)[..., :3]
+    return np.clip(grey * (1 - 0.85 * weight) + colour * 0.85 * weight, 0, 1)
 
 
 def outline(image: np.ndarray, masks: np.ndarray, seed: int = 0) -> np.ndarray:
@@ -109,18 +110,24 @@ def outline(image: np.ndarray, masks: np.ndarray, seed: int = 0) -> np.ndarray:
     Returns
     -------
     numpy.ndarray
-        ``[H, W, 3]`` in 0..1.
+        ``[s·H, s·W, 3]`` in 0..1, enlarged by a whole number s so that borders stay thin.
     """
-    canvas = image.astype(np.float32).copy()
+    scale = max(1, round(OUTLINE_SIDE / image.shape[0]))
+    canvas = _enlarge(image.astype(np.float32), scale)
     palette = np.array(sns.color_palette("husl", max(len(masks), 1)))
     palette = np.random.default_rng(seed).permutation(palette)
     order = np.argsort(-masks.reshape(len(masks), -1).sum(1), kind="stable")
     for colour, index in zip(palette, order, strict=False):
-        mask = masks[index]
-        canvas[mask] = 0.6 * canvas[mask] + 0.4 * colour
-        border = cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_GRADIENT, np.ones((2, 2)))
+        mask = _enlarge(masks[index].astype(np.uint8), scale)
+        inside = mask.astype(bool)
+        canvas[inside] = 0.78 * canvas[inside] + 0.22 * colour
+        border = cv2.morphologyEx(mask, cv2.MORPH_GRADIENT, np.ones((2, 2)))
         canvas[border.astype(bool)] = colour
     return np.clip(canvas, 0, 1)
+
+
+def _enlarge(image: np.ndarray, scale: int) -> np.ndarray:
+    return cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_NEAREST)
 
 
 def as_image(image: Any) -> np.ndarray:
@@ -204,6 +211,9 @@ def heatmap(table: pd.DataFrame, *, label: str, percent: bool = True) -> Figure:
     axis.tick_params(length=0)
     axis.tick_params(axis="y", rotation=0)
     axis.xaxis.tick_top()
+    if max(len(str(name)) for name in table.columns) * len(table.columns) > 48:
+        axis.tick_params(axis="x", rotation=30)
+        plt.setp(axis.get_xticklabels(), ha="left", rotation_mode="anchor")
     return figure
 
 
@@ -472,10 +482,10 @@ def explanation(
 def gallery(
     crops: Mapping[str, Sequence[tuple[np.ndarray, str]]], columns: int, *, caption: str
 ) -> Figure:
-    """Elements ranked by their own effect, a row per class (Figure 4)."""
-    side = WIDTH / columns
+    """Square pictures with titles, a row per class (Figure 4)."""
+    height = len(crops) * (WIDTH / columns + 0.25) + 0.3
     figure, axes = plt.subplots(
-        len(crops), columns, figsize=(WIDTH, len(crops) * (side + 0.3) + 0.3), squeeze=False
+        len(crops), columns, figsize=(WIDTH, height), squeeze=False, layout=_tight()
     )
     colours = class_colours(list(crops))
     for r, (name, line) in enumerate(crops.items()):
@@ -483,22 +493,39 @@ def gallery(
             axis.set(xticks=[], yticks=[])
             axis.spines[:].set_visible(False)
             if c < len(line):
-                axis.imshow(_on_square(line[c][0]), interpolation="lanczos")
-                axis.set_title(line[c][1], fontsize=9)
+                axis.imshow(line[c][0], interpolation="lanczos")
+                axis.set_title(line[c][1], fontsize=9.5, pad=3)
         axes[r, 0].set_ylabel(name, color=colours[name], fontsize=10.5)
     figure.supxlabel(caption, fontsize=9.5)
     return figure
 
 
-def _on_square(crop: np.ndarray) -> np.ndarray:
-    """Centre a crop on a transparent square, so that crops share one scale per cell."""
-    height, width = crop.shape[:2]
-    side = max(height, width)
-    square = np.zeros((side, side, 4), np.float32)
-    y, x = (side - height) // 2, (side - width) // 2
-    square[y : y + height, x : x + width, :3] = as_image(crop)
-    square[y : y + height, x : x + width, 3] = 1
-    return square
+def spotlight(image: np.ndarray, box: Sequence[int], margin: float = 0.5) -> np.ndarray:
+    """Square window around a box, everything outside the box dimmed.
+
+    Parameters
+    ----------
+    image
+        ``[H, W, 3]`` in 0..1.
+    box
+        ``x0 y0 x1 y1``, end-exclusive.
+    margin
+        Room on each side, as a share of the box's longer side.
+
+    Returns
+    -------
+    numpy.ndarray
+        ``[S, S, 3]`` in 0..1, S at most the image's shorter side.
+    """
+    height, width = image.shape[:2]
+    x0, y0, x1, y1 = box
+    dimmed = 0.45 * image + 0.1
+    dimmed[y0:y1, x0:x1] = image[y0:y1, x0:x1]
+    longer = max(x1 - x0, y1 - y0)
+    side = min(max(round((1 + 2 * margin) * longer), min(height, width) // 4), height, width)
+    left = min(max((x0 + x1 - side) // 2, 0), width - side)
+    top = min(max((y0 + y1 - side) // 2, 0), height - side)
+    return dimmed[top : top + side, left : left + side]
 
 
 @styled

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
@@ -20,12 +21,12 @@ import numpy as np
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
-from tqdm.auto import tqdm
 
 from geolib import cache, data, figures, images, segmentation, stages, statistics
 from geolib.ablation import faithfulness
 from geolib.attribution import attribute
 from geolib.model import Classifier
+from geolib.progress import progress_bar
 from geolib.scoring import extract_elements
 from geolib.stages import EvaluationConfig, Extracted
 
@@ -145,7 +146,7 @@ def _shards(
 ) -> Iterator[stages.Shard]:
     if len(dataset) == 0:
         raise ValueError("dataset holds no images")
-    with tqdm(total=len(dataset), desc=title, unit="image", disable=not progress) as bar:
+    with progress_bar(title, len(dataset), "image", progress) as bar:
         for shard in stages.shards(dataset, classifier, config.shard_size):
             yield shard
             bar.update(len(shard.dataset))
@@ -456,11 +457,11 @@ def explain_all(
 ) -> list[Explanation]:
     """Explain every readable image of a dataset; the others are listed in ``dataset.skipped``."""
     explanations = []
-    for i in tqdm(range(len(dataset)), "explaining", unit="image", disable=not progress):
-        try:
-            explanations.append(explain(classifier, dataset[i], config))
-        except images.UnreadableImage:
-            continue
+    with progress_bar("explaining", len(dataset), "image", progress) as bar:
+        for i in range(len(dataset)):
+            with suppress(images.UnreadableImage):
+                explanations.append(explain(classifier, dataset[i], config))
+            bar.update()
     return explanations
 
 

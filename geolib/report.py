@@ -12,6 +12,7 @@ import torch
 from pandas.io.formats.style import Styler
 from scipy.stats import spearmanr
 
+from geolib import figures
 from geolib.data import GeoDataset
 from geolib.model import PAPER
 from geolib.pipeline import Explanation
@@ -165,7 +166,7 @@ def example(extracted: Sequence[Extracted]) -> Extracted:
 def gallery(
     extracted: Sequence[Extracted], elements: pd.DataFrame, columns: int
 ) -> dict[str, list[tuple[np.ndarray, str]]]:
-    """Crops of the elements with the largest effect of their own, per country, one per image."""
+    """Elements with the largest effect of their own, per country, at most one per image."""
     images = {one.item.id: one.image.permute(1, 2, 0).numpy() for one in extracted}
     crops = {}
     for country, rows in elements.groupby("country"):
@@ -181,8 +182,8 @@ def gallery(
     return crops
 
 
-def _crop(image: np.ndarray, row: Mapping[Hashable, Any]) -> np.ndarray:
-    return image[row["y0"] : row["y1"], row["x0"] : row["x1"]]
+def _in_context(image: np.ndarray, row: Mapping[Hashable, Any]) -> np.ndarray:
+    return figures.spotlight(image, [row[side] for side in ("x0", "y0", "x1", "y1")])
 
 
 def summary(explanations: Sequence[Explanation]) -> str:

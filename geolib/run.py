@@ -385,10 +385,21 @@ def _execute_one(
         "machine": _machine(),
         "versions": _versions(),
     }
+    _fold_parameters(notebook)
     nbformat.write(notebook, part)
     results.collect(part)
     part.replace(target)
     return Execution(name, target, seconds, skipped=False)
+
+
+def _fold_parameters(notebook: NotebookNode) -> None:
+    """Let the page show the values of the run, folded, in place of the notebook's defaults."""
+    for cell in notebook.cells:
+        tags = cell.metadata.get("tags", [])
+        if "injected-parameters" in tags:
+            cell.metadata["tags"] = [*tags, "hide-input"]
+        elif "parameters" in tags:
+            cell.metadata["tags"] = [*tags, "remove-cell"]
 
 
 @contextmanager

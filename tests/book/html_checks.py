@@ -11,7 +11,8 @@ from urllib.parse import unquote, urlsplit
 from bs4 import BeautifulSoup, Tag
 
 GENERATED = {"genindex.html", "py-modindex.html", "search.html", "index.html"}
-NO_NUMBER = re.compile(r"(?i)\b(nan|none|null|-?inf)\b")
+# As Python and pandas print them: "none" is also the name of a segmenter.
+NO_NUMBER = re.compile(r"\b(nan|NaN|NaT|None|inf)\b")
 HASH = re.compile(r"[0-9a-f]{12,}")
 
 

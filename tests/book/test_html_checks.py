@@ -22,7 +22,7 @@ SOUND = """
 <p>Accuracy <span class="result">0.91</span>; NaN weights are refused. None of them is used.</p>
 <img src="figure.png" alt="Advantage per method"><a href="#top">up</a><a href="two.html#there">2</a>
 <a href="https://example.org/x">away</a>
-<div class="cell_output"><table><tr><td>France</td><td>0.3</td></tr></table><pre>n = 3</pre></div>
+<div class="cell_output"><table><tr><td>France</td><td>0.3</td></tr></table><pre>n = 3, segmenter none</pre></div>
 </article></body></html>
 """
 
@@ -64,7 +64,7 @@ def test_a_sound_page_has_no_problem(check: str, page: Callable[[str], Page]) ->
         ("images", 'src="figure.png"', 'src="gone.png"'),
         ("images", 'src="figure.png"', 'src="empty.png"'),
         ("images", 'src="figure.png"', 'src="https://example.org/figure.png"'),
-        ("images", 'src="figure.png"', ""),
+        ("images", 'src="figure.png"', 'src=""'),
         ("alt", 'alt="Advantage per method"', ""),
         ("alt", 'alt="Advantage per method"', 'alt=""'),
         ("alt", "Advantage per method", "../_images/9178c4cf6aeadcf1d97e.png"),
@@ -76,6 +76,7 @@ def test_a_sound_page_has_no_problem(check: str, page: Callable[[str], Page]) ->
         ("numbers", ">0.91<", ">nan %<"),
         ("numbers", "<td>0.3</td>", "<td>NaN</td>"),
         ("numbers", "n = 3", "mean nan"),
+        ("numbers", ">0.91<", ">None<"),
         ("links", 'href="#top"', 'href="#bottom"'),
         ("links", "two.html#there", "two.html#here"),
         ("links", "two.html#there", "three.html"),

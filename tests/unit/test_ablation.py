@@ -381,7 +381,6 @@ def test_batch_size_and_order_of_images_change_nothing(fill):
     for order, batch_size in (([2, 0, 1], 64), ([0, 1, 2], 1), ([1, 2, 0], 5)):
         pd.testing.assert_frame_equal(table(order, batch_size), reference, check_exact=True)
     torch.manual_seed(11)
-    np.random.seed(11)  # noqa: NPY002
     pd.testing.assert_frame_equal(table([0, 1, 2], 64), reference, check_exact=True)
 
 

@@ -72,13 +72,22 @@ def test_overlay_leaves_the_values_in_range_and_colours_the_salient():
 
 
 def test_outline_changes_only_pixels_at_the_masks():
-    image = np.full((12, 12, 3), 0.5, np.float32)
-    mask = np.zeros((1, 12, 12), bool)
-    mask[0, 3:7, 3:7] = True
+    image = np.full((480, 480, 3), 0.5, np.float32)
+    mask = np.zeros((1, 480, 480), bool)
+    mask[0, 30:70, 30:70] = True
     changed = (figures.outline(image, mask) != image).any(-1)
     assert changed[mask[0]].all()
-    assert not changed[:2].any()
-    assert not changed[8:].any()
+    assert not changed[:28].any()
+    assert not changed[72:].any()
+
+
+@pytest.mark.parametrize("box", [(0, 0, 4, 2), (10, 10, 14, 40), (0, 0, 40, 40)])
+def test_spotlight_is_square_and_dims_all_but_the_box(box):
+    image = np.full((40, 40, 3), 0.9)
+    shown = figures.spotlight(image, box)
+    assert shown.shape[0] == shown.shape[1]
+    x0, y0, x1, y1 = box
+    assert (shown == 0.9).all(-1).sum() == (x1 - x0) * (y1 - y0)
 
 
 def test_nothing_to_show_is_still_a_figure():

@@ -289,6 +289,9 @@ def test_a_notebook_is_executed_and_a_failure_shows_where(project: Path) -> None
     assert executed.cells[-1].outputs[0].text == "total 10\n"
     assert executed.metadata["geolib"]["parameters"] == {"n": 5, "rate": 0.5, "word": "a"}
     assert str(project) not in json.dumps(executed.metadata), "a path of this machine leaks"
+    tags = [set(cell.metadata.get("tags", ())) for cell in executed.cells]
+    assert {"parameters", "remove-cell"} in tags
+    assert {"injected-parameters", "hide-input"} in tags
 
     with pytest.raises(run.RunError) as failure:
         run.execute(["01-toy"], "default", {"n": -0.5}, root=project)
