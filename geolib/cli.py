@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -54,7 +55,7 @@ Classes = Annotated[
 ]
 Profile = Annotated[str, typer.Option(help="smoke (minutes), default, or paper.")]
 Parameters = Annotated[
-    list[tuple[str, str]] | None,
+    list[str] | None,
     typer.Option("-p", "--parameter", metavar="NAME VALUE", help="Change a parameter."),
 ]
 
@@ -304,10 +305,40 @@ def _names(text: str | None) -> tuple[str, ...] | None:
     return tuple(name.strip() for name in text.split(",")) if text else None
 
 
-def _parameters(pairs: list[tuple[str, str]] | None) -> dict[str, Any]:
+def _parameters(pairs: list[str] | None) -> dict[str, Any]:
     from geolib import run as runner
 
-    return {name: runner.parse_value(value) for name, value in pairs or []}
+    split = [pair.split("=", 1) for pair in pairs or []]
+    return {name: runner.parse_value(value) for name, value in split}
+
+
+def join_parameters(arguments: list[str]) -> list[str]:
+    """Join ``-p NAME VALUE``, papermill's way, into ``-p NAME=VALUE``.
+
+    Typer has no option that is repeatable and takes two words.
+
+    Raises
+    ------
+    ValueError
+        If a value is missing.
+    """
+    words, joined = iter(arguments), []
+    for word in words:
+        joined.append(word)
+        if word in ("-p", "--parameter"):
+            name = next(words, "")
+            value = "" if "=" in name else next(words, None)
+            if not name or value is None:
+                raise ValueError(f"{word} {name}: expected NAME VALUE, as in -p repeats 20")
+            joined.append(name if "=" in name else f"{name}={value}")
+    return joined
+
+
+def main() -> None:
+    """Entry point of the ``geolib`` command."""
+    with _plain_errors():
+        arguments = join_parameters(sys.argv[1:])
+        app(arguments)
 
 
 def _print_table(comparison: Any) -> None:
@@ -328,4 +359,4 @@ class _plain_errors:
     def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
         if isinstance(error, (ValueError, TypeError, OSError, RuntimeError)):
             Console(stderr=True).print(f"error: {error}", style="red", highlight=False)
-            raise typer.Exit(1) from error
+            raise SystemExit(1) from error

@@ -38,6 +38,7 @@ import geolib
 from geolib import cache, results
 from geolib.paths import repository_root
 
+WIDGET = "application/vnd.jupyter.widget-view+json"
 KEPT_TAGS = frozenset({"nbval-check-output", "keep_output"})
 # What a notebook shows does not depend on how it is started or printed.
 _NOT_AN_INPUT = {"geolib.cli", "geolib.run", "geolib.sphinx_results"}
@@ -353,17 +354,16 @@ def _execute_one(
     part = folder / f"{name}.failed.ipynb"
     started = datetime.now(UTC)
     try:
-        with _quiet_progress_bars():
-            notebook = papermill.execute_notebook(
-                source,
-                part,
-                parameters=parameters,
-                kernel_name="python3",
-                progress_bar=False,
-                cwd=source.parent,
-                # The kernel warns of its local sockets at every start.
-                extra_arguments=["--log-level=CRITICAL"],
-            )
+        notebook = papermill.execute_notebook(
+            source,
+            part,
+            parameters=parameters,
+            kernel_name="python3",
+            progress_bar=False,
+            cwd=source.parent,
+            # The kernel warns of its local sockets at every start.
+            extra_arguments=["--log-level=CRITICAL"],
+        )
     except papermill.PapermillExecutionError as error:
         raise RunError(
             f"{name} failed in cell {error.cell_index + 1}:\n\n{error.source}\n\n"
@@ -386,6 +386,7 @@ def _execute_one(
         "versions": _versions(),
     }
     _fold_parameters(notebook)
+    _drop_progress_bars(notebook)
     nbformat.write(notebook, part)
     results.collect(part)
     part.replace(target)
@@ -402,18 +403,12 @@ def _fold_parameters(notebook: NotebookNode) -> None:
             cell.metadata["tags"] = [*tags, "remove-cell"]
 
 
-@contextmanager
-def _quiet_progress_bars() -> Iterator[None]:
-    """Keep tqdm's bars, which only a terminal can show, out of the executed notebook."""
-    before = os.environ.get("TQDM_DISABLE")
-    os.environ["TQDM_DISABLE"] = "1"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["TQDM_DISABLE"]
-        else:
-            os.environ["TQDM_DISABLE"] = before
+def _drop_progress_bars(notebook: NotebookNode) -> None:
+    """Drop finished progress bars: no result, and a page would load their code from elsewhere."""
+    notebook.metadata.pop("widgets", None)
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs = [o for o in cell.outputs if WIDGET not in o.get("data", {})]
 
 
 def _key(source: Path, parameters: Mapping[str, Any]) -> str:

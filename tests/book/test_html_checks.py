@@ -22,7 +22,8 @@ SOUND = """
 <p>Accuracy <span class="result">0.91</span>; NaN weights are refused. None of them is used.</p>
 <img src="figure.png" alt="Advantage per method"><a href="#top">up</a><a href="two.html#there">2</a>
 <a href="https://example.org/x">away</a>
-<div class="cell_output"><table><tr><td>France</td><td>0.3</td></tr></table><pre>n = 3, segmenter none</pre></div>
+<div class="cell_output"><table><tr><td>France</td><td>0.3</td></tr></table>
+<pre>n = 3, segmenter none</pre></div>
 </article></body></html>
 """
 

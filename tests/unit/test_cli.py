@@ -10,7 +10,7 @@ from oracle import classifier, write_photographs
 from PIL import Image
 from typer.testing import CliRunner
 
-from geolib.cli import app
+from geolib.cli import app, join_parameters
 
 runner = CliRunner()
 
@@ -85,7 +85,7 @@ def test_evaluate_prints_the_comparison_and_exports(root, tmp_path):
     ],
 )
 def test_mistakes_are_answered_in_one_line_without_a_traceback(root, arguments, words):
-    result = runner.invoke(app, arguments)
+    result = runner.invoke(app, join_parameters(arguments))
     assert result.exit_code == 1
     assert words in result.output
     assert "Traceback" not in result.output
@@ -104,3 +104,20 @@ def test_info_lists_methods_and_cache(tmp_path):
     assert str(tmp_path / "cache") in result.stdout
     assert "scorecam" in result.stdout
     assert "felzenszwalb" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("typed", "joined"),
+    [
+        (["run", "-p", "a", "1", "-p", "b", "x y"], ["run", "-p", "a=1", "-p", "b=x y"]),
+        (["run", "-p", "a=1", "06"], ["run", "-p", "a=1", "06"]),
+        (["explain", "photo.jpg"], ["explain", "photo.jpg"]),
+    ],
+)
+def test_parameters_are_typed_as_papermill_takes_them(typed, joined):
+    assert join_parameters(typed) == joined
+
+
+def test_a_parameter_without_a_value_is_an_error():
+    with pytest.raises(ValueError, match="NAME VALUE"):
+        join_parameters(["run", "-p", "repeats"])
