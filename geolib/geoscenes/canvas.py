@@ -18,6 +18,7 @@ from geolib.geoscenes.camera import Camera, Colour, Light, Vector
 
 FRACTION_BITS = 4  # sub-pixel positions handed to OpenCV: 1/16 pixel
 SUPERSAMPLING = 2  # the picture is drawn this much larger and averaged down
+LONGEST_SHADOW = 1.5  # in heights of what casts it; longer ones would clutter the road
 SKY, GROUND, STANDING, LENS = range(4)  # layers, painted in this order
 
 FRONT: Vector = (0.0, 0.0, -1.0)  # faces the camera
@@ -153,6 +154,26 @@ class Sketch:
     ) -> None:
         """A filled polygon."""
         self._push(points, self.seen(colour, normal), 0)
+
+    def film(
+        self, points: Sequence[Vector], colour: Sequence[float], normal: Vector, opacity: float
+    ) -> None:
+        """A translucent polygon with a soft edge."""
+        self._flush()
+        pixels = self._pixels(points)
+        blur = max(3, round(0.012 * self.side)) | 1
+        low = np.maximum((pixels.min(axis=(0, 1)) >> FRACTION_BITS) - blur, 0)
+        high = np.minimum((pixels.max(axis=(0, 1)) >> FRACTION_BITS) + blur + 2, self.side)
+        if (high <= low).any():
+            return
+        w, h = (high - low).tolist()
+        alpha = np.zeros((h, w), dtype=np.uint8)
+        shifted = pixels - (low << FRACTION_BITS).astype(np.int32)
+        cv2.fillPoly(alpha, [shifted], round(255 * opacity), cv2.LINE_AA, FRACTION_BITS)
+        sheet = np.empty((h, w, 3), dtype=np.uint8)
+        sheet[:] = np.rint(self.seen(colour, normal))
+        soft = cv2.blur(alpha, (blur, blur))
+        self.parts[-1].strokes.append(Sprite(int(low[0]), int(low[1]), sheet, soft))
 
     def wire(self, points: Sequence[Vector], colour: Sequence[float], width: float) -> None:
         """A thin line, ``width`` metres at the part's depth, at least one drawn pixel."""
@@ -290,8 +311,9 @@ class Sketch:
     def shadow(self, points: Sequence[Vector]) -> None:
         """Shadow of the convex hull of these points on the ground."""
         sun = self.light.sun
+        reach = min(1 / sun[1], LONGEST_SHADOW / math.hypot(sun[0], sun[2]))
         self._shadow_points.append(
-            [(u - sun[0] / sun[1] * y, 0.0, z - sun[2] / sun[1] * y) for u, y, z in points]
+            [(u - sun[0] * reach * y, 0.0, z - sun[2] * reach * y) for u, y, z in points]
         )
 
     def shadow_box(

@@ -11,7 +11,7 @@ import numpy as np
 from geolib.geoscenes.canvas import FRACTION_BITS, SUPERSAMPLING, Line, Part, Sprite
 
 VISIBLE_SHARE = 0.125  # of a pixel's area, from which on the object counts as visible there
-SHADOW_BLUR = 2  # radius of the shadows' soft edge, drawn pixels
+SHADOW_BLUR = 3  # radius of the shadows' soft edge, drawn pixels
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,9 @@ import numpy as np
 from geolib.geoscenes.canvas import Sketch
 from geolib.geoscenes.ground import Street
 
+PARKED = 0.4  # metres outside the carriageway's edge: two wheels up on the kerb, clear of traffic
+PARKED_DEPTH = (6.9, 8.5)
+
 
 @dataclass(frozen=True)
 class Place:
@@ -89,10 +92,11 @@ class _Plan:
         rng = self.rng = stream(seed, "layout")
         self.seed, self.street = seed, street
         self.house, self.pole, self.rail, self.box, self.car = rng.choice([-1, 1], size=5).tolist()
-        stations = [(s, z) for s in (-1, 1) for z in (7.8, 10.4, 13.6)]
+        # a near one farther out and a far one close to the road do not hide each other
+        stations = [(s, *at) for s in (-1, 1) for at in ((0.9, 8.3), (0.5, 12.4))]
         order = rng.permutation(len(stations))
         signs = ("warning_sign", "stop_sign", "town_sign", "mirror")
-        self.stations = {k: stations[int(i)] for k, i in zip(signs, order, strict=False)}
+        self.stations = {k: stations[int(i)] for k, i in zip(signs, order, strict=True)}
 
     def place(self, name: str, side: int, beyond: float, z: tuple[float, float]) -> Place:
         """A place ``beyond`` metres outside the carriageway's edge (negative: on it)."""
@@ -103,21 +107,21 @@ class _Plan:
 
     def cue(self, kind: str) -> Place:
         if kind in self.stations:
-            at, near = self.stations[kind]
-            return self.place(kind, at, 0.75, (near - 0.5, near + 1.2))
+            side, beyond, near = self.stations[kind]
+            return self.place(kind, side, beyond, (near, near + 1.0))
         where: dict[str, tuple[int, float, tuple[float, float]]] = {
             "centre_line": (1, 0, (5, 6)),
             "edge_line": (1, 0, (5, 6)),
             "kerb_paint": (-self.rail, 0.1, (3, 4)),
-            "driving_side": (1, 0, (12.0, 15.0)),
-            "small_vehicle": (-self.car, -1.0, (7.5, 10.5)),
-            "guard_rail": (self.rail, 0.45, (4.5, 6)),
+            "driving_side": (1, 0, (11.0, 14.0)),
+            "small_vehicle": (-self.car, PARKED, (8.0, 10.5)),
+            "guard_rail": (self.rail, 1.5, (4.5, 6)),
             "bollard": (-self.rail, 0.35, (6.0, 8.0)),
-            "utility_pole": (self.pole, 1.2, (7.0, 10.5)),
-            "direction_sign": (-self.pole, 1.0, (13.0, 16.0)),
+            "utility_pole": (self.pole, 1.5, (7.5, 10.5)),
+            "direction_sign": (self.box, 1.3, (11.0, 13.5)),
             "milestone": (-self.rail, 0.75, (7.2, 9.0)),
             "street_box": (self.box, 1.9, (8.5, 11.5)),
-            "shop_sign": (-self.box, 2.3, (10.0, 14.0)),
+            "shop_sign": (-self.box, 0.8, (9.6, 10.6)),
             "house": (self.house, 3.6, (11.5, 16.0)),
             "vegetation": (-self.house, 4.6, (11.0, 16.0)),
         }
@@ -127,7 +131,7 @@ class _Plan:
         return self.place(kind, side, beyond, z)
 
     def host(self) -> Place:
-        return self.place("car", self.car, -1.05, (5.2, 7.0))
+        return self.place("car", self.car, PARKED, PARKED_DEPTH)
 
     def neutral(self) -> list[Slot]:
         w = self.street.half_width
@@ -156,15 +160,15 @@ class _Plan:
             add("broadleaf_tree", 0.6, s, 5.5, (19, 27), f"tree-{tag}-far")
             add("bush", 0.5, s, 3.0, (9, 24), f"bush-{tag}")
             add("lamp_post", 0.35, s, 0.9, (16, 24), f"lamp-{tag}")
-        add("broadleaf_tree", 0.5, self.house, 4.2, (8.5, 10.5), "tree-near")
+        add("broadleaf_tree", 0.5, self.house, 5.2, (10.7, 12.5), "tree-near")
         add("hedge", 0.35, side, 3.0, (12, 16))
         add("fence", 0.4, -side, 2.7, (9, 12))
         add("bench", 0.3, self.box, 1.7, (12.5, 17))
         add("bin", 0.35, -side, 1.3, (7, 14))
         add("rock", 0.35, side, 3.2, (8, 14))
         add("bicycle", 0.35, -self.box, 1.8, (7.2, 9.5))
-        add("car", 0.75, self.car, -1.05, (5.2, 7.0))
-        add("lorry", 0.22, -self.car, -1.3, (21, 30))
+        add("car", 0.75, self.car, PARKED, PARKED_DEPTH)
+        add("lorry", 0.22, -self.car, PARKED + 0.2, (21, 30))
         add("traffic_cone", 0.25, -self.car, -0.5, (5.5, 7.0))
         add("manhole", 0.5, side, -w + 1.0, (4.5, 9))
         add("puddle", 0.25, -side, -1.0, (4.5, 11))

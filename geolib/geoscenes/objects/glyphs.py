@@ -1,4 +1,7 @@
-"""Invented letters in the manner of three scripts: strokes in a unit box, x right, y up."""
+"""Letters as strokes in a unit box, x right, y up.
+
+Random ones are invented in the manner of three scripts; stop signs carry their real word.
+"""
 
 from __future__ import annotations
 
@@ -79,4 +82,31 @@ def japanese(rng: np.random.Generator) -> list[Stroke]:
     return forms[int(rng.integers(len(forms)))]
 
 
+STOP: list[list[Stroke]] = [
+    [[*_arc(0.45, 0.73, 0.32, 0.22, 30, 270), *_arc(0.45, 0.28, 0.34, 0.23, 90, -150)]],
+    [[(0.1, 0.95), (0.8, 0.95)], [(0.45, 0.95), (0.45, 0.05)]],
+    [_arc(0.45, 0.5, 0.35, 0.45, 0, 360)],
+    [
+        [(0.2, 0.05), (0.2, 0.95)],
+        [(0.2, 0.95), *_arc(0.45, 0.72, 0.33, 0.23, 90, -90), (0.2, 0.49)],
+    ],
+]
+TOMARE: list[list[Stroke]] = [  # 止まれ
+    [
+        [(0.5, 0.97), (0.5, 0.08)],
+        [(0.5, 0.6), (0.85, 0.6)],
+        [(0.2, 0.65), (0.2, 0.08)],
+        [(0.03, 0.06), (0.97, 0.06)],
+    ],
+    [
+        [(0.12, 0.78), (0.88, 0.78)],
+        [(0.16, 0.53), (0.84, 0.53)],
+        [(0.52, 0.97), (0.52, 0.2), *_arc(0.36, 0.2, 0.18, 0.14, 0, -290), (0.85, 0.06)],
+    ],
+    [
+        [(0.25, 0.97), (0.25, 0.03)],
+        [(0.05, 0.7), (0.4, 0.7), (0.05, 0.25)],
+        [(0.3, 0.5), (0.58, 0.75), (0.66, 0.6), (0.64, 0.2), (0.78, 0.06), (0.97, 0.2)],
+    ],
+]
 SCRIPTS = {"latin": latin, "devanagari": devanagari, "japanese": japanese}

@@ -38,7 +38,10 @@ def cloud(s: Sketch, place: Place) -> None:
     width = s.rng.uniform(0.3, 0.75) * z
     sprite = bitmap("cloud", int(s.rng.integers(VARIANTS)))
     y = s.rng.uniform(0.12, 0.55) * z
-    s.sprite(sprite, (u, y, z), (width, width / 2.6), emissive=True, flip=s.light.sun[0] > 0)
+    bright = 0.76 + 0.48 * s.light.shadow  # grey where no sun comes through
+    tint = (bright, bright, bright)
+    size = (width, width / 2.6)
+    s.sprite(sprite, (u, y, z), size, tint=tint, emissive=True, flip=s.light.sun[0] > 0)
 
 
 @register("treeline")
@@ -166,13 +169,9 @@ def puddle(s: Sketch, place: Place) -> None:
     s.part(place.z, GROUND)
     wide = s.rng.uniform(0.45, 0.8)
     phase = s.rng.uniform(0, 2 * math.pi, 3)
-    sky, road = s.reflection(0.8), place.street.asphalt
-    for grow, share in ((1.25, 0.0), (1.12, 0.25), (1.0, 0.5)):
-        ring = []
-        for k in range(30):
-            t = k * math.pi / 15
-            q = grow * (1 + sum(0.08 * math.sin((n + 2) * t + p) for n, p in enumerate(phase)))
-            ring.append((place.u + wide * q * math.cos(t), 0.0, place.z + 0.9 * q * math.sin(t)))
-        s.face(
-            ring, [0.84 * r * (1 - share) + k * share for r, k in zip(road, sky, strict=True)], TOP
-        )
+    ring = []
+    for k in range(30):
+        t = k * math.pi / 15
+        q = 1.1 * (1 + sum(0.08 * math.sin((n + 2) * t + p) for n, p in enumerate(phase)))
+        ring.append((place.u + wide * q * math.cos(t), 0.0, place.z + 0.9 * q * math.sin(t)))
+    s.film(ring, s.reflection(0.85), TOP, 0.42)

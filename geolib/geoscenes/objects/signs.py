@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from geolib.geoscenes.camera import Colour
 from geolib.geoscenes.canvas import Sketch
 from geolib.geoscenes.layout import Place, register
-from geolib.geoscenes.objects.glyphs import SCRIPTS
+from geolib.geoscenes.objects.glyphs import SCRIPTS, STOP, TOMARE, Stroke
 
 WHITE: Colour = (238, 238, 236)
 BLACK: Colour = (34, 34, 38)
@@ -28,14 +28,31 @@ def write(
     upright: bool = False,
     weight: float = 0.13,
 ) -> None:
-    """A row (or, ``upright``, a column) of letters that fills a rectangle."""
+    """A row (or, ``upright``, a column) of random letters that fills a rectangle."""
+    glyphs = [SCRIPTS[script](s.rng) for _ in range(letters)]
+    pad = 0.0 if script == "devanagari" else 0.1
+    spell(s, glyphs, u, y, z, ink, upright=upright, weight=weight, pad=pad)
+
+
+def spell(
+    s: Sketch,
+    glyphs: Sequence[Sequence[Stroke]],
+    u: tuple[float, float],
+    y: tuple[float, float],
+    z: float,
+    ink: Sequence[float],
+    *,
+    upright: bool = False,
+    weight: float = 0.13,
+    pad: float = 0.1,
+) -> None:
+    """The given letters in a row or column that fills a rectangle."""
     w, h = u[1] - u[0], y[1] - y[0]
-    cell = (w, h / letters) if upright else (w / letters, h)
-    for k in range(letters):
+    cell = (w, h / len(glyphs)) if upright else (w / len(glyphs), h)
+    for k, glyph in enumerate(glyphs):
         x0 = u[0] if upright else u[0] + k * cell[0]
         y0 = y[1] - (k + 1) * cell[1] if upright else y[0]
-        pad = 0.0 if script == "devanagari" else 0.1
-        for stroke in SCRIPTS[script](s.rng):
+        for stroke in glyph:
             points = [
                 (x0 + cell[0] * (pad + (1 - 2 * pad) * a), y0 + cell[1] * (0.08 + 0.84 * b), z)
                 for a, b in stroke
@@ -51,7 +68,7 @@ def _post(
 
 
 def _height(s: Sketch) -> float:
-    return s.rng.uniform(2.1, 2.6)
+    return s.rng.uniform(1.95, 2.2)
 
 
 # -- warning and stop ------------------------------------------------------------------------------
@@ -98,7 +115,7 @@ def stop_octagon(s: Sketch, place: Place) -> None:
     s.shadow_disc((u, y, z), 0.4)
     s.disc((u, y, z), 0.54, WHITE, corners=8, turn=math.pi / 8)
     s.disc((u, y, z), 0.48, RED, corners=8, turn=math.pi / 8)
-    write(s, "latin", (u - 0.36, u + 0.36), (y - 0.14, y + 0.14), z, WHITE, 4, weight=0.24)
+    spell(s, STOP, (u - 0.42, u + 0.42), (y - 0.17, y + 0.17), z, WHITE, weight=0.2)
 
 
 @register("stop_sign/inverted_triangle")
@@ -109,7 +126,7 @@ def stop_triangle(s: Sketch, place: Place) -> None:
     s.shadow_disc((u, y, z), 0.4)
     s.disc((u, y, z), 0.7, WHITE, corners=3, turn=-math.pi / 2)
     s.disc((u, y, z), 0.6, RED, corners=3, turn=-math.pi / 2)
-    write(s, "japanese", (u - 0.3, u + 0.3), (y + 0.02, y + 0.22), z, WHITE, 3, weight=0.22)
+    spell(s, TOMARE, (u - 0.36, u + 0.36), (y, y + 0.24), z, WHITE, weight=0.17)
 
 
 # -- directions and towns --------------------------------------------------------------------------
@@ -136,10 +153,10 @@ def direction_arrow(s: Sketch, place: Place) -> None:
     )
     turn = 1 if s.rng.random() < 0.5 else -1
     s.part(z)
-    _post(s, u, z, 2.9)
+    _post(s, u, z, 4.0)
     for k in range(2):
         ground, ink = styles[int(s.rng.integers(3))]
-        y, w, h = 2.6 - 0.56 * k, 1.0, 0.24
+        y, w, h = 3.7 - 0.56 * k, 1.0, 0.24
         s.shadow_box((u - w, u + w), (y - h, y + h), (z, z + 0.05))
         for grow, colour in ((0.045, ink), (0.0, ground)):
             a, b = u - turn * (w + grow * 0.7), u + turn * (w - 0.2)
@@ -154,10 +171,10 @@ def direction_arrow(s: Sketch, place: Place) -> None:
 @register("direction_sign/blue_board")
 def direction_blue(s: Sketch, place: Place) -> None:
     """A blue board with a junction's arrows and square characters over small Latin ones."""
-    u, z, y = place.u, place.z, 3.0
+    u, z, y = place.u, place.z, 3.9
     s.part(z)
-    _post(s, u - 0.5, z, 2.6)
-    _post(s, u + 0.5, z, 2.6)
+    _post(s, u - 0.5, z, 3.3)
+    _post(s, u + 0.5, z, 3.3)
     _panel(s, u, y, z, (2.1, 1.5), (20, 70, 156), WHITE)
     s.wire([(u - 0.1, y - 0.66, z), (u - 0.1, y + 0.2, z)], WHITE, 0.15)
     s.disc((u - 0.1, y + 0.24, z), 0.16, WHITE, corners=3, turn=math.pi / 2)
@@ -170,10 +187,10 @@ def direction_blue(s: Sketch, place: Place) -> None:
 @register("direction_sign/green_board")
 def direction_green(s: Sketch, place: Place) -> None:
     """A green board on two posts, lettered in Devanagari above and Latin below, with arrows."""
-    u, z, y = place.u, place.z, 2.8
+    u, z, y = place.u, place.z, 3.8
     s.part(z)
-    _post(s, u - 0.8, z, 2.3)
-    _post(s, u + 0.8, z, 2.3)
+    _post(s, u - 0.8, z, 3.1)
+    _post(s, u + 0.8, z, 3.1)
     _panel(s, u, y, z, (2.3, 1.4), (18, 104, 62), WHITE)
     write(s, "devanagari", (u - 0.98, u + 0.42), (y + 0.16, y + 0.54), z, WHITE, 4, weight=0.17)
     write(s, "latin", (u - 0.98, u + 0.42), (y - 0.2, y + 0.06), z, WHITE, 6, weight=0.2)
@@ -244,7 +261,7 @@ def _shop(s: Sketch, place: Place, script: str, letters: int, upright: bool) -> 
     """A board on two posts; its colours are the same everywhere, only the script differs."""
     u, z = place.u, place.z
     ground, ink = _BOARDS[place.variant % len(_BOARDS)]
-    w, h, y = (1.1, 3.0, 2.9) if upright else (3.0, 1.15, 3.0)
+    w, h, y = (1.1, 3.0, 3.6) if upright else (2.6, 1.05, 3.6)
     s.part(z)
     for x in (-0.3 * w, 0.3 * w):
         _post(s, u + x, z, y - h / 2, (112, 114, 118), 0.12)
@@ -283,7 +300,7 @@ def shop_japanese(s: Sketch, place: Place) -> None:
 
 
 def _mirror(s: Sketch, place: Place, rim: Colour, post: Colour, round_glass: bool) -> None:
-    u, z, y = place.u, place.z, 2.6
+    u, z, y = place.u, place.z, 2.3
     s.part(z)
     _post(s, u, z, y, post, 0.13)
     s.shadow_disc((u, y, z), 0.5)
