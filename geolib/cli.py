@@ -104,6 +104,7 @@ def train(
     image_size: Annotated[int, typer.Option(help="Side of the input in pixels.")] = 160,
     n: Annotated[int | None, typer.Option(help="Training images; all by default.")] = None,
     max_epochs: Annotated[int, typer.Option(help="Most epochs.")] = 10,
+    learning_rate: Annotated[float, typer.Option(help="Peak of the one-cycle schedule.")] = 3e-4,
     seed: int = 0,
 ) -> None:
     """Train or fine-tune a country classifier; a killed training goes on where it stopped."""
@@ -121,6 +122,7 @@ def train(
             n_validation=None,
             n_test=None,
             max_epochs=max_epochs,
+            learning_rate=learning_rate,
             seed=seed,
         )
         study.classifier.save(output)

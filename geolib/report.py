@@ -52,10 +52,11 @@ def _say(value: object) -> str:
     )
 
 
-def accuracy_note(accuracy: float, ceiling: float | None) -> str:
+def accuracy_note(accuracy: float, ceilings: Mapping[str, float]) -> str:
     """How far an accuracy stays below the best possible one."""
-    if ceiling is None:
+    if not ceilings:
         return "For photographs the best possible accuracy is unknown."
+    ceiling = ceilings["upright"]
     return (
         f"On unseen scenes the classifier is right in {accuracy:.1%} of cases; the best observer "
         f"of the cues that are visible in the same scenes expects {ceiling:.1%}. The difference, "
@@ -63,13 +64,13 @@ def accuracy_note(accuracy: float, ceiling: float | None) -> str:
     )
 
 
-def ceiling_note(ceiling: float | None, mirrored: float | None) -> str:
+def ceiling_note(ceilings: Mapping[str, float]) -> str:
     """The Bayes ceiling in one sentence, with and without knowledge of left and right."""
-    if ceiling is None or mirrored is None:
+    if not ceilings:
         return "The best accuracy that any classifier could reach on these photographs is unknown."
     return (
-        f"On GeoScenes the best that any classifier could do is known: {ceiling:.1%}, or "
-        f"{mirrored:.1%} for one that cannot tell left from right."
+        f"On GeoScenes the best that any classifier could do is known: {ceilings['upright']:.1%}, "
+        f"or {ceilings['mirrored']:.1%} for one that cannot tell left from right."
     )
 
 

@@ -296,18 +296,27 @@ def predictions(dataset: data.GeoDataset, classifier: Classifier) -> pd.DataFram
     return pd.read_parquet(folder / "predictions.parquet")
 
 
-def bayes_ceiling(dataset: data.GeoDataset, left_right: bool) -> float:
-    """Accuracy of the best observer of the visible cues of a dataset of scenes."""
+def bayes_ceilings(dataset: data.GeoDataset) -> dict[str, float]:
+    """Accuracy of the best observer of the visible cues of a dataset of scenes.
+
+    Returns
+    -------
+    dict
+        ``upright``: of one who knows left and right; ``mirrored``: of one who does not.
+    """
 
     def build(folder: Path) -> None:
         items = (dataset[i] for i in range(len(dataset)))
-        scenes = (item.scene for item in items if item.scene is not None)
-        value = geoscenes.bayes_accuracy(scenes, countries=dataset.classes, left_right=left_right)
-        (folder / "ceiling.json").write_text(json.dumps(value))
+        scenes = [item.scene for item in items if item.scene is not None]
+        ceilings = {
+            name: geoscenes.bayes_accuracy(scenes, countries=dataset.classes, left_right=upright)
+            for name, upright in (("upright", True), ("mirrored", False))
+        }
+        (folder / "ceilings.json").write_text(json.dumps(ceilings))
 
-    params = {"dataset": identity(dataset), "left_right": left_right}
-    folder = cache.compute("ceiling", params, ("geolib.geoscenes",), build)
-    return json.loads((folder / "ceiling.json").read_text())
+    params = {"dataset": identity(dataset)}
+    folder = cache.compute("ceilings", params, ("geolib.geoscenes",), build)
+    return json.loads((folder / "ceilings.json").read_text())
 
 
 def elements_table(extracted: Sequence[Extracted], outcomes: pd.DataFrame) -> pd.DataFrame:

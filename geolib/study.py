@@ -38,7 +38,7 @@ class Study(BaseModel):
         which replaces training.
     image_size
         Side of the classifier's input in pixels.
-    max_epochs, patience, schedule, batch_size, horizontal_flip
+    max_epochs, patience, learning_rate, schedule, batch_size, horizontal_flip
         Training; see :class:`geolib.model.TrainConfig`.
     top_p, s_min
         Thresholds; ``None`` chooses both on the validation split.
@@ -67,8 +67,9 @@ class Study(BaseModel):
     weights: str | None = None
     checkpoint: str | None = None
     image_size: int = Field(160, ge=32)
-    max_epochs: int = Field(10, ge=1)
+    max_epochs: int = Field(2, ge=1)
     patience: int = Field(30, ge=1)
+    learning_rate: float = Field(1e-3, gt=0)
     schedule: Literal["constant", "one_cycle"] = "one_cycle"
     batch_size: int = Field(32, ge=1)
     horizontal_flip: bool = False
@@ -158,11 +159,12 @@ class Study(BaseModel):
         found = statistics.accuracy_interval(table["label"] == table["prediction"])
         return {"value": found.mean, "low": found.low, "high": found.high, "n": len(table)}
 
-    def ceiling(self, left_right: bool = True) -> float | None:
-        """Accuracy of the best observer of the test scenes' visible cues; None for photographs."""
-        if self.dataset != "geoscenes":
-            return None
-        return stages.bayes_ceiling(self.test, left_right)
+    def ceilings(self) -> dict[str, float]:
+        """Best possible accuracies on the test scenes; empty for photographs.
+
+        See :func:`geolib.stages.bayes_ceilings`.
+        """
+        return stages.bayes_ceilings(self.test) if self.dataset == "geoscenes" else {}
 
     # Pipeline -------------------------------------------------------------------------------------
 

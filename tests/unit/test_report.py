@@ -47,6 +47,7 @@ def test_training_note_names_each_departure_and_only_those():
     paper = {
         **{"arch": "resnet50", "weights": "imagenet", "image_size": 224, "max_epochs": 300},
         **{"patience": 30, "schedule": "constant", "batch_size": 64, "horizontal_flip": True},
+        **{"learning_rate": 3e-4},
     }
     assert "exactly as the paper" in report.training_note(Study(**paper))
     changed = report.training_note(Study(**paper | {"max_epochs": 9}))
@@ -56,8 +57,8 @@ def test_training_note_names_each_departure_and_only_those():
 
 
 def test_accuracy_note_states_the_gap_in_points():
-    assert "4.0 percentage points" in report.accuracy_note(0.90, 0.94)
-    assert "unknown" in report.accuracy_note(0.90, None)
+    assert "4.0 percentage points" in report.accuracy_note(0.90, {"upright": 0.94})
+    assert "unknown" in report.accuracy_note(0.90, {})
 
 
 def test_map_agreement_is_rank_correlation():
