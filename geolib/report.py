@@ -117,6 +117,7 @@ def comparison_table(comparison: pd.DataFrame, by: str) -> Styler:
         "ci_high": "high",
         "p_holm": "p (Holm)",
         "coverage": "coverage",
+        "random_coverage": "random coverage",
         "rate_without_elements": "no element",
         "advantage_matched": "matched only",
         "n_images": "images",
@@ -124,7 +125,7 @@ def comparison_table(comparison: pd.DataFrame, by: str) -> Styler:
     table = comparison.sort_values(["test", "advantage"], ascending=[True, False])
     table = table.set_index(["test", by])[list(columns)].rename(columns=columns)
     decimals = {name: "{:.3f}" for name in table.columns if name != "images"}
-    shares = dict.fromkeys(("coverage", "no element"), "{:.0%}")
+    shares = dict.fromkeys(("coverage", "random coverage", "no element"), "{:.1%}")
     formats: dict[Any, Any] = {**decimals, **shares}
     return table.style.format(formats, na_rep="–")
 

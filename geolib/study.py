@@ -22,6 +22,8 @@ from geolib.stages import EvaluationConfig, Extracted
 CLASSIFIER = "classifier.safetensors"
 # Validation images on which the thresholds are chosen.
 TUNING_IMAGES = 60
+# Training images on which accuracy is measured.
+TRAINING_SAMPLE = 1000
 
 
 class Study(BaseModel):
@@ -147,11 +149,14 @@ class Study(BaseModel):
         return model.load(folder / CLASSIFIER)
 
     def predictions(self, split: str) -> pd.DataFrame:
-        """Predictions on a split: the table of :func:`geolib.model.predict`."""
-        return stages.predictions(self._dataset(split), self.classifier)
+        """Predictions on a split: the table of :func:`geolib.model.predict`.
 
-    def _dataset(self, split: str) -> data.GeoDataset:
-        return getattr(self, split)
+        Of the training images, the first thousand.
+        """
+        images: data.GeoDataset = getattr(self, split)
+        if split == "train":
+            images = images.subset(range(min(TRAINING_SAMPLE, len(images))))
+        return stages.predictions(images, self.classifier)
 
     def accuracy(self, split: str) -> dict[str, float]:
         """Accuracy on a split with its Wilson interval: ``value``, ``low``, ``high``, ``n``."""

@@ -14,7 +14,13 @@ from geolib.study import Study
 def comparison(low, high):
     row = {
         **{"guided": 0.5, "random": 0.8, "advantage": 0.3, "ci_low": low, "ci_high": high},
-        **{"p_value": 0.01, "p_holm": 0.02, "coverage": 0.12, "rate_without_elements": 0.0},
+        **{
+            "p_value": 0.01,
+            "p_holm": 0.02,
+            "coverage": 0.12,
+            "random_coverage": 0.12,
+            "rate_without_elements": 0.0,
+        },
         **{"advantage_matched": 0.3, "n_images": 40, "segmenter": "grid"},
     }
     rows = [{**row, "test": test} for test in ("deletion", "insertion")]
