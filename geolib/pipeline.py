@@ -46,7 +46,7 @@ __all__ = [
 ]
 
 TOP_P = (0.05, 0.1, 0.2, 0.3)
-S_MIN = (0.0, 0.3, 0.5, 0.6, 0.7, 0.8)
+S_MIN = (0.3, 0.5, 0.65, 0.8)
 MAX_COVERAGE = 0.25
 SYNTHETIC_NOTE = "This classifier was trained on synthetic scenes: it has never seen a real street."
 

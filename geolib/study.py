@@ -21,7 +21,7 @@ from geolib.stages import EvaluationConfig, Extracted
 
 CLASSIFIER = "classifier.safetensors"
 # Validation images on which the thresholds are chosen.
-TUNING_IMAGES = 60
+TUNING_IMAGES = 36
 # Training images on which accuracy is measured.
 TRAINING_SAMPLE = 1000
 
