@@ -19,6 +19,9 @@ from geolib.pipeline import Explanation
 from geolib.stages import Extracted
 from geolib.study import Study
 
+# Share of images without elements from which a comparison is called empty.
+EMPTY = 0.5
+
 
 def training_note(study: Study) -> str:
     """What this run's training shares with the paper's recipe, and what it changes."""
@@ -79,6 +82,20 @@ def stand_in(used: str, paper: str) -> str:
     return (
         f"*Stand-in:* the paper uses {paper} here; this run used {used}, because it was given no "
         "weights of the paper's segmenters."
+    )
+
+
+def empty_note(comparison: pd.DataFrame, by: str) -> str:
+    """Which methods kept no element at all in most images, for which no test is possible."""
+    rate = comparison.groupby(by)["rate_without_elements"].max()
+    empty = rate[rate > EMPTY].sort_values(ascending=False)
+    if empty.empty:
+        return "Every one of them kept at least one element in most images."
+    named = ", ".join(f"`{name}` ({share:.0%} of the images)" for name, share in empty.items())
+    return (
+        f"**Kept no element:** {named}. The thresholds are chosen once, on Grad-CAM++; a map with "
+        "another range of values can fall below them everywhere. Its guided region is then empty, "
+        "its advantage is zero by construction, and nothing is learnt about the method."
     )
 
 
@@ -175,11 +192,8 @@ def gallery(
         strongest = rows.sort_values("deletion_effect", ascending=False)
         strongest = strongest.drop_duplicates("image_id").head(columns)
         crops[str(country)] = [
-            (
-                images[r["image_id"]][r["y0"] : r["y1"], r["x0"] : r["x1"]],
-                f"{r['deletion_effect']:+.2f}",
-            )
-            for r in strongest.to_dict("records")
+            (_in_context(images[row["image_id"]], row), f"{row['deletion_effect']:+.2f}")
+            for row in strongest.to_dict("records")
         ]
     return crops
 

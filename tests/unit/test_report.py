@@ -81,3 +81,12 @@ def test_map_concentration_by_hand():
     spike[0, 0, 0], spike[0, 0, 1], spike[0, 0, 2] = 1.0, 0.5, 0.5
     table = report.map_concentration({"spike": spike, "flat": torch.zeros(1, 4, 5)})
     assert table.to_dict("records") == [{"method": "spike", "share": pytest.approx(0.75)}]
+
+
+def test_a_method_without_elements_is_named():
+    table = pd.concat([comparison(0, 1), comparison(0, 1).assign(segmenter="slic")])
+    assert "at least one element" in report.empty_note(table, "segmenter")
+    table.loc[table["segmenter"] == "slic", "rate_without_elements"] = 0.9
+    note = report.empty_note(table, "segmenter")
+    assert "`slic` (90% of the images)" in note
+    assert "grid" not in note
