@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from tqdm.auto import tqdm
@@ -10,8 +11,7 @@ from tqdm.auto import tqdm
 def progress_bar(description: str, total: int, unit: str, shown: bool) -> tqdm[Any]:
     """A bar that is advanced with ``update``; to be used as a context.
 
-    Where ``shown`` is true the bar can still be switched off with ``TQDM_DISABLE=1``, which an
-    explicit ``disable=False`` would override.
+    ``TQDM_DISABLE=1`` hides it: tqdm itself forgets that variable in notebooks.
     """
-    hidden: dict[str, Any] = {} if shown else {"disable": True}
-    return tqdm(total=total, desc=description, unit=unit, **hidden)
+    hidden = not shown or bool(os.environ.get("TQDM_DISABLE"))
+    return tqdm(total=total, desc=description, unit=unit, disable=hidden)
