@@ -157,7 +157,8 @@ def evaluate(
     repeats: Annotated[int, typer.Option(help="Random layouts per image.")] = 10,
     seed: int = 0,
     output: Annotated[
-        Path | None, typer.Option(help="Folder for outcomes, maps and elements (Parquet, COCO).")
+        Path | None,
+        typer.Option(help="Folder for outcomes, maps, elements (Parquet, COCO); slower."),
     ] = None,
 ) -> None:
     """Deletion and insertion tests over a dataset: guided against random boxes."""
@@ -175,6 +176,7 @@ def evaluate(
                     segmenter_options=_options(segmenter_checkpoint),
                     label=label.value,
                     repeats=repeats,
+                    individual=output is not None,
                     seed=seed,
                 )
                 tables.append(pipeline.evaluate(images, classifier, config))
