@@ -351,7 +351,8 @@ def _print_table(comparison: Any) -> None:
     table = Table(*columns)
     for row in comparison[columns].itertuples(index=False):
         table.add_row(*(f"{v:.3f}" if isinstance(v, float) else str(v) for v in row))
-    console.print(table)
+    # A terminal narrower than the table would cut its numbers off.
+    Console(width=max(console.width, 140)).print(table)
 
 
 class _plain_errors:

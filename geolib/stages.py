@@ -26,7 +26,7 @@ from geolib.ablation import COLUMNS, faithfulness
 from geolib.attribution import attribute
 from geolib.images import UnreadableImage
 from geolib.model import Classifier, predict
-from geolib.scoring import Elements, extract_elements
+from geolib.scoring import S_MIN, TOP_P, Elements, extract_elements
 
 ELEMENT_COLUMNS = [
     *("image_id", "country", "element", "x0", "y0", "x1", "y1", "segment"),
@@ -77,8 +77,8 @@ class EvaluationConfig(BaseModel):
     attribution_options: dict[str, Any] = {}
     segmenter: str = "felzenszwalb"
     segmenter_options: dict[str, Any] = {}
-    top_p: float = Field(0.2, gt=0, le=1)
-    s_min: float = Field(0.3, ge=0, le=1)
+    top_p: float = Field(TOP_P, gt=0, le=1)
+    s_min: float = Field(S_MIN, ge=0, le=1)
     suppression: float = Field(0.8, gt=0, le=1)
     padding: float = Field(0.05, ge=0)
     fill: str | tuple[float, float, float] = "mean"

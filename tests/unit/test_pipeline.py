@@ -280,7 +280,7 @@ def test_without_labels_the_defaults_are_used_and_named(splits):
         tuned = pipeline.tune(_dataset(flat), classifier(), CONFIG, progress=False)
     assert tuned.config == CONFIG
     assert "0.2" in tuned.note
-    assert "0.3" in tuned.note
+    assert "0.7" in tuned.note
 
 
 # One photograph -----------------------------------------------------------------------------------
