@@ -453,8 +453,12 @@ def explanation(
     effects: Sequence[float],
     probabilities: Mapping[str, float],
     note: str = "",
+    n_elements: int | None = None,
 ) -> Figure:
-    """One photograph explained: map, ranked elements, each element's own effect."""
+    """One photograph explained: map, ranked elements, each element's own effect.
+
+    ``n_elements`` is how many there are, if not all of them are shown.
+    """
     picture = as_image(image)
     figure, axes = plt.subplots(1, 3, figsize=(WIDTH * 1.25, 3.4), width_ratios=(1, 1, 0.9))
     axes[0].imshow(overlay(picture, attribution), interpolation="lanczos")
@@ -465,7 +469,8 @@ def explanation(
         axis.axis("off")
     predicted = max(probabilities, key=lambda name: probabilities[name])
     axes[0].set_title(f"{predicted}, {probabilities[predicted]:.0%}", loc="left")
-    axes[1].set_title(f"{len(boxes)} elements", loc="left")
+    of = "" if n_elements in (None, len(boxes)) else f" of {n_elements}"
+    axes[1].set_title(f"{len(boxes)}{of} elements", loc="left")
     axis = axes[2]
     places = np.arange(len(effects))[::-1]
     axis.barh(places, effects, color=[GUIDED if e > 0 else RANDOM for e in effects], height=0.7)

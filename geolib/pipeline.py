@@ -48,6 +48,8 @@ __all__ = [
 TOP_P = (0.05, 0.1, 0.2, 0.3)
 S_MIN = (0.3, 0.5, 0.65, 0.8)
 MAX_COVERAGE = 0.25
+# More boxes than these cannot be told apart on one photograph.
+SHOWN_ELEMENTS = 8
 SYNTHETIC_NOTE = "This classifier was trained on synthetic scenes: it has never seen a real street."
 
 
@@ -349,16 +351,19 @@ class Explanation:
         }
 
     def figure(self) -> Figure:
-        """Map, ranked elements, and what the prediction loses without each."""
+        """Map, the elements with the largest effect, and what the prediction loses without each."""
         height, width = self.photo.shape[:2]
         attribution = cv2.resize(self.attribution, (width, height), interpolation=cv2.INTER_LINEAR)
+        effects = self.elements["deletion_effect"].to_numpy(float)
+        strongest = np.argsort(-effects, kind="stable")[:SHOWN_ELEMENTS]
         return figures.explanation(
             self.photo,
             attribution,
-            self.boxes,
-            self.elements["deletion_effect"].tolist(),
+            self.boxes[strongest],
+            effects[strongest].tolist(),
             self.probabilities,
             self.note,
+            n_elements=len(effects),
         )
 
 

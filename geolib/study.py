@@ -159,10 +159,10 @@ class Study(BaseModel):
         return stages.predictions(images, self.classifier)
 
     def accuracy(self, split: str) -> dict[str, float]:
-        """Accuracy on a split with its Wilson interval: ``value``, ``low``, ``high``, ``n``."""
+        """Accuracy on a split with its Wilson interval: ``value``, ``low``, ``high``, ``n_images``."""
         table = self.predictions(split)
         found = statistics.accuracy_interval(table["label"] == table["prediction"])
-        return {"value": found.mean, "low": found.low, "high": found.high, "n": len(table)}
+        return {"value": found.mean, "low": found.low, "high": found.high, "n_images": len(table)}
 
     def ceilings(self) -> dict[str, float]:
         """Best possible accuracies on the test scenes; empty for photographs.

@@ -121,3 +121,14 @@ def test_parameters_are_typed_as_papermill_takes_them(typed, joined):
 def test_a_parameter_without_a_value_is_an_error():
     with pytest.raises(ValueError, match="NAME VALUE"):
         join_parameters(["run", "-p", "repeats"])
+
+
+def test_train_writes_a_checkpoint_and_prints_its_accuracy(tmp_path):
+    write_photographs(tmp_path / "photos", 14)
+    out = tmp_path / "mine.safetensors"
+    arguments = ["train", "--dataset", "folder", "--root", str(tmp_path / "photos")]
+    arguments += ["--arch", "squeezenet1_1", "--image-size", "48", "--max-epochs", "1"]
+    result = runner.invoke(app, [*arguments, "--output", str(out)])
+    assert result.exit_code == 0, result.output
+    assert "accuracy on" in result.output
+    assert out.is_file()
