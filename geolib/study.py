@@ -159,7 +159,7 @@ class Study(BaseModel):
         return stages.predictions(images, self.classifier)
 
     def accuracy(self, split: str) -> dict[str, float]:
-        """Accuracy on a split with its Wilson interval: ``value``, ``low``, ``high``, ``n_images``."""
+        """Accuracy with its Wilson interval: ``value``, ``low``, ``high``, ``n_images``."""
         table = self.predictions(split)
         found = statistics.accuracy_interval(table["label"] == table["prediction"])
         return {"value": found.mean, "low": found.low, "high": found.high, "n_images": len(table)}
