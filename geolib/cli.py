@@ -43,7 +43,11 @@ SegmenterCheckpoint = Annotated[
     Path | None, typer.Option(help="Weights of a segmenter that needs them (sam, mobilesam).")
 ]
 Model = Annotated[
-    str, typer.Option(help="A checkpoint of ours, or the name of a torchvision or timm classifier.")
+    str | None,
+    typer.Option(
+        help="A checkpoint of ours, or the name of a torchvision or timm classifier; "
+        "by default the book's own, which knows synthetic scenes only."
+    ),
 ]
 Weights = Annotated[
     Path | None, typer.Option(help="Weights of a named classifier (safetensors or pth).")
@@ -139,7 +143,7 @@ def train(
     "folder --root PHOTOS --model mobilenet_v2 --weights FILE --label predicted --output OUT`"
 )
 def evaluate(
-    model: Model,
+    model: Model = None,
     weights: Weights = None,
     dataset: Dataset = Dataset.geoscenes,
     root: Root = None,
@@ -195,7 +199,7 @@ def evaluate(
 )
 def explain(
     photos: Annotated[list[Path], typer.Argument(metavar="PHOTO…", help="Photographs.")],
-    model: Model,
+    model: Model = None,
     weights: Weights = None,
     attribution: Attribution = "gradcam++",
     segmenter: Segmenter = "felzenszwalb",
@@ -268,10 +272,18 @@ def info() -> None:
         console.print(f"[bold]{name}[/bold]: {value}", soft_wrap=True, highlight=False)
 
 
-def _classifier(model: str, weights: Path | None) -> Any:
+def _classifier(model: str | None, weights: Path | None) -> Any:
     from geolib import model as models
+    from geolib import run as runner
+    from geolib.study import Study
 
-    return models.load(model, weights=weights)
+    if model:
+        return models.load(model, weights=weights)
+    if weights:
+        raise ValueError("--model is missing: --weights needs the name of the classifier")
+    console.print("no --model: the book's own classifier (minutes at first use, then kept)")
+    parameters = runner.resolve(["02-classifier"], "default")
+    return Study.from_parameters(parameters["02-classifier"]).classifier
 
 
 def _dataset(

@@ -299,7 +299,8 @@ class Explanation:
     attribution
         Map ``[S, S]`` in 0..1 at the classifier's size.
     elements
-        Columns of :func:`geolib.stages.elements_table`, best score first.
+        Columns of :func:`geolib.stages.elements_table`, largest own effect first: the order that
+        numbers them in the figure and in the JSON.
     settings
         Attribution method, segmenter, thresholds and model.
     note
@@ -334,10 +335,10 @@ class Explanation:
         """Prediction, elements, scores, boxes and each element's own effect, ready for JSON."""
         columns = ["overlap", "mean", "center", "score", "area"]
         columns += ["deletion_effect", "insertion_probability"]
-        found = [
-            {"box": box, **{column: round(float(row[column]), 6) for column in columns}}
-            for box, (_, row) in zip(self.boxes.tolist(), self.elements.iterrows(), strict=True)
-        ]
+        rows = zip(
+            self.boxes.tolist(), self.elements[columns].round(6).to_dict("records"), strict=True
+        )
+        found = [{"number": i, "box": box, **row} for i, (box, row) in enumerate(rows, start=1)]
         likely = sorted(self.probabilities.items(), key=lambda pair: -pair[1])[:5]
         return {
             "image": self.name,
@@ -354,13 +355,12 @@ class Explanation:
         """Map, the elements with the largest effect, and what the prediction loses without each."""
         height, width = self.photo.shape[:2]
         attribution = cv2.resize(self.attribution, (width, height), interpolation=cv2.INTER_LINEAR)
-        effects = self.elements["deletion_effect"].to_numpy(float)
-        strongest = np.argsort(-effects, kind="stable")[:SHOWN_ELEMENTS]
+        effects = self.elements["deletion_effect"].tolist()
         return figures.explanation(
             self.photo,
             attribution,
-            self.boxes[strongest],
-            effects[strongest].tolist(),
+            self.boxes[:SHOWN_ELEMENTS],
+            effects[:SHOWN_ELEMENTS],
             self.probabilities,
             self.note,
             n_elements=len(effects),
@@ -437,7 +437,9 @@ def explain(
         photo=item.image,
         probabilities=dict(zip(classifier.classes, probabilities, strict=True)),
         attribution=attribution.numpy(),
-        elements=stages.elements_table([extracted], outcomes),
+        elements=stages.elements_table([extracted], outcomes).sort_values(
+            "deletion_effect", ascending=False, kind="stable", ignore_index=True
+        ),
         settings={
             "model": classifier.name,
             "weights_sha256": classifier.weights_sha256,

@@ -51,6 +51,17 @@ def test_explain_writes_a_figure_and_a_record_per_photograph(root, tmp_path):
     assert Image.open(out / "0.png").size[0] > 500
 
 
+def test_without_a_model_the_books_own_explains(root, tmp_path, monkeypatch):
+    monkeypatch.setattr("geolib.study.Study.classifier", classifier())
+    arguments = ["explain", str(root / "red" / "0.png"), "--output", str(tmp_path / "out")]
+    result = runner.invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    assert "the book's own classifier" in result.output
+    result = runner.invoke(app, [*arguments, "--weights", "file"])
+    assert result.exit_code == 1
+    assert "--model is missing" in result.output
+
+
 def test_two_photographs_of_one_name_keep_both_results(root, tmp_path):
     photos = [str(root / "red" / "0.png"), str(root / "blue" / "0.png")]
     out = tmp_path / "out"

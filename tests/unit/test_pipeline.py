@@ -301,7 +301,11 @@ def test_explain_names_the_cause_in_the_photographs_own_pixels(tmp_path):
         np.log(found.probabilities["red"]) - np.log(0.5), abs=1e-5
     )
     assert "note" not in record
-    assert found.figure().axes
+    effects = [element["deletion_effect"] for element in record["elements"]]
+    assert effects == sorted(effects, reverse=True)
+    assert [element["number"] for element in record["elements"]] == [*range(1, len(effects) + 1)]
+    bars = found.figure().axes[2].patches
+    assert [bar.get_width() for bar in bars] == pytest.approx(effects[: len(bars)], abs=1e-6)
 
 
 def test_a_classifier_of_scenes_says_so_on_a_photograph(tmp_path):

@@ -1,0 +1,81 @@
+"""Datasets of geolocated images: the procedural benchmark, and photographs.
+
+A new dataset is a function and a line in `DATASETS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from geolib.data.folder import folder
+from geolib.data.pixels import (
+    PixelBatch,
+    ResizedPixels,
+    collate,
+    default_workers,
+    pixel_batches,
+    resize,
+    single_threaded,
+    to_batch,
+)
+from geolib.data.records import SPLITS, GeoDataset, GeoImage, PhotoRecord, Skipped
+from geolib.data.scenes import geoscenes
+from geolib.geoscenes import COUNTRIES
+
+__all__ = [
+    "COUNTRIES",
+    "DATASETS",
+    "SPLITS",
+    "GeoDataset",
+    "GeoImage",
+    "PhotoRecord",
+    "PixelBatch",
+    "ResizedPixels",
+    "Skipped",
+    "collate",
+    "default_workers",
+    "folder",
+    "geoscenes",
+    "load",
+    "pixel_batches",
+    "resize",
+    "single_threaded",
+    "to_batch",
+]
+
+DATASETS: dict[str, Callable[..., GeoDataset]] = {"geoscenes": geoscenes, "folder": folder}
+
+
+def load(
+    name: str, split: str = "eval", n: int | None = None, seed: int = 0, **options: Any
+) -> GeoDataset:
+    """Load a dataset by name.
+
+    Parameters
+    ----------
+    name
+        ``"geoscenes"`` or ``"folder"``; see :func:`geoscenes` and :func:`folder` for their options.
+    split
+        ``"train"``, ``"validation"``, ``"test"``, ``"eval"`` (the images that the pipeline
+        explains), or ``"all"`` (``folder`` only).
+    n
+        Number of images; at most as many as there are, all of them by default.
+    seed
+        Decides which images (``folder``) or scenes (``geoscenes``) belong to which split. Splits
+        of one seed share no image.
+
+    Returns
+    -------
+    GeoDataset
+
+    Raises
+    ------
+    ValueError
+        If the name, the split or an option's value is not known.
+    """
+    if name not in DATASETS:
+        raise ValueError(f"name={name!r} is not a dataset; known: {', '.join(sorted(DATASETS))}")
+    if n is not None and n < 1:
+        raise ValueError(f"n={n} images were asked for; expected at least 1, or None for all")
+    return DATASETS[name](split, n, seed, **options)

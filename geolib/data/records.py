@@ -1,0 +1,158 @@
+"""What a dataset is made of: images, what is known of each, and where it is read from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from torch.utils.data import Dataset
+
+from geolib import images
+from geolib.cache import sha256
+from geolib.geoscenes import Scene
+
+SPLITS = ("train", "validation", "test", "eval")
+
+
+@dataclass(frozen=True, eq=False)
+class GeoImage:
+    """One image with what is known about where it was taken.
+
+    ``image`` is ``uint8 [H,W,3]`` at native resolution; ``label`` the index of its class, ``None``
+    where unknown; ``latitude`` and ``longitude`` are degrees; ``scene`` is set for GeoScenes only.
+    """
+
+    id: str
+    image: np.ndarray
+    country: str | None
+    label: int | None
+    latitude: float | None
+    longitude: float | None
+    licence: str | None = None
+    attribution: str | None = None
+    scene: Scene | None = None
+
+
+class Skipped(NamedTuple):
+    """An item that cannot be used, and why."""
+
+    id: str
+    reason: str
+
+
+class Record(Protocol):
+    """What is known of an item before its pixels are read."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def label(self) -> int | None: ...
+    def content_key(self) -> str: ...
+    def read(self) -> GeoImage: ...
+
+
+@dataclass(frozen=True)
+class PhotoRecord:
+    """A photograph in a folder."""
+
+    id: str
+    path: Path
+    country: str | None = None
+    label: int | None = None
+    latitude: float | None = None
+    longitude: float | None = None
+    licence: str | None = None
+    attribution: str | None = None
+
+    def content_key(self) -> str:
+        status = self.path.stat()
+        return _file_sha256(self.path, status.st_size, status.st_mtime_ns)
+
+    def read(self) -> GeoImage:
+        return GeoImage(
+            self.id,
+            images.read(self.path),
+            self.country,
+            self.label,
+            self.latitude,
+            self.longitude,
+            self.licence,
+            self.attribution,
+        )
+
+
+class GeoDataset(Dataset[GeoImage]):
+    """A sequence of :class:`GeoImage`, read or rendered one by one when asked for.
+
+    Indexing raises :class:`geolib.images.UnreadableImage` for a damaged file. ``skipped`` lists the
+    items that turned out to be unusable so far.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        classes: Sequence[str],
+        split: str,
+        records: Sequence[Record],
+        skipped: Iterable[Skipped] = (),
+    ) -> None:
+        self.name = name
+        self.classes = tuple(classes)
+        self.split = split
+        self.records = tuple(records)
+        self.skipped = list(skipped)
+
+    @property
+    def ids(self) -> list[str]:
+        """Names of the items; no pixels are read."""
+        return [record.id for record in self.records]
+
+    @property
+    def labels(self) -> list[int | None]:
+        """Class indices of the items; no pixels are read."""
+        return [record.label for record in self.records]
+
+    def content_key(self, index: int) -> str:
+        """Hash of everything the pixels of an item depend on; no pixels are decoded."""
+        return self.records[index].content_key()
+
+    def subset(self, indices: Iterable[int]) -> GeoDataset:
+        """Dataset of the items at ``indices``, in that order; ``skipped`` is shared."""
+        records = [self.records[i] for i in indices]
+        part = GeoDataset(self.name, self.classes, self.split, records)
+        part.skipped = self.skipped
+        return part
+
+    def skip(self, error: images.UnreadableImage, index: int) -> None:
+        """Note in ``skipped``, once, that an item cannot be read."""
+        entry = Skipped(self.records[index].id, error.reason)
+        if entry not in self.skipped:
+            self.skipped.append(entry)
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> GeoImage:
+        try:
+            return self.records[index].read()
+        except images.UnreadableImage as error:
+            self.skip(error, index)
+            raise
+
+    def __repr__(self) -> str:
+        return f"GeoDataset({self.name!r}, split={self.split!r}, {len(self)} images)"
+
+
+def check_split(split: str, known: Sequence[str]) -> None:
+    if split not in known:
+        raise ValueError(f"split={split!r} is not known; expected one of {', '.join(known)}")
+
+
+@cache
+def _file_sha256(path: Path, size: int, modified: int) -> str:
+    """Hash of a file, remembered for as long as its size and time stay the same."""
+    return sha256(path)

@@ -1,0 +1,89 @@
+"""The procedural benchmark as a dataset."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from geolib.cache import key, sha256
+from geolib.data.records import SPLITS, GeoDataset, GeoImage, check_split
+from geolib.geoscenes import COUNTRIES, render
+from geolib.paths import data_file
+
+SCENES_PER_SPLIT = 1_000_000
+SCENE_TABLES = ("cues.yaml", "gazetteer.csv")
+
+
+@dataclass(frozen=True)
+class SceneRecord:
+    """A scene of the procedural benchmark, rendered when read."""
+
+    id: str
+    seed: int
+    country: str
+    label: int
+    options: dict[str, Any]
+
+    def content_key(self) -> str:
+        params = {"seed": self.seed, "country": self.country, "tables": _scene_tables()}
+        return key("scene", params | self.options, ["geolib.geoscenes"])
+
+    def read(self) -> GeoImage:
+        scene = render(self.seed, self.country, **self.options)
+        return GeoImage(
+            self.id,
+            scene.image,
+            self.country,
+            self.label,
+            scene.latitude,
+            scene.longitude,
+            scene=scene,
+        )
+
+
+def geoscenes(
+    split: str,
+    n: int | None = None,
+    seed: int = 0,
+    *,
+    size: int = 224,
+    countries: Sequence[str] = COUNTRIES,
+    **options: Any,
+) -> GeoDataset:
+    """The procedural benchmark: scenes in equal numbers per country, rendered when read.
+
+    Every split of every seed is a range of scene numbers of its own, so no scene is in two of
+    them, and the first ``n`` scenes of a split do not depend on ``n``.
+
+    Parameters
+    ----------
+    split, n, seed
+        As for :func:`load`; ``n`` defaults to 3000 for training, 300 for testing and validation,
+        100 for ``"eval"``.
+    size
+        Side of the square image in pixels.
+    countries
+        The classes.
+    options
+        ``shortcut`` and other options of :func:`geolib.geoscenes.render`.
+    """
+    check_split(split, SPLITS)
+    amount = n or {"train": 3000, "eval": 100}.get(split, 300)
+    if amount > SCENES_PER_SPLIT:
+        raise ValueError(f"n={n} exceeds the {SCENES_PER_SPLIT} scenes of a split")
+    classes = tuple(countries)
+    first = (seed * len(SPLITS) + SPLITS.index(split)) * SCENES_PER_SPLIT
+    rendering = {"size": size, "countries": classes, **options}
+    records = [
+        SceneRecord(f"scene-{number}", number, classes[label], label, rendering)
+        for number, label in ((first + i, i % len(classes)) for i in range(amount))
+    ]
+    return GeoDataset("geoscenes", classes, split, records)
+
+
+@cache
+def _scene_tables() -> tuple[str, ...]:
+    """Hashes of the tables that scenes are drawn from."""
+    return tuple(sha256(data_file(name)) for name in SCENE_TABLES)
