@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 from torchvision.transforms.functional import gaussian_blur
 
-from geolib.model.precision import inference_precision
+from geolib.model.precision import BatchSize, choose_batch_size, inference_precision
 from geolib.scoring import Array, Elements, box_region, check_choice, to_numpy
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -361,6 +361,7 @@ class _Forward:
     def __init__(self, classifier: Model, shape: Sequence[int], device: torch.device):
         self.classifier = classifier
         self.buffer = torch.empty(tuple(shape), device=device)
+        self.fitting = BatchSize(len(self.buffer))
         self.added = 0
         self.waiting = 0
         self.log_probabilities: list[np.ndarray] = []
@@ -378,11 +379,15 @@ class _Forward:
         """Forward what is waiting."""
         if not self.waiting:
             return
-        logits = self.classifier(self.buffer[: self.waiting])
+        logits = self.fitting.run(self._logits)
         if not torch.isfinite(logits).all():
             raise ValueError("classifier returned NaN or infinite logits; check its weights")
-        self.log_probabilities.append(logits.cpu().double().log_softmax(dim=1).numpy())
+        self.log_probabilities.append(logits.double().log_softmax(dim=1).numpy())
         self.waiting = 0
+
+    def _logits(self, batch_size: int) -> torch.Tensor:
+        parts = self.buffer[: self.waiting].split(batch_size)
+        return torch.cat([self.classifier(part).cpu() for part in parts])
 
 
 @torch.inference_mode()
@@ -398,7 +403,7 @@ def faithfulness(
     repeats: int = 10,
     seed: int = 0,
     tolerance: float = 0.01,
-    batch_size: int = 32,
+    batch_size: int | None = None,
     individual: bool = True,
     controls: Mapping[str, Sequence[Array]] | None = None,
     donors: torch.Tensor | None = None,
@@ -425,7 +430,8 @@ def faithfulness(
     repeats : random layouts per image.
     seed : of random boxes and noise, ≥ 0.
     tolerance : of the coverage matching, see `random_boxes`.
-    batch_size : images per forward pass.
+    batch_size : images per forward pass, by default as the device suggests; halved, with a
+        warning, whenever memory runs out.
     individual : also ablate each element alone.
     controls : further baselines by name: for each image a bool [R,H,W] (see `torus_shifts`).
     precision : "auto", "fp32" or "bf16".
@@ -461,7 +467,7 @@ def faithfulness(
             raise ValueError(f"{name} has {len(values)} entries for {n} images")
     for name, regions in extra.items():
         _check_control(name, regions, shape)
-    if batch_size < 1:
+    if batch_size is not None and batch_size < 1:
         raise ValueError(f"batch_size={batch_size}; expected at least 1")
     if len(set(ids)) < n:
         raise ValueError("image_ids has duplicates; each image needs a name of its own")
@@ -476,7 +482,7 @@ def faithfulness(
 
     rows: list[dict[str, Any]] = []
     with _evaluating(classifier) as device, inference_precision(device, precision):
-        forward = _Forward(classifier, (batch_size, 3, *shape), device)
+        forward = _Forward(classifier, (batch_size or choose_batch_size(device), 3, *shape), device)
         for index, (image_id, kept) in enumerate(zip(ids, elements, strict=True)):
             image = images[index].to(device, torch.float32)
             donor = None if donors is None else donors[index].to(image)

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from geolib.model.classifier import IMAGENET_MEAN
-from geolib.model.precision import uses_bf16
+from geolib.model.precision import BatchSize, choose_batch_size, uses_bf16
 
 Output = Literal["logit", "probability"]
 
@@ -40,7 +40,7 @@ def attribute(
     targets: Tensor | Sequence[int] | None = None,
     *,
     precision: str = "auto",
-    batch_size: int = 32,
+    batch_size: int | None = None,
     **options: object,
 ) -> Tensor:
     """Attribution maps of a batch of images (§3.2 of arXiv 2605.00912).
@@ -65,7 +65,8 @@ def attribute(
         bfloat16 arithmetic and the method can bear it (see :data:`FLOAT32_METHODS`).
     batch_size : int
         Most images (masked, noisy or interpolated ones where the method makes such) that go
-        through the classifier at once. Bounds the memory, does not change the maps.
+        through the classifier at once; by default as the device suggests. Bounds the memory, does
+        not change the maps. Halved, with a warning, whenever memory runs out.
     **options
         Options of the method: see its docstring in :data:`METHODS`.
 
@@ -83,31 +84,35 @@ def attribute(
     """
     function = _lookup(method, options)
     _check_images(images)
-    if batch_size < 1:
+    if batch_size is not None and batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     if targets is not None:
         targets = _as_targets(targets, len(images))
-    if "batch_size" in inspect.signature(function).parameters:
-        options["batch_size"] = batch_size
-
+    chunked = "batch_size" in inspect.signature(function).parameters
     if precision == "auto" and method in FLOAT32_METHODS:
         precision = "fp32"
     device = next((p.device for p in classifier.parameters()), images.device)
-    maps = [torch.empty(0, *images.shape[-2:])]
+
+    def maps(size: int) -> Tensor:
+        found = [torch.empty(0, *images.shape[-2:])]
+        chunks = {"batch_size": size} if chunked else {}
+        for start in range(0, len(images), size):
+            part = slice(start, start + size)
+            # A copy, because autograd refuses tensors made under inference mode.
+            inputs = images[part].detach().to(device, copy=True)
+            inputs = inputs.contiguous(memory_format=torch.channels_last)
+            wanted = None if targets is None else targets[part].to(device)
+            raw = function(classifier, inputs, wanted, **chunks, **options)
+            found.append(raw.detach().float().cpu())
+        return torch.cat(found)
+
     with (
         torch.inference_mode(False),
         torch.enable_grad(),
         _held_still(classifier),
         torch.autocast(device.type, torch.bfloat16, enabled=uses_bf16(device, precision)),
     ):
-        for start in range(0, len(images), batch_size):
-            part = slice(start, start + batch_size)
-            # A copy, because autograd refuses tensors made under inference mode.
-            inputs = images[part].detach().to(device, copy=True)
-            inputs = inputs.contiguous(memory_format=torch.channels_last)
-            wanted = None if targets is None else targets[part].to(device)
-            maps.append(function(classifier, inputs, wanted, **options).detach().float().cpu())
-    raw = torch.cat(maps)
+        raw = BatchSize(batch_size or choose_batch_size(device)).run(maps)
     broken = (~raw.isfinite()).flatten(1).any(dim=1).nonzero().flatten().tolist()
     if broken:
         raise ValueError(

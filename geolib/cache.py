@@ -34,6 +34,7 @@ NUMERICAL_LIBRARIES = (
     "numpy",
     "opencv-python-headless",
     "pillow",
+    "pycocotools",
     "scikit-image",
     "scikit-learn",
     "scipy",
@@ -41,6 +42,7 @@ NUMERICAL_LIBRARIES = (
     "timm",
     "torch",
     "torchvision",
+    "transformers",
 )
 MANIFEST = "manifest.json"
 

@@ -24,10 +24,11 @@ console = Console()
 
 
 class Dataset(StrEnum):
-    """Datasets that need no download."""
+    """Datasets: scenes, one's own photographs, or what `geolib osv5m` has fetched."""
 
     geoscenes = "geoscenes"
     folder = "folder"
+    osv5m = "osv5m"
 
 
 class Label(StrEnum):
@@ -40,7 +41,8 @@ class Label(StrEnum):
 Attribution = Annotated[str, typer.Option(help="Attribution method; `geolib info` lists them.")]
 Segmenter = Annotated[str, typer.Option(help="Segmenter; `geolib info` lists them.")]
 SegmenterCheckpoint = Annotated[
-    Path | None, typer.Option(help="Weights of a segmenter that needs them (sam, mobilesam).")
+    Path | None,
+    typer.Option(help="Weights of a segmenter that needs them; by default what `fetch` left."),
 ]
 Model = Annotated[
     str | None,
@@ -164,28 +166,36 @@ def evaluate(
         Path | None,
         typer.Option(help="Folder for outcomes, maps, elements (Parquet, COCO); slower."),
     ] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes on this machine; each takes a shard at a time.")
+    ] = None,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="A running dask scheduler, as tcp://HOST:8786."),
+    ] = None,
 ) -> None:
     """Deletion and insertion tests over a dataset: guided against random boxes."""
-    from geolib import pipeline, statistics
+    from geolib import cluster, pipeline, statistics
 
     with _plain_errors():
         classifier = _classifier(model, weights)
         images = _dataset(dataset, root, classes, split, n, seed, classifier.image_size)
         tables = []
-        for method in attribution or ["gradcam++"]:
-            for name in segmenter or ["felzenszwalb"]:
-                config = pipeline.EvaluationConfig(
-                    attribution=method,
-                    segmenter=name,
-                    segmenter_options=_options(segmenter_checkpoint),
-                    label=label.value,
-                    repeats=repeats,
-                    individual=output is not None,
-                    seed=seed,
-                )
-                tables.append(pipeline.evaluate(images, classifier, config))
-                if output:
-                    pipeline.export(output / f"{method}-{name}", images, classifier, config)
+        with cluster.connect(workers, scheduler) as client:
+            for method in attribution or ["gradcam++"]:
+                for name in segmenter or ["felzenszwalb"]:
+                    config = pipeline.EvaluationConfig(
+                        attribution=method,
+                        segmenter=name,
+                        segmenter_options=_options(segmenter_checkpoint),
+                        label=label.value,
+                        repeats=repeats,
+                        individual=output is not None,
+                        seed=seed,
+                    )
+                    tables.append(pipeline.evaluate(images, classifier, config, client=client))
+                    if output:
+                        pipeline.export(output / f"{method}-{name}", images, classifier, config)
         comparison = statistics.compare(pipeline.concat(tables))
         _print_table(comparison)
         if output:
@@ -247,6 +257,68 @@ def explain(
             console.print(f"{skipped} of {len(photos)} photographs were skipped", style="yellow")
 
 
+@app.command(
+    epilog="Examples: `geolib fetch --list` · `geolib fetch mobile-sam sam2.1-hiera-tiny` · "
+    "`HF_TOKEN=… geolib fetch sam3` · `geolib fetch osv5m-train-images/images/train/00.zip`"
+)
+def fetch(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="NAME", help="Assets, or single files as NAME/FILE."),
+    ] = None,
+    listed: Annotated[
+        bool, typer.Option("--list", help="Show what there is and what is here.")
+    ] = False,
+) -> None:
+    """Download models and datasets that the package can use, and verify them.
+
+    A download that broke off goes on. What is here is verified again. Where a licence must be
+    accepted first, or photographs come from elsewhere, it says how.
+    """
+    from geolib import assets
+
+    with _plain_errors():
+        if listed:
+            _print_assets(assets.status())
+        elif not names:
+            raise ValueError("NAME is missing; `geolib fetch --list` shows what there is")
+        for name in names or []:
+            typer.echo(assets.fetch(name))
+            asset = assets.manifest()[name.partition("/")[0]]
+            if asset.by_hand and not asset.gated:
+                console.print(asset.by_hand, style="yellow", soft_wrap=True)
+
+
+@app.command(
+    epilog="Examples: `geolib osv5m --split eval` · `MAPILLARY_TOKEN=… geolib osv5m --source "
+    "mapillary` · `geolib osv5m --countries FR,IN,JP --seed 1 --root FOLDER`"
+)
+def osv5m(
+    split: Annotated[
+        list[str] | None, typer.Option(help="Split to fetch; repeat for several; all by default.")
+    ] = None,
+    countries: Annotated[str, typer.Option(help="ISO codes, separated by commas.")] = "FR,IN,JP",
+    source: Annotated[
+        str, typer.Option(help="hub (as published) or mapillary (originals; needs a token).")
+    ] = "hub",
+    root: Annotated[Path | None, typer.Option(help="Folder to fill, else in the cache.")] = None,
+    seed: int = 0,
+) -> None:
+    """Fetch photographs of OSV-5M by split; a run that broke off goes on where it stopped."""
+    from geolib.data.osv5m import FETCH_ORDER, prepare
+
+    with _plain_errors():
+        codes = _names(countries) or ()
+        which = split or FETCH_ORDER
+        summary = prepare(root, which=which, countries=codes, seed=seed, source=source)
+        typer.echo(summary)
+        if not summary.complete:
+            console.print(
+                "failures.parquet beside the images says why; run the same again to retry",
+                style="yellow",
+            )
+
+
 @app.command()
 def info() -> None:
     """Versions, device, cache folder, and the methods and segmenters that are known."""
@@ -297,9 +369,11 @@ def _dataset(
 ) -> Any:
     from geolib import data
 
+    countries = {"countries": _names(classes)} if classes else {}
     if dataset is Dataset.geoscenes:
-        countries = {"countries": _names(classes)} if classes else {}
         return data.load("geoscenes", split, n, seed, size=image_size, **countries)
+    if dataset is Dataset.osv5m:
+        return data.load("osv5m", split, n, seed, root=root, **countries)
     if root is None:
         raise ValueError("--root is missing: --dataset folder needs the folder of photographs")
     return data.load("folder", split, n, seed, root=root, classes=_names(classes))
@@ -367,6 +441,14 @@ def _print_table(comparison: Any) -> None:
     Console(width=max(console.width, 140)).print(table)
 
 
+def _print_assets(status: Any) -> None:
+    columns = ["name", "here", "size", "licence", "gated", "needed_by"]
+    table = Table(*(column.replace("_", " ") for column in columns))
+    for row in status[columns].replace({True: "yes", False: "no"}).itertuples(index=False):
+        table.add_row(*row)
+    Console(width=max(console.width, 140)).print(table)
+
+
 class _plain_errors:
     """Show the message of an error that a user can mend, not its traceback."""
 
@@ -377,3 +459,7 @@ class _plain_errors:
         if isinstance(error, (ValueError, TypeError, OSError, RuntimeError)):
             Console(stderr=True).print(f"error: {error}", style="red", highlight=False)
             raise SystemExit(1) from error
+
+
+if __name__ == "__main__":
+    main()

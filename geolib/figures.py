@@ -392,7 +392,7 @@ def tuning(curve: pd.DataFrame, chosen: Mapping[str, float], max_coverage: float
         textcoords="offset points",
         color=GUIDED,
     )
-    axis.set(xlabel="coverage of the image", ylabel="insertion advantage")
+    axis.set(xlabel="coverage of the image", ylabel="insertion advantage\n(log-probability)")
     axis.grid()
     axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return figure

@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
+import re
+import string
+from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
+import cv2
 import numpy as np
 import pandas as pd
 import torch
 from pandas.io.formats.style import Styler
 from scipy.stats import spearmanr
 
-from geolib import figures
+from geolib import assets, data, figures, model, segmentation, stages
 from geolib.data import GeoDataset
-from geolib.model import PAPER
+from geolib.model import PAPER, Classifier
 from geolib.pipeline import Explanation
-from geolib.stages import Extracted
+from geolib.remote import RemoteError
+from geolib.stages import EvaluationConfig, Extracted
 from geolib.study import Study
 
 # Share of images without elements from which a comparison is called empty.
 EMPTY = 0.5
+# The classifier that looks at real streets: an architecture and its public weights.
+STREET_ARCH = "resnet50"
+STREET_WEIGHTS = "resnet50-imagenet"
 
 
 def training_note(study: Study) -> str:
@@ -245,3 +254,127 @@ def positions(dataset: GeoDataset) -> pd.DataFrame:
         for item in (dataset[i] for i in range(len(dataset)))
     ]
     return pd.DataFrame(rows).dropna(subset=["latitude", "longitude"])
+
+
+# Photographs --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Streets:
+    """Real street photographs with a classifier for them, both or neither.
+
+    Attributes
+    ----------
+    images, classifier
+        None where they could not be had, or were not to be.
+    note
+        What was done, or would have been done.
+    """
+
+    images: GeoDataset | None
+    classifier: Classifier | None
+    note: str
+
+
+def real_streets(areas: Mapping[str, Sequence[float]], per_area: int, *, network: bool) -> Streets:
+    """Photographs of Panoramax and the public ImageNet weights, if there is a network.
+
+    Parameters
+    ----------
+    areas, per_area
+        As for :func:`geolib.data.panoramax`.
+    network
+        Whether the network may be used at all. Without an answer the decision takes seconds.
+    """
+    plan = (
+        f"the chapter fetches up to {per_area} openly licensed photographs each of "
+        f"{', '.join(areas)} from Panoramax, whose servers blur faces and number plates, and the "
+        "public ImageNet weights of ResNet-50, runs the same analysis on them, and prints author "
+        "and licence under each."
+    )
+    if not network:
+        why = "This run was not to use the network."
+        return Streets(None, None, f"**No real streets.** {why} With `-p panoramax true` {plan}")
+    try:
+        images = data.load("panoramax", "all", areas=areas, per_area=per_area)
+    except (RemoteError, ValueError) as error:
+        return Streets(None, None, f"**No real streets.** {plain(str(error))}. Otherwise {plan}")
+    try:
+        classifier = model.load(STREET_ARCH, weights=assets.fetch(STREET_WEIGHTS, shown=False))
+    except (RemoteError, ValueError) as error:
+        # The message may name a folder of this machine.
+        why = f"The weights of ResNet-50 could not be had ({type(error).__name__})."
+        return Streets(None, None, f"**No real streets.** {why} Otherwise {plan}")
+    counts = Counter(label for label in images.labels if label is not None)
+    found = ", ".join(f"{counts[i]} of {name}" for i, name in enumerate(images.classes))
+    note = (
+        f"Photographs from Panoramax: {plain(found)}. A ResNet-50 with the public ImageNet "
+        "weights looks at them: it names things, not countries. The pictures below are adaptations "
+        "of the photographs, and stand under the licence that is printed with each."
+    )
+    return Streets(images, classifier, note)
+
+
+def plain(text: str) -> str:
+    """Text that comes from elsewhere, for use in Markdown: nothing in it is markup."""
+    return re.sub(f"([{re.escape(string.punctuation)}])", r"\\\1", text)
+
+
+def credit(explanation: Explanation) -> str:
+    """Author and licence, to be printed under a photograph; empty where none is known."""
+    return f"Photograph: {plain(explanation.credit)}" if explanation.credit else ""
+
+
+def untuned(study: Study) -> Study:
+    """The study for images without labels, on which no threshold can be chosen: the defaults."""
+    defaults = EvaluationConfig().model_dump(include={"top_p", "s_min"})
+    settings = study.model_dump(exclude_none=True)
+    return Study(**defaults | settings | {"label": "predicted"})
+
+
+def segmenters(study: Study, images: GeoDataset) -> tuple[list[str], str]:
+    """Names of the segmenters that can run on some images, and why the others cannot."""
+    reasons = segmentation.available(study.segmenter_checkpoints)
+    if images.name != "geoscenes":
+        reasons["truth"] = "only scenes of the benchmark have true outlines"
+    present = [name for name, reason in reasons.items() if not reason]
+    absent = [f"- `{name}`: {reason}" for name, reason in reasons.items() if reason]
+    named = ", ".join(f"`{name}`" for name in present)
+    return present, "\n".join([f"Present: {named}. Absent:\n", *absent])
+
+
+def element_pictures(found: Mapping[str, Sequence[Explanation]]) -> list[list[np.ndarray]]:
+    """A row per photograph: itself, then the outlines of the elements from each segmenter."""
+    rows = []
+    for explanations in zip(*found.values(), strict=True):
+        shape = explanations[0].attribution.shape
+        photo = cv2.resize(explanations[0].photo, shape, interpolation=cv2.INTER_AREA) / 255
+        rows.append([photo, *(_outlined(photo, one) for one in explanations)])
+    return rows
+
+
+def _outlined(photo: np.ndarray, explanation: Explanation) -> np.ndarray:
+    masks = [
+        stages.decode_mask(row["mask"], row["height"], row["width"])
+        for row in explanation.elements.to_dict("records")
+    ]
+    return figures.outline(photo, np.array(masks)) if masks else photo
+
+
+def segmenter_table(found: Mapping[str, Sequence[Explanation]]) -> Styler:
+    """How many elements each segmenter leads to, and how much the strongest one matters."""
+    rows = [
+        {
+            "segmenter": name,
+            "elements per photograph": np.mean([len(one.elements) for one in explanations]),
+            "largest effect": np.mean(
+                [one.elements["deletion_effect"].max() for one in explanations if len(one.elements)]
+                or [np.nan]
+            ),
+        }
+        for name, explanations in found.items()
+    ]
+    table = pd.DataFrame(rows).set_index("segmenter")
+    return table.style.format(
+        {"elements per photograph": "{:.1f}", "largest effect": "{:+.2f}"}, na_rep="–"
+    )

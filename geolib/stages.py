@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,19 +18,19 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 import torch
-from pycocotools import mask as coco
 from pydantic import BaseModel, ConfigDict, Field
 from safetensors.torch import load_file, save_file
 
 from geolib import cache, data, geoscenes, segmentation
 from geolib.ablation import COLUMNS, faithfulness
-from geolib.attribution import attribute
+from geolib.attribution import FLOAT32_METHODS, attribute
 from geolib.images import UnreadableImage
 from geolib.model import Classifier, predict
+from geolib.model.precision import uses_bf16
 from geolib.scoring import S_MIN, TOP_P, Elements, extract_elements
 
 ELEMENT_COLUMNS = [
-    *("image_id", "country", "element", "x0", "y0", "x1", "y1", "segment"),
+    *("image_id", "country", "element", "x0", "y0", "x1", "y1", "segment", "name"),
     *("overlap", "mean", "center", "score", "area", "height", "width", "mask"),
 ]
 
@@ -163,6 +164,26 @@ def shards(dataset: data.GeoDataset, classifier: Classifier, size: int) -> Itera
         yield Shard(dataset.subset(indices), classifier.image_size, digest)
 
 
+@contextmanager
+def single_thread(needed: bool = True) -> Iterator[None]:
+    """Let torch compute on one thread where that is needed, and on as many as before afterwards.
+
+    Float32 networks on a processor divide sums among threads, so that the last digits of what they
+    put out depend on how many there are. A shard must not: it is one table whoever computes it.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1 if needed else before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _depends_on_threads(classifier: Classifier, precision: str) -> bool:
+    device = classifier.mean.device
+    return device.type == "cpu" and not uses_bf16(device, precision)
+
+
 def attribution_maps(
     shard: Shard, classifier: Classifier, config: EvaluationConfig
 ) -> torch.Tensor:
@@ -175,16 +196,18 @@ def maps_folder(shard: Shard, classifier: Classifier, config: EvaluationConfig) 
     """Folder of a shard's attribution maps, ``maps.safetensors``."""
 
     def build(folder: Path) -> None:
-        maps = [
-            attribute(
-                classifier,
-                images,
-                config.attribution,
-                precision=config.precision,
-                **config.attribution_options,
-            )
-            for images in shard.batch.split(config.batch_size)
-        ]
+        precision = "fp32" if config.attribution in FLOAT32_METHODS else config.precision
+        with single_thread(_depends_on_threads(classifier, precision)):
+            maps = [
+                attribute(
+                    classifier,
+                    images,
+                    config.attribution,
+                    precision=config.precision,
+                    **config.attribution_options,
+                )
+                for images in shard.batch.split(config.batch_size)
+            ]
         empty = torch.zeros(0, shard.image_size, shard.image_size)
         save_file({"maps": torch.cat([empty, *maps])}, folder / "maps.safetensors")
 
@@ -196,15 +219,15 @@ def segments(
     shard: Shard, classifier: Classifier, config: EvaluationConfig
 ) -> list[segmentation.Segments]:
     """Segments of each readable image of a shard, at the size of the attribution maps."""
-    segment = segmentation.load(config.segmenter, **config.segmenter_options)
+    segment = segmentation.shared(config.segmenter, **config.segmenter_options)
     maps = attribution_maps(shard, classifier, config) if "attribution" in segment.uses else None
 
     def build(folder: Path) -> None:
-        pixels = to_uint8(shard.batch)
-        found = [
-            segment(pixels[i], item=item, attribution=None if maps is None else maps[i])
-            for i, item in enumerate(shard.items)
-        ]
+        with single_thread(segment.model is not None):
+            found = [
+                segment_item(segment, item, shard.batch[i], None if maps is None else maps[i])
+                for i, item in enumerate(shard.items)
+            ]
         (folder / "segments.json").write_text(json.dumps([_encode(s) for s in found]))
 
     params = {"images": shard.identity, "segmenter": segment.key}
@@ -213,6 +236,22 @@ def segments(
     folder = cache.compute("segments", params, ("geolib.segmentation",), build)
     stored = json.loads((folder / "segments.json").read_text())
     return [_decode(s, shard.image_size) for s in stored]
+
+
+def segment_item(
+    segment: segmentation.Segmenter,
+    item: data.GeoImage,
+    image: torch.Tensor,
+    attribution: torch.Tensor | None,
+) -> segmentation.Segments:
+    """Segments of one image at the classifier's size, ``image [3, S, S]``.
+
+    Networks see the photograph in its own pixels, the other segmenters what the classifier sees.
+    """
+    pixels = item.image if segment.native else to_uint8(image[None])[0]
+    return segment(
+        pixels, item=item, attribution=attribution, size=(image.shape[1], image.shape[2])
+    )
 
 
 def extract(shard: Shard, classifier: Classifier, config: EvaluationConfig) -> list[Extracted]:
@@ -255,23 +294,24 @@ def outcomes(shard: Shard, classifier: Classifier, config: EvaluationConfig) -> 
             pd.DataFrame(columns=ELEMENT_COLUMNS).to_parquet(folder / "elements.parquet")
             return
         extracted = extract(shard, classifier, config)
-        table = faithfulness(
-            classifier,
-            shard.batch,
-            None if labels is None else [labels[e.item.id] for e in extracted],
-            [e.elements for e in extracted],
-            image_ids=[e.item.id for e in extracted],
-            dataset=shard.dataset.name,
-            attribution=config.attribution,
-            segmenter=config.segmenter,
-            tests=config.tests,
-            fill=config.fill,
-            repeats=config.repeats,
-            seed=config.seed,
-            batch_size=config.batch_size,
-            individual=config.individual,
-            precision=config.precision,
-        )
+        with single_thread(_depends_on_threads(classifier, config.precision)):
+            table = faithfulness(
+                classifier,
+                shard.batch,
+                None if labels is None else [labels[e.item.id] for e in extracted],
+                [e.elements for e in extracted],
+                image_ids=[e.item.id for e in extracted],
+                dataset=shard.dataset.name,
+                attribution=config.attribution,
+                segmenter=config.segmenter,
+                tests=config.tests,
+                fill=config.fill,
+                repeats=config.repeats,
+                seed=config.seed,
+                batch_size=config.batch_size,
+                individual=config.individual,
+                precision=config.precision,
+            )
         table.to_parquet(folder / "outcomes.parquet", index=False)
         elements_table(extracted, table).to_parquet(folder / "elements.parquet", index=False)
 
@@ -280,7 +320,7 @@ def outcomes(shard: Shard, classifier: Classifier, config: EvaluationConfig) -> 
         "labels": labels,
         "classifier": shard.weights_sha256,
         "config": config.model_dump(mode="json", exclude={"batch_size", "shard_size"}),
-        "segmenter": segmentation.load(config.segmenter, **config.segmenter_options).key,
+        "segmenter": segmentation.shared(config.segmenter, **config.segmenter_options).key,
     }
     return cache.compute("outcomes", params, ("geolib.stages",), build)
 
@@ -324,7 +364,8 @@ def elements_table(extracted: Sequence[Extracted], outcomes: pd.DataFrame) -> pd
 
     ``deletion_effect`` is the log-probability that the label loses when the element's box is
     removed; ``insertion_probability`` the label's probability when nothing else is shown. Both are
-    missing where elements were not tested one by one. ``mask`` is COCO's run-length encoding.
+    missing where elements were not tested one by one. ``name`` is what the element shows, where the
+    segmenter knows. ``mask`` is COCO's run-length encoding.
     """
     rows = []
     for found in extracted:
@@ -339,12 +380,18 @@ def elements_table(extracted: Sequence[Extracted], outcomes: pd.DataFrame) -> pd
                     "element": index,
                     **_corners(box),
                     **{str(k): v for k, v in found.elements.table.iloc[index].items()},
+                    "name": _name(found.segments, found.elements.table["segment"].iloc[index]),
                     "height": height,
                     "width": width,
                     "mask": _encode_mask(mask),
                 }
             )
     return _with_effects(pd.DataFrame(rows, columns=ELEMENT_COLUMNS), outcomes)
+
+
+def _name(segments: segmentation.Segments, index: int) -> str | None:
+    """What a segment shows, where the segmenter knows."""
+    return None if segments.labels is None else segments.labels[index]
 
 
 def _corners(box: np.ndarray) -> dict[str, int]:
@@ -396,7 +443,7 @@ def to_uint8(images: torch.Tensor) -> np.ndarray:
 
 def decode_mask(encoded: str, height: int, width: int) -> np.ndarray:
     """Mask ``bool [H, W]`` from COCO's run-length encoding."""
-    return coco.decode({"size": [height, width], "counts": encoded.encode()}).astype(bool)
+    return segmentation.decode_mask({"size": [height, width], "counts": encoded})
 
 
 def _maps_identity(shard: Shard, config: EvaluationConfig) -> list[Any]:
@@ -405,12 +452,12 @@ def _maps_identity(shard: Shard, config: EvaluationConfig) -> list[Any]:
 
 
 def _encode_mask(mask: np.ndarray) -> str:
-    return coco.encode(np.asfortranarray(mask.astype(np.uint8)))["counts"].decode()
+    return segmentation.encode_mask(mask)["counts"]
 
 
 def _encode(segments: segmentation.Segments) -> dict[str, Any]:
     return {
-        "masks": [_encode_mask(mask) for mask in segments.masks],
+        "masks": [segmentation.encode_mask(mask) for mask in segments.masks],
         "scores": None if segments.scores is None else np.asarray(segments.scores).tolist(),
         "labels": None if segments.labels is None else list(segments.labels),
         "note": segments.note,
@@ -418,9 +465,9 @@ def _encode(segments: segmentation.Segments) -> dict[str, Any]:
 
 
 def _decode(stored: dict[str, Any], size: int) -> segmentation.Segments:
-    masks = [decode_mask(mask, size, size) for mask in stored["masks"]]
-    return segmentation.Segments(
-        masks=np.stack(masks) if masks else np.zeros((0, size, size), bool),
+    return segmentation.Segments.from_rle(
+        stored["masks"],
+        (size, size),
         scores=None if stored["scores"] is None else np.array(stored["scores"]),
         labels=stored["labels"],
         note=stored["note"],

@@ -32,9 +32,13 @@ class Study(BaseModel):
     Attributes
     ----------
     dataset, root, classes
-        Name of the dataset, folder of photographs (``folder`` only) and the countries told apart.
+        Name of the dataset, folder of its photographs (for ``osv5m`` by default the cache's), and
+        the countries told apart (for ``osv5m`` as ISO codes).
     n_train, n_validation, n_test, n_eval
         Images per split; ``None`` takes all there are.
+    n_compare
+        Evaluation images on which methods and segmenters are compared with each other, the first
+        of the split; ``None`` takes all.
     arch, weights, checkpoint
         Architecture and initial weights (``None``: trained from scratch), or a trained checkpoint,
         which replaces training.
@@ -65,6 +69,7 @@ class Study(BaseModel):
     n_validation: int | None = Field(None, ge=1)
     n_test: int | None = Field(None, ge=1)
     n_eval: int | None = Field(None, ge=1)
+    n_compare: int | None = Field(None, ge=1)
     arch: str = "resnet18"
     weights: str | None = None
     checkpoint: str | None = None
@@ -110,11 +115,20 @@ class Study(BaseModel):
         """Images that the pipeline explains."""
         return self._split("eval", self.n_eval)
 
+    @cached_property
+    def compared(self) -> data.GeoDataset:
+        """Evaluation images on which methods and segmenters are compared."""
+        n_images = len(self.evaluation)
+        return self.evaluation.subset(range(min(self.n_compare or n_images, n_images)))
+
     def _split(self, name: str, n: int | None) -> data.GeoDataset:
-        options: dict[str, Any] = {"root": self.root, "classes": self.classes}
-        if self.dataset == "geoscenes":
-            options = {"size": self.image_size, "countries": self.classes or data.COUNTRIES}
-        return data.load(self.dataset, name, n, self.seed, **options)
+        named = {} if self.classes is None else {"countries": self.classes}
+        options: dict[str, dict[str, Any]] = {
+            "geoscenes": {"size": self.image_size, **named},
+            "osv5m": {"root": self.root, **named},
+        }
+        photographs = {"root": self.root, "classes": self.classes}
+        return data.load(self.dataset, name, n, self.seed, **options.get(self.dataset, photographs))
 
     # Classifier -----------------------------------------------------------------------------------
 
@@ -214,11 +228,14 @@ class Study(BaseModel):
         return {"n_samples": self.smoothgrad_samples} if method == "smoothgrad" else {}
 
     def extract(
-        self, attribution: str = "gradcam++", segmenter: str = "felzenszwalb"
+        self,
+        attribution: str = "gradcam++",
+        segmenter: str = "felzenszwalb",
+        images: data.GeoDataset | None = None,
     ) -> list[Extracted]:
-        """Every evaluation image with its map, segments and elements."""
+        """Every image (by default of the evaluation) with its map, segments and elements."""
         config = self.config(attribution, segmenter)
-        return pipeline.extract(self.evaluation, self.classifier, config)
+        return pipeline.extract(images or self.evaluation, self.classifier, config)
 
     def elements(
         self, attribution: str = "gradcam++", segmenter: str = "felzenszwalb"
@@ -227,19 +244,24 @@ class Study(BaseModel):
         config = self.config(attribution, segmenter)
         return pipeline.elements(self.evaluation, self.classifier, config)
 
-    def outcomes(self, pairs: Iterable[tuple[str, str]]) -> pd.DataFrame:
-        """Outcome table of the evaluation images for pairs of attribution method and segmenter."""
+    def outcomes(
+        self, pairs: Iterable[tuple[str, str]], images: data.GeoDataset | None = None
+    ) -> pd.DataFrame:
+        """Outcome table for pairs of attribution method and segmenter.
+
+        ``images`` are those on which they are compared by default.
+        """
         tables = [
             pipeline.evaluate(
-                self.evaluation, self.classifier, self.config(*pair, individual=False)
+                images or self.compared, self.classifier, self.config(*pair, individual=False)
             )
             for pair in dict.fromkeys(pairs)
         ]
         return pipeline.concat(tables)
 
     def maps(self, method: str) -> tuple[torch.Tensor, float]:
-        """Attribution maps ``[B, S, S]`` of the evaluation images, and seconds per image."""
+        """Attribution maps ``[B, S, S]`` of the compared images, and seconds per image."""
         config = self._base(
             attribution=method, attribution_options=self._attribution_options(method)
         )
-        return pipeline.maps(self.evaluation, self.classifier, config)
+        return pipeline.maps(self.compared, self.classifier, config)

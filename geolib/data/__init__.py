@@ -9,6 +9,8 @@ from collections.abc import Callable
 from typing import Any
 
 from geolib.data.folder import folder
+from geolib.data.osv5m import osv5m
+from geolib.data.panoramax import panoramax
 from geolib.data.pixels import (
     PixelBatch,
     ResizedPixels,
@@ -38,13 +40,20 @@ __all__ = [
     "folder",
     "geoscenes",
     "load",
+    "osv5m",
+    "panoramax",
     "pixel_batches",
     "resize",
     "single_threaded",
     "to_batch",
 ]
 
-DATASETS: dict[str, Callable[..., GeoDataset]] = {"geoscenes": geoscenes, "folder": folder}
+DATASETS: dict[str, Callable[..., GeoDataset]] = {
+    "geoscenes": geoscenes,
+    "folder": folder,
+    "osv5m": osv5m,
+    "panoramax": panoramax,
+}
 
 
 def load(
@@ -55,7 +64,8 @@ def load(
     Parameters
     ----------
     name
-        ``"geoscenes"`` or ``"folder"``; see :func:`geoscenes` and :func:`folder` for their options.
+        ``"geoscenes"``, ``"folder"``, ``"osv5m"`` or ``"panoramax"``; see the functions of these
+        names for their options.
     split
         ``"train"``, ``"validation"``, ``"test"``, ``"eval"`` (the images that the pipeline
         explains), or ``"all"`` (``folder`` only).

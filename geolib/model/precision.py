@@ -1,10 +1,16 @@
-"""Where and with which precision a network runs."""
+"""Where, with which precision and on how many images at once a network runs."""
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from typing import TypeVar
 
 import torch
+from lightning.pytorch.utilities.memory import garbage_collection_cuda, is_oom_error
+
+T = TypeVar("T")
 
 PRECISIONS = ("auto", "bf16", "fp32")
 
@@ -51,6 +57,60 @@ def inference_precision(
     if not uses_bf16(device, precision):
         return nullcontext()
     return torch.autocast(torch.device(device).type, dtype=torch.bfloat16)
+
+
+def choose_batch_size(device: str | torch.device) -> int:
+    """Images per pass that keep a device busy; :class:`BatchSize` halves them where need be."""
+    return 128 if torch.device(device).type == "cuda" else 32
+
+
+class BatchSize:
+    """Number of images per pass, halved whenever the memory runs out.
+
+    Parameters
+    ----------
+    images
+        Number to begin with, at least 1.
+
+    Raises
+    ------
+    ValueError
+        If ``images`` is less than 1.
+    """
+
+    def __init__(self, images: int) -> None:
+        if images < 1:
+            raise ValueError(f"batch_size={images}; expected at least 1")
+        self.images = images
+
+    def run(self, function: Callable[[int], T]) -> T:
+        """``function(images)``; once more with half as many for as long as memory runs out.
+
+        Warns each time of the old and the new number, which also holds for later calls.
+
+        Raises
+        ------
+        torch.OutOfMemoryError
+            If a single image does not fit.
+        """
+        while True:
+            try:
+                return function(self.images)
+            except RuntimeError as error:
+                if self.images == 1 or not _out_of_memory(error):
+                    raise
+            # Outside the handler, whose error holds on to the tensors of the pass that failed.
+            garbage_collection_cuda()
+            warnings.warn(
+                f"out of memory with {self.images} images at once: going on with "
+                f"{self.images // 2}; batch_size={self.images // 2} avoids the attempt",
+                stacklevel=2,
+            )
+            self.images //= 2
+
+
+def _out_of_memory(error: RuntimeError) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or is_oom_error(error)
 
 
 def _cpu_computes_bf16() -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -11,14 +12,19 @@ from sklearn.metrics import confusion_matrix
 
 from geolib.data import GeoDataset, pixel_batches
 from geolib.model.classifier import Classifier
-from geolib.model.precision import choose_device, inference_precision
+from geolib.model.precision import (
+    BatchSize,
+    choose_batch_size,
+    choose_device,
+    inference_precision,
+)
 
 
 def predict(
     classifier: Classifier,
     dataset: GeoDataset,
     *,
-    batch_size: int = 64,
+    batch_size: int | None = None,
     device: str | torch.device = "auto",
     precision: str = "auto",
     progress: bool = True,
@@ -31,7 +37,10 @@ def predict(
         Moved to ``device`` and set to evaluation mode.
     dataset
         Images, resized to the classifier's input.
-    batch_size, device, precision
+    batch_size
+        Images per forward pass, by default as the device suggests; halved, with a warning,
+        whenever memory runs out.
+    device, precision
         How the network runs; see :func:`geolib.model.inference_precision`.
     progress
         Whether to show a progress bar.
@@ -44,13 +53,21 @@ def predict(
     """
     place = choose_device(device)
     classifier.to(place).to(memory_format=torch.channels_last).eval()
+    fitting = BatchSize(choose_batch_size(place) if batch_size is None else batch_size)
     logits = [torch.empty(0, len(classifier.classes))]
     indices: list[int] = []
-    for batch in pixel_batches(dataset, classifier.image_size, batch_size, progress=progress):
+    for batch in pixel_batches(dataset, classifier.image_size, fitting.images, progress=progress):
         with torch.inference_mode(), inference_precision(place, precision):
-            logits.append(classifier(as_images(batch.pixels, place)).float().cpu())
+            logits.append(fitting.run(partial(_logits, classifier, batch.pixels, place)))
         indices += batch.indices
     return _table(dataset, indices, torch.cat(logits).log_softmax(1).exp().numpy())
+
+
+def _logits(
+    classifier: Classifier, pixels: torch.Tensor, device: torch.device, batch_size: int
+) -> torch.Tensor:
+    parts = pixels.split(batch_size)
+    return torch.cat([classifier(as_images(part, device)).float().cpu() for part in parts])
 
 
 def as_images(pixels: torch.Tensor, device: torch.device) -> torch.Tensor:

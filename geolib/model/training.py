@@ -1,27 +1,41 @@
-"""Training by the paper's recipe (§4 of arXiv 2605.00912), with Lightning."""
+"""Training by the paper's recipe (§4 of arXiv 2605.00912), with Lightning.
+
+Started by torchrun, as in ``torchrun --nproc-per-node 2 train.py`` for a script that calls
+:func:`train`, the processes share every batch: ``batch_size`` counts the images of all of them
+together, and one process alone learns the same, up to rounding, where batch norm is frozen.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import logging
+import os
 import tempfile
+import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, NamedTuple
 
 import lightning
 import numpy as np
 import pandas as pd
 import torch
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, TQDMProgressBar
+from lightning.fabric.plugins.environments import TorchElasticEnvironment
+from lightning.pytorch.callbacks import (
+    Callback,
+    EarlyStopping,
+    ModelCheckpoint,
+    TQDMProgressBar,
+)
 from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, Dataset, DistributedSampler
+from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 
 from geolib.data import (
     GeoDataset,
@@ -33,10 +47,12 @@ from geolib.data import (
     single_threaded,
 )
 from geolib.model.classifier import Classifier, HeadReplaced, load
-from geolib.model.precision import choose_device, uses_bf16
+from geolib.model.precision import BatchSize, choose_device, uses_bf16
 from geolib.model.prediction import as_images
 
-MEMORY_LIMIT = 4e9
+# Of the machine's memory, what decoded images may fill.
+MEMORY_SHARE = 0.5
+CHECKPOINT_SECONDS = 300
 BEST, LAST, IDENTITY = "best.ckpt", "last.ckpt", "training.json"
 BATCH_NORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 # Saturation is blended towards the luma of ITU-R BT.601.
@@ -57,7 +73,7 @@ class TrainConfig(BaseModel):
     arch: str = Field("resnet50", description="network of torchvision or timm, or a checkpoint")
     weights: str | None = Field("imagenet", description="file, 'imagenet' or 'random'")
     image_size: int = Field(224, ge=16, description="side in pixels")
-    batch_size: int = Field(64, ge=1)
+    batch_size: int = Field(64, ge=1, description="images per step, of all processes together")
     learning_rate: float = Field(3e-4, gt=0, description="the peak, for one_cycle")
     weight_decay: float = Field(0.02, ge=0)
     label_smoothing: float = Field(0.1, ge=0, lt=1)
@@ -92,6 +108,14 @@ def train(
     The seed alone decides weights, order and augmentation; the global random state is left as it
     was. Images without a label, and unreadable ones, are left out with a warning.
 
+    Where a batch does not fit the memory of the device it goes through in parts, with a warning:
+    gradients are those of the whole batch, batch norm's statistics those of its parts.
+
+    Under torchrun every process calls this function with the same arguments and gets the same
+    classifier. Batch norm's statistics, unless frozen, are the first process's, and dropout draws
+    anew in each. Batches that do not fit the memory are an error there, since one process cannot
+    change its part alone.
+
     Parameters
     ----------
     train, validation
@@ -99,8 +123,9 @@ def train(
     config
         Settings, by default the paper's.
     checkpoints
-        Folder of the state after each epoch. A training that was killed goes on from there when
-        called again with the same arguments.
+        Folder of the state after each epoch, and within an epoch every five minutes. A training
+        that was killed goes on from there when called again with the same arguments, to the same
+        weights. Several machines need a folder that they share.
     device
         Where to train; by default a GPU if there is one.
     progress
@@ -114,8 +139,10 @@ def train(
     Raises
     ------
     ValueError
-        If the datasets cannot be trained on, the loss is not finite, or ``checkpoints`` belongs to
-        another training.
+        If the datasets cannot be trained on, the loss is not finite, ``checkpoints`` belongs to
+        another training, or there are more processes than images in a batch.
+    torch.OutOfMemoryError
+        If a single image does not fit the memory, or a batch does not under torchrun.
     """
     _check_datasets(train, validation)
     train, validation = _labelled(train), _labelled(validation)
@@ -166,7 +193,25 @@ def _claim(folder: Path, train: GeoDataset, validation: GeoDataset, config: Trai
                 f"{', '.join(differing)}; use an empty folder"
             )
     else:
-        place.write_text(json.dumps(identity))
+        # Whole at once: several processes may start together.
+        part = place.with_suffix(f".part-{Process.this().rank}")
+        part.write_text(json.dumps(identity))
+        part.replace(place)
+
+
+class Process(NamedTuple):
+    """This process among those that torchrun has started; the only one where it has not."""
+
+    rank: int = 0
+    local_rank: int = 0
+    world_size: int = 1
+    local_world_size: int = 1
+
+    @classmethod
+    def this(cls) -> Process:
+        """As the environment variables of torchrun say."""
+        alone = cls()._asdict().items()
+        return cls(**{k: int(os.environ.get(k.upper(), str(default))) for k, default in alone})
 
 
 def _fit(
@@ -177,8 +222,13 @@ def _fit(
     device: torch.device,
     progress: bool,
 ) -> Classifier:
-    cuda = [torch.cuda.current_device()] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=cuda), _quiet():
+    process = Process.this()
+    progress = progress and process.rank == 0
+    index = process.local_rank if process.world_size > 1 else device.index or 0
+    with (
+        torch.random.fork_rng(devices=[index] if device.type == "cuda" else []),
+        _quiet(),
+    ):
         torch.manual_seed(config.seed)
         classifier = load(
             config.arch,
@@ -187,17 +237,21 @@ def _fit(
             image_size=config.image_size,
             seed=config.seed,
         ).to(memory_format=torch.channels_last)
-        recipe = Recipe(classifier, config, np.array(train.labels), np.array(validation.labels))
+        pixels = read_pixels(train, config.image_size, process, progress)
+        unseen = read_pixels(validation, config.image_size, process, progress)
+        batches = Batches(len(pixels), config.batch_size, process, config.seed)
+        recipe = Recipe(classifier, config, batches, train.labels, validation.labels)
         bar = [EpochBar()] if progress else []
+        last = folder / LAST
         trainer = lightning.Trainer(
-            accelerator={"cuda": "gpu"}.get(device.type, device.type),
-            devices=1,
+            **_devices(device, process),
             precision="bf16-mixed" if uses_bf16(device, config.precision) else "32-true",
             max_epochs=config.max_epochs,
             callbacks=[
                 EarlyStopping("validation_loss", patience=config.patience, check_finite=False),
                 _checkpoint(folder, BEST, monitor="validation_loss", save_weights_only=True),
                 _checkpoint(folder, LAST, monitor=None, save_weights_only=False),
+                WithinEpoch(last),
                 *bar,
             ],
             default_root_dir=folder,
@@ -205,15 +259,19 @@ def _fit(
             enable_progress_bar=progress,
             enable_model_summary=False,
             num_sanity_val_steps=0,
+            use_distributed_sampler=False,
         )
-        last = folder / LAST
         trainer.fit(
             recipe,
-            _loader(train, config, shuffle=True, progress=progress),
-            _loader(validation, config, shuffle=False, progress=progress),
+            _loader(pixels, batches),
+            _loader(unseen, Batches(len(unseen), config.batch_size, process)),
             ckpt_path=last if last.exists() else None,
         )
-    best = torch.load(folder / BEST, map_location="cpu", weights_only=True)["state_dict"]
+        best = trainer.strategy.broadcast(
+            torch.load(folder / BEST, map_location="cpu", weights_only=True)["state_dict"]
+            if process.rank == 0
+            else {}
+        )
     recipe.cpu().load_state_dict(best)
     classifier.trained_on = train.name
     classifier.training_config = config.model_dump(mode="json")
@@ -221,72 +279,151 @@ def _fit(
     return classifier.eval()
 
 
+def _devices(device: torch.device, process: Process) -> dict[str, Any]:
+    """Where Lightning is to run, and with how many processes."""
+    accelerator = {"cuda": "gpu"}.get(device.type, device.type)
+    if process.world_size == 1:
+        devices = [device.index or 0] if device.type == "cuda" else 1
+        return {"accelerator": accelerator, "devices": devices}
+    return {
+        "accelerator": accelerator,
+        "devices": process.local_world_size,
+        "num_nodes": process.world_size // process.local_world_size,
+        "strategy": "ddp",
+        "plugins": [TorchElasticEnvironment()],
+    }
+
+
 class Recipe(lightning.LightningModule):
     """Loss, augmentation, optimiser and history of the training."""
 
     def __init__(
-        self, classifier: Classifier, config: TrainConfig, train: np.ndarray, validation: np.ndarray
+        self,
+        classifier: Classifier,
+        config: TrainConfig,
+        batches: Batches,
+        train: Sequence[int | None],
+        validation: Sequence[int | None],
     ) -> None:
         super().__init__()
+        # A step of its own: it may take several passes, where memory is short.
+        self.automatic_optimization = False
         self.classifier = classifier
         self.config = config
+        self.batches = batches
         self.labels = {"train": torch.tensor(train), "validation": torch.tensor(validation)}
+        self.fitting = BatchSize(config.batch_size)
         self.history: list[dict[str, float]] = []
+        # Loss, hits and number of images so far, of this process.
+        self.sums = {"train": np.zeros(3), "validation": np.zeros(3)}
         frozen = config.freeze_batch_norm
         self.frozen = is_folded(classifier, config.weights) if frozen is None else frozen
 
     def on_train_start(self) -> None:
+        self.classifier.train()
+        if self.frozen:
+            for module in self.classifier.modules():
+                if isinstance(module, BATCH_NORM):
+                    module.eval()
         # A training that had stopped early is not to go on when it is called again.
         stopping = self.trainer.early_stopping_callback
         if isinstance(stopping, EarlyStopping) and stopping.wait_count >= stopping.patience:
             self.trainer.should_stop = True
 
     def on_train_epoch_start(self) -> None:
-        # Dropout draws from the global state: started anew, an epoch does not depend on the past.
-        torch.manual_seed(_mix(self.config.seed, self.current_epoch))
-        self.classifier.train()
-        if self.frozen:
-            for module in self.classifier.modules():
-                if isinstance(module, BATCH_NORM):
-                    module.eval()
+        self.batches.epoch = self.current_epoch
 
-    def training_step(self, batch: PixelBatch, batch_idx: int) -> torch.Tensor | None:
-        images = as_images(batch.pixels, self.device)
-        generator = torch.Generator().manual_seed(
-            _mix(self.config.seed, self.current_epoch, batch_idx)
-        )
-        images = augment(images, generator, self.config.horizontal_flip, self.config.color_jitter)
-        return self._step("train", images, batch)
+    def training_step(self, batch: PixelBatch, batch_idx: int) -> None:
+        config, process = self.config, self.batches.process
+        seeds = config.seed, self.current_epoch, batch_idx
+        generator = torch.Generator().manual_seed(_mix(*seeds))
+        # Drawn for the whole batch: an image's draws do not depend on who has it.
+        draws = torch.rand(4, self.batches.batch_size, generator=generator)
+        draws = draws[:, process.rank :: process.world_size]
+        images, labels = self._inputs("train", batch)
+        images = augment(images, draws, config.horizontal_flip, config.color_jitter)
+        optimizer: Any = self.optimizers()
+        scheduler: Any = self.lr_schedulers()
+
+        def gradients(size: int) -> np.ndarray:
+            # Dropout draws from the global state: started anew, a step does not depend on the past.
+            torch.manual_seed(_mix(*seeds, process.rank))
+            optimizer.zero_grad()
+            return self._passes("train", images, labels, size)
+
+        alone = process.world_size == 1
+        self.sums["train"] += self.fitting.run(gradients) if alone else gradients(len(labels))
+        optimizer.step()
+        if scheduler is not None:
+            scheduler.step()
+
+    def on_validation_epoch_start(self) -> None:
+        self.sums["validation"] = np.zeros(3)
 
     def validation_step(self, batch: PixelBatch, batch_idx: int) -> None:
-        self._step("validation", as_images(batch.pixels, self.device), batch)
-
-    def _step(self, split: str, images: torch.Tensor, batch: PixelBatch) -> torch.Tensor:
-        labels = self.labels[split][batch.indices].to(self.device)
-        logits = self.classifier(images)
-        loss = F.cross_entropy(logits, labels, label_smoothing=self.config.label_smoothing)
-        if not torch.isfinite(loss):
-            raise ValueError(
-                f"the {split} loss is {loss.item()} in epoch {self.current_epoch}: the weights or "
-                "images are not finite, or learning_rate is too high"
-            )
-        hits = (logits.argmax(1) == labels).float().mean()
-        self.log_dict(
-            {f"{split}_loss": loss, f"{split}_accuracy": hits},
-            on_step=False,
-            on_epoch=True,
-            prog_bar=True,
-            batch_size=len(labels),
+        if not batch.indices:  # of a last batch with fewer images than processes
+            return
+        images, labels = self._inputs("validation", batch)
+        self.sums["validation"] += self.fitting.run(
+            lambda size: self._passes("validation", images, labels, size)
         )
-        return loss
+
+    def _inputs(self, split: str, batch: PixelBatch) -> tuple[torch.Tensor, torch.Tensor]:
+        for _, error in batch.unreadable:
+            raise error  # it could be read when the training began
+        return as_images(batch.pixels, self.device), self.labels[split][batch.indices]
+
+    def _passes(
+        self, split: str, images: torch.Tensor, labels: torch.Tensor, size: int
+    ) -> np.ndarray:
+        """Loss and hits summed over a batch, and its length; in training, the gradients too.
+
+        The batch goes through in parts of at most ``size`` images.
+        """
+        sums = np.zeros(3)
+        labels = labels.to(self.device)
+        for part, wanted in zip(images.split(size), labels.split(size), strict=True):
+            logits = self.classifier(part)
+            loss = F.cross_entropy(logits, wanted, label_smoothing=self.config.label_smoothing)
+            if not torch.isfinite(loss):
+                raise ValueError(
+                    f"the {split} loss is {loss.item()} in epoch {self.current_epoch}: the weights "
+                    "or images are not finite, or learning_rate is too high"
+                )
+            if split == "train":
+                # Lightning averages gradients over the processes, whose parts may differ in length.
+                share = len(part) * self.batches.process.world_size / self.batches.batch_size
+                self.manual_backward(loss * share)
+            hits = (logits.argmax(1) == wanted).sum()
+            sums += [loss.item() * len(part), hits.item(), len(part)]
+        return sums
+
+    def _means(self, split: str) -> dict[str, float]:
+        loss, hits, n_images = self._total(split)
+        return {f"{split}_loss": loss / n_images, f"{split}_accuracy": hits / n_images}
+
+    def _total(self, split: str) -> list[float]:
+        """Loss, hits and number of images of all processes."""
+        sums = torch.tensor(self.sums[split])
+        if self.trainer.world_size > 1:
+            sums = self.trainer.strategy.reduce(sums.to(self.device), reduce_op="sum")
+        return sums.tolist()
+
+    def on_validation_epoch_end(self) -> None:
+        self.log_dict(self._means("validation"), prog_bar=True)
 
     def on_train_epoch_end(self) -> None:
-        metrics = {name: float(v) for name, v in self.trainer.callback_metrics.items()}
-        self.history.append({"epoch": self.current_epoch, **metrics})
+        metrics = self._means("train")
+        self.log_dict(metrics, prog_bar=True)
+        self.history.append({"epoch": self.current_epoch, **metrics, **self._means("validation")})
+        self.sums["train"] = np.zeros(3)
 
     def configure_optimizers(self) -> Any:
         optimizer = torch.optim.AdamW(
-            self.parameters(), lr=self.config.learning_rate, weight_decay=self.config.weight_decay
+            self.parameters(),
+            lr=self.config.learning_rate,
+            weight_decay=self.config.weight_decay,
+            fused=True,
         )
         if self.config.schedule == "constant":
             return optimizer
@@ -295,13 +432,36 @@ class Recipe(lightning.LightningModule):
             self.config.learning_rate,
             total_steps=int(self.trainer.estimated_stepping_batches),
         )
-        return [optimizer], [{"scheduler": scheduler, "interval": "step"}]
+        return [optimizer], [scheduler]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["history"] = self.history
+        checkpoint["sums"] = self._total("train")
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.history = checkpoint["history"]
+        # The sums are those of all processes; the first one carries them on.
+        if self.batches.process.rank == 0:
+            self.sums["train"] = np.array(checkpoint["sums"])
+        self.batches.resume(checkpoint["global_step"])
+
+
+class WithinEpoch(Callback):
+    """Saves the state every few minutes of an epoch; Lightning's own does so at an epoch's end."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.saved = time.monotonic()
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, recipe: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        # The last batch's state would be taken for that of a whole epoch, validation included.
+        last = batch_idx + 1 == trainer.num_training_batches
+        due = time.monotonic() - self.saved >= CHECKPOINT_SECONDS
+        if not last and trainer.strategy.broadcast(due):
+            trainer.save_checkpoint(self.path)
+            self.saved = time.monotonic()
 
 
 class EpochBar(TQDMProgressBar):
@@ -312,16 +472,17 @@ class EpochBar(TQDMProgressBar):
 
 
 def augment(
-    images: torch.Tensor, generator: torch.Generator, horizontal_flip: bool, color_jitter: float
+    images: torch.Tensor, draws: torch.Tensor, horizontal_flip: bool, color_jitter: float
 ) -> torch.Tensor:
-    """Mirror and recolour each image of a batch by draws of its own.
+    """Mirror and recolour each image of a batch by draws of its own (§4 of arXiv 2605.00912).
 
     Parameters
     ----------
     images
         ``float32 [B,3,H,W]``, 0…1.
-    generator
-        On the CPU; the draws do not depend on the device of the images.
+    draws
+        ``float32 [4,B]``, uniform in 0…1: of each image for the mirror, brightness, contrast and
+        saturation.
     horizontal_flip
         Whether to mirror each image with probability ½.
     color_jitter
@@ -334,7 +495,7 @@ def augment(
         Of the same shape, 0…1.
     """
     # torchvision's transforms draw once per batch.
-    draws = torch.rand(4, len(images), 1, 1, 1, generator=generator).to(images.device)
+    draws = draws.to(images.device)[:, :, None, None, None]
     if horizontal_flip:
         images = torch.where(draws[0] < 0.5, images.flip(3), images)
     if color_jitter:
@@ -362,20 +523,12 @@ def is_folded(classifier: Classifier, weights: str | None) -> bool:
     return bool(means) and weights != "random" and identity
 
 
+@dataclass(frozen=True)
 class PixelsInMemory(Dataset[tuple[int, torch.Tensor]]):
     """Items as ``(index, uint8 [S,S,3])``, read once."""
 
-    def __init__(self, dataset: GeoDataset, image_size: int, progress: bool) -> None:
-        self.pixels = torch.empty(len(dataset), image_size, image_size, 3, dtype=torch.uint8)
-        self.indices: list[int] = []
-        for batch in pixel_batches(dataset, image_size, 64, progress=progress):
-            end = len(self.indices) + len(batch.indices)
-            self.pixels[len(self.indices) : end] = batch.pixels
-            self.indices += batch.indices
-        if not self.indices:
-            raise ValueError(f"the {dataset.split} split holds no readable image")
-        if unreadable := len(dataset) - len(self.indices):
-            warnings.warn(f"{unreadable} unreadable images are left out", stacklevel=2)
+    indices: list[int]
+    pixels: torch.Tensor
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -384,25 +537,85 @@ class PixelsInMemory(Dataset[tuple[int, torch.Tensor]]):
         return self.indices[index], self.pixels[index]
 
 
-def _loader(
-    dataset: GeoDataset, config: TrainConfig, *, shuffle: bool, progress: bool
-) -> DataLoader[PixelBatch]:
-    size = config.image_size
-    fits = len(dataset) * size * size * 3 < MEMORY_LIMIT
-    pixels: Dataset[Any] = (
-        PixelsInMemory(dataset, size, progress) if fits else ResizedPixels(dataset, size)
-    )
-    n_images = len(cast(PixelsInMemory, pixels))
-    # Its order depends on the seed and the epoch alone, which a resumed training knows.
-    sampler: DistributedSampler[Any] | None = (
-        DistributedSampler(pixels, 1, 0, shuffle=True, seed=config.seed) if shuffle else None
-    )
-    workers = 0 if fits else default_workers(n_images)
+def read_pixels(
+    dataset: GeoDataset, image_size: int, process: Process, progress: bool
+) -> PixelsInMemory | Subset[Any]:
+    """The readable images as items ``(index, uint8 [S,S,3])``, kept in memory where they fit.
+
+    Where they do not, a first reading tells which are readable, and every epoch reads them again.
+    """
+    fits = len(dataset) * image_size**2 * 3 < _memory() / process.local_world_size
+    pixels = torch.empty(len(dataset) * fits, image_size, image_size, 3, dtype=torch.uint8)
+    indices: list[int] = []
+    for batch in pixel_batches(dataset, image_size, 64, progress=progress):
+        if fits:
+            pixels[len(indices) : len(indices) + len(batch.indices)] = batch.pixels
+        indices += batch.indices
+    if not indices:
+        raise ValueError(f"the {dataset.split} split holds no readable image")
+    if unreadable := len(dataset) - len(indices):
+        warnings.warn(f"{unreadable} unreadable images are left out", stacklevel=2)
+    if fits:
+        return PixelsInMemory(indices, pixels)
+    return Subset(ResizedPixels(dataset, image_size), indices)
+
+
+def _memory() -> float:
+    """Bytes that decoded images may fill on this machine, within the limits of a container."""
+    from distributed.system import MEMORY_LIMIT
+
+    return MEMORY_SHARE * MEMORY_LIMIT
+
+
+class Batches(Sampler[list[int]]):
+    """This process's share of every batch, out of an order that all processes have in common.
+
+    The order depends on the seed and the epoch alone, so that several processes, or one that was
+    killed, see what a single undisturbed one sees. Without a seed it is that of the images, and
+    the last batch may be short; with one, images that do not fill a batch wait for another epoch.
+    """
+
+    def __init__(
+        self, n_images: int, batch_size: int, process: Process, seed: int | None = None
+    ) -> None:
+        self.n_images = n_images
+        self.batch_size = min(batch_size, n_images)
+        self.process = process
+        self.seed = seed
+        self.epoch = 0
+        self.resumed = 0, 0
+        if seed is not None and self.batch_size < process.world_size:
+            raise ValueError(
+                f"batch_size={batch_size} and {n_images} training images: too few for "
+                f"{process.world_size} processes, each of which needs an image of every batch"
+            )
+
+    def resume(self, step: int) -> None:
+        """Go on after so many batches in all."""
+        self.resumed = divmod(step, len(self))
+        self.epoch = self.resumed[0]
+
+    def __len__(self) -> int:
+        whole, rest = divmod(self.n_images, self.batch_size)
+        return whole + (self.seed is None and rest > 0)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        order = torch.arange(self.n_images)
+        if self.seed is not None:
+            generator = torch.Generator().manual_seed(self.seed + self.epoch)
+            order = torch.randperm(self.n_images, generator=generator)
+        epoch, first = self.resumed
+        batches = order.split(self.batch_size)[first if self.epoch == epoch else 0 : len(self)]
+        for batch in batches:
+            yield batch[self.process.rank :: self.process.world_size].tolist()
+
+
+def _loader(pixels: PixelsInMemory | Subset[Any], batches: Batches) -> DataLoader[PixelBatch]:
+    workers = default_workers(batches.n_images) // batches.process.local_world_size
+    workers = 0 if isinstance(pixels, PixelsInMemory) else workers
     return DataLoader(
         pixels,
-        batch_size=config.batch_size,
-        sampler=sampler,
-        drop_last=shuffle and n_images >= config.batch_size,
+        batch_sampler=batches,
         collate_fn=collate,
         num_workers=workers,
         persistent_workers=workers > 0,

@@ -1,8 +1,8 @@
 """Candidate segments of an image (§3.3 of arXiv 2605.00912): one verb, `load`.
 
 A new segmenter is a function and a line in `SEGMENTERS`. The names of its arguments say what it
-reads: `image`, `item` and `attribution`; its keyword-only arguments are its options. A segmenter
-that holds a network is a class: options go to `__init__`, an image to `__call__`.
+reads: `image`, `item`, `attribution` and `size`; its keyword-only arguments are its options. A
+segmenter that holds a network is a class: options go to `__init__`, an image to `__call__`.
 """
 
 from __future__ import annotations
@@ -12,12 +12,14 @@ import inspect
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from geolib.segmentation.concepts import Concept, load_concepts
+from geolib.segmentation.networks import NetworkSegmenter, digest, weight_files
 from geolib.segmentation.regions import (
     felzenszwalb,
     grid,
@@ -27,9 +29,23 @@ from geolib.segmentation.regions import (
     truth,
 )
 from geolib.segmentation.sam import MobileSamSegmenter, SamSegmenter
-from geolib.segmentation.segments import Segments
+from geolib.segmentation.sam2 import Sam2Segmenter
+from geolib.segmentation.sam3 import Sam3Segmenter
+from geolib.segmentation.segments import Segments, decode_mask, encode_mask
 
-__all__ = ["SEGMENTERS", "Segmenter", "Segments", "available", "load", "salient_region"]
+__all__ = [
+    "SEGMENTERS",
+    "Concept",
+    "Segmenter",
+    "Segments",
+    "available",
+    "decode_mask",
+    "encode_mask",
+    "load",
+    "load_concepts",
+    "salient_region",
+    "shared",
+]
 
 SEGMENTERS: dict[str, Callable[..., Any]] = {
     "felzenszwalb": felzenszwalb,
@@ -39,9 +55,13 @@ SEGMENTERS: dict[str, Callable[..., Any]] = {
     "none": none,
     "sam": SamSegmenter,
     "mobilesam": MobileSamSegmenter,
+    "sam2": Sam2Segmenter,
+    "sam3": Sam3Segmenter,
 }
 
-INPUTS = frozenset({"image", "item", "attribution"})
+INPUTS = frozenset({"image", "item", "attribution", "size"})
+# Options that say where and in what portions a network runs; the segments do not depend on them.
+EXECUTION = frozenset({"device", "prompts_per_batch"})
 
 
 @dataclass(frozen=True)
@@ -52,7 +72,7 @@ class Segmenter:
     ----------
     name : its name in `SEGMENTERS`
     options : every option with its value, defaults included
-    uses : which of "image", "item" and "attribution" it reads
+    uses : which of "image", "item", "attribution" and "size" it reads
     key : identifies name, options and weights: equal keys, equal segments
     """
 
@@ -68,11 +88,27 @@ class Segmenter:
         return "attribution" in self.uses
 
     @property
+    def native(self) -> bool:
+        """Whether it wants the photograph in its own pixels, and not at the classifier's size.
+
+        Networks do, and map their masks to the size that is asked for. The parameters of the
+        others are in the classifier's pixels.
+        """
+        return "size" in self.uses
+
+    @property
     def model(self) -> Any:
         """The network (an `nn.Module`) of a segmenter that has one, else None."""
         return getattr(self.function, "model", None)
 
-    def __call__(self, image: np.ndarray, *, item: Any = None, attribution: Any = None) -> Segments:
+    def __call__(
+        self,
+        image: np.ndarray,
+        *,
+        item: Any = None,
+        attribution: Any = None,
+        size: tuple[int, int] | None = None,
+    ) -> Segments:
         """Segment one image.
 
         Parameters
@@ -80,6 +116,8 @@ class Segmenter:
         image : uint8 [H, W, 3], RGB
         item : the `GeoImage`, for segmenters that read its scene
         attribution : float [H, W] array or tensor, 0…1, for segmenters that read the map
+        size : (height, width) of the masks; by default the image's. Networks never hold all
+            masks of a large photograph at its own size when a smaller one is asked for.
 
         Raises
         ------
@@ -87,20 +125,22 @@ class Segmenter:
             If an input has another type or shape, or one that this segmenter reads is missing.
         """
         image = _checked_image(image)
-        given = {"image": image, "item": item}
-        if attribution is not None:
-            given["attribution"] = _checked_map(attribution, image.shape[:2])
-        inputs = {name: given.get(name) for name in self.uses}
+        height, width = size or image.shape[:2]
+        given = {"image": image, "item": item, "attribution": attribution, "size": (height, width)}
+        inputs = {name: given[name] for name in self.uses}
         for name, value in inputs.items():
             if value is None:
                 raise ValueError(f"segmenter {self.name!r} reads the {name}: pass {name}=…")
+        if "attribution" in inputs:
+            inputs["attribution"] = _checked_map(attribution, image.shape[:2])
         segments = self.function(**inputs)
-        if segments.masks.shape[1:] != image.shape[:2]:
+        expected = (height, width) if self.native else image.shape[:2]
+        if segments.masks.shape[1:] != expected:
             raise ValueError(
                 f"segmenter {self.name!r} returned masks of {segments.masks.shape[1:]} pixels "
-                f"for an image of {image.shape[:2]}"
+                f"instead of {expected}"
             )
-        return segments
+        return segments.resize((height, width))
 
 
 def load(name: str, **options: Any) -> Segmenter:
@@ -108,12 +148,12 @@ def load(name: str, **options: Any) -> Segmenter:
 
     Parameters
     ----------
-    name : felzenszwalb | slic | grid | truth | none | sam | mobilesam
+    name : felzenszwalb | slic | grid | truth | none | sam | mobilesam | sam2 | sam3
     **options : the segmenter's own; networks take ``checkpoint=PATH``
 
     Returns
     -------
-    Segmenter, called as ``segment(image, *, item=None, attribution=None) -> Segments``
+    Segmenter, called as ``segment(image, *, item=None, attribution=None, size=None) -> Segments``
 
     Raises
     ------
@@ -137,7 +177,27 @@ def load(name: str, **options: Any) -> Segmenter:
         entry(**options) if isinstance(entry, type) else partial(entry, **options)
     )
     uses = INPUTS & frozenset(inspect.signature(function).parameters)
+    # A network keeps its options, with what stands for the defaults: the weights, the concepts.
+    options = {option: getattr(function, option, options[option]) for option in options}
     return Segmenter(name, options, uses, _content_key(name, options), function)
+
+
+def shared(name: str, **options: Any) -> Segmenter:
+    """The segmenter of `load`; the last one is kept, and handed out again while its files stand.
+
+    The pipeline asks once per shard, and a network may take gigabytes to read. Whoever changes
+    its `model` should `load` one of their own.
+    """
+    checkpoint = options.get("checkpoint")
+    files = weight_files(Path(checkpoint)) if checkpoint is not None else []
+    stamps = tuple(path.stat().st_mtime_ns for path in files if path.is_file())
+    text = json.dumps(options, sort_keys=True, default=str)
+    return _shared(name, SEGMENTERS.get(name), text, stamps)
+
+
+@lru_cache(maxsize=1)
+def _shared(name: str, entry: Any, options: str, stamps: tuple[int, ...]) -> Segmenter:
+    return load(name, **json.loads(options))
 
 
 def available(checkpoints: Mapping[str, str | Path] | None = None) -> dict[str, str]:
@@ -145,31 +205,33 @@ def available(checkpoints: Mapping[str, str | Path] | None = None) -> dict[str, 
 
     Parameters
     ----------
-    checkpoints : segmenter name → path of its weights, for those that need some
+    checkpoints : segmenter name → path of its weights, for those that need some; by default
+        those that `geolib fetch` left
 
     Returns
     -------
-    Segmenter name → reason why it cannot run, "" if it can.
+    Segmenter name → reason why it cannot run and what to do about it, "" if it can.
     """
-    reasons = {}
-    for name, entry in SEGMENTERS.items():
-        path = (checkpoints or {}).get(name)
-        if "checkpoint" not in inspect.signature(entry).parameters or (
-            path is not None and Path(path).is_file()
-        ):
-            reasons[name] = ""
-        else:
-            where = "no checkpoint given" if path is None else f"no file at {path}"
-            reasons[name] = f"{where}; it needs {getattr(entry, 'published', 'one')}"
-    return reasons
+    return {
+        name: _missing(entry, (checkpoints or {}).get(name)) for name, entry in SEGMENTERS.items()
+    }
+
+
+def _missing(entry: Any, checkpoint: str | Path | None) -> str:
+    if not (isinstance(entry, type) and issubclass(entry, NetworkSegmenter)):
+        return ""
+    try:
+        entry.find(checkpoint)
+    except ValueError as error:
+        return str(error)
+    return ""
 
 
 def _content_key(name: str, options: Mapping[str, Any]) -> str:
     """sha256 over the name and options; a checkpoint counts by its bytes, not its path."""
-    content = {key: value for key, value in options.items() if key != "device"}
+    content = {key: value for key, value in options.items() if key not in EXECUTION}
     if content.get("checkpoint") is not None:
-        with Path(content["checkpoint"]).open("rb") as file:
-            content["checkpoint"] = hashlib.file_digest(file, "sha256").hexdigest()
+        content["checkpoint"] = digest(Path(content["checkpoint"]))
     return hashlib.sha256(json.dumps([name, content], sort_keys=True).encode()).hexdigest()
 
 

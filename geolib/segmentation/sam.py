@@ -20,6 +20,7 @@ from segment_anything.modeling.common import LayerNorm2d
 from segment_anything.utils.transforms import ResizeLongestSide
 from torch import nn
 
+from geolib.segmentation.networks import NetworkSegmenter, choose_device, not_finite, refuse
 from geolib.segmentation.segments import Segments
 
 State = dict[str, torch.Tensor]
@@ -31,6 +32,7 @@ SAM_WIDTHS = {768: "vit_b", 1024: "vit_l", 1280: "vit_h"}
 def segment_everything(
     network: Sam,
     image: np.ndarray,
+    size: tuple[int, int] | None = None,
     *,
     points_per_side: int = 32,
     pred_iou_thresh: float = 0.88,
@@ -39,13 +41,14 @@ def segment_everything(
     """Every mask that a SAM-like network finds from a regular grid of points.
 
     The network sees the image at its own size (1024 for the published ones), so a larger image
-    is reduced to that first and its masks are enlarged last: memory grows with the photograph
-    only by the masks returned.
+    is reduced to that first. Masks are kept as run lengths and mapped to `size` one at a time:
+    memory does not grow with the photograph.
 
     Parameters
     ----------
     network : a `Sam` in evaluation mode
     image : uint8 [H, W, 3]
+    size : (height, width) of the masks; by default the image's
     points_per_side : the grid has that many points squared
     pred_iou_thresh, stability_score_thresh : 0…1, masks below either are dropped
 
@@ -65,6 +68,7 @@ def segment_everything(
         points_per_batch=64 if network.device.type == "cuda" else 16,
         pred_iou_thresh=pred_iou_thresh,
         stability_score_thresh=stability_score_thresh,
+        output_mode="coco_rle",
     )
     height, width = image.shape[:2]
     side = network.image_encoder.img_size
@@ -75,19 +79,17 @@ def segment_everything(
         )
     small = ResizeLongestSide(side).apply_image(image) if max(height, width) > side else image
     found = generator.generate(small)
-    masks = np.zeros((len(found), *small.shape[:2]), dtype=bool)
-    for mask, record in zip(masks, found, strict=True):
-        mask[:] = record["segmentation"]
     scores = np.array([record["predicted_iou"] for record in found], dtype=np.float32)
-    return Segments(masks, scores).resize((height, width))
+    rles = [record["segmentation"] for record in found]
+    return Segments.from_rle(rles, size or (height, width), scores)
 
 
-class SamSegmenter:
+class SamSegmenter(NetworkSegmenter):
     """SAM with a ViT-B, ViT-L or ViT-H encoder; which one is read off the checkpoint.
 
     Parameters
     ----------
-    checkpoint : path of a published checkpoint
+    checkpoint : path of a published checkpoint; by default the one that `geolib fetch` left
     points_per_side, pred_iou_thresh, stability_score_thresh : see `segment_everything`
     device : "cpu", "cuda", …; by default the GPU if there is one
 
@@ -97,6 +99,7 @@ class SamSegmenter:
         If the checkpoint is missing, unreadable or not this network's.
     """
 
+    asset: ClassVar[str] = "sam-vit-b"
     published: ClassVar[str] = (
         "sam_vit_b_01ec64.pth, sam_vit_l_0b3195.pth or sam_vit_h_4b8939.pth, "
         "published in the README of Meta's segment-anything repository"
@@ -110,26 +113,24 @@ class SamSegmenter:
         stability_score_thresh: float = 0.95,
         device: str | None = None,
     ) -> None:
-        if checkpoint is None:
-            raise ValueError(f"pass checkpoint=PATH of {self.published}")
         if points_per_side < 1:
             raise ValueError(f"points_per_side must be at least 1, got {points_per_side}")
+        self.checkpoint = self.find(checkpoint)
         self.points_per_side = points_per_side
         self.pred_iou_thresh = pred_iou_thresh
         self.stability_score_thresh = stability_score_thresh
-        state = read_checkpoint(Path(checkpoint), self.published)
-        self.model = self.build(state).to(
-            device or ("cuda" if torch.cuda.is_available() else "cpu")
-        )
+        state = read_checkpoint(self.checkpoint, self.published)
+        self.model: Sam = self.build(state).to(choose_device(device))
 
     @staticmethod
     def build(state: State) -> Sam:
         return sam(state)
 
-    def __call__(self, image: np.ndarray) -> Segments:
+    def __call__(self, image: np.ndarray, size: tuple[int, int]) -> Segments:
         return segment_everything(
             self.model,
             image,
+            size,
             points_per_side=self.points_per_side,
             pred_iou_thresh=self.pred_iou_thresh,
             stability_score_thresh=self.stability_score_thresh,
@@ -139,6 +140,7 @@ class SamSegmenter:
 class MobileSamSegmenter(SamSegmenter):
     """MobileSAM; see `SamSegmenter` for the options."""
 
+    asset: ClassVar[str] = "mobile-sam"
     published: ClassVar[str] = (
         "mobile_sam.pt, published in the weights folder of the MobileSAM repository"
     )
@@ -239,13 +241,9 @@ def load_exactly(network: Sam, state: State) -> Sam:
             for key in own
             if key in state and own[key].shape != state[key].shape
         ],
-        "not finite": [key for key, value in state.items() if not torch.isfinite(value).all()],
+        "not finite": not_finite(state),
     }
-    if any(problems.values()):
-        listing = "; ".join(f"{kind}: {', '.join(keys)}" for kind, keys in problems.items() if keys)
-        raise ValueError(
-            f"checkpoint does not fit {type(network.image_encoder).__name__}: {listing}"
-        )
+    refuse(problems, f"does not fit {type(network.image_encoder).__name__}")
     network.load_state_dict(state)
     # TinyViT keeps its attention biases gathered for inference; eval() drops the stale ones.
     return network.eval()
@@ -253,8 +251,6 @@ def load_exactly(network: Sam, state: State) -> Sam:
 
 def read_checkpoint(path: Path, published: str) -> State:
     """The state dict in `path`, on the CPU."""
-    if not path.is_file():
-        raise ValueError(f"no checkpoint at {path}: pass checkpoint=PATH of {published}")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, pickle.UnpicklingError) as error:

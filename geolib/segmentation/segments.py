@@ -1,12 +1,14 @@
-"""What a segmenter returns: candidate masks over one image."""
+"""What a segmenter returns: candidate masks over one image, and their run lengths for storage."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
+from pycocotools import mask as coco
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,25 @@ class Segments:
             if values is not None and len(values) != len(self.masks):
                 raise ValueError(f"{name} has {len(values)} entries for {len(self.masks)} masks")
 
+    @classmethod
+    def from_rle(
+        cls,
+        rles: Sequence[Mapping[str, Any]],
+        shape: tuple[int, int],
+        scores: np.ndarray | None = None,
+        labels: Sequence[str] | None = None,
+        note: str = "",
+    ) -> Segments:
+        """Segments of `shape` (height, width) from N run lengths of any size, see `encode_mask`.
+
+        Masks are decoded and resized as by `resize`, one at a time, so memory is that of the
+        masks returned; those that cover no pixel are left out.
+        """
+        masks = np.zeros((len(rles), *shape), dtype=bool)
+        for mask, rle in zip(masks, rles, strict=True):
+            mask[:] = _resized(decode_mask(rle), shape)
+        return cls(masks, scores, labels, note)._without_empty()
+
     def __len__(self) -> int:
         return len(self.masks)
 
@@ -65,12 +86,30 @@ class Segments:
         """
         if self.masks.shape[1:] == tuple(shape):
             return self
-        height, width = shape
-        masks = np.zeros((len(self), height, width), dtype=bool)
-        for small, mask in zip(masks, self.masks, strict=True):
-            share = cv2.resize(
-                mask.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA
-            )
-            small[:] = share >= 0.5
-        resized = Segments(masks, self.scores, self.labels, self.note)
-        return resized.select(np.flatnonzero(masks.any(axis=(1, 2))))
+        masks = np.zeros((len(self), *shape), dtype=bool)
+        for resized, mask in zip(masks, self.masks, strict=True):
+            resized[:] = _resized(mask, shape)
+        return Segments(masks, self.scores, self.labels, self.note)._without_empty()
+
+    def _without_empty(self) -> Segments:
+        kept = np.flatnonzero(self.masks.any(axis=(1, 2)))
+        return self if len(kept) == len(self) else self.select(kept)
+
+
+def encode_mask(mask: np.ndarray) -> dict[str, Any]:
+    """COCO's run lengths of a mask (bool [H, W]): ``{"size": [H, W], "counts": str}``."""
+    rle = coco.encode(np.asfortranarray(mask, dtype=np.uint8))
+    return {"size": list(mask.shape), "counts": rle["counts"].decode()}
+
+
+def decode_mask(rle: Mapping[str, Any]) -> np.ndarray:
+    """The mask, bool [H, W], of COCO's run lengths, see `encode_mask`."""
+    return coco.decode(rle).astype(bool)
+
+
+def _resized(mask: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    if mask.shape == tuple(shape):
+        return mask
+    height, width = shape
+    share = cv2.resize(mask.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA)
+    return share >= 0.5

@@ -28,7 +28,9 @@ def root(tmp_path, monkeypatch):
     return tmp_path / "photos"
 
 
-@pytest.mark.parametrize("command", ["run", "book", "train", "evaluate", "explain"])
+@pytest.mark.parametrize(
+    "command", ["run", "book", "train", "evaluate", "explain", "fetch", "osv5m"]
+)
 def test_help_teaches_with_an_example(command):
     result = runner.invoke(app, [command, "--help"])
     assert result.exit_code == 0

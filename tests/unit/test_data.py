@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from geolib import data
+from geolib.data.folder import _cell
 from geolib.images import UnreadableImage
 
 PHOTOS = Path(__file__).parents[2].parent / "shared" / "photos"
@@ -199,7 +200,7 @@ def test_one_place_is_in_one_split(tmp_path):
 
 def test_cells_are_about_a_kilometre_at_any_latitude():
     def cell(latitude, longitude):
-        return data._cell(data.PhotoRecord("", Path(), None, None, latitude, longitude))
+        return _cell(data.PhotoRecord("", Path(), None, None, latitude, longitude))
 
     # A kilometre east is 0.009° at the equator and 0.018° at 60° north.
     assert cell(60.005, 10.003) == cell(60.005, 10.019)

@@ -18,7 +18,7 @@ from oracle import BOX, SIDE, classifier, photograph, write_photographs
 from PIL import Image
 from pycocotools.coco import COCO
 
-from geolib import data, pipeline, stages, statistics
+from geolib import data, images, pipeline, stages, statistics
 from geolib.ablation import ablate
 from geolib.pipeline import EvaluationConfig
 from geolib.scoring import box_region
@@ -259,13 +259,13 @@ def test_evaluation_images_are_never_read_while_choosing(tmp_path, monkeypatch):
     forbidden = {p.path for p in study.evaluation.records} | {p.path for p in study.train.records}
     assert forbidden
     opened = set()
-    read = data.images.read
+    read = images.read
 
     def spied(source):
         opened.add(source)
         return read(source)
 
-    monkeypatch.setattr(data.images, "read", spied)
+    monkeypatch.setattr(images, "read", spied)
     assert len(study.tuned.curve)
     assert opened == {p.path for p in study.validation.records}
     assert not opened & forbidden
@@ -301,6 +301,7 @@ def test_explain_names_the_cause_in_the_photographs_own_pixels(tmp_path):
         np.log(found.probabilities["red"]) - np.log(0.5), abs=1e-5
     )
     assert "note" not in record
+    assert "name" not in record["elements"][0]
     effects = [element["deletion_effect"] for element in record["elements"]]
     assert effects == sorted(effects, reverse=True)
     assert [element["number"] for element in record["elements"]] == [*range(1, len(effects) + 1)]
@@ -382,3 +383,16 @@ def test_two_runs_at_once_on_one_cache_agree(root, tmp_path):
     assert [run.wait(timeout=240) for run in runs] == [0, 0]
     one, other = (pd.read_parquet(tmp_path / f"{i}.parquet") for i in range(2))
     pd.testing.assert_frame_equal(one, other, check_exact=True)
+
+
+def test_elements_carry_the_names_that_their_segmenter_knows():
+    scenes = data.load("geoscenes", "eval", 2, size=64)
+    config = CONFIG.model_copy(update={"segmenter": "truth", "attribution": "edges", "s_min": 0.0})
+    config = config.model_copy(update={"label": "predicted"})
+    found = pipeline.elements(scenes, classifier(), config, progress=False)
+    assert len(found)
+    for item in scenes:
+        shown = [o for o in item.scene.objects if o.mask.any()]
+        for row in found[found["image_id"] == item.id].to_dict("records"):
+            mask = stages.decode_mask(row["mask"], row["height"], row["width"])
+            assert any(row["name"] == o.category and (mask & o.mask).any() for o in shown)

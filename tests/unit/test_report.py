@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from types import SimpleNamespace
+
 import numpy as np
+import oracle
 import pandas as pd
 import pytest
 import torch
+from markdown_it import MarkdownIt
 
-from geolib import report
+from geolib import data, pipeline, report
+from geolib.remote import Unreachable
 from geolib.study import Study
 
 
@@ -90,3 +96,117 @@ def test_a_method_without_elements_is_named():
     note = report.empty_note(table, "segmenter")
     assert "`slic` (90% of the images)" in note
     assert "grid" not in note
+
+
+# Photographs --------------------------------------------------------------------------------------
+
+AREAS = {"France": (48.0, 2.0, 1.0), "Japan": (35.0, 139.0, 1.0)}
+HOSTILE = "<script>steal()</script> [me](javascript:steal()) **/ Panoramax"
+
+
+def fails(error: Exception):
+    def call(*args, **options):
+        raise error
+
+    return call
+
+
+@pytest.fixture
+def street_photos(tmp_path):
+    oracle.write_photographs(tmp_path, 2)
+    return data.load("folder", "all", root=tmp_path)
+
+
+def test_real_streets_leave_the_network_alone_unless_told(monkeypatch):
+    monkeypatch.setattr(data, "load", fails(AssertionError("the network was used")))
+    streets = report.real_streets(AREAS, 2, network=False)
+    assert (streets.images, streets.classifier) == (None, None)
+    assert "was not to use the network" in streets.note
+    assert "up to 2 openly licensed photographs each of France, Japan" in streets.note
+
+
+def test_real_streets_say_what_they_would_have_done(monkeypatch):
+    monkeypatch.setattr(data, "load", fails(Unreachable("<b>host</b> does not answer")))
+    streets = report.real_streets(AREAS, 2, network=True)
+    assert (streets.images, streets.classifier) == (None, None)
+    shown = MarkdownIt().render(streets.note)
+    assert "&lt;b&gt;host&lt;/b&gt; does not answer" in shown
+    assert "Otherwise the chapter fetches up to 2" in shown
+
+
+def test_real_streets_without_weights_name_no_folder(monkeypatch, street_photos):
+    monkeypatch.setattr(data, "load", lambda *_, **__: street_photos)
+    monkeypatch.setattr(report.assets, "fetch", fails(Unreachable("bring it to /home/ada/x.pth")))
+    streets = report.real_streets(AREAS, 2, network=True)
+    assert (streets.images, streets.classifier) == (None, None)
+    assert "could not be had (Unreachable)" in streets.note
+    assert "ada" not in streets.note
+
+
+def test_real_streets_count_what_came(monkeypatch, street_photos):
+    network = oracle.classifier()
+    monkeypatch.setattr(data, "load", lambda *_, **__: street_photos)
+    monkeypatch.setattr(report.assets, "fetch", lambda *_, **__: "resnet50.pth")
+    monkeypatch.setattr(report.model, "load", lambda name, weights: network)
+    streets = report.real_streets(AREAS, 2, network=True)
+    assert streets.images is street_photos
+    assert streets.classifier is network
+    assert "2 of blue, 2 of red" in MarkdownIt().render(streets.note)
+
+
+def test_a_credit_is_shown_as_it_is_and_does_nothing():
+    shown = MarkdownIt("commonmark", {"html": True}).render(
+        report.credit(SimpleNamespace(credit=f"{HOSTILE}, CC-BY-SA-4.0"))
+    )
+    assert "<script" not in shown and "<a " not in shown and "<strong" not in shown
+    assert "Photograph: &lt;script&gt;steal()&lt;/script&gt; [me](javascript:steal())" in shown
+    assert "CC-BY-SA-4.0" in shown
+    assert report.credit(SimpleNamespace(credit="")) == ""
+
+
+def test_a_study_without_labels_has_the_default_thresholds():
+    study = report.untuned(Study(image_size=64, repeats=3, s_min=0.0))
+    defaults = pipeline.EvaluationConfig()
+    config = study.config()
+    assert (config.top_p, config.s_min) == (defaults.top_p, 0.0)
+    assert (config.repeats, config.label, study.image_size) == (3, "predicted", 64)
+
+
+def test_segmenters_that_cannot_run_say_why(monkeypatch, street_photos):
+    reasons = {"grid": "", "truth": "", "sam": "run `geolib fetch sam_vit_b`"}
+    monkeypatch.setattr(report.segmentation, "available", lambda checkpoints: dict(reasons))
+    present, note = report.segmenters(Study(), street_photos)
+    assert present == ["grid"]
+    shown = MarkdownIt().render(note)
+    assert "Present: <code>grid</code>" in shown
+    assert "<li><code>sam</code>: run <code>geolib fetch sam_vit_b</code></li>" in shown
+    assert "<code>truth</code>: only scenes" in shown
+    scenes = data.load("geoscenes", "eval", 1, size=32)
+    assert report.segmenters(Study(), scenes)[0] == ["grid", "truth"]
+
+
+def test_element_pictures_are_a_row_per_photograph(street_photos):
+    few = street_photos.subset([0, 1])
+    config = pipeline.EvaluationConfig(segmenter="grid", s_min=0.0)
+    found = pipeline.explain_all(oracle.classifier(), few, config, progress=False)
+    assert all(len(one.elements) for one in found)
+    empty = [replace(one, elements=one.elements.iloc[:0]) for one in found]
+    rows = report.element_pictures({"grid": found, "slic": empty})
+    for i, (photo, outlined, untouched) in enumerate(rows):
+        np.testing.assert_allclose(photo, few[i].image / 255)
+        assert untouched is photo
+        assert len(np.unique(outlined.reshape(-1, 3), axis=0)) > len(
+            np.unique(photo.reshape(-1, 3), axis=0)
+        )
+    assert len(rows) == 2
+
+
+def test_segmenter_table_by_hand():
+    def one(*effects: float):
+        return SimpleNamespace(elements=pd.DataFrame({"deletion_effect": list(effects)}))
+
+    found = {"grid": [one(0.5, 0.25), one(1.0)], "slic": [one(0.5), one()], "sam": [one(), one()]}
+    table = report.segmenter_table(found).data
+    assert table["elements per photograph"].tolist() == [1.5, 0.5, 0.0]
+    assert table["largest effect"].tolist()[:2] == [0.75, 0.5]
+    assert np.isnan(table["largest effect"].iloc[2])

@@ -1,16 +1,26 @@
-"""Segmenters without weights: what they must find, their exact partitions, their errors."""
+"""Segmenters without weights: what they must find, their exact partitions, their errors.
 
+And what every segmenter shares: run lengths, sizes, and where a network's weights come from.
+"""
+
+import json
+import os
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from oracle import SIDE, classifier
+from PIL import Image
+from pycocotools import mask as coco
 from scipy import ndimage
 from skimage import data, transform
 
-from geolib import geoscenes, scoring, segmentation
+from geolib import data as datasets
+from geolib import geoscenes, pipeline, scoring, segmentation, stages
 from geolib.segmentation import Segments, salient_region
+from geolib.segmentation.networks import NetworkSegmenter
 
 NESTED = ["felzenszwalb", "slic"]
 
@@ -391,3 +401,124 @@ def test_resize_keeps_pixels_covered_by_half():
     np.testing.assert_array_equal(
         Segments(mask).resize((4, 4)).masks[0], rectangle((4, 4), 0, 0, 4, 2)
     )
+
+
+def test_segments_from_run_lengths_are_those_that_were_encoded():
+    """COCO counts down the columns, zeros first: here 2 zeros, 3 ones, 1 zero."""
+    mask = np.array([[0, 1, 1], [0, 1, 0]], dtype=bool)
+    rle = segmentation.encode_mask(mask)
+    counts = coco.frPyObjects({"size": [2, 3], "counts": [2, 3, 1]}, 2, 3)["counts"]
+    assert rle == {"size": [2, 3], "counts": counts.decode()}
+    np.testing.assert_array_equal(segmentation.decode_mask(rle), mask)
+
+
+@given(st.integers(0, 2**32 - 1), st.tuples(st.integers(1, 9), st.integers(1, 9)))
+@settings(max_examples=40, deadline=None)
+def test_run_lengths_keep_every_mask(seed, shape):
+    masks = np.random.default_rng(seed).random((4, *shape)) < 0.4
+    rles = json.loads(json.dumps([segmentation.encode_mask(mask) for mask in masks]))
+    scores, labels = np.arange(4.0), list("abcd")
+    kept = masks.any(axis=(1, 2))  # a mask without a pixel is no segment
+    segments = Segments.from_rle(rles, shape, scores, labels)
+    np.testing.assert_array_equal(segments.masks, masks[kept])
+    np.testing.assert_array_equal(segments.scores, scores[kept])
+    assert segments.labels == [label for label, keep in zip(labels, kept, strict=True) if keep]
+    double = Segments.from_rle(rles, (2 * shape[0], 2 * shape[1]), scores, labels)
+    np.testing.assert_array_equal(
+        double.masks, Segments(masks, scores, labels).resize((2 * shape[0], 2 * shape[1])).masks
+    )
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_networks_are_shown_the_photograph_the_others_what_the_classifier_sees(
+    native, monkeypatch, tmp_path
+):
+    """A segmenter that takes a size is native; it returns masks of that size."""
+    monkeypatch.setenv("GEOLIB_CACHE", str(tmp_path / "cache"))
+    shown = []
+
+    def left_half(image, size):
+        shown.append(image.shape)
+        return Segments(rectangle(size, 0, 0, size[0], size[1] // 2)[None], labels=["left"])
+
+    def left_half_as_shown(image):
+        return left_half(image, image.shape[:2])
+
+    function = left_half if native else left_half_as_shown
+    monkeypatch.setitem(segmentation.SEGMENTERS, "left", function)
+    assert segmentation.load("left").native is native
+    (tmp_path / "photos" / "blue").mkdir(parents=True)
+    Image.fromarray(np.full((100, 300, 3), 200, np.uint8)).save(tmp_path / "photos/blue/0.png")
+    dataset = datasets.load("folder", "all", root=tmp_path / "photos")
+    config = stages.EvaluationConfig(segmenter="left", precision="fp32")
+    (shard,) = stages.shards(dataset, classifier(), 1)
+    (found,) = stages.segments(shard, classifier(), config)
+    half = rectangle((SIDE, SIDE), 0, 0, SIDE, SIDE // 2)
+    np.testing.assert_array_equal(found.masks, [half])
+    assert found.labels == ["left"]
+    assert shown == [(100, 300, 3) if native else (SIDE, SIDE, 3)]
+    pipeline.explain(classifier(), dataset[0], config)
+    assert shown[1:] == shown[:1]
+
+
+def test_masks_of_another_size_are_mapped():
+    image = np.zeros((8, 8, 3), np.uint8)
+    cells = segmentation.load("grid", cells=2)(image, size=(4, 6))
+    np.testing.assert_array_equal(cells.masks[1], rectangle((4, 6), 0, 3, 2, 6))
+
+
+def test_a_network_that_does_not_return_the_size_is_refused(monkeypatch):
+    def deaf(image, size):
+        return Segments(np.ones((1, 8, 8), dtype=bool))
+
+    monkeypatch.setitem(segmentation.SEGMENTERS, "deaf", deaf)
+    with pytest.raises(ValueError, match=r"'deaf' returned masks of \(8, 8\).* of \(4, 6\)"):
+        segmentation.load("deaf")(np.zeros((8, 8, 3), np.uint8), size=(4, 6))
+
+
+def test_a_shared_segmenter_is_loaded_once_while_its_files_stand(monkeypatch, tmp_path):
+    loaded = []
+
+    class Counting(NetworkSegmenter):
+        asset, published = "mobile-sam", "a file with anything in it"
+
+        def __init__(self, checkpoint=None, concepts=None):
+            self.checkpoint = self.find(checkpoint)
+            loaded.append(self.checkpoint.read_text())
+
+        def __call__(self, image, size):
+            return Segments(np.zeros((0, *size), dtype=bool))
+
+    monkeypatch.setitem(segmentation.SEGMENTERS, "counting", Counting)
+    path = tmp_path / "weights"
+    path.write_text("one")
+    options = {"checkpoint": path, "concepts": ["a", "b"]}
+    first = segmentation.shared("counting", **options)
+    assert segmentation.shared("counting", **options) is first
+    assert segmentation.load("counting", **options) is not first
+    assert segmentation.shared("counting", checkpoint=path, concepts=["b"]) is not first
+    segmentation.shared("counting", **options)
+    path.write_text("two")
+    os.utime(path, ns=(1, 1))
+    assert segmentation.shared("counting", **options).key != first.key
+    assert loaded == ["one"] * 4 + ["two"]
+    path.unlink()
+    with pytest.raises(ValueError, match=r"no checkpoint at .*run `geolib fetch mobile-sam`"):
+        segmentation.shared("counting", **options)
+
+
+def test_what_geolib_fetch_left_is_the_default(monkeypatch, tmp_path):
+    monkeypatch.setenv("GEOLIB_CACHE", str(tmp_path))
+    absent = segmentation.available()
+    for name, asset in (("mobilesam", "mobile-sam"), ("sam", "sam-vit-b"), ("sam3", "sam3")):
+        assert f"run `geolib fetch {asset}`" in absent[name]
+    assert "run `geolib fetch sam2.1-hiera-" in absent["sam2"]
+    assert [name for name, reason in absent.items() if not reason] == [
+        *("felzenszwalb", "slic", "grid", "truth", "none"),
+    ]
+    place = tmp_path / "assets" / "mobile-sam" / "mobile_sam.pt"
+    place.parent.mkdir(parents=True)
+    place.write_text("not a network")
+    assert segmentation.available()["mobilesam"] == ""
+    with pytest.raises(ValueError, match=f"{place} is not a readable PyTorch file"):
+        segmentation.load("mobilesam")

@@ -33,7 +33,7 @@ def test_the_paper_profile_is_the_papers_recipe(chapter):
     assert study.training.horizontal_flip
     assert study.image_size == 224
     assert (study.n_eval, study.repeats, study.smoothgrad_samples) == (600, 10, 50)
-    assert study.classes == ("France", "India", "Japan")
+    assert (study.dataset, study.classes) == ("osv5m", ("FR", "IN", "JP"))
 
 
 @pytest.mark.parametrize("chapter", CHAPTERS)
@@ -49,6 +49,12 @@ def test_splits_share_no_scene():
     study = Study(n_train=30, n_validation=20, n_test=20, n_eval=10)
     ids = [*study.train.ids, *study.validation.ids, *study.test.ids, *study.evaluation.ids]
     assert len(set(ids)) == 80
+
+
+def test_methods_are_compared_on_the_first_evaluation_images():
+    study = Study(n_eval=10, n_compare=4)
+    assert study.compared.ids == study.evaluation.ids[:4]
+    assert Study(n_eval=10).compared.ids == study.evaluation.ids
 
 
 def test_unknown_settings_are_refused():

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from torchvision.transforms.v2 import functional as T
 from geolib import data, model
 from geolib.images import UnreadableImage
 from geolib.model import training
+from geolib.model.precision import BatchSize
 from geolib.model.training import augment
 
 MOBILENET = (
@@ -30,6 +32,7 @@ SMALL = model.TrainConfig(
     learning_rate=1e-3,
     precision="fp32",
 )
+DROPOUT = SMALL.model_copy(update={"arch": "mobilenet_v3_small", "schedule": "one_cycle"})
 
 
 class Patch:
@@ -234,35 +237,145 @@ def test_the_seed_alone_decides(trained):
 
 
 def test_streaming_from_disk_gives_the_same(trained, monkeypatch):
-    monkeypatch.setattr(training, "MEMORY_LIMIT", 0)
+    monkeypatch.setattr(training, "MEMORY_SHARE", 0)
     assert small_run().weights_sha256 == trained.weights_sha256
 
 
+def noted_steps(monkeypatch) -> list[tuple[int, int]]:
+    """Epoch and batch of the steps that are made from now on."""
+    made = []
+    step = training.Recipe.training_step
+
+    def note(self, batch, batch_idx):
+        made.append((self.current_epoch, batch_idx))
+        return step(self, batch, batch_idx)
+
+    monkeypatch.setattr(training.Recipe, "training_step", note)
+    return made
+
+
+def test_a_training_that_stopped_resumes_to_the_same_weights(trained, tmp_path, monkeypatch):
+    step = training.Recipe.training_step
+
+    def stopped(self, batch, batch_idx):
+        if (self.current_epoch, batch_idx) == (2, 1):
+            raise OSError("stopped on purpose")
+        step(self, batch, batch_idx)
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="on purpose"):
+        patch.setattr(training.Recipe, "training_step", stopped)
+        small_run(checkpoints=tmp_path)
+    made = noted_steps(monkeypatch)
+    resumed = small_run(checkpoints=tmp_path)
+    assert made == [(2, 0), (2, 1), (2, 2), (3, 0), (3, 1), (3, 2)]
+    assert resumed.history.equals(trained.history)
+    assert resumed.weights_sha256 == trained.weights_sha256
+    with pytest.raises(ValueError, match="belongs to a training with other config; use an empty"):
+        small_run(SMALL.model_copy(update={"seed": 1}), checkpoints=tmp_path)
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
-def test_a_killed_training_resumes_to_the_same_weights(trained, tmp_path):
+def test_a_killed_epoch_goes_on_where_its_last_checkpoint_was_made(tmp_path, monkeypatch):
+    """With dropout, a learning rate that changes each step, and worker processes that read."""
     code = f"""
 import os, signal, sys
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 import torch
 torch.set_num_threads({torch.get_num_threads()})
-from test_training import small_run
-from geolib.model.training import Recipe
+from test_training import DROPOUT, small_run
+from geolib.model import training
 
-step = Recipe.training_step
+training.CHECKPOINT_SECONDS = 0
+step = training.Recipe.training_step
 def killed(self, batch, batch_idx):
     if (self.current_epoch, batch_idx) == (2, 1):
         os.kill(os.getpid(), signal.SIGKILL)
-    return step(self, batch, batch_idx)
-Recipe.training_step = killed
-small_run(checkpoints={str(tmp_path)!r})
+    step(self, batch, batch_idx)
+training.Recipe.training_step = killed
+small_run(DROPOUT, checkpoints={str(tmp_path)!r})
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, env=os.environ)
     assert done.returncode == -signal.SIGKILL, done.stderr.decode()
-    resumed = small_run(checkpoints=tmp_path)
-    assert resumed.history.equals(trained.history)
-    assert resumed.weights_sha256 == trained.weights_sha256
-    with pytest.raises(ValueError, match="belongs to a training with other config; use an empty"):
-        small_run(SMALL.model_copy(update={"seed": 1}), checkpoints=tmp_path)
+    undisturbed = small_run(DROPOUT)
+    made = noted_steps(monkeypatch)
+    monkeypatch.setattr(training, "MEMORY_SHARE", 0)
+    monkeypatch.setattr(training, "default_workers", lambda n_images: 1)
+    resumed = small_run(DROPOUT, checkpoints=tmp_path)
+    assert made == [(2, 1), (2, 2), (3, 0), (3, 1), (3, 2)]
+    assert resumed.history.equals(undisturbed.history)
+    assert resumed.weights_sha256 == undisturbed.weights_sha256
+
+
+# Memory and processes ----------------------------------------------------------------------------
+
+
+def test_batches_beyond_the_memory_go_through_in_parts(monkeypatch):
+    frozen = SMALL.model_copy(update={"freeze_batch_norm": True, "max_epochs": 2})
+    whole = small_run(frozen)
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "BatchSize", lambda images: BatchSize(4))
+        in_parts = small_run(frozen)
+    forward = model.Classifier.forward
+
+    def small_memory(self, images):
+        if len(images) > 5:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return forward(self, images)
+
+    with monkeypatch.context() as patch, pytest.warns(UserWarning) as caught:
+        patch.setattr(model.Classifier, "forward", small_memory)
+        halved = small_run(frozen)
+    assert [str(w.message).split(";")[0] for w in caught if "memory" in str(w.message)] == [
+        "out of memory with 16 images at once: going on with 8",
+        "out of memory with 8 images at once: going on with 4",
+    ]
+    assert halved.weights_sha256 == in_parts.weights_sha256
+    # The step is that of the whole batch, up to rounding.
+    images = torch.rand(8, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        torch.testing.assert_close(halved(images), whole(images), atol=2e-3, rtol=0)
+    np.testing.assert_allclose(halved.history, whole.history, atol=1e-3)
+
+
+def shares(n_images: int, world_size: int, seed: int | None = 0, step: int = 0) -> list:
+    """Batches of six images as each process sees them: [epoch][batch][rank]."""
+    processes = [training.Process(rank, rank, world_size, world_size) for rank in range(world_size)]
+    parts = [training.Batches(n_images, 6, process, seed) for process in processes]
+    for part in parts:
+        part.resume(step)
+    seen = []
+    for epoch in range(step // len(parts[0]), 3):
+        for part in parts:
+            part.epoch = epoch
+        seen.append(list(zip(*map(list, parts), strict=True)))
+    return seen
+
+
+@pytest.mark.parametrize("n_images", [4, 12, 19])
+@pytest.mark.parametrize("seed", [None, 0])
+def test_processes_share_the_batches_of_one(n_images, seed):
+    alone, four = shares(n_images, 1, seed), shares(n_images, 4, seed)
+    for batches, shared in zip(alone, four, strict=True):
+        assert [sorted(chain(*parts)) for parts in shared] == [sorted(b) for (b,) in batches]
+        assert all(max(map(len, p)) - min(map(len, p)) <= 1 for p in shared)
+    images = sorted(chain(*(batch for (batch,) in alone[0])))
+    if seed is None:
+        assert images == list(range(n_images))
+    else:
+        assert len(images) == len(set(images)) == {4: 4, 12: 12, 19: 18}[n_images]
+        assert alone[0] != alone[1]
+
+
+def test_batches_go_on_after_any_step():
+    whole = [batch for epoch in shares(19, 2) for batch in epoch]
+    assert len(whole) == 9
+    for step in range(9):
+        assert [batch for epoch in shares(19, 2, step=step) for batch in epoch] == whole[step:]
+
+
+def test_more_processes_than_images_in_a_batch():
+    with pytest.raises(ValueError, match=r"batch_size=6 and 3 training images: too few for 4 proc"):
+        shares(3, 4)
 
 
 # Augmentation ------------------------------------------------------------------------------------
@@ -273,10 +386,14 @@ def mid_range_images(n: int) -> torch.Tensor:
     return 0.4 + 0.2 * torch.rand(n, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
 
+def random_draws(n: int) -> torch.Tensor:
+    return torch.rand(4, n, generator=torch.Generator().manual_seed(1))
+
+
 def test_jitter_agrees_with_torchvision():
     images = mid_range_images(5)
-    found = augment(images, torch.Generator().manual_seed(1), False, 0.3)
-    draws = torch.rand(4, 5, 1, 1, 1, generator=torch.Generator().manual_seed(1)).flatten(1)
+    draws = random_draws(5)
+    found = augment(images, draws, False, 0.3)
     for i in range(5):
         brightness, contrast, saturation = (1 + 0.3 * (2 * draws[1:, i] - 1)).tolist()
         expected = T.adjust_brightness(images[i], brightness)
@@ -287,7 +404,7 @@ def test_jitter_agrees_with_torchvision():
 
 def test_every_second_image_is_mirrored():
     images = mid_range_images(1).expand(400, 3, 8, 8)
-    found = augment(images, torch.Generator().manual_seed(0), True, 0)
+    found = augment(images, random_draws(400), True, 0)
     mirrored = (found == images.flip(3)).flatten(1).all(1)
     kept = (found == images).flatten(1).all(1)
     assert (mirrored ^ kept).all()
@@ -296,8 +413,8 @@ def test_every_second_image_is_mirrored():
 
 def test_augmentation_can_be_off_and_stays_in_range():
     images = torch.rand(6, 3, 8, 8)
-    assert torch.equal(augment(images, torch.Generator(), False, 0), images)
-    found = augment(images, torch.Generator(), True, 0.9)
+    assert torch.equal(augment(images, random_draws(6), False, 0), images)
+    found = augment(images, random_draws(6), True, 0.9)
     assert found.min() >= 0
     assert found.max() <= 1
 

@@ -1,0 +1,525 @@
+"""Panoramax: openly licensed street photographs by area and date, with no token.
+
+Panoramax is a federation of public servers under one STAC catalogue. Their operators blur faces and
+number plates before they publish, and every picture carries its licence and its author.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+import pandas as pd
+import requests
+from filelock import FileLock
+from pydantic import BaseModel, Field, ValidationError
+from pystac_client import ItemSearch
+from pystac_client.stac_api_io import StacApiIO
+from s2sphere import Angle, Cap, CellId, LatLng, LatLngRect
+
+from geolib import remote
+from geolib.data.collect import Summary, collect, failures
+from geolib.data.folder import METADATA, folder
+from geolib.data.records import GeoDataset, Skipped
+from geolib.paths import cache_root
+from geolib.progress import progress_bar
+
+API = "https://api.panoramax.xyz/api"
+PER_SECOND = 5.0
+WORKERS = 4
+# Seconds in which one answer must be whole.
+DEADLINE = 120.0
+# Most pictures per page of the catalogue, and for each photograph that is wanted.
+PAGE = 1000
+LOOKED_AT = 100
+PER_AREA = 200
+# Frames of one drive follow each other every few metres: one is kept per S2 cell of this level,
+# whose sides are about 70 m long.
+SPACING_LEVEL = 17
+# From this field of view on, degrees, a picture is a panorama and no photograph.
+PANORAMA = 180.0
+EARTH_RADIUS_KM = 6371.0088
+REQUEST = "request.json"
+# What STAC writes in place of a licence's name.
+NO_LICENCE = {"", "other", "proprietary", "various"}
+
+
+def panoramax(
+    split: str,
+    n: int | None = None,
+    seed: int = 0,
+    *,
+    areas: Mapping[str, Sequence[float]],
+    dates: str | Sequence[str] | None = None,
+    per_area: int = PER_AREA,
+    root: str | Path | None = None,
+    api: str = API,
+    progress: bool = True,
+) -> GeoDataset:
+    """Street photographs of some areas, fetched once and then read from disk.
+
+    Splits keep places apart as :func:`geolib.data.folder` does. ``item.licence`` and
+    ``item.attribution`` hold what has to be printed under a photograph. ``skipped`` lists the
+    pictures that could not be fetched; :func:`prepare` tries them again.
+
+    Parameters
+    ----------
+    split, n, seed
+        As for :func:`geolib.data.load`; ``"all"`` takes every photograph.
+    areas
+        Name of the country → where in it to look: ``(west, south, east, north)`` in degrees, or
+        ``(latitude, longitude, radius)`` in degrees and kilometres. The names are the classes, in
+        this order.
+    dates
+        When the pictures were taken: ``"2023"``, ``"2023-05/2024"``, ``("2023-05-01", "..")``.
+    per_area
+        Photographs per area, at most.
+    root
+        Folder of the photographs; by default one of its own per request, in the cache. It holds
+        ``ID.jpg`` and a ``metadata.csv``, and ``data.load("folder", root=...)`` reads it, too.
+    api
+        The catalogue of the federation, or that of one of its servers.
+    progress
+        Whether to show progress bars.
+
+    Raises
+    ------
+    ValueError
+        If an argument has a value that cannot be, ``root`` holds the answer to another request, or
+        nothing was found.
+    geolib.remote.RemoteError
+        If photographs are missing and the catalogue does not answer, or not with pictures.
+    """
+    asked = _request(areas, dates, per_area, api)
+    place = Path(root).expanduser() if root else _own_folder(asked)
+    if not _is_settled(place, asked):
+        prepare(
+            place, areas, dates=dates, per_area=per_area, api=api, progress=progress
+        ).warn_of_failures()
+    found = folder(split, n, seed, root=place, classes=tuple(areas))
+    failed = failures(place)
+    why = dict(zip(failed["id"] + ".jpg", failed["reason"], strict=True))
+    skipped = [Skipped(file, why.get(file, reason)) for file, reason in found.skipped]
+    return GeoDataset("panoramax", found.classes, split, found.records, skipped)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What :func:`prepare` found and fetched; ``str()`` says it in one line.
+
+    Attributes
+    ----------
+    root
+        Folder of the photographs.
+    left_out
+        Pictures of the catalogue that were not wanted: reason → count.
+    images
+        Counts of the images that were.
+    """
+
+    root: Path
+    left_out: dict[str, int]
+    images: Summary
+
+    def __str__(self) -> str:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(self.left_out.items()))
+        return f"{self.images}; left out: {reasons or 'none'}"
+
+    def warn_of_failures(self) -> None:
+        """Warn if an image that is wanted is missing."""
+        if not self.images.complete:
+            warnings.warn(f"{self.images}; see data.load(...).skipped", stacklevel=3)
+
+
+def prepare(
+    root: str | Path,
+    areas: Mapping[str, Sequence[float]],
+    *,
+    dates: str | Sequence[str] | None = None,
+    per_area: int = PER_AREA,
+    api: str = API,
+    progress: bool = True,
+) -> Prepared:
+    """Find photographs and fetch those that are missing; a killed run goes on where it stopped.
+
+    The catalogue is asked once: what it answered is kept in ``ROOT/metadata.csv``, one row per
+    photograph with its ``file``, ``country``, ``latitude``, ``longitude``, ``licence``,
+    ``attribution`` and ``address``. Left out and counted are pictures without an open licence or
+    an author, panoramas, and all but the first of each cell of about 70 m. Pictures are taken in
+    the catalogue's order, nearest to the middle of the area first.
+
+    Parameters
+    ----------
+    root
+        Folder, made if missing.
+    areas, dates, per_area, api, progress
+        As for :func:`panoramax`.
+
+    Returns
+    -------
+    Prepared
+
+    Raises
+    ------
+    ValueError, geolib.remote.RemoteError
+        As for :func:`panoramax`.
+    """
+    asked = _request(areas, dates, per_area, api)
+    root = Path(root).expanduser()
+    if not answers(api):
+        raise remote.Unreachable(
+            f"{urlsplit(api).netloc} does not answer; what has come is kept, try again with a "
+            "network"
+        )
+    root.mkdir(parents=True, exist_ok=True)
+    session = remote.session(PER_SECOND)
+    with FileLock(root / ".search.lock"):
+        if not _is_answered(root, asked):
+            _keep(root, asked, *_search(session, asked, progress))
+    table = _read_metadata(root)
+    address = dict(zip(table["file"].map(_id), table["address"], strict=True))
+
+    def fetch(name: str) -> bytes:
+        try:
+            return remote.read(session, address[name], kind="image/", deadline=DEADLINE)
+        except remote.Refused as error:
+            # No picture needs a token: storage answers so for what has been taken down.
+            host = urlsplit(address[name]).netloc
+            raise remote.Absent(f"{host} has withdrawn the picture") from error
+
+    fetched = collect(address, root, fetch, workers=WORKERS, progress=progress)
+    return Prepared(root, json.loads((root / REQUEST).read_text())["left_out"], fetched)
+
+
+def answers(api: str = API, seconds: float = 3.0) -> bool:
+    """Whether a server answers at all, decided within so many seconds."""
+    statuses: list[int] = []
+
+    def ask() -> None:
+        with suppress(requests.RequestException):
+            statuses.append(requests.head(api, timeout=seconds).status_code)
+
+    # In a thread of its own, because no timeout of requests covers the search for the address.
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(seconds)
+    return bool(statuses)
+
+
+# The request --------------------------------------------------------------------------------------
+
+
+def _request(
+    areas: Mapping[str, Sequence[float]],
+    dates: str | Sequence[str] | None,
+    per_area: int,
+    api: str,
+) -> dict[str, Any]:
+    """The request in JSON's types, checked."""
+    if not areas:
+        raise ValueError("areas is empty; expected {country: (west, south, east, north)}")
+    for name, area in areas.items():
+        if not name or name != name.strip():
+            raise ValueError(f"areas holds the name {name!r}; expected one without outer spaces")
+        _region(name, area)
+    if per_area < 1:
+        raise ValueError(f"per_area={per_area}; expected at least 1")
+    interval = dates if dates is None or isinstance(dates, str) else "/".join(dates)
+    asked = {
+        "api": api.rstrip("/"),
+        "areas": {name: [float(number) for number in area] for name, area in areas.items()},
+        "dates": interval,
+        "per_area": per_area,
+    }
+    try:
+        ItemSearch(api, method="GET", datetime=interval)
+    except Exception as error:  # pystac-client raises no kind of its own here
+        raise ValueError(
+            f"dates={dates!r}: {error}; expected for example '2023', '2023-05/2024' or "
+            "('2023-05-01', '..')"
+        ) from error
+    return asked
+
+
+def _region(name: str, area: Sequence[float]) -> LatLngRect | Cap:
+    wrong = f"areas[{name!r}]={area!r}; expected "
+    try:
+        numbers = [float(number) for number in area]
+    except (TypeError, ValueError):
+        raise ValueError(f"{wrong}numbers") from None
+    if len(numbers) == 4:
+        west, south, east, north = numbers
+        if not (-180 <= west < east <= 180 and -90 <= south < north <= 90):
+            raise ValueError(
+                f"{wrong}(west, south, east, north) in degrees, west < east and south < north; "
+                "take two areas where one would cross the 180th meridian"
+            )
+        return LatLngRect(LatLng.from_degrees(south, west), LatLng.from_degrees(north, east))
+    if len(numbers) == 3:
+        latitude, longitude, radius = numbers
+        if not (abs(latitude) <= 85 and abs(longitude) <= 180 and 0 < radius <= 500):
+            raise ValueError(
+                f"{wrong}(latitude, longitude, radius): degrees up to 85 and 180, at most 500 km"
+            )
+        centre = LatLng.from_degrees(latitude, longitude).to_point()
+        cap = Cap.from_axis_angle(centre, Angle.from_radians(radius / EARTH_RADIUS_KM))
+        if cap.get_rect_bound().lng().is_inverted():
+            raise ValueError(f"{wrong}a circle that does not cross the 180th meridian")
+        return cap
+    raise ValueError(
+        f"{wrong}(west, south, east, north) in degrees or (latitude, longitude, radius in km)"
+    )
+
+
+def _bbox(region: LatLngRect | Cap) -> list[float]:
+    """West, south, east, north in degrees."""
+    bound = region.get_rect_bound() if isinstance(region, Cap) else region
+    corners = (bound.lng_lo(), bound.lat_lo(), bound.lng_hi(), bound.lat_hi())
+    return [round(corner.degrees, 7) for corner in corners]
+
+
+def _own_folder(asked: Mapping[str, Any]) -> Path:
+    digest = hashlib.sha256(json.dumps(asked).encode()).hexdigest()
+    return cache_root() / "panoramax" / digest[:16]
+
+
+# The catalogue ------------------------------------------------------------------------------------
+
+
+class _Camera(BaseModel):
+    field_of_view: float | None = None
+    sensor_array_dimensions: list[float | None] | None = None
+
+
+class _Properties(BaseModel):
+    licence: str | None = Field(None, alias="license")
+    producer: str | None = Field(None, alias="geovisio:producer")
+    # Servers of older versions write neither.
+    status: str | None = Field(None, alias="geovisio:status")
+    visibility: str | None = Field(None, alias="geovisio:visibility")
+    camera: _Camera | None = Field(None, alias="pers:interior_orientation")
+
+
+class _Provider(BaseModel):
+    name: str
+
+
+class _Point(BaseModel):
+    type: Literal["Point"]
+    coordinates: list[float] = Field(min_length=2)
+
+
+class _Asset(BaseModel):
+    href: str
+
+
+class _Picture(BaseModel):
+    """What is read of a picture's STAC item; its EXIF block is not."""
+
+    id: str = Field(pattern=r"^[0-9A-Za-z][0-9A-Za-z_-]*$")
+    geometry: _Point
+    properties: _Properties
+    providers: list[_Provider] = []
+    assets: dict[str, _Asset]
+
+    @property
+    def place(self) -> LatLng:
+        longitude, latitude = self.geometry.coordinates[:2]
+        return LatLng.from_degrees(latitude, longitude)
+
+    @property
+    def authors(self) -> list[str]:
+        names = [self.properties.producer, *(provider.name for provider in self.providers)]
+        return list(dict.fromkeys(" ".join(name.split()) for name in names if name))
+
+    @property
+    def is_panorama(self) -> bool:
+        camera = self.properties.camera or _Camera()
+        sides = camera.sensor_array_dimensions or []
+        # A sphere laid out flat is twice as wide as high.
+        is_sphere = len(sides) == 2 and None not in sides and sides[0] == 2 * (sides[1] or 0)
+        return is_sphere or (camera.field_of_view or 0) >= PANORAMA
+
+    def row(self, country: str) -> dict[str, object]:
+        """Line of the metadata table."""
+        longitude, latitude = self.geometry.coordinates[:2]
+        return {
+            "file": f"{self.id}.jpg",
+            "country": country,
+            "latitude": latitude,
+            "longitude": longitude,
+            "licence": self.properties.licence,
+            "attribution": f"{', '.join(self.authors)} / Panoramax",
+            "address": self.assets["sd"].href,
+        }
+
+
+class _Http(StacApiIO):
+    """pystac-client's requests, sent through a session of :mod:`geolib.remote` and checked."""
+
+    def __init__(self, session: requests.Session) -> None:
+        super().__init__(max_retries=None)
+        self.session = session
+
+    def request(
+        self,
+        href: str,
+        method: str | None = None,
+        headers: dict[str, str] | None = None,
+        parameters: dict[str, Any] | None = None,
+    ) -> str:
+        address = requests.Request("GET", href, params=parameters).prepare().url
+        body = remote.read(self.session, str(address), kind="application/", deadline=DEADLINE)
+        text = body.decode(errors="replace")
+        with suppress(ValueError):
+            page = json.loads(text)
+            if isinstance(page, dict) and isinstance(page.get("features"), list):
+                return text
+        raise remote.Broken(f"{urlsplit(href).netloc} sent something else than a list of pictures")
+
+
+def _search(
+    session: requests.Session, asked: Mapping[str, Any], progress: bool
+) -> tuple[pd.DataFrame, Counter[str]]:
+    """Rows of the metadata table, and why how many pictures were left out."""
+    rows: list[dict[str, object]] = []
+    left_out: Counter[str] = Counter()
+    taken: set[str] = set()
+    for country, area in asked["areas"].items():
+        region = _region(country, area)
+        cells: set[int] = set()
+        with progress_bar(f"searching {country}", asked["per_area"], "image", progress) as bar:
+            for item in _items(session, asked, _bbox(region)):
+                reason, picture = _judge(item, region)
+                if picture is None:
+                    left_out[reason] += 1
+                    continue
+                cell = CellId.from_lat_lng(picture.place).parent(SPACING_LEVEL).id()
+                if cell in cells:
+                    left_out["close to another"] += 1
+                    continue
+                if picture.id in taken:
+                    left_out["in an earlier area"] += 1
+                    continue
+                cells.add(cell)
+                taken.add(picture.id)
+                rows.append(picture.row(country))
+                bar.update()
+                if len(cells) == asked["per_area"]:
+                    break
+    return pd.DataFrame(rows), left_out
+
+
+def _items(session: requests.Session, asked: Mapping[str, Any], bbox: list[float]) -> Iterator[Any]:
+    """Pictures of the catalogue, each once; they may be of any type."""
+    search = ItemSearch(
+        f"{asked['api']}/search",
+        method="GET",
+        stac_io=_Http(session),
+        bbox=bbox,
+        datetime=asked["dates"],
+        limit=min(PAGE, LOOKED_AT * asked["per_area"]),
+    )
+    seen: set[str] = set()
+    for page in search.pages_as_dicts():
+        found = {_name(item): item for item in page["features"]}
+        new = found.keys() - seen
+        # A page that only repeats what was there would be followed by itself, for ever.
+        if not new:
+            return
+        seen |= new
+        yield from (item for name, item in found.items() if name in new)
+
+
+def _name(item: object) -> str:
+    return str(item["id"]) if isinstance(item, dict) and "id" in item else repr(item)
+
+
+def _judge(item: object, region: LatLngRect | Cap) -> tuple[str, _Picture | None]:
+    """A picture that can be used; else none, and why."""
+    try:
+        picture = _Picture.model_validate(item)
+    except ValidationError:
+        return "damaged record", None
+    known = picture.properties
+    faults = {
+        "damaged record": not picture.place.is_valid(),
+        "without an open licence": (known.licence or "").strip().lower() in NO_LICENCE,
+        "without an author": not picture.authors,
+        "not public": known.status not in (None, "ready")
+        or known.visibility not in (None, "anyone"),
+        "panorama": picture.is_panorama,
+        "without an image": "sd" not in picture.assets,
+    }
+    for reason, holds in faults.items():
+        if holds:
+            return reason, None
+    if not region.contains(picture.place.to_point()):
+        return "outside the area", None
+    return "", picture
+
+
+# The folder ---------------------------------------------------------------------------------------
+
+
+def _id(file: str) -> str:
+    return file.removesuffix(".jpg")
+
+
+def _keep(
+    root: Path, asked: Mapping[str, Any], table: pd.DataFrame, left_out: Counter[str]
+) -> None:
+    """Keep what the catalogue answered; the request comes last and says that the table is whole."""
+    if table.empty:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in left_out.items())
+        raise ValueError(
+            f"areas={asked['areas']}, dates={asked['dates']!r}: no photograph was found (left out: "
+            f"{reasons or 'none'}); try larger areas or other dates"
+        )
+    part = root / f"{METADATA}.part"
+    table.to_csv(part, index=False)
+    part.replace(root / METADATA)
+    part = root / f"{REQUEST}.part"
+    part.write_text(json.dumps({"asked": asked, "left_out": left_out}, indent=1))
+    part.replace(root / REQUEST)
+
+
+def _is_answered(root: Path, asked: Mapping[str, Any]) -> bool:
+    """Whether the folder holds the catalogue's answer to this request.
+
+    Raises
+    ------
+    ValueError
+        If it holds the answer to another one.
+    """
+    if not (root / REQUEST).is_file():
+        return False
+    earlier = json.loads((root / REQUEST).read_text())["asked"]
+    if earlier != asked:
+        raise ValueError(
+            f"root={str(root)!r} holds the answer to another request, {earlier}; give another root"
+        )
+    return True
+
+
+def _is_settled(root: Path, asked: Mapping[str, Any]) -> bool:
+    """Whether every photograph is there, or has been asked for in vain."""
+    if not _is_answered(root, asked):
+        return False
+    failed = failures(root)
+    in_vain = set(failed["id"][failed["kind"] != "Unreachable"])
+    wanted = _read_metadata(root)["file"]
+    return all((root / file).is_file() or _id(file) in in_vain for file in wanted)
+
+
+def _read_metadata(root: Path) -> pd.DataFrame:
+    return pd.read_csv(root / METADATA, dtype=str, keep_default_na=False)

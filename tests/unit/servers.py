@@ -1,0 +1,277 @@
+"""A web server on loopback that answers as the test tells it, also badly.
+
+Usage::
+
+    photo = Answer(jpeg, kind="image/jpeg")
+    routes = {
+        "/photo.jpg": [busy(1), Answer(status=500), photo],  # one per request, the last for ever
+        "/cut.jpg": [replace(photo, cut=100), photo],        # breaks off after 100 bytes
+        "/slow.jpg": replace(photo, drip=0.5),               # 64 bytes every half second
+        "/page.jpg": Answer(b"<html>", kind="text/html"),
+        "/private.jpg": replace(photo, token="secret"),      # 401 without that bearer token
+        "/tiles/*": lambda request: Answer(tile(request.path, request.query)),
+        "/plain.txt": b"bytes alone are an answer, too",
+    }
+    with serve(routes) as server:
+        session.get(f"{server.url}/photo.jpg")
+        assert [request.path for request in server.requests] == ["/photo.jpg"]
+        server.kill()      # connections break, further ones are refused
+        server.revive()    # same address, same routes, the scripts where they stood
+
+A path without a route is answered with 404. Bodies carry an ETag (a hash of their bytes unless the
+answer names one) and a length; ranges and If-Range are honoured unless ``ranges=False``. Routes may
+be changed while the server runs. :func:`hub` makes the routes of a repository of the hub, whose
+address is then the ``endpoint``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import socket
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatch
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+DRIP_BYTES = 64
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What to send, and how badly."""
+
+    body: bytes = b""
+    status: int = 200
+    kind: str = "application/octet-stream"
+    headers: Mapping[str, str] = field(default_factory=dict)
+    cut: int | None = None  # so many bytes of the announced body are sent, then the line breaks
+    drip: float = 0.0  # seconds before each 64 bytes
+    ranges: bool = True  # honours Range
+    etag: str | None = None  # with its quotes; a hash of the body by default, "" for none
+    token: str | None = None  # 401 unless this bearer token is sent
+
+
+@dataclass(frozen=True)
+class Request:
+    """What was asked for. Names of headers are in lower case."""
+
+    method: str
+    path: str
+    query: Mapping[str, str]
+    headers: Mapping[str, str]
+    body: bytes
+
+
+Route = bytes | Answer | Sequence["bytes | Answer"] | Callable[[Request], "bytes | Answer"]
+
+
+def busy(seconds: int, status: int = 429) -> Answer:
+    """Asks to come back after so many seconds."""
+    return Answer(b"later", status, "text/plain", {"Retry-After": str(seconds)})
+
+
+def hub(
+    repository: str,
+    files: Mapping[str, bytes],
+    *,
+    kind: str = "models",
+    revision: str = "main",
+    commit: str = "c0ffee" + "0" * 34,
+    token: str | None = None,
+) -> dict[str, Route]:
+    """Routes of a repository of the hub; with a token, of a gated one.
+
+    As there, the file's own address tells commit, size and sha256 and sends on to the storage.
+    """
+    prefix = "" if kind == "models" else f"{kind}/"
+    routes: dict[str, Route] = {}
+    for name, body in files.items():
+        storage = f"/storage/{hashlib.sha256(body).hexdigest()}"
+        routes[storage] = body
+        for version in (revision, commit):
+            routes[f"/{prefix}{repository}/resolve/{version}/{name}"] = _resolved(
+                body, storage, commit, token
+            )
+    return routes
+
+
+def _resolved(
+    body: bytes, storage: str, commit: str, token: str | None
+) -> Callable[[Request], Answer]:
+    found = {
+        "Location": storage,
+        "X-Repo-Commit": commit,
+        "X-Linked-ETag": f'"{hashlib.sha256(body).hexdigest()}"',
+        "X-Linked-Size": str(len(body)),
+    }
+
+    def answer(request: Request) -> Answer:
+        if token and request.headers.get("authorization") != f"Bearer {token}":
+            refused = 403 if "authorization" in request.headers else 401
+            return Answer(status=refused, headers={"X-Error-Code": "GatedRepo"})
+        return Answer(status=302, headers=found)
+
+    return answer
+
+
+class Server:
+    """A running server: ``url``, ``requests`` so far, ``routes``, ``kill`` and ``revive``."""
+
+    def __init__(self, routes: dict[str, Route]) -> None:
+        self.routes = routes
+        self.requests: list[Request] = []
+        self._asked: dict[str, int] = {}
+        self._open: set[socket.socket] = set()
+        self._lock = threading.Lock()
+        self._port = 0
+        self.revive()
+
+    @property
+    def url(self) -> str:
+        """Address without a trailing slash."""
+        return f"http://127.0.0.1:{self._port}"
+
+    def revive(self) -> None:
+        """Listen, at the old address if there was one."""
+        self._stopped = threading.Event()
+        self._http = _Http(("127.0.0.1", self._port), _handler(self))
+        self._port = self._http.server_address[1]
+        self._thread = threading.Thread(target=self._http.serve_forever, args=(0.01,), daemon=True)
+        self._thread.start()
+
+    def kill(self) -> None:
+        """Break every connection and refuse new ones; from a route, too."""
+        self._stopped.set()
+        self._http.shutdown()
+        self._http.server_close()
+        with self._lock:
+            for connection in self._open:
+                with suppress(OSError):
+                    connection.shutdown(socket.SHUT_RDWR)
+            self._open.clear()
+
+    def answer(self, request: Request) -> Answer:
+        """The next answer of the request's route."""
+        with self._lock:
+            self.requests.append(request)
+            matches = (pattern for pattern in self.routes if fnmatch(request.path, pattern))
+            name = request.path if request.path in self.routes else next(matches, None)
+            turn = self._asked.get(request.path, 0)
+            self._asked[request.path] = turn + 1
+        if name is None:
+            return Answer(b"nothing here", 404, "text/plain")
+        route = self.routes[name]
+        if callable(route):
+            chosen = route(request)
+        elif isinstance(route, (bytes, Answer)):
+            chosen = route
+        else:
+            chosen = route[min(turn, len(route) - 1)]
+        made = Answer(chosen) if isinstance(chosen, bytes) else chosen
+        if made.token and request.headers.get("authorization") != f"Bearer {made.token}":
+            return Answer(b"who are you?", 401, "text/plain")
+        return made
+
+
+@contextmanager
+def serve(routes: dict[str, Route]) -> Iterator[Server]:
+    """A server for the length of a block."""
+    server = Server(routes)
+    try:
+        yield server
+    finally:
+        if not server._stopped.is_set():
+            server.kill()
+
+
+class _Http(ThreadingHTTPServer):
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing: clients that go away are part of the tests."""
+
+
+def _handler(server: Server) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+        timeout = 60
+
+        def setup(self) -> None:
+            super().setup()
+            with server._lock:
+                server._open.add(self.connection)
+
+        def finish(self) -> None:
+            with server._lock:
+                server._open.discard(self.connection)
+            super().finish()
+
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+        def reply(self) -> None:
+            parts = urlsplit(self.path)
+            length = int(self.headers.get("Content-Length", 0))
+            request = Request(
+                self.command,
+                parts.path,
+                dict(parse_qsl(parts.query)),
+                {name.lower(): value for name, value in self.headers.items()},
+                self.rfile.read(length),
+            )
+            stopped = server._stopped
+            answer = server.answer(request)
+            if stopped.is_set():
+                self.close_connection = True
+                return
+            answer, extra = _ranged(answer, request)
+            self.send_response(answer.status)
+            headers = {
+                "Content-Type": answer.kind,
+                "Content-Length": str(len(answer.body)),
+                **extra,
+                **answer.headers,
+            }
+            for name, value in headers.items():
+                self.send_header(name, value)
+            self.end_headers()
+            if request.method == "HEAD":
+                return
+            body = answer.body[: answer.cut]
+            step = DRIP_BYTES if answer.drip else max(len(body), 1)
+            for start in range(0, len(body), step):
+                if answer.drip and stopped.wait(answer.drip):
+                    break
+                self.wfile.write(body[start : start + step])
+            if len(body) < len(answer.body) or stopped.is_set():
+                self.close_connection = True
+
+        do_GET = do_HEAD = do_POST = reply
+
+    return Handler
+
+
+def _ranged(answer: Answer, request: Request) -> tuple[Answer, dict[str, str]]:
+    """The part of a body that was asked for, with the headers that say so."""
+    if answer.status != 200:
+        return answer, {}
+    etag = f'"{hashlib.md5(answer.body).hexdigest()}"' if answer.etag is None else answer.etag
+    extra = {"ETag": etag} if etag else {}
+    if not answer.ranges:
+        return answer, extra
+    extra["Accept-Ranges"] = "bytes"
+    asked = re.fullmatch(r"bytes=(\d*)-(\d*)", request.headers.get("range", ""))
+    if not asked or request.headers.get("if-range", etag) != etag:
+        return answer, extra
+    size = len(answer.body)
+    first, last = asked.groups()
+    start = int(first) if first else max(size - int(last), 0)
+    stop = min(int(last) + 1, size) if first and last else size
+    if start >= stop:
+        extra["Content-Range"] = f"bytes */{size}"
+        return replace(answer, body=b"", status=416), extra
+    extra["Content-Range"] = f"bytes {start}-{stop - 1}/{size}"
+    return replace(answer, body=answer.body[start:stop], status=206), extra

@@ -1,0 +1,168 @@
+"""SAM 2 and SAM 3 whole, but small and random, saved as transformers saves them."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from transformers import (
+    CLIPTokenizer,
+    Sam2Config,
+    Sam2ImageProcessor,
+    Sam2Model,
+    Sam3Config,
+    Sam3ImageProcessor,
+    Sam3Model,
+    Sam3Processor,
+)
+
+SIDE = 64  # pixels of the networks' input
+
+
+def lively(network: torch.nn.Module) -> Any:
+    """Weights of about unit gain: with transformers' own every mask would look the same."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            if parameter.ndim > 1:
+                scale = 1 / math.sqrt(parameter[0].numel())
+                parameter.copy_(scale * torch.randn(parameter.shape, generator=generator))
+    return network.eval()
+
+
+def save_sam2(folder: Path) -> Path:
+    """A tiny SAM 2.1; its masks depend on the point, and their logits are far from zero."""
+    torch.manual_seed(0)
+    config = Sam2Config(
+        vision_config={
+            "model_type": "sam2_vision_model",
+            "backbone_config": {
+                "model_type": "sam2_hiera_det_model",
+                "hidden_size": 16,
+                "image_size": [SIDE, SIDE],
+                "blocks_per_stage": [1, 1, 2, 1],
+                "embed_dim_per_stage": [16, 32, 64, 128],
+                "num_attention_heads_per_stage": [1, 1, 2, 2],
+                "window_size_per_stage": [4, 4, 2, 2],
+                "global_attention_blocks": [3],
+                "window_positional_embedding_background_size": [4, 4],
+            },
+            "backbone_channel_list": [128, 64, 32, 16],
+            "backbone_feature_sizes": [[16, 16], [8, 8], [4, 4]],
+            "fpn_hidden_size": 32,
+        },
+        prompt_encoder_config={
+            "hidden_size": 32,
+            "image_size": SIDE,
+            "patch_size": 16,
+            "mask_input_channels": 4,
+        },
+        mask_decoder_config={
+            "hidden_size": 32,
+            "mlp_dim": 64,
+            "num_attention_heads": 2,
+            "iou_head_hidden_dim": 32,
+        },
+    )
+    network = lively(Sam2Model(config))
+    # Published checkpoints hold this embedding twice, equal.
+    network.prompt_encoder.shared_embedding.load_state_dict(
+        network.shared_image_embedding.state_dict()
+    )
+    with torch.no_grad():
+        for layer in network.mask_decoder.output_hypernetworks_mlps:
+            layer.proj_out.weight.mul_(5)
+    network.save_pretrained(folder)
+    Sam2ImageProcessor(size={"height": SIDE, "width": SIDE}).save_pretrained(folder)
+    return folder
+
+
+def save_sam3(folder: Path, vocabulary: Sequence[str]) -> Path:
+    """A tiny SAM 3 with a tokenizer learnt from the vocabulary; scores lie all over 0…1."""
+    torch.manual_seed(0)
+    small = {"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 64}
+    tokenizer = clip_tokenizer(vocabulary)
+    config = Sam3Config(
+        vision_config={
+            "model_type": "sam3_vision_model",
+            "fpn_hidden_size": 32,
+            "backbone_feature_sizes": [[32, 32], [16, 16], [8, 8]],
+            "backbone_config": {
+                "model_type": "sam3_vit_model",
+                **small,
+                "num_hidden_layers": 2,
+                "image_size": SIDE,
+                "patch_size": 8,
+                "window_size": 4,
+                "global_attn_indexes": [1],
+                "pretrain_image_size": 32,
+            },
+        },
+        text_config={
+            "model_type": "clip_text_model",
+            **small,
+            "vocab_size": len(tokenizer),
+            "projection_dim": 32,
+            "num_hidden_layers": 2,
+            "max_position_embeddings": 32,
+            "bos_token_id": tokenizer.bos_token_id,
+            "eos_token_id": tokenizer.eos_token_id,
+        },
+        geometry_encoder_config={**small, "num_layers": 1},
+        detr_encoder_config={**small, "num_layers": 1},
+        detr_decoder_config={**small, "num_layers": 2, "num_queries": 6},
+        mask_decoder_config={"hidden_size": 32, "num_attention_heads": 2},
+    )
+    network = lively(Sam3Model(config))
+    with torch.no_grad():
+        network.detr_decoder.presence_head.layer3.bias.fill_(3)
+    network.save_pretrained(folder)
+    processor = Sam3ImageProcessor(size={"height": SIDE, "width": SIDE})
+    Sam3Processor(processor, tokenizer).save_pretrained(folder)
+    return folder
+
+
+def clip_tokenizer(vocabulary: Sequence[str]) -> CLIPTokenizer:
+    """CLIP's tokenizer with merges learnt from a few words instead of the web."""
+    learnt = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
+    learnt.pre_tokenizer = pre_tokenizers.Whitespace()
+    trainer = trainers.BpeTrainer(
+        vocab_size=2000,
+        end_of_word_suffix="</w>",
+        special_tokens=["<|startoftext|>", "<|endoftext|>"],
+        show_progress=False,
+    )
+    learnt.train_from_iterator([words.lower() for words in vocabulary], trainer)
+    model = json.loads(learnt.to_str())["model"]
+    return CLIPTokenizer(vocab=model["vocab"], merges=[tuple(pair) for pair in model["merges"]])
+
+
+def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
+    """Soft coloured blobs, uint8 [H, W, 3]: noise would vanish when it is reduced."""
+    coarse = torch.rand(1, 3, 5, 5, generator=torch.Generator().manual_seed(seed))
+    fine = torch.nn.functional.interpolate(coarse, (height, width), mode="bicubic")
+    return (255 * fine.clamp(0, 1)).byte()[0].permute(1, 2, 0).numpy()
+
+
+def peak_memory(work: Callable[[], Any]) -> float:
+    """MB of memory that `work` needs at its peak, beyond what the process holds already."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts anew
+    except OSError:
+        pytest.skip("needs Linux, which tells a process its peak memory")
+    before = _memory("VmRSS")
+    work()
+    return _memory("VmHWM") - before
+
+
+def _memory(name: str) -> float:
+    (found,) = re.findall(rf"{name}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    return int(found) / 1000
