@@ -33,7 +33,7 @@ env: .venv/.installed
 	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else \
 		"Python >= 3.11 is needed; name one with `make PYTHON=python3.12 env`")'
 	$(UV) venv --quiet --allow-existing --no-python-downloads --python $(PYTHON) .venv
-	$(UV) pip sync --python .venv --require-hashes requirements.lock
+	$(UV) pip sync --python .venv --compile-bytecode --require-hashes requirements.lock
 	$(UV) pip install --quiet --python .venv --no-deps --editable .
 	@touch $@
 
