@@ -386,7 +386,7 @@ def test_two_runs_at_once_on_one_cache_agree(root, tmp_path):
 
 
 def test_elements_carry_the_names_that_their_segmenter_knows():
-    scenes = data.load("geoscenes", "eval", 2, size=64)
+    scenes = data.load("geoscenes", "eval", 2, size=SIDE)
     config = CONFIG.model_copy(update={"segmenter": "truth", "attribution": "edges", "s_min": 0.0})
     config = config.model_copy(update={"label": "predicted"})
     found = pipeline.elements(scenes, classifier(), config, progress=False)
