@@ -114,6 +114,7 @@ def main() -> None:
             batch_size=batch_size,
             shard_size=max(16, batch_size),
             precision=options.precision,
+            device=str(device),
         )
         for method in options.methods
     ]

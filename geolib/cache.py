@@ -123,8 +123,7 @@ def compute(
     ValueError
         If the cache folder cannot be written.
     """
-    identity = key(stage, params, modules)
-    place = cache_root() / stage / identity[:2] / identity
+    place = _place(stage, params, modules)
     if _is_whole(place):
         return place
     with _lock(place):
@@ -133,9 +132,20 @@ def compute(
     return place
 
 
+def find(stage: str, params: Mapping[str, Any], modules: Sequence[str]) -> Path | None:
+    """Folder of a finished stage, as :func:`compute` gives it; None where it is yet to be built."""
+    place = _place(stage, params, modules)
+    return place if _is_whole(place) else None
+
+
 def seconds(folder: Path) -> float:
     """How long a finished stage took to compute."""
     return json.loads((folder / MANIFEST).read_text())["seconds"]
+
+
+def _place(stage: str, params: Mapping[str, Any], modules: Sequence[str]) -> Path:
+    identity = key(stage, params, modules)
+    return cache_root() / stage / identity[:2] / identity
 
 
 def _build(

@@ -31,6 +31,14 @@ class Dataset(StrEnum):
     osv5m = "osv5m"
 
 
+class Precision(StrEnum):
+    """Numbers that networks compute in."""
+
+    auto = "auto"
+    bf16 = "bf16"
+    fp32 = "fp32"
+
+
 class Label(StrEnum):
     """Class by which outcomes are judged."""
 
@@ -58,6 +66,13 @@ Root = Annotated[Path | None, typer.Option(help="Folder of photographs, for --da
 Classes = Annotated[
     str | None,
     typer.Option(help="Countries, separated by commas; `FR,other` asks for one against the rest."),
+]
+Device = Annotated[
+    str, typer.Option(help="auto (a GPU if there is one), cpu, cuda, cuda:1 or mps.")
+]
+BatchSize = Annotated[
+    int | None,
+    typer.Option(min=1, help="Images per pass; by default as the device suggests."),
 ]
 Profile = Annotated[str, typer.Option(help="smoke (minutes), default, or paper.")]
 Parameters = Annotated[
@@ -94,7 +109,8 @@ def book(profile: Profile = "default", parameter: Parameters = None) -> None:
 
 @app.command(
     epilog="Examples: `geolib train --output scenes.safetensors` · `geolib train --dataset folder "
-    "--root PHOTOS --arch mobilenet_v2 --weights FILE --output mine.safetensors`"
+    "--root PHOTOS --arch mobilenet_v2 --weights FILE --output mine.safetensors` · on several GPUs "
+    "or machines `torchrun --nproc-per-node 2 --no-python geolib train --output FILE`"
 )
 def train(
     output: Annotated[Path, typer.Option(help="Checkpoint to write.")] = Path(
@@ -114,6 +130,7 @@ def train(
     seed: int = 0,
 ) -> None:
     """Train or fine-tune a country classifier; a killed training goes on where it stopped."""
+    from geolib.model import Process
     from geolib.study import Study
 
     with _plain_errors():
@@ -131,7 +148,10 @@ def train(
             learning_rate=learning_rate,
             seed=seed,
         )
-        study.classifier.save(output)
+        classifier = study.classifier
+        if Process.this().rank > 0:  # of torchrun; the first process reports
+            return
+        classifier.save(output)
         accuracy = study.accuracy("test")
         console.print(
             f"accuracy on {accuracy['n_images']} unseen images: {accuracy['value']:.1%} "
@@ -162,6 +182,11 @@ def evaluate(
     label: Annotated[Label, typer.Option(help="Class by which outcomes are judged.")] = Label.true,
     repeats: Annotated[int, typer.Option(help="Random layouts per image.")] = 10,
     seed: int = 0,
+    device: Device = "auto",
+    precision: Annotated[
+        Precision, typer.Option(help="auto is bf16 where the hardware computes in it.")
+    ] = Precision.auto,
+    batch_size: BatchSize = None,
     output: Annotated[
         Path | None,
         typer.Option(help="Folder for outcomes, maps, elements (Parquet, COCO); slower."),
@@ -192,6 +217,9 @@ def evaluate(
                         repeats=repeats,
                         individual=output is not None,
                         seed=seed,
+                        device=device,
+                        precision=precision.value,
+                        batch_size=batch_size,
                     )
                     tables.append(pipeline.evaluate(images, classifier, config, client=client))
                     if output:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -161,11 +161,13 @@ def compute(
         raise RuntimeError(
             f"a shard of {config.shard_size} images was lost with {error.allowed_failures + 1} "
             "workers in turn, most likely for want of memory: give the workers more, or make "
-            f"shard_size or batch_size={config.batch_size} smaller"
+            "shard_size or batch_size smaller"
         ) from error
     finally:
+        # A scheduler that dies leaves the client "running" for a moment.
         if client.status == "running":
-            client.unregister_worker_plugin(run.name)
+            with suppress(CommClosedError):
+                client.unregister_worker_plugin(run.name)
 
 
 class _Run(WorkerPlugin):

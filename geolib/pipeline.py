@@ -25,7 +25,7 @@ from matplotlib.figure import Figure
 from geolib import cache, data, figures, images, segmentation, stages, statistics
 from geolib.ablation import faithfulness
 from geolib.attribution import attribute
-from geolib.model import Classifier
+from geolib.model import Classifier, choose_device
 from geolib.progress import progress_bar
 from geolib.scoring import extract_elements
 from geolib.stages import EvaluationConfig, Extracted
@@ -425,6 +425,8 @@ def explain(
     config = config or EvaluationConfig()
     item = _as_item(image, name)
     batch = data.to_batch([item], classifier.image_size)
+    device = choose_device(config.device)
+    classifier.to(device)
     attribution = attribute(
         classifier,
         batch,
@@ -456,7 +458,7 @@ def explain(
     )
     extracted = Extracted(item, batch[0], attribution, segments, found)
     with torch.inference_mode():
-        probabilities = classifier(batch).softmax(1)[0].tolist()
+        probabilities = classifier(batch.to(device)).softmax(1)[0].tolist()
     synthetic = classifier.trained_on == "geoscenes" and item.scene is None
     return Explanation(
         name=item.id,

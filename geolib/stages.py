@@ -26,7 +26,7 @@ from geolib.ablation import COLUMNS, faithfulness
 from geolib.attribution import FLOAT32_METHODS, attribute
 from geolib.images import UnreadableImage
 from geolib.model import Classifier, predict
-from geolib.model.precision import uses_bf16
+from geolib.model.precision import choose_device, uses_bf16
 from geolib.scoring import S_MIN, TOP_P, Elements, extract_elements
 
 ELEMENT_COLUMNS = [
@@ -65,11 +65,14 @@ class EvaluationConfig(BaseModel):
     seed
         Seed of the random layouts.
     batch_size
-        Images per forward pass.
+        Images per forward pass, by default as the device suggests; halved, with a warning,
+        whenever memory runs out.
     shard_size
         Images per unit of work.
     precision
         ``"auto"``, ``"bf16"`` or ``"fp32"``.
+    device
+        Where the classifier runs; ``"auto"`` is a GPU if there is one.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -88,9 +91,10 @@ class EvaluationConfig(BaseModel):
     individual: bool = True
     label: Literal["true", "predicted"] = "true"
     seed: int = 0
-    batch_size: int = Field(64, ge=1)
+    batch_size: int | None = Field(None, ge=1)
     shard_size: int = Field(16, ge=1)
     precision: Literal["auto", "bf16", "fp32"] = "auto"
+    device: str = "auto"
 
 
 @dataclass(frozen=True)
@@ -196,20 +200,18 @@ def maps_folder(shard: Shard, classifier: Classifier, config: EvaluationConfig) 
     """Folder of a shard's attribution maps, ``maps.safetensors``."""
 
     def build(folder: Path) -> None:
+        classifier.to(choose_device(config.device))
         precision = "fp32" if config.attribution in FLOAT32_METHODS else config.precision
         with single_thread(_depends_on_threads(classifier, precision)):
-            maps = [
-                attribute(
-                    classifier,
-                    images,
-                    config.attribution,
-                    precision=config.precision,
-                    **config.attribution_options,
-                )
-                for images in shard.batch.split(config.batch_size)
-            ]
-        empty = torch.zeros(0, shard.image_size, shard.image_size)
-        save_file({"maps": torch.cat([empty, *maps])}, folder / "maps.safetensors")
+            maps = attribute(
+                classifier,
+                shard.batch,
+                config.attribution,
+                precision=config.precision,
+                batch_size=config.batch_size,
+                **config.attribution_options,
+            )
+        save_file({"maps": maps}, folder / "maps.safetensors")
 
     params = {"images": shard.identity, "maps": _maps_identity(shard, config)}
     return cache.compute("maps", params, ("geolib.attribution",), build)
@@ -293,6 +295,7 @@ def outcomes(shard: Shard, classifier: Classifier, config: EvaluationConfig) -> 
             pd.DataFrame(columns=list(COLUMNS)).to_parquet(folder / "outcomes.parquet")
             pd.DataFrame(columns=ELEMENT_COLUMNS).to_parquet(folder / "elements.parquet")
             return
+        classifier.to(choose_device(config.device))
         extracted = extract(shard, classifier, config)
         with single_thread(_depends_on_threads(classifier, config.precision)):
             table = faithfulness(
@@ -319,7 +322,7 @@ def outcomes(shard: Shard, classifier: Classifier, config: EvaluationConfig) -> 
         "images": shard.identity,
         "labels": labels,
         "classifier": shard.weights_sha256,
-        "config": config.model_dump(mode="json", exclude={"batch_size", "shard_size"}),
+        "config": config.model_dump(mode="json", exclude={"batch_size", "shard_size", "device"}),
         "segmenter": segmentation.shared(config.segmenter, **config.segmenter_options).key,
     }
     return cache.compute("outcomes", params, ("geolib.stages",), build)

@@ -159,6 +159,9 @@ class Study(BaseModel):
             trained.save(folder / CLASSIFIER)
             shutil.rmtree(unfinished, ignore_errors=True)
 
+        if model.Process.this().rank > 0 and not cache.find("classifier", params, modules):
+            # The first process keeps the result; the others take part in the training.
+            return model.train(self.train, self.validation, config, checkpoints=unfinished)
         folder = cache.compute("classifier", params, modules, build)
         return model.load(folder / CLASSIFIER)
 

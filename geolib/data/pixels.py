@@ -13,7 +13,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from geolib import images
-from geolib.data.records import GeoDataset, GeoImage
+from geolib.data.records import GeoDataset, GeoImage, PhotoRecord
 from geolib.progress import progress_bar
 
 
@@ -63,8 +63,14 @@ class ResizedPixels(Dataset[tuple[int, torch.Tensor | images.UnreadableImage]]):
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> tuple[int, torch.Tensor | images.UnreadableImage]:
+        record = self.dataset.records[index]
         try:
-            return index, torch.from_numpy(resize(self.dataset[index].image, self.image_size))
+            if isinstance(record, PhotoRecord):
+                # Twice the size: shrinking is then left to the anti-aliased filter, as elsewhere.
+                image = images.read(record.path, min_side=2 * self.image_size)
+            else:
+                image = record.read().image
+            return index, torch.from_numpy(resize(image, self.image_size))
         except images.UnreadableImage as error:
             return index, error
 

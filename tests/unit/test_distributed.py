@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -68,21 +69,25 @@ def one_process(folder: Path) -> None:
     (folder / f"{rank}-steps.json").write_text(json.dumps(made))
 
 
-@pytest.fixture(scope="module")
-def resumed(tmp_path_factory) -> Path:
-    """Folder of a training on two processes, one of which was killed in mid-epoch."""
-    folder = tmp_path_factory.mktemp("torchrun")
-    done = subprocess.run(
+def torchrun(*command: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Two processes on this machine."""
+    return subprocess.run(
         [
             *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
-            *("--local-addr=127.0.0.1", "--nproc-per-node=2", "--max-restarts=1"),
-            *(__file__, str(folder)),
+            *("--local-addr=127.0.0.1", "--nproc-per-node=2", *command),
         ],
-        env=os.environ | ENVIRONMENT,
+        env=os.environ | ENVIRONMENT | environment,
         capture_output=True,
         text=True,
         timeout=500,
     )
+
+
+@pytest.fixture(scope="module")
+def resumed(tmp_path_factory) -> Path:
+    """Folder of a training on two processes, one of which was killed in mid-epoch."""
+    folder = tmp_path_factory.mktemp("torchrun")
+    done = torchrun("--max-restarts=1", __file__, str(folder))
     assert done.returncode == 0, done.stderr
     return folder
 
@@ -110,6 +115,25 @@ def test_the_first_process_alone_writes_checkpoints(resumed):
     assert not (resumed / "1-wrote").exists()
     written = {path.name for path in (resumed / "checkpoints").iterdir()}
     assert written == {training.BEST, training.LAST, training.IDENTITY}
+
+
+def test_geolib_train_as_the_launched_command(tmp_path):
+    rng = np.random.default_rng(0)
+    for number in range(24):
+        photo = tmp_path / "photos" / "AB"[number % 2] / f"{number}.png"
+        photo.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(photo), rng.integers(0, 255, (32, 32, 3), np.uint8))
+    command = [
+        *("--no-python", str(Path(sys.executable).with_name("geolib")), "train"),
+        *("--dataset", "folder", "--root", str(tmp_path / "photos"), "--arch", "timm/resnet10t"),
+        *("--image-size", "32", "--max-epochs", "1", "--output", str(tmp_path / "c.safetensors")),
+    ]
+    done = torchrun(*command, GEOLIB_CACHE=str(tmp_path / "cache"))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("accuracy on") == done.stdout.count("c.safetensors") == 1
+    assert model.load(tmp_path / "c.safetensors").classes == ("A", "B")
+    assert len(list((tmp_path / "cache").glob("classifier/*/*/manifest.json"))) == 1
+    assert not list((tmp_path / "cache" / "unfinished").iterdir())
 
 
 if __name__ == "__main__":

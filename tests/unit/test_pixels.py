@@ -1,0 +1,80 @@
+"""Decoding at reduced resolution: what it saves, what it keeps, and how near it stays."""
+
+import io
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from geolib import data, images
+
+
+def smooth(width: int, height: int) -> Image.Image:
+    """Blobs of colour, and grain of the kind that cameras leave."""
+    rng = np.random.default_rng(0)
+    blobs = cv2.resize(rng.uniform(0, 255, (12, 16, 3)), (width, height))
+    grain = rng.normal(0, 5, (height, width, 3))
+    return Image.fromarray(np.clip(blobs + grain, 0, 255).astype(np.uint8))
+
+
+def encoded(photo: Image.Image, kind: str = "JPEG", **options) -> bytes:
+    buffer = io.BytesIO()
+    photo.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("min_side", "shape"),
+    [
+        (None, (480, 640, 3)),
+        (481, (480, 640, 3)),
+        (241, (480, 640, 3)),
+        (240, (240, 320, 3)),
+        (100, (120, 160, 3)),
+        (16, (60, 80, 3)),
+    ],
+)
+def test_no_side_falls_below_what_is_asked(min_side, shape):
+    assert images.read(encoded(smooth(640, 480)), min_side=min_side).shape == shape
+
+
+def test_other_formats_are_read_whole():
+    photo = smooth(640, 480)
+    found = images.read(encoded(photo, "PNG"), min_side=16)
+    np.testing.assert_array_equal(found, np.asarray(photo))
+    np.testing.assert_array_equal(images.read(photo, min_side=16), np.asarray(photo))
+
+
+@pytest.mark.parametrize("mode", ["RGB", "CMYK", "L"])
+def test_rotation_and_colours_are_kept(mode):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned a quarter clockwise
+    file = encoded(smooth(640, 480).convert(mode), exif=exif)
+    whole, reduced = images.read(file), images.read(file, min_side=240)
+    assert whole.shape == (640, 480, 3)
+    assert reduced.shape == (320, 240, 3)
+    halved = whole.reshape(320, 2, 240, 2, 3).mean((1, 3))
+    assert np.abs(halved - reduced).mean() < 2
+
+
+def test_damage_is_found():
+    file = encoded(smooth(640, 480))
+    with pytest.raises(images.UnreadableImage, match="cannot be decoded"):
+        images.read(file[: len(file) // 2], min_side=100)
+    with pytest.raises(images.UnreadableImage, match="too small"):
+        images.read(encoded(smooth(640, 12)), min_side=16)
+
+
+def test_batches_stay_near_those_of_the_whole_photograph(tmp_path):
+    sizes = [(1600, 1200), (900, 1300), (300, 200)]
+    for number, size in enumerate(sizes):
+        place = tmp_path / "AB"[number % 2] / f"{number}.jpg"
+        place.parent.mkdir(exist_ok=True)
+        place.write_bytes(encoded(smooth(*size), quality=85))
+    dataset = data.load("folder", "all", root=tmp_path)
+    (batch,) = data.pixel_batches(dataset, 100, 3, workers=0, progress=False)
+    whole = data.to_batch([dataset[i] for i in batch.indices], 100).permute(0, 2, 3, 1) * 255
+    difference = (batch.pixels.float() - whole).abs()
+    assert difference.mean() < 0.5
+    assert difference.max() <= 2
