@@ -23,17 +23,10 @@ from typer.testing import CliRunner
 
 from geolib import assets, data, remote
 from geolib.cli import app
+from geolib.data import archives
 from geolib.data.collect import Summary, failures
-from geolib.data.osv5m import (
-    country_name,
-    leakage,
-    metadata,
-    places,
-    prepare,
-    s2_cells,
-    split_table,
-    splits,
-)
+from geolib.data.osv5m import country_name, metadata, prepare, split_table
+from geolib.data.splits import leakage, places, s2_cells, splits
 
 MODULE = sys.modules["geolib.data.osv5m"]  # the attribute of that name is the function
 HEADER = "id,latitude,longitude,thumb_original_url,country,sequence,captured_at,city,"
@@ -323,7 +316,7 @@ def _small_repository(tmp_path, monkeypatch):
         for name, files in small.items()
     }
     monkeypatch.setattr(assets, "manifest", lambda: made)
-    monkeypatch.setattr(MODULE, "HUB_PER_SECOND", 200.0)
+    monkeypatch.setattr(archives, "PER_SECOND", 200.0)
     monkeypatch.setattr(MODULE, "MAPILLARY_PER_SECOND", 200.0)
 
 
