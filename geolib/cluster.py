@@ -29,17 +29,14 @@ from distributed import (
 from distributed.comm import CommClosedError
 
 from geolib import cache, data, stages
+from geolib.allocator import KEEP_FREED_MEMORY
 from geolib.model import Classifier
 from geolib.paths import cache_root
 from geolib.progress import progress_bar
 
-# Keep freed memory: by default Dask has workers give it back to the system at once, and a third of
-# the time of a network that runs on a processor goes into asking for it again.
-ALLOCATOR = {
-    "MALLOC_TRIM_THRESHOLD_": str(2**32),
-    "MALLOC_MMAP_THRESHOLD_": str(2**25),
-    "OMP_NUM_THREADS": "1",
-}
+# By default Dask has workers give freed memory back at once, which takes a third of the time of a
+# network on a processor.
+WORKER_ENVIRONMENT = {**KEEP_FREED_MEMORY, "OMP_NUM_THREADS": "1"}
 # Seconds in which a scheduler must answer, and a first worker join it.
 PATIENCE = 30
 
@@ -56,7 +53,7 @@ def connect(workers: int | None = None, scheduler: str | None = None) -> Iterato
         Address of a running scheduler, for example ``"tcp://host:8786"``. Its workers run one
         shard at a time (``dask worker --nthreads 1``) and see the same photographs and the same
         cache folder as this machine, under the same paths. On processors they are faster with the
-        environment variables of :data:`ALLOCATOR`.
+        environment variables of :data:`geolib.allocator.KEEP_FREED_MEMORY`.
 
     Yields
     ------
@@ -82,7 +79,7 @@ def connect(workers: int | None = None, scheduler: str | None = None) -> Iterato
             yield client
     elif workers is not None:
         with (
-            dask.config.set({"distributed.nanny.pre-spawn-environ": ALLOCATOR}),
+            dask.config.set({"distributed.nanny.pre-spawn-environ": WORKER_ENVIRONMENT}),
             LocalCluster(
                 n_workers=workers,
                 threads_per_worker=1,

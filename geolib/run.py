@@ -36,12 +36,13 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 import geolib
 from geolib import cache, results
+from geolib.allocator import KEEP_FREED_MEMORY
 from geolib.paths import repository_root
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
 KEPT_TAGS = frozenset({"nbval-check-output", "keep_output"})
 # What a notebook shows does not depend on how it is started or printed.
-_NOT_AN_INPUT = {"geolib.cli", "geolib.run", "geolib.sphinx_results"}
+_NOT_AN_INPUT = {"geolib.allocator", "geolib.cli", "geolib.run", "geolib.sphinx_results"}
 _LIBRARIES = ("lightning", "matplotlib", "pandas", "seaborn", "statsmodels")
 _console = Console(stderr=True)
 
@@ -327,6 +328,7 @@ def _execute(
 ) -> list[Execution]:
     folder = build_folder(profile, root) / "notebooks"
     folder.mkdir(parents=True, exist_ok=True)
+    os.environ.update(KEEP_FREED_MEMORY)  # read by the kernels when they start
     executions = []
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     with Progress(*columns, console=_console, transient=True) as progress:
