@@ -1,0 +1,190 @@
+"""What the two partitionings of the earth have in common."""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
+
+from geolib.partitioning.distance import grouped_means
+
+if TYPE_CHECKING:
+    from geopandas import GeoDataFrame
+
+UNASSIGNED = -1
+COLUMNS = ("key", "name", "latitude", "longitude", "n_samples", "approximate")
+SUFFIXES = (".parquet", ".geojson")
+CRS = "EPSG:4326"
+
+
+class Partitioning(ABC):
+    """Cells of the earth, each of them a class of a classifier.
+
+    Attributes
+    ----------
+    cells
+        GeoDataFrame, index = class 0…C-1: ``key`` (unique), ``name`` (for people), ``latitude``
+        and ``longitude`` (spherical mean of the cell's samples, degrees), ``n_samples``,
+        ``approximate`` (whether the polygon is), ``geometry`` (None before `with_polygons`).
+    parameters
+        What it was built with, and ``n_unassigned``, the samples in no cell.
+    """
+
+    kind: str
+
+    def __init__(self, cells: GeoDataFrame, parameters: dict[str, Any]) -> None:
+        self.cells = cells
+        self.parameters = parameters
+
+    @property
+    def n_classes(self) -> int:
+        """Number of cells C."""
+        return len(self.cells)
+
+    @property
+    def coordinates(self) -> np.ndarray:
+        """Coordinate that stands for each class, float64 [C,2] in degrees, latitude first."""
+        return self.cells[["latitude", "longitude"]].to_numpy()
+
+    @property
+    def labels(self) -> list[str]:
+        """Name of each class for people."""
+        return self.cells["name"].tolist()
+
+    @property
+    def n_unassigned(self) -> int:
+        """Number of the samples it was built from that lie in no cell."""
+        return self.parameters["n_unassigned"]
+
+    @abstractmethod
+    def assign(self, coordinates: ArrayLike) -> np.ndarray:
+        """Class of each point.
+
+        Parameters
+        ----------
+        coordinates : [N,2], degrees, latitude first.
+
+        Returns
+        -------
+        int64 [N] in 0…C-1, -1 for a point in no cell.
+
+        Raises
+        ------
+        ValueError
+            For coordinates of another shape or out of range.
+        """
+
+    @abstractmethod
+    def parents_in(self, coarser: Self) -> np.ndarray:
+        """Class of each cell in a coarser partitioning of the same samples (§3.1.3).
+
+        Returns
+        -------
+        int64 [C], -1 for a cell that the coarser partitioning does not cover.
+
+        Raises
+        ------
+        TypeError
+            For a partitioning of another kind.
+        """
+
+    @abstractmethod
+    def with_polygons(self) -> Self:
+        """The same partitioning with the cells' polygons in ``cells.geometry`` (degrees)."""
+
+    @abstractmethod
+    def _table(self) -> GeoDataFrame:
+        """Everything there is to save; its columns hold strings, numbers and geometries."""
+
+    def save(self, path: str | Path) -> None:
+        """Write GeoParquet (.parquet) or GeoJSON (.geojson), with all that `assign` needs.
+
+        Raises
+        ------
+        ValueError
+            For another suffix.
+        """
+        target = _check_suffix(path)
+        table = self._table()
+        table.attrs = {"partitioning": self.kind, **self.parameters}
+        if target.suffix == ".parquet":
+            table.to_parquet(target)
+            return
+        collection = json.loads(table.to_json(drop_id=True, to_wgs84=True))
+        # A member that GeoJSON does not know is allowed (RFC 7946, section 6.1).
+        collection["partitioning"] = table.attrs
+        target.write_text(json.dumps(collection, ensure_ascii=False), encoding="utf-8")
+
+    @classmethod
+    def _read(cls, path: str | Path) -> tuple[GeoDataFrame, dict[str, Any]]:
+        """Table and parameters of a saved partitioning of this kind."""
+        import geopandas
+
+        source = _check_suffix(path)
+        if source.suffix == ".parquet":
+            table = geopandas.read_parquet(source)
+            parameters = dict(table.attrs)
+            table.attrs = {}
+        else:
+            collection = json.loads(source.read_text(encoding="utf-8"))
+            table = geopandas.GeoDataFrame.from_features(collection, crs=CRS)
+            parameters = collection.get("partitioning", {})
+        kind = parameters.pop("partitioning", None)
+        if kind != cls.kind:
+            raise ValueError(
+                f"path={str(path)!r} holds a partitioning of kind {kind!r}; {cls.__name__} expects"
+                f" {cls.kind!r}, written by its save()"
+            )
+        return table, parameters
+
+
+def make_cells(
+    keys: list[str], names: list[str], points: np.ndarray, classes: np.ndarray
+) -> GeoDataFrame:
+    """Table of cells from the samples in them.
+
+    Parameters
+    ----------
+    keys, names : one per class.
+    points : [N,2], degrees, latitude first.
+    classes : int64 [N], -1 for a sample in no cell; every class has samples.
+    """
+    means = grouped_means(points, classes, len(keys))
+    frame = pd.DataFrame(
+        {
+            "key": keys,
+            "name": names,
+            "latitude": means[:, 0],
+            "longitude": means[:, 1],
+            "n_samples": np.bincount(classes[classes >= 0], minlength=len(keys)),
+            "approximate": False,
+        }
+    )
+    return with_geometry(frame, [None] * len(keys))
+
+
+def with_geometry(frame: pd.DataFrame, geometry: Any) -> GeoDataFrame:
+    """The frame as a GeoDataFrame in degrees of WGS 84."""
+    import geopandas
+
+    return geopandas.GeoDataFrame(frame, geometry=geometry, crs=CRS)
+
+
+def n_unique_classes(partitionings: Iterable[Partitioning]) -> int:
+    """Number of distinct cells in several partitionings, the |C| of Table 1."""
+    return len({key for partitioning in partitionings for key in partitioning.cells["key"]})
+
+
+def _check_suffix(path: str | Path) -> Path:
+    checked = Path(path)
+    if checked.suffix not in SUFFIXES:
+        raise ValueError(
+            f"path={str(path)!r} ends in {checked.suffix!r}; expected {' or '.join(SUFFIXES)}"
+        )
+    return checked

@@ -1,0 +1,197 @@
+"""Distances on the sphere and the scores made of them (§4.1 of Theiner et al., WACV 2022)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+EARTH_RADIUS_KM = 6371.0
+# Street, city, region, country and continent level.
+RADII_KM = (1, 25, 200, 750, 2500)
+# Scale of the score of the game's world map.
+GEOGUESSR_KM = 1492.7
+GEOGUESSR_BEST = 5000.0
+# A mean of unit vectors shorter than this has no direction that rounding did not make.
+_NO_DIRECTION = 1e-9
+
+
+def check_coordinates(argument: str, values: ArrayLike) -> np.ndarray:
+    """Return coordinates as float64 [N,2], or say what is wrong with them.
+
+    Parameters
+    ----------
+    argument : name of the caller's argument, for the message.
+    values : [N,2], degrees, latitude first.
+
+    Raises
+    ------
+    ValueError
+        For another shape, NaN or infinite values, and angles outside ±90 and ±180 degrees.
+    """
+    degrees = np.asarray(values, dtype=np.float64)
+    if degrees.ndim != 2 or degrees.shape[1] != 2:
+        raise ValueError(
+            f"{argument} has shape {degrees.shape}; expected [N,2]: latitude, longitude"
+        )
+    # Written so that NaN fails as well.
+    wrong = np.flatnonzero(~(np.abs(degrees) <= (90, 180)).all(axis=1))
+    if wrong.size:
+        latitude, longitude = degrees[wrong[0]].tolist()
+        raise ValueError(
+            f"{argument}[{wrong[0]}] is ({latitude}, {longitude}); expected degrees, latitude"
+            " -90…90 first and longitude -180…180 second"
+        )
+    return degrees
+
+
+def great_circle_distance(a: ArrayLike, b: ArrayLike) -> np.ndarray:
+    """Great-circle distance between paired points on a sphere of 6371 km (§4.1, eq. 4).
+
+    Parameters
+    ----------
+    a, b : [N,2], degrees, latitude first.
+
+    Returns
+    -------
+    float64 [N], kilometres, 0 to half the sphere's circumference.
+
+    Raises
+    ------
+    ValueError
+        For arrays that are not [N,2], of unequal length, or that hold no valid coordinates.
+    """
+    first, second = check_coordinates("a", a), check_coordinates("b", b)
+    if len(first) != len(second):
+        raise ValueError(f"a holds {len(first)} points and b {len(second)}; expected pairs")
+    (latitude_a, longitude_a), (latitude_b, longitude_b) = np.radians(first).T, np.radians(second).T
+    haversine = (
+        np.sin((latitude_b - latitude_a) / 2) ** 2
+        + np.cos(latitude_a) * np.cos(latitude_b) * np.sin((longitude_b - longitude_a) / 2) ** 2
+    )
+    # Rounding can lift the haversine of antipodes above 1.
+    return 2 * EARTH_RADIUS_KM * np.arcsin(np.sqrt(np.minimum(haversine, 1)))
+
+
+def geolocation_accuracy(km: ArrayLike, radii: Sequence[float] = RADII_KM) -> dict[float, float]:
+    """Share of the distances that are below each radius, a_r (§4.1, eq. 4).
+
+    Parameters
+    ----------
+    km : [N], at least one distance in kilometres; infinite where nothing was predicted, a miss.
+    radii : kilometres, above 0.
+
+    Returns
+    -------
+    {radius: share}, 0…1. A distance equal to the radius is a miss.
+
+    Raises
+    ------
+    ValueError
+        For no distances, negative or NaN ones, and radii that are not above 0.
+    """
+    distances = _check_km(km)
+    if distances.size == 0:
+        raise ValueError("km is empty; expected at least one distance")
+    wrong = [radius for radius in radii if not radius > 0]
+    if wrong:
+        raise ValueError(f"radii holds {wrong[0]}; expected kilometres above 0")
+    return {radius: float((distances < radius).mean()) for radius in radii}
+
+
+def geoguessr_score(km: ArrayLike) -> np.ndarray:
+    """Points of the game for a distance: 5000·exp(−d / 1492.7).
+
+    Parameters
+    ----------
+    km : distances in kilometres, of any shape; infinite where nothing was predicted, 0 points.
+
+    Returns
+    -------
+    float64 of the same shape, 0…5000.
+
+    Raises
+    ------
+    ValueError
+        For negative or NaN distances.
+    """
+    return GEOGUESSR_BEST * np.exp(-_check_km(km) / GEOGUESSR_KM)
+
+
+def spherical_mean(coordinates: ArrayLike) -> tuple[float, float]:
+    """Direction of the mean of the points as unit vectors (§3.1.3: average position).
+
+    Unlike the mean of the angles it is right across the antimeridian and at the poles.
+
+    Parameters
+    ----------
+    coordinates : [N,2], N ≥ 1, degrees, latitude first.
+
+    Returns
+    -------
+    (latitude, longitude) in degrees; the longitude in -180…180.
+
+    Raises
+    ------
+    ValueError
+        For no points, invalid ones, and points that cancel out, such as antipodes.
+    """
+    points = check_coordinates("coordinates", coordinates)
+    if len(points) == 0:
+        raise ValueError("coordinates is empty; expected at least one point")
+    latitude, longitude = grouped_means(points, np.zeros(len(points), dtype=np.int64), 1)[0]
+    return float(latitude), float(longitude)
+
+
+def grouped_means(points: np.ndarray, groups: np.ndarray, n_groups: int) -> np.ndarray:
+    """Spherical mean of every group, independent of the order of the points to the last bit.
+
+    Parameters
+    ----------
+    points : [N,2], degrees, latitude first.
+    groups : int [N] in 0…n_groups-1, or -1 for points that count nowhere.
+    n_groups : number of groups, none of them empty.
+
+    Returns
+    -------
+    float64 [n_groups,2], degrees.
+
+    Raises
+    ------
+    ValueError
+        For a group whose points cancel out.
+    """
+    # One order of summation, whatever the order of the input.
+    order = np.lexsort((points[:, 1], points[:, 0], groups))
+    order = order[groups[order] >= 0]
+    group = groups[order]
+    latitude, longitude = np.radians(points[order]).T
+    x, y, z = (
+        np.bincount(group, weights=values, minlength=n_groups)
+        for values in (
+            np.cos(latitude) * np.cos(longitude),
+            np.cos(latitude) * np.sin(longitude),
+            np.sin(latitude),
+        )
+    )
+    sizes = np.bincount(group, minlength=n_groups)
+    lengths = np.sqrt(x**2 + y**2 + z**2)
+    undefined = np.flatnonzero(~(lengths > _NO_DIRECTION * sizes))
+    if undefined.size:
+        raise ValueError(
+            f"the {sizes[undefined[0]]} points of group {undefined[0]} cancel out, so they have no"
+            " mean direction; expected points that are not spread evenly over the globe"
+        )
+    return np.degrees(np.column_stack((np.arctan2(z, np.hypot(x, y)), np.arctan2(y, x))))
+
+
+def _check_km(km: ArrayLike) -> np.ndarray:
+    distances = np.asarray(km, dtype=np.float64)
+    if not (distances >= 0).all():
+        wrong = distances[~(distances >= 0)].flat[0]
+        raise ValueError(
+            f"km holds {wrong}; expected distances of 0 or more, infinite where nothing was"
+            " predicted"
+        )
+    return distances

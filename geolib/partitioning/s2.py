@@ -1,0 +1,280 @@
+"""Adaptive S2 cells: a quadtree over the globe, finer where there are more images.
+
+Weyand et al., PlaNet, ECCV 2016, section 3; thresholds of Müller-Budack et al., ECCV 2018.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, Self
+
+import numpy as np
+import s2sphere
+from numpy.typing import ArrayLike
+
+from geolib.partitioning.cells import (
+    COLUMNS,
+    UNASSIGNED,
+    Partitioning,
+    make_cells,
+    with_geometry,
+)
+from geolib.partitioning.distance import check_coordinates
+
+if TYPE_CHECKING:
+    from geopandas import GeoDataFrame
+    from shapely.geometry.base import BaseGeometry
+
+TAU_MIN = 50
+# Fine, middle and coarse partitioning of Müller-Budack et al., "M" in Theiner et al., Table 1.
+TAU_MAXS = (1000, 2000, 5000)
+LEAF_LEVEL = 30
+# Edges of S2 cells are arcs; this many chords stand for one.
+_CHORDS = 16
+
+
+class S2Partitioning(Partitioning):
+    """S2 cells of τ_min to τ_max images; only images at one point can be more.
+
+    Build one with `build`, several at once with `s2_partitionings`.
+    """
+
+    kind = "s2"
+
+    def __init__(self, cells: GeoDataFrame, parameters: dict[str, int]) -> None:
+        super().__init__(cells, parameters)
+        ids = [s2sphere.CellId.from_token(token).id() for token in cells["key"]]
+        self._ranges = _leaf_ranges(np.array(ids, dtype=np.uint64))
+
+    @classmethod
+    def build(
+        cls, coordinates: ArrayLike, tau_min: int = TAU_MIN, tau_max: int = TAU_MAXS[0]
+    ) -> S2Partitioning:
+        """Partition at one τ_max; see `s2_partitionings`."""
+        return s2_partitionings(coordinates, [tau_max], tau_min)[0]
+
+    def assign(self, coordinates: ArrayLike) -> np.ndarray:
+        """Class of each point: the cell among its ancestors in the quadtree.
+
+        Parameters
+        ----------
+        coordinates : [N,2], degrees, latitude first.
+
+        Returns
+        -------
+        int64 [N] in 0…C-1, -1 for a point in no cell.
+
+        Raises
+        ------
+        ValueError
+            For coordinates of another shape or out of range.
+        """
+        ids = leaves(check_coordinates("coordinates", coordinates))
+        return _locate(self._ranges, ids, ids)
+
+    def parents_in(self, coarser: Partitioning) -> np.ndarray:
+        """Class of each cell in a partitioning of the same samples at a higher τ_max.
+
+        Returns
+        -------
+        int64 [C], -1 for a cell that the coarser partitioning does not cover.
+
+        Raises
+        ------
+        TypeError
+            For a partitioning of another kind.
+        """
+        if not isinstance(coarser, S2Partitioning):
+            raise TypeError(f"coarser is a {type(coarser).__name__}; expected an S2Partitioning")
+        return _locate(coarser._ranges, *self._ranges)
+
+    def with_polygons(self) -> Self:
+        """The same partitioning with ``cells.geometry``, cut at the antimeridian."""
+        polygons = [cell_polygon(token) for token in self.cells["key"]]
+        return type(self)(self.cells.set_geometry(polygons, crs=self.cells.crs), self.parameters)
+
+    def _table(self) -> GeoDataFrame:
+        return self.cells.copy()
+
+    @classmethod
+    def load(cls, path: str | Path) -> S2Partitioning:
+        """Read a file that `save` wrote.
+
+        Raises
+        ------
+        ValueError
+            For a file of another kind.
+        """
+        table, parameters = cls._read(path)
+        return cls(with_geometry(table[list(COLUMNS)], table.geometry), parameters)
+
+
+def s2_partitionings(
+    coordinates: ArrayLike, tau_maxs: Collection[int] = TAU_MAXS, tau_min: int = TAU_MIN
+) -> list[S2Partitioning]:
+    """Partition the globe at one or several τ_max.
+
+    The six faces of the cube are split while they hold more than τ_max images; cells with fewer
+    than τ_min are left out, and so are the images in them. More than τ_max images at one and the
+    same point stay together in a leaf cell (1 cm).
+
+    Parameters
+    ----------
+    coordinates : [N,2], degrees, latitude first; one per image.
+    tau_maxs : most images of a cell, each at least τ_min.
+    tau_min : fewest images of a cell, at least 1.
+
+    Returns
+    -------
+    One partitioning per τ_max from fine to coarse, that is in rising order of τ_max.
+
+    Raises
+    ------
+    ValueError
+        For invalid coordinates or thresholds, and when no cell holds τ_min images.
+    """
+    if not tau_maxs or not 1 <= tau_min <= min(tau_maxs):
+        raise ValueError(
+            f"tau_min={tau_min} and tau_maxs={tau_maxs}; expected 1 ≤ tau_min ≤ every tau_max"
+        )
+    points = check_coordinates("coordinates", coordinates)
+    ids = leaves(points)
+    tree = _quadtree(ids, tau_min)
+    return [_partition(points, ids, tree, tau_max, tau_min) for tau_max in sorted(tau_maxs)]
+
+
+def matching_tau_max(coordinates: ArrayLike, n_classes: int, tau_min: int = TAU_MIN) -> int:
+    """The τ_max whose number of cells comes closest to n_classes; of equals, the smallest.
+
+    Parameters
+    ----------
+    coordinates : [N,2], degrees, latitude first.
+    n_classes : wanted number of cells.
+    tau_min : fewest images of a cell, at least 1.
+
+    Raises
+    ------
+    ValueError
+        For invalid coordinates, a tau_min below 1, and fewer coordinates than tau_min.
+    """
+    points = check_coordinates("coordinates", coordinates)
+    if not 1 <= tau_min <= len(points):
+        raise ValueError(f"tau_min={tau_min}; expected 1 to {len(points)}, the number of images")
+    tree = _quadtree(leaves(points), tau_min)
+    # The number of cells changes only where the interval of a cell begins or is over.
+    bounds = np.unique(np.concatenate(([tau_min], tree.low, tree.high)))
+    candidates = bounds[(bounds >= tau_min) & (bounds <= len(points))]
+    begun = np.sort(tree.low).searchsorted(candidates, side="right")
+    over = np.sort(tree.high).searchsorted(candidates, side="right")
+    return int(candidates[np.abs(begun - over - n_classes).argmin()])
+
+
+def leaves(points: np.ndarray) -> np.ndarray:
+    """Leaf cell of each point [N,2] (degrees): S2 cell ids of level 30, uint64 [N]."""
+    return np.fromiter(
+        (
+            s2sphere.CellId.from_lat_lng(s2sphere.LatLng.from_degrees(*point)).id()
+            for point in points.tolist()
+        ),
+        dtype=np.uint64,
+        count=len(points),
+    )
+
+
+class _Quadtree(NamedTuple):
+    """All cells with τ_min images or more; a cell is a class for low ≤ τ_max < high."""
+
+    ids: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+
+def _quadtree(ids: np.ndarray, tau_min: int) -> _Quadtree:
+    """Count the images in every cell, level by level, on sorted leaves.
+
+    A cell is a class when it need not be split (its images are at most τ_max, or it is a leaf)
+    and its parent must be (the parent's images are more than τ_max).
+    """
+    ordered = np.sort(ids)
+    in_parent = np.full(len(ordered), np.iinfo(np.int64).max)
+    levels = []
+    for level in range(LEAF_LEVEL + 1):
+        lowest = np.uint64(1 << 2 * (LEAF_LEVEL - level))
+        ancestors = ordered & ~(lowest - np.uint64(1)) | lowest
+        cells, first, n = np.unique(ancestors, return_index=True, return_counts=True)
+        kept = n >= tau_min
+        low = n if level < LEAF_LEVEL else np.zeros_like(n)
+        levels.append((cells[kept], low[kept], in_parent[first[kept]]))
+        in_parent = np.repeat(n, n)
+    return _Quadtree(*(np.concatenate(parts) for parts in zip(*levels, strict=True)))
+
+
+def _leaf_ranges(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """First and last leaf inside each cell."""
+    one = np.uint64(1)
+    below = (ids & (~ids + one)) - one
+    return ids - below, ids + below
+
+
+def _locate(
+    ranges: tuple[np.ndarray, np.ndarray], first: np.ndarray, last: np.ndarray
+) -> np.ndarray:
+    """Class whose sorted, disjoint range of leaves holds first…last, -1 where none does."""
+    starts, ends = ranges
+    classes = starts.searchsorted(first, side="right") - 1
+    return np.where((classes >= 0) & (last <= ends[classes]), classes, UNASSIGNED)
+
+
+def _partition(
+    points: np.ndarray, ids: np.ndarray, tree: _Quadtree, tau_max: int, tau_min: int
+) -> S2Partitioning:
+    cells = np.sort(tree.ids[(tree.low <= tau_max) & (tau_max < tree.high)])
+    if not cells.size:
+        raise ValueError(
+            f"tau_min={tau_min} and tau_max={tau_max} leave no cell of {len(points)} images; lower"
+            " tau_min, or give more coordinates"
+        )
+    classes = _locate(_leaf_ranges(cells), ids, ids)
+    parameters = {
+        "tau_min": tau_min,
+        "tau_max": tau_max,
+        "n_samples": len(points),
+        "n_unassigned": int((classes == UNASSIGNED).sum()),
+    }
+    named = [s2sphere.CellId(cell) for cell in cells.tolist()]
+    keys = [cell.to_token() for cell in named]
+    names = [f"S2 cell {cell.to_token()} (level {cell.level()})" for cell in named]
+    return S2Partitioning(make_cells(keys, names, points, classes), parameters)
+
+
+def cell_polygon(token: str) -> BaseGeometry:
+    """Outline of a cell in degrees (x longitude, y latitude), cut at the antimeridian.
+
+    Each edge, an arc on the sphere, becomes a line through 17 of its points.
+    """
+    cell = s2sphere.Cell(s2sphere.CellId.from_token(token))
+    corners = np.array([[*cell.get_vertex(i)] for i in range(4)])
+    share = np.arange(_CHORDS)[:, None] / _CHORDS
+    arcs = corners[:, None] * (1 - share) + np.roll(corners, -1, axis=0)[:, None] * share
+    x, y, z = arcs.reshape(-1, 3).T
+    ring = np.degrees(np.column_stack((np.arctan2(y, x), np.arctan2(z, np.hypot(x, y)))))
+    return _on_map(ring)
+
+
+def _on_map(ring: np.ndarray) -> BaseGeometry:
+    """Polygon of a ring on the sphere ([N,2] longitude, latitude), within ±180 degrees."""
+    from shapely import Polygon
+
+    from geolib.partitioning.polygons import within_map
+
+    # A corner at a pole has no longitude: on the map it is the line between its neighbours'.
+    for i in np.flatnonzero(np.abs(ring[:, 1]) > 90 - 1e-9):
+        sides = [(ring[i - 1, 0], ring[i, 1]), (ring[(i + 1) % len(ring), 0], ring[i, 1])]
+        ring = np.vstack((ring[:i], sides, ring[i + 1 :]))
+    ring = np.vstack((ring, ring[:1]))
+    ring[:, 0] = np.unwrap(ring[:, 0], period=360)
+    if abs(ring[-1, 0] - ring[0, 0]) > 180:  # around a pole: down to it and back
+        pole = np.copysign(90, ring[0, 1])
+        ring = np.vstack((ring, (ring[-1, 0], pole), (ring[0, 0], pole)))
+    return within_map(Polygon(ring))
