@@ -1,7 +1,9 @@
-"""Speed of GeoScenes on one core, its Bayes ceiling, and how often each kind of cue is seen.
+"""Speed of GeoScenes on one core, its Bayes ceilings, and how often each kind of cue is seen.
 
 Run ``python benchmarks/geoscenes.py`` from the repository's root; ``--scenes 2000`` sets how many
-scenes the ceiling and the visibility are measured on.
+scenes the ceilings and the visibility are measured on. Without regional cues the ceiling is that of
+the country; with them, that of the zone, and the accuracy within a radius of an observer who names
+the middle of the likeliest zone.
 """
 
 from __future__ import annotations
@@ -14,16 +16,28 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 
-from geolib.geoscenes import COUNTRIES, Scene, posterior, render, table
+from geolib.geoscenes import (
+    COUNTRIES,
+    Scene,
+    best_guess,
+    posterior,
+    render,
+    table,
+    zone_posterior,
+    zones,
+)
+from geolib.partitioning import geolocation_accuracy, great_circle_distance
 
 
-def rate(use: Callable[[Scene], object], n: int, size: int) -> tuple[float, float]:
+def rate(
+    use: Callable[[Scene], object], n: int, size: int, *, regional: bool = False
+) -> tuple[float, float]:
     """Scenes per second of wall time and of processor time."""
-    for seed in range(10):
-        use(render(seed, size=size))
+    for seed in range(60):  # plants are painted when first seen
+        _ = render(seed, size=size, regional=regional).image
     wall, cpu = time.perf_counter(), time.process_time()
     for seed in range(1000, 1000 + n):
-        use(render(seed, size=size))
+        use(render(seed, size=size, regional=regional))
     return n / (time.perf_counter() - wall), n / (time.process_time() - cpu)
 
 
@@ -43,9 +57,16 @@ def main() -> None:
         print(
             "picture at {:3d} px           {:8.1f} {:8.1f}".format(size, *rate(_image, 100, size))
         )
+    regional = rate(_image, 100, 224, regional=True)
+    print("picture at 224 px, regional {:8.1f} {:8.1f}".format(*regional))
     print("masks and footprints at 224 {:8.1f} {:8.1f}".format(*rate(masks, 40, 224)))
     print("Bayes posterior at 224      {:8.1f} {:8.1f}".format(*rate(posterior, 40, 224)))
+    countries(n)
+    regions(n)
 
+
+def countries(n: int) -> None:
+    """The ceiling of the country and the visibility of its cues."""
     seen: Counter[tuple[str, str]] = Counter()
     drawn: Counter[str] = Counter()
     best, blind, right, visible = [], [], [], []
@@ -67,6 +88,34 @@ def main() -> None:
     for kind in table():
         shares = "  ".join(f"{c} {seen[kind, c] / drawn[c]:.2f}" for c in COUNTRIES)
         print(f"  {kind:16s} {shares}")
+
+
+def regions(n: int) -> None:
+    """The ceiling of the zone, and of the distance to the middle of the likeliest zone."""
+    seen: Counter[str] = Counter()
+    best, right, country, guesses, places = [], [], [], [], []
+    for seed in range(60_000, 60_000 + n):
+        scene = render(seed, regional=True)
+        seen.update(list(scene.visible_cues(min_pixels=64)))
+        belief = zone_posterior(scene)
+        best.append(max(belief.values()))
+        right.append(max(belief, key=belief.__getitem__) == scene.zone)
+        of_country = dict.fromkeys(COUNTRIES, 0.0)
+        for zone, p in belief.items():
+            of_country[zones()[zone].country] += p
+        country.append(max(of_country.values()))
+        guesses.append(best_guess(belief))
+        places.append((scene.latitude, scene.longitude))
+    error = np.std(best) / np.sqrt(n)
+    print(f"\nwith regional cues, {len(zones())} zones")
+    print(f"Bayes accuracy of the zone on {n} scenes: {np.mean(best):.3f} ± {error:.3f}")
+    print(f"  share of right answers: {np.mean(right):.3f}")
+    print(f"  of the country: {np.mean(country):.3f}")
+    accuracy = geolocation_accuracy(great_circle_distance(guesses, places))
+    print("  its share within r km: " + "  ".join(f"{r}: {a:.3f}" for r, a in accuracy.items()))
+    print("share of scenes in which the kind fills 64 pixels")
+    for kind in table(regional=True):
+        print(f"  {kind:16s} {seen[kind] / n:.2f}")
 
 
 def _image(scene: Scene) -> np.ndarray:

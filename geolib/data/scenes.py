@@ -14,6 +14,7 @@ from geolib.paths import data_file
 
 SCENES_PER_SPLIT = 1_000_000
 SCENE_TABLES = ("cues.yaml", "gazetteer.csv")
+REGIONAL_TABLES = (*SCENE_TABLES, "regional-cues.yaml")
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,8 @@ class SceneRecord:
     options: dict[str, Any]
 
     def content_key(self) -> str:
-        params = {"seed": self.seed, "country": self.country, "tables": _scene_tables()}
+        names = REGIONAL_TABLES if self.options.get("regional") else SCENE_TABLES
+        params = {"seed": self.seed, "country": self.country, "tables": _hashes(names)}
         return key("scene", params | self.options, ["geolib.geoscenes"])
 
     def read(self) -> GeoImage:
@@ -67,7 +69,7 @@ def geoscenes(
     countries
         The classes.
     options
-        ``shortcut`` and other options of :func:`geolib.geoscenes.render`.
+        ``regional``, ``shortcut`` and other options of :func:`geolib.geoscenes.render`.
     """
     check_split(split, SPLITS)
     amount = n or {"train": 3000, "eval": 100}.get(split, 300)
@@ -84,6 +86,6 @@ def geoscenes(
 
 
 @cache
-def _scene_tables() -> tuple[str, ...]:
+def _hashes(names: tuple[str, ...]) -> tuple[str, ...]:
     """Hashes of the tables that scenes are drawn from."""
-    return tuple(sha256(data_file(name)) for name in SCENE_TABLES)
+    return tuple(sha256(data_file(name)) for name in names)

@@ -1,7 +1,7 @@
 """GeoScenes: procedural street scenes of which it is known what tells the country."""
 
-from geolib.geoscenes.bayes import bayes_accuracy, posterior
-from geolib.geoscenes.cues import COUNTRIES, CueKind, Look, table
+from geolib.geoscenes.bayes import bayes_accuracy, best_guess, posterior, zone_posterior
+from geolib.geoscenes.cues import COUNTRIES, CueKind, Look, Zone, table, zone_of, zones
 from geolib.geoscenes.scene import MIN_PIXELS, Scene, SceneObject, gazetteer, render
 
 __all__ = [
@@ -11,9 +11,14 @@ __all__ = [
     "Look",
     "Scene",
     "SceneObject",
+    "Zone",
     "bayes_accuracy",
+    "best_guess",
     "gazetteer",
     "posterior",
     "render",
     "table",
+    "zone_of",
+    "zone_posterior",
+    "zones",
 ]

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
 from geolib.geoscenes.canvas import SUPERSAMPLING
 from geolib.geoscenes.coverage import cover, transmit, visible_mask
-from geolib.geoscenes.cues import COUNTRIES, log_posterior, table
+from geolib.geoscenes.cues import COUNTRIES, log_posterior, zones
 from geolib.geoscenes.layout import cue_slot
-from geolib.geoscenes.scene import MIN_PIXELS, Item, Scene, render
+from geolib.geoscenes.scene import MIN_PIXELS, Item, Scene, gazetteer, render
 
 
 def posterior(
@@ -38,6 +38,8 @@ def posterior(
     picture knows less than :math:`g` and the visible cues (a cue below ``min_pixels`` aside), so
     the accuracy of this posterior bounds theirs from above.
 
+    In a regional scene the zones of a country are summed (:func:`zone_posterior`).
+
     Parameters
     ----------
     scene : Scene
@@ -54,20 +56,68 @@ def posterior(
     dict
         Country to probability.
     """
-    visible = scene.visible_cues(min_pixels)
-    total = dict.fromkeys(countries, 0.0)
-    for name, kind in table().items():
-        if kind.handed and not left_right:
-            continue
-        if name in visible:
-            for c in countries:
-                total[c] += _log(kind.probability(c, visible[name]))
-            continue
-        hidden = [k for k in kind.names(countries) if _hidden(scene, name, k, min_pixels)]
-        for c in countries:
-            shares = [kind.probability(c, None), *(kind.probability(c, k) for k in hidden)]
-            total[c] += _log(sum(shares))
-    return log_posterior(total)
+    if scene.zone is None:
+        prior = dict.fromkeys(countries, 0.0)
+        return log_posterior(_weigh(scene, prior, left_right, min_pixels))
+    belief = dict.fromkeys(countries, 0.0)
+    of_zones = zone_posterior(
+        scene, countries=countries, left_right=left_right, min_pixels=min_pixels
+    )
+    for zone, probability in of_zones.items():
+        belief[zones()[zone].country] += probability
+    return belief
+
+
+def zone_posterior(
+    scene: Scene,
+    *,
+    countries: Sequence[str] = COUNTRIES,
+    left_right: bool = True,
+    min_pixels: int = MIN_PIXELS,
+) -> dict[str, float]:
+    """Probability of each zone given the cues that are visible in a regional scene.
+
+    As :func:`posterior`, with zones for countries. Countries are equally probable, and the zones of
+    a country in proportion to their towns, as scenes are drawn.
+
+    Returns
+    -------
+    dict
+        Zone to probability, the zones of ``countries``.
+
+    Raises
+    ------
+    ValueError
+        If the scene was not rendered with ``regional=True``.
+    """
+    if scene.zone is None:
+        raise ValueError(f"{scene!r} has no zone: render it with regional=True")
+    prior = {}
+    for zone in zones().values():
+        if zone.country in countries:
+            towns = gazetteer()[zone.country]
+            share = sum(t.region in zone.regions for t in towns) / len(towns)
+            prior[zone.name] = math.log(share)
+    return log_posterior(_weigh(scene, prior, left_right, min_pixels))
+
+
+def best_guess(belief: Mapping[str, float]) -> tuple[float, float]:
+    """Where an observer places a regional scene: amid the towns of the likeliest zone.
+
+    Parameters
+    ----------
+    belief : mapping
+        Zone to probability, of :func:`zone_posterior`.
+
+    Returns
+    -------
+    tuple of float
+        Degrees north and east: the mean of the towns' coordinates (a zone is a few degrees wide).
+    """
+    zone = zones()[max(belief, key=belief.__getitem__)]
+    towns = [t for t in gazetteer()[zone.country] if t.region in zone.regions]
+    latitude, longitude = np.mean([(t.latitude, t.longitude) for t in towns], axis=0).tolist()
+    return latitude, longitude
 
 
 def bayes_accuracy(
@@ -76,6 +126,7 @@ def bayes_accuracy(
     countries: Sequence[str] = COUNTRIES,
     left_right: bool = True,
     min_pixels: int = MIN_PIXELS,
+    regional: bool = False,
 ) -> float:
     """Accuracy of the best observer of the visible cues: the mean of the largest posterior.
 
@@ -87,11 +138,13 @@ def bayes_accuracy(
     ----------
     scenes : iterable of Scene or int
         Scenes, or seeds of scenes drawn from ``countries``.
+    regional : bool
+        Accuracy of the zone instead of the country; the scenes must be regional.
 
     Returns
     -------
     float
-        In 1/len(countries)..1.
+        In 0..1.
 
     Raises
     ------
@@ -100,12 +153,36 @@ def bayes_accuracy(
     """
     best = []
     for item in scenes:
-        scene = item if isinstance(item, Scene) else render(int(item), countries=countries)
-        belief = posterior(scene, countries=countries, left_right=left_right, min_pixels=min_pixels)
+        if isinstance(item, Scene):
+            scene = item
+        else:
+            scene = render(int(item), countries=countries, regional=regional)
+        observe = zone_posterior if regional else posterior
+        belief = observe(scene, countries=countries, left_right=left_right, min_pixels=min_pixels)
         best.append(max(belief.values()))
     if not best:
         raise ValueError("scenes is empty; give at least one scene or seed")
     return float(np.mean(best))
+
+
+def _weigh(
+    scene: Scene, prior: Mapping[str, float], left_right: bool, min_pixels: int
+) -> dict[str, float]:
+    """Log prior plus log-likelihood of each place."""
+    visible = scene.visible_cues(min_pixels)
+    total = dict(prior)
+    for name, kind in scene.world.table.items():
+        if kind.handed and not left_right:
+            continue
+        if name in visible:
+            for c in total:
+                total[c] += _log(kind.probability(c, visible[name]))
+            continue
+        hidden = [k for k in kind.names(list(total)) if _hidden(scene, name, k, min_pixels)]
+        for c in total:
+            shares = [kind.probability(c, None), *(kind.probability(c, k) for k in hidden)]
+            total[c] += _log(sum(shares))
+    return total
 
 
 def _log(p: float) -> float:

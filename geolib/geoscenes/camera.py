@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import numpy as np
 
@@ -55,16 +56,24 @@ class Camera:
         return image
 
     def ground(self, side: int) -> tuple[np.ndarray, np.ndarray]:
-        """``(u, z)`` of the ground seen by every pixel of a ``side``-pixel image; z = inf above."""
-        axis = (np.arange(side, dtype=np.float32) + np.float32(0.5)) / np.float32(side) - 0.5
-        cos, sin = np.float32(math.cos(self.roll)), np.float32(math.sin(self.roll))
-        x = cos * axis[None, :] + sin * axis[:, None]
-        down = cos * axis[:, None] - sin * axis[None, :] - np.float32(self.horizon - 0.5)
-        z = np.full_like(x, np.inf)
-        np.divide(np.float32(self.focal * self.height), down, out=z, where=down > 1e-3)
-        near = np.minimum(z, 400)
-        u = x * near / np.float32(self.focal) + np.float32(self.lateral)
-        return u - np.float32(self.curve) * near * near, z
+        """``(u, z)`` of the ground seen by every pixel of a ``side``-pixel image; z = inf above.
+
+        The arrays are shared: do not write into them.
+        """
+        return _ground(self, side)
+
+
+@lru_cache(maxsize=2)
+def _ground(camera: Camera, side: int) -> tuple[np.ndarray, np.ndarray]:
+    axis = (np.arange(side, dtype=np.float32) + np.float32(0.5)) / np.float32(side) - 0.5
+    cos, sin = np.float32(math.cos(camera.roll)), np.float32(math.sin(camera.roll))
+    x = cos * axis[None, :] + sin * axis[:, None]
+    down = cos * axis[:, None] - sin * axis[None, :] - np.float32(camera.horizon - 0.5)
+    z = np.full_like(x, np.inf)
+    np.divide(np.float32(camera.focal * camera.height), down, out=z, where=down > 1e-3)
+    near = np.minimum(z, 400)
+    u = x * near / np.float32(camera.focal) + np.float32(camera.lateral)
+    return u - np.float32(camera.curve) * near * near, z
 
 
 @dataclass(frozen=True)

@@ -405,6 +405,6 @@ def _place(bitmap: Bitmap, target: np.ndarray, side: int, table: np.ndarray) -> 
     warped = cv2.warpAffine(
         source, matrix, (int(x1 - x0), int(y1 - y0)), flags=cv2.INTER_LINEAR, borderValue=0
     )
-    alpha = np.ascontiguousarray(warped[..., 3])
-    colour = cv2.LUT(np.ascontiguousarray(warped[..., :3]), table)
+    alpha = cv2.extractChannel(warped, 3)
+    colour = cv2.LUT(cv2.cvtColor(warped, cv2.COLOR_RGBA2RGB), table)
     return Sprite(int(x0), int(y0), colour, alpha)

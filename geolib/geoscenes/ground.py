@@ -57,6 +57,72 @@ def background(camera: Camera, light: Light, street: Street, side: int) -> np.nd
     return np.clip(np.rint(image), 0, 255).astype(np.uint8)
 
 
+@dataclass(frozen=True)
+class Tilth:
+    """Bare soil, or a crop on it."""
+
+    soil: Colour
+    crop: Colour | None = None
+    row: float = 0.0  # metres between the crop's rows; 0: it covers the soil
+    flowers: Colour | None = None
+    height: float = 0.0  # of the crop, metres
+    texture: str = "grass"
+    contrast: float = 0.3  # of the texture
+
+
+def patch(
+    camera: Camera,
+    light: Light,
+    street: Street,
+    side: int,
+    across: tuple[float, float],
+    along: tuple[float, float],
+    tilth: Tilth,
+) -> tuple[int, int, np.ndarray, np.ndarray] | None:
+    """A piece of ground with ragged edges: its pixels' x, y, colours and alpha (uint8).
+
+    ``across`` and ``along`` are ranges of road coordinates in metres. None if it is out of view.
+    """
+    u, z = camera.ground(side)
+    inside = (z > along[0] - 1) & (z < along[1] * 1.2) & (u > across[0] - 1) & (u < across[1] + 1)
+    rows, columns = (np.flatnonzero(inside.any(axis=k)) for k in (1, 0))
+    if not len(rows):
+        return None
+    window = (slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))
+    u, z = u[window], z[window]
+    z = np.minimum(z, 400)
+    pixel = z / np.float32(camera.focal * side)
+    coarse = _sample(_cloud_tile(), u, z, street.offset, 14.0)
+    near = np.clip(1.3 - z / 22, 0.15, 1)
+    grain = near * _sample(_photo_tile(tilth.texture), u, z, street.offset, 90.0)
+    shade = 1 + np.float32(tilth.contrast) * (grain + 0.4 * coarse)
+
+    ragged = 0.3 * coarse
+    alpha = _edge(u - np.float32(across[0]) + ragged, pixel)
+    alpha *= _edge(np.float32(across[1]) - u + ragged, pixel)
+    deep = pixel * z / np.float32(camera.height)  # metres per pixel along the view
+    alpha *= _edge(z - np.float32(along[0]) + ragged, deep)
+    alpha *= _edge(np.float32(along[1]) - z + ragged, deep)
+
+    colour = _paint(shade, tilth.soil)
+    if tilth.crop is not None:
+        cover = np.ones_like(u)
+        if tilth.row:
+            wave = np.cos((u - np.float32(across[0])) * np.float32(2 * np.pi / tilth.row))
+            clear = np.clip(1.5 - 4 * pixel / tilth.row, 0, 1)  # rows merge in the distance
+            cover = np.clip(0.62 + 0.9 * clear * wave, 0, 1)
+        colour = _mix(colour, _paint(shade * (0.72 + 0.28 * cover), tilth.crop), cover)
+    if tilth.flowers is not None:
+        dots = _sample(_photo_tile("gravel"), u, z, street.offset, 45.0)
+        colour = _mix(colour, _planes(tilth.flowers), np.clip(0.35 + 1.6 * near * dots, 0, 1))
+    haze = 1 - np.exp(-np.maximum(z - 6, 0) / np.float32(light.haze_range))
+    lit = np.minimum(colour * _planes(light.gain((0.0, 1.0, 0.0))), 255)
+    seen = _mix(lit, _planes(light.haze_colour), haze).transpose(1, 2, 0)
+    x, y = int(columns[0]), int(rows[0])
+    opaque = np.rint(255 * alpha).astype(np.uint8)
+    return x, y, np.clip(np.rint(seen), 0, 255).astype(np.uint8), opaque
+
+
 def _sky(camera: Camera, light: Light, side: int) -> np.ndarray:
     axis = (np.arange(side, dtype=np.float32) + np.float32(0.5)) / np.float32(side)
     height = np.clip((np.float32(camera.horizon) - axis) / np.float32(0.6), 0, 1)[:, None, None]

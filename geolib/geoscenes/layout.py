@@ -82,7 +82,9 @@ def _cue_slot(plan: _Plan, kind: str) -> Slot:
 def slots(seed: int, street: Street, cue_kinds: tuple[str, ...]) -> list[Slot]:
     """All places of a scene: one for each cue kind, and the neutral objects it happens to have."""
     plan = _Plan(seed, street)
-    return plan.neutral() + [_cue_slot(plan, kind) for kind in cue_kinds]
+    # where the relief tells of the region, it stands in the place of the neutral mountain
+    neutral = [s for s in plan.neutral() if s.id != "mountain" or "relief" not in cue_kinds]
+    return neutral + [_cue_slot(plan, kind) for kind in cue_kinds]
 
 
 class _Plan:
@@ -124,6 +126,11 @@ class _Plan:
             "shop_sign": (-self.box, 0.8, (9.6, 10.6)),
             "house": (self.house, 3.6, (11.5, 16.0)),
             "vegetation": (-self.house, 4.6, (11.0, 16.0)),
+            "relief": (1, 0, (300, 400)),
+            "tower": (-self.house, 9.0, (38, 50)),
+            "soil": (self.house, 0.25, (3, 4)),
+            "field": (-self.house, self.street.pavement + 0.2, (3, 4)),
+            "snow_pole": (-self.box, 0.6, (6.5, 8.0)),
         }
         if kind == "licence_plate":
             return self.host()

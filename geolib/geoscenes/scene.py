@@ -23,7 +23,7 @@ from geolib.geoscenes.coverage import (
     transmit,
     visible_mask,
 )
-from geolib.geoscenes.cues import COUNTRIES, table
+from geolib.geoscenes.cues import COUNTRIES, CueKind, table, zone_of, zones
 from geolib.geoscenes.ground import Street, background
 from geolib.geoscenes.layout import Place, quantile, slots, stream
 from geolib.geoscenes.objects import DRAWERS
@@ -63,6 +63,16 @@ class World:
     region: str
     latitude: float
     longitude: float
+    zone: str | None  # None: cues follow the country alone
+
+    @property
+    def place(self) -> str:
+        """The row of the cue table it draws from."""
+        return self.zone or self.country
+
+    @property
+    def table(self) -> Mapping[str, CueKind]:
+        return table(self.zone is not None)
 
 
 @dataclass(frozen=True)
@@ -74,7 +84,7 @@ class SceneObject:
     id, category : str
         Name within the scene, and kind of object (for a cue: the kind of cue).
     cue : bool
-        Whether its presence or look depends on the country.
+        Whether its presence or look depends on the country or region.
     look : str or None
         The look a cue takes.
     """
@@ -137,6 +147,11 @@ class Scene:
         return self.world.region
 
     @property
+    def zone(self) -> str | None:
+        """The zone whose cues it carries; None unless rendered with ``regional=True``."""
+        return self.world.zone
+
+    @property
     def latitude(self) -> float:
         """Degrees north."""
         return self.world.latitude
@@ -158,7 +173,7 @@ class Scene:
     def cues(self) -> dict[str, str | None]:
         """Look of every kind of cue, None where the scene has none."""
         present = {i.category: i.look for i in self.items if i.cue}
-        return {kind: present.get(kind) for kind in table()}
+        return {kind: present.get(kind) for kind in self.world.table}
 
     def visible_cues(self, min_pixels: int = MIN_PIXELS) -> dict[str, str]:
         """Looks of the cues of which at least ``min_pixels`` pixels are visible."""
@@ -189,6 +204,9 @@ class Scene:
         The look is the one this seed gives that country. A kind of cue that the country never has
         disappears. Only pixels in the footprints of the two looks change.
 
+        In a regional scene ``country`` may also be a zone; a country stands for the zone of the
+        town that this seed draws there.
+
         Raises
         ------
         ValueError
@@ -200,9 +218,13 @@ class Scene:
             raise ValueError(
                 f"id={id!r} is no country cue and looks alike everywhere; cues: {cues}"
             )
-        if country not in COUNTRIES:
-            raise ValueError(f"country={country!r} is unknown; known: {list(COUNTRIES)}")
-        look = pick_look(self.seed, item.category, country)
+        known = [*COUNTRIES, *(zones() if self.zone else ())]
+        if country not in known:
+            raise ValueError(f"country={country!r} is unknown; known: {known}")
+        place = country
+        if self.zone and country in COUNTRIES:
+            place = _zone(_town(stream(self.seed, "town"), country))
+        look = pick_look(self.seed, self.world.table[item.category], place)
         if look is None:
             return self.without(id)
         other = dataclasses.replace(item, look=look)
@@ -266,6 +288,11 @@ class Scene:
 
     # -- masks ---------------------------------------------------------------------------------
 
+    @property
+    def covers(self) -> list[tuple[str, Cover]]:
+        """Coverage of every drawn part, far to near, with the object's id."""
+        return [(owner, cover) for owner, _, cover in self._covers]
+
     @cached_property
     def _covers(self) -> list[tuple[str, Part, Cover]]:
         side = self.size * SUPERSAMPLING
@@ -301,6 +328,7 @@ def render(
     countries: Sequence[str] = COUNTRIES,
     shortcut: Mapping[str, object] | None = None,
     all_cues: bool = False,
+    regional: bool = False,
 ) -> Scene:
     """Scene number ``seed``.
 
@@ -320,6 +348,9 @@ def render(
         ("watermark" or "smudge").
     all_cues : bool
         Show every kind of cue that the country has.
+    regional : bool
+        Cues also tell the region: house, vegetation, relief, soil, field and others follow the
+        scene's zone (``data/regional-cues.yaml``). Town and coordinates do not depend on it.
 
     Returns
     -------
@@ -334,16 +365,16 @@ def render(
     plant = None if shortcut is None else Shortcut.parse(shortcut, countries)
     if country is None:
         country = list(countries)[int(quantile(seed, "country") * len(countries))]
-    world = _world(seed, country, size)
+    world = _world(seed, country, size, regional)
     items = []
-    everything = slots(seed, world.street, tuple(table()))
+    everything = slots(seed, world.street, tuple(world.table))
     neutral = {slot.id for slot in everything if not slot.cue}
     for slot in everything:
         look = None
         if slot.cue:
             if slot.host is not None and slot.host not in neutral:
                 continue
-            look = draw_look(seed, slot.id, country, all_cues)
+            look = draw_look(seed, world.table[slot.id], world.place, all_cues)
             if look is None:
                 continue
         items.append(Item(slot.id, slot.category, slot.cue, look, slot.place, slot.host))
@@ -353,21 +384,29 @@ def render(
     return Scene(world, items)
 
 
-def draw_look(seed: int, kind: str, country: str, certain: bool = False) -> str | None:
-    """Look of a kind of cue in a scene of this country, None where it is absent."""
-    present = quantile(seed, "presence:" + kind) < table()[kind].presence(country)
-    return pick_look(seed, kind, country) if present or certain else None
+def draw_look(seed: int, kind: CueKind, place: str, certain: bool = False) -> str | None:
+    """Look of a kind of cue in a scene of this place, None where it is absent."""
+    present = quantile(seed, "presence:" + kind.name) < kind.presence(place)
+    return pick_look(seed, kind, place) if present or certain else None
 
 
-def pick_look(seed: int, kind: str, country: str) -> str | None:
+def pick_look(seed: int, kind: CueKind, place: str) -> str | None:
     """The look it has when it is present."""
-    return table()[kind].pick(country, quantile(seed, "look:" + kind))
+    return kind.pick(place, quantile(seed, "look:" + kind.name))
 
 
-def _world(seed: int, country: str, size: int) -> World:
-    rng = stream(seed, "town")
+def _town(rng: np.random.Generator, country: str) -> Town:
     towns = gazetteer()[country]
-    town = towns[int(rng.random() * len(towns))]
+    return towns[int(rng.random() * len(towns))]
+
+
+def _zone(town: Town) -> str:
+    return zone_of(town.country, town.region).name
+
+
+def _world(seed: int, country: str, size: int, regional: bool) -> World:
+    rng = stream(seed, "town")
+    town = _town(rng, country)
     return World(
         seed=seed,
         country=country,
@@ -379,6 +418,7 @@ def _world(seed: int, country: str, size: int) -> World:
         region=town.region,
         latitude=round(town.latitude + rng.uniform(-0.02, 0.02), 5),
         longitude=round(town.longitude + rng.uniform(-0.02, 0.02), 5),
+        zone=_zone(town) if regional else None,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 
 import cv2
 import numpy as np
@@ -272,6 +272,106 @@ def _banana(rng: np.random.Generator) -> Bitmap:
     return brush.bitmap()
 
 
+def _spruce(rng: np.random.Generator) -> Bitmap:
+    """A wide cone of drooping boughs down to the ground, dark blue-green."""
+    brush = _Brush(0.56, (34, 58, 54))
+    _trunk(brush, 0.28, 0.2, 0.03, (96, 78, 66))
+    for k in range(13):
+        y, reach = 0.05 + 0.07 * k, 0.016 + 0.0185 * k
+        for x in (-1, -0.5, 0.5, 1, 0):
+            at = (0.28 + x * reach * 0.85, y + 0.03 * abs(x), 0.022 + 0.003 * k)
+            _foliage(brush, rng, [at], (10, 28, 30), (64, 100, 84), 0.024, 1.0, 0.34)
+    return brush.bitmap()
+
+
+def _cypress(rng: np.random.Generator) -> Bitmap:
+    """A narrow dark spindle."""
+    brush = _Brush(0.2, (40, 60, 36))
+    _trunk(brush, 0.1, 0.85, 0.03, (96, 78, 60))
+    blobs = [
+        (0.1, 0.06 + 0.07 * k, 0.022 + 0.045 * math.sin(math.pi * (k + 0.6) / 13.5))
+        for k in range(13)
+    ]
+    _foliage(brush, rng, blobs, (18, 34, 20), (84, 108, 58), 0.018, aspect=0.4)
+    return brush.bitmap()
+
+
+def _pine(rng: np.random.Generator) -> Bitmap:
+    """A tall bare reddish trunk under a broad flat crown."""
+    brush = _Brush(0.72, (62, 88, 52))
+    _trunk(brush, 0.36, 0.22, 0.05, (158, 104, 74), float(rng.uniform(-0.05, 0.05)))
+    blobs = [
+        (0.36 + rng.uniform(-0.24, 0.24), rng.uniform(0.12, 0.24), rng.uniform(0.06, 0.1))
+        for _ in range(12)
+    ]
+    _foliage(brush, rng, sorted(blobs, key=lambda b: b[1]), (30, 52, 30), (118, 144, 76), 0.028)
+    return brush.bitmap()
+
+
+def _birch(rng: np.random.Generator) -> Bitmap:
+    """White barred trunks under light foliage."""
+    brush = _Brush(0.6, (120, 150, 70))
+    blobs = [
+        (0.3 + rng.uniform(-0.16, 0.16), rng.uniform(0.14, 0.5), rng.uniform(0.07, 0.11))
+        for _ in range(11)
+    ]
+    _foliage(brush, rng, sorted(blobs, key=lambda b: b[1]), (70, 98, 40), (184, 206, 104), 0.026)
+    for x, lean in ((0.22, -0.05), (0.31, 0.03), (0.39, 0.07)):
+        w = 0.018
+        brush.polygon(
+            [(x - w, 1), (x + w, 1), (x + lean + w / 2, 0.16), (x + lean - w / 2, 0.16)],
+            (240, 240, 236),
+        )
+        for y in rng.uniform(0.3, 0.98, 9).tolist():
+            at = x + lean * (1 - y) / 0.84 + rng.uniform(-0.01, 0.01)
+            brush.leaf(float(at), y, 0.024, 0.35, 0.0, (54, 52, 50))
+    return brush.bitmap()
+
+
+def _acacia(rng: np.random.Generator) -> Bitmap:
+    """A short forked trunk under a thin, flat, dusty crown."""
+    brush = _Brush(1.2, (120, 128, 78))
+    for lean in (-0.3, -0.1, 0.12, 0.3):
+        _trunk(brush, 0.6, 0.34, 0.05, (112, 92, 74), lean)
+    blobs = [
+        (0.6 + rng.uniform(-0.44, 0.44), rng.uniform(0.24, 0.38), rng.uniform(0.06, 0.11))
+        for _ in range(14)
+    ]
+    _foliage(
+        brush, rng, sorted(blobs, key=lambda b: b[1]), (84, 92, 52), (176, 178, 112), 0.034, 1.3
+    )
+    return brush.bitmap()
+
+
+def _fan_palm(rng: np.random.Generator) -> Bitmap:
+    """Palmyra: a straight dark trunk under a dense ball of stiff fans."""
+    brush = _Brush(0.56, (70, 94, 60))
+    _trunk(brush, 0.28, 0.24, 0.05, (84, 76, 70))
+    for radius, count, tone in ((0.2, 26, 0.25), (0.15, 20, 0.55), (0.08, 14, 0.8)):
+        for a in np.linspace(0, 2 * math.pi, count, endpoint=False).tolist():
+            x, y = 0.28 + radius * math.cos(a), 0.23 - radius * math.sin(a) * 0.95
+            shade = tone + 0.2 * math.sin(a) + rng.normal(0, 0.1)
+            brush.leaf(x, y, 0.13, 0.3, -a, _tone((28, 50, 34), (142, 164, 100), shade))
+    return brush.bitmap()
+
+
+def _fruit_tree(rng: np.random.Generator, fruit: Colour) -> Bitmap:
+    """A low round crown full of fruit."""
+    brush = _Brush(1.0, (64, 92, 44))
+    _trunk(brush, 0.5, 0.6, 0.07, (110, 92, 76))
+    blobs = [
+        (0.5 + rng.uniform(-0.24, 0.24), rng.uniform(0.3, 0.6), rng.uniform(0.14, 0.2))
+        for _ in range(8)
+    ]
+    _foliage(brush, rng, sorted(blobs, key=lambda b: b[1]), (28, 50, 24), (112, 142, 62), 0.04)
+    for _ in range(60):
+        cx, cy, r = blobs[int(rng.integers(len(blobs)))]
+        a, q = rng.uniform(0, 2 * math.pi), 0.9 * r * math.sqrt(rng.uniform())
+        x, y = float(cx + q * math.cos(a)), float(cy + q * math.sin(a))
+        brush.leaf(x, y, 0.055, 1.0, 0.0, _tone((60, 40, 20), fruit, 0.85 + rng.uniform(0, 0.15)))
+    return brush.bitmap()
+
+
 def _belt(rng: np.random.Generator) -> Bitmap:
     """A belt of distant trees, tapering towards both ends."""
     width = 5.0
@@ -334,8 +434,23 @@ _PAINTERS: dict[str, Callable[[np.random.Generator], Bitmap]] = {
 }
 
 
+_REGIONAL: dict[str, Callable[[np.random.Generator], Bitmap]] = {
+    "acacia": _acacia,
+    "apple_tree": partial(_fruit_tree, fruit=(206, 40, 36)),
+    "birch": _birch,
+    "citrus_tree": partial(_fruit_tree, fruit=(250, 156, 24)),
+    "cypress": _cypress,
+    "fan_palm": _fan_palm,
+    "pine": _pine,
+    "spruce": _spruce,
+}
+
+
 @cache
 def bitmap(name: str, variant: int) -> Bitmap:
     """Bitmap of one plant or cloud."""
-    index = sorted(_PAINTERS).index(name)
-    return _PAINTERS[name](np.random.Generator(np.random.PCG64([index, variant])))
+    if name in _PAINTERS:
+        seed, paint = [sorted(_PAINTERS).index(name), variant], _PAINTERS[name]
+    else:  # seeds of their own, so that the pictures without regional cues stay as they are
+        seed, paint = [100, sorted(_REGIONAL).index(name), variant], _REGIONAL[name]
+    return paint(np.random.Generator(np.random.PCG64(seed)))

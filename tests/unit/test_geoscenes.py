@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from geolib import geoscenes
-from geolib.geoscenes import COUNTRIES, Scene, posterior, render, table
+from geolib.geoscenes import COUNTRIES, Scene, posterior, render, table, zones
 from geolib.geoscenes.canvas import Polygon
 from geolib.geoscenes.coverage import Cover, transmit
 from geolib.geoscenes.cues import CueKind, Look, log_posterior
@@ -52,7 +52,10 @@ def test_every_row_is_drawn_and_cited():
 
 def test_every_drawn_look_is_in_the_table():
     drawn = {name for name in DRAWERS if "/" in name and not name.startswith("shortcut/")}
-    assert drawn == {f"{k.name}/{look}" for k in table().values() for look in k.names(COUNTRIES)}
+    named = {f"{k.name}/{look}" for k in table().values() for look in k.names(COUNTRIES)}
+    for kind in table(regional=True).values():
+        named |= {f"{kind.name}/{look}" for look in kind.names(list(zones()))}
+    assert drawn == named
 
 
 def test_look_probabilities_and_quantiles():

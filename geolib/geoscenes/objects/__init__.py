@@ -6,9 +6,22 @@ from geolib.geoscenes.objects import (
     markings,
     nature,
     plants,
+    regional,
+    relief,
     roadside,
     signs,
     vehicles,
 )
 
-__all__ = ["DRAWERS", "buildings", "markings", "nature", "plants", "roadside", "signs", "vehicles"]
+__all__ = [
+    "DRAWERS",
+    "buildings",
+    "markings",
+    "nature",
+    "plants",
+    "regional",
+    "relief",
+    "roadside",
+    "signs",
+    "vehicles",
+]

@@ -50,7 +50,7 @@ def _body(s: Sketch, p: Plot, height: float, wall: Colour, plinth: Colour) -> No
     s.quad(p.across, (0, 0.45), p.z[0], plinth)
 
 
-def _row(s: Sketch, place: Place, build: Callable[[Sketch, Plot], None]) -> None:
+def row(s: Sketch, place: Place, build: Callable[[Sketch, Plot], None]) -> None:
     """Two houses of one kind behind each other, the far one first."""
     near = s.rng.uniform(7.5, 9.5)
     gap = s.rng.uniform(1.5, 4)
@@ -83,40 +83,70 @@ def _end_openings(p: Plot, count: int) -> list[float]:
 # -- France ----------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class Gabled:
+    """Colours and proportions of a house with a pitched roof."""
+
+    walls: tuple[Colour, ...]
+    roofs: tuple[Colour, ...]
+    shutters: tuple[Colour, ...] = ()
+    rise: Span = (2.0, 2.7)  # of the ridge above the eaves, metres
+    timber: Colour | None = None  # of a visible frame
+    boards: Colour | None = None  # of a boarded upper storey
+    trim: Colour | None = None  # of bands and corners
+
+
+SHUTTERS: tuple[Colour, ...] = (
+    (72, 112, 150),
+    (70, 110, 86),
+    (130, 52, 52),
+    (140, 152, 160),
+    (108, 84, 64),
+)
+RENDERED = Gabled(
+    walls=((232, 218, 190), (238, 230, 214), (224, 196, 160), (214, 204, 186)),
+    roofs=((192, 104, 66),),
+    shutters=SHUTTERS,
+)
+
+
 @register("house/tiles_and_shutters")
 def house_france(s: Sketch, place: Place) -> None:
-    _row(s, place, _french)
+    row(s, place, lambda sketch, plot: gabled(sketch, plot, RENDERED))
 
 
-def _french(s: Sketch, p: Plot) -> None:
-    """Rendered walls, tall windows with shutters, a pitched roof of orange tiles, a chimney."""
-    walls: tuple[Colour, ...] = ((232, 218, 190), (238, 230, 214), (224, 196, 160), (214, 204, 186))
-    paints: tuple[Colour, ...] = (
-        (72, 112, 150),
-        (70, 110, 86),
-        (130, 52, 52),
-        (140, 152, 160),
-        (108, 84, 64),
-    )
-    wall = walls[int(s.rng.integers(4))]
-    shutter = paints[int(s.rng.integers(5))]
-    tile = _dim((192, 104, 66), s.rng.uniform(0.88, 1.08))
-    eave, rise = s.rng.uniform(4.9, 5.7), s.rng.uniform(2.0, 2.7)
+def gabled(s: Sketch, p: Plot, style: Gabled) -> None:
+    """Tall windows, often with shutters, a pitched roof, a chimney."""
+    wall = _one(s, style.walls)
+    shutter = _one(s, style.shutters) if style.shutters else None
+    tile = _dim(_one(s, style.roofs), s.rng.uniform(0.88, 1.08))
+    eave, rise = s.rng.uniform(4.9, 5.7), s.rng.uniform(*style.rise)
     a, b = p.across
     z0, z1 = p.z
     zm = (z0 + z1) / 2
     _body(s, p, eave, wall, _dim(wall, 0.8))
-    s.face([(p.u, eave, z0), (p.u, eave, z1), (p.u, eave + rise, zm)], wall, p.normal)
+    gable = wall if style.boards is None else style.boards
+    s.face([(p.u, eave, z0), (p.u, eave, z1), (p.u, eave + rise, zm)], gable, p.normal)
+    if style.boards is not None:
+        _facade(s, p, p.z, (2.7, eave), style.boards, 0.005)
+        s.quad((a, b), (2.7, eave), z0 - 0.005, style.boards)
+    if style.trim is not None:
+        _bands(s, p, eave, style.trim)
+    if style.timber is not None:
+        _frame(s, p, eave, rise, style.timber)
+    door = _dim(wall, 0.5) if shutter is None else _dim(shutter, 0.8)
     for y in (0.95, 3.3):
         for z in _openings(p, 3):
             if y < 1 and z == _openings(p, 3)[1]:
-                _facade(s, p, (z - 0.55, z + 0.55), (0.1, 2.3), _dim(shutter, 0.8), 0.02)
+                _facade(s, p, (z - 0.55, z + 0.55), (0.1, 2.3), door, 0.02)
                 continue
             _french_window(s, p, z, y, shutter)
         for u in _end_openings(p, 2):
             s.quad((u - 0.5, u + 0.5), (y - 0.08, y + 1.48), z0 - 0.01, _dim(wall, 1.12))
             s.quad((u - 0.42, u + 0.42), (y, y + 1.4), z0 - 0.02, PANE)
             s.quad((u - 0.03, u + 0.03), (y, y + 1.4), z0 - 0.03, (226, 226, 220))
+            if shutter is None:
+                continue
             for sign in (-1, 1):
                 c, d = sorted((u + sign * 0.45, u + sign * 0.92))
                 s.quad((c, d), (y - 0.05, y + 1.45), z0 - 0.03, shutter)
@@ -168,9 +198,48 @@ def _french(s: Sketch, p: Plot) -> None:
     )
 
 
-def _french_window(s: Sketch, p: Plot, z: float, y: float, shutter: Colour) -> None:
+def _one(s: Sketch, colours: tuple[Colour, ...]) -> Colour:
+    return colours[int(s.rng.integers(len(colours)))]
+
+
+def _bands(s: Sketch, p: Plot, eave: float, colour: Colour) -> None:
+    """Pale bands at the floors and at the corner."""
+    for y in (2.75, eave - 0.2):
+        _facade(s, p, p.z, (y, y + 0.2), colour, 0.006)
+        s.quad(p.across, (y, y + 0.2), p.z[0] - 0.006, colour)
+    _facade(s, p, (p.z[0], p.z[0] + 0.4), (0, eave), colour, 0.006)
+    corner = sorted((p.u, p.u + p.side * 0.4))
+    s.quad((corner[0], corner[1]), (0, eave), p.z[0] - 0.006, colour)
+
+
+def _frame(s: Sketch, p: Plot, eave: float, rise: float, timber: Colour) -> None:
+    """Posts, rails and braces of a timber frame."""
+    a, b = p.across
+    z0, z1 = p.z
+    zm = (z0 + z1) / 2
+    thick = 0.2
+    for y in (0.5, 2.75, eave - thick):
+        s.quad((a, b), (y, y + thick), z0 - 0.006, timber)
+        _facade(s, p, p.z, (y, y + thick), timber, 0.006)
+    for k in range(7):
+        x, z = a + (b - a - thick) * k / 6, z0 + (z1 - z0 - thick) * k / 6
+        s.quad((x, x + thick), (0.5, eave), z0 - 0.006, timber)
+        _facade(s, p, (z, z + thick), (0.5, eave), timber, 0.006)
+    u = p.u - p.side * 0.006
+    top = eave + rise * 0.9
+    for share in (0.15, 0.5, 0.85):
+        foot = z0 + share * (z1 - z0)
+        brace = [(u, eave, foot), (u, eave, foot + thick), (u, top, zm + thick), (u, top, zm)]
+        s.face(brace, timber, p.normal)
+    half = eave + rise * 0.4
+    _facade(s, p, (zm - 0.3 * (z1 - z0), zm + 0.3 * (z1 - z0)), (half, half + thick), timber, 0.006)
+
+
+def _french_window(s: Sketch, p: Plot, z: float, y: float, shutter: Colour | None) -> None:
     _facade(s, p, (z - 0.45, z + 0.45), (y, y + 1.4), PANE, 0.01)
     _facade(s, p, (z - 0.03, z + 0.03), (y, y + 1.4), (226, 226, 220), 0.02)
+    if shutter is None:
+        return
     for sign in (-1, 1):
         c, d = sorted((z + sign * 0.48, z + sign * 0.95))
         _facade(s, p, (c, d), (y - 0.05, y + 1.45), shutter, 0.04)
@@ -179,14 +248,16 @@ def _french_window(s: Sketch, p: Plot, z: float, y: float, shutter: Colour) -> N
 # -- India -----------------------------------------------------------------------------------------
 
 
-@register("house/flat_roof_tank")
-def house_india(s: Sketch, place: Place) -> None:
-    _row(s, place, _indian)
+@dataclass(frozen=True)
+class Flat:
+    """Colours of a house with a flat roof; no ``trims``: white, or a darker shade of the wall."""
+
+    walls: tuple[Colour, ...]
+    trims: tuple[Colour, ...] = ()
 
 
-def _indian(s: Sketch, p: Plot) -> None:
-    """Flat roof with parapet, painted walls, sunshade slabs, balcony, a water tank on top."""
-    walls: tuple[Colour, ...] = (
+PAINTED = Flat(
+    walls=(
         (232, 176, 150),
         (150, 202, 196),
         (242, 214, 130),
@@ -194,8 +265,21 @@ def _indian(s: Sketch, p: Plot) -> None:
         (172, 200, 226),
         (236, 226, 204),
     )
-    wall = walls[int(s.rng.integers(6))]
-    trim = _dim(wall, 0.72) if s.rng.random() < 0.5 else (240, 238, 232)
+)
+
+
+@register("house/flat_roof_tank")
+def house_india(s: Sketch, place: Place) -> None:
+    row(s, place, lambda sketch, plot: flat_roofed(sketch, plot, PAINTED))
+
+
+def flat_roofed(s: Sketch, p: Plot, style: Flat) -> None:
+    """Flat roof with parapet, painted walls, sunshade slabs, balcony, a water tank on top."""
+    wall = _one(s, style.walls)
+    if style.trims:
+        trim = _one(s, style.trims)
+    else:
+        trim = _dim(wall, 0.72) if s.rng.random() < 0.5 else (240, 238, 232)
     floors = 2
     storey = s.rng.uniform(3.0, 3.3)
     top = floors * storey
@@ -273,18 +357,31 @@ def _slab(s: Sketch, p: Plot, z: Span, y: Span, out: float, colour: Colour) -> N
 # -- Japan -----------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class Hipped:
+    """Colours of a house with a hipped and a skirt roof."""
+
+    walls: tuple[Colour, ...]
+    roofs: tuple[Colour, ...]
+    wood: Colour = (104, 76, 54)
+
+
+KAWARA = Hipped(
+    walls=((226, 220, 206), (204, 196, 178), (232, 230, 224), (190, 176, 152)),
+    roofs=((70, 80, 98), (82, 84, 88), (58, 74, 104), (98, 74, 62)),
+)
+
+
 @register("house/kawara_hip_roof")
 def house_japan(s: Sketch, place: Place) -> None:
-    _row(s, place, _japanese)
+    row(s, place, lambda sketch, plot: hipped(sketch, plot, KAWARA))
 
 
-def _japanese(s: Sketch, p: Plot) -> None:
+def hipped(s: Sketch, p: Plot, style: Hipped) -> None:
     """Two storeys under hipped roofs of glazed tiles, a skirt roof between, sliding windows."""
-    walls: tuple[Colour, ...] = ((226, 220, 206), (204, 196, 178), (232, 230, 224), (190, 176, 152))
-    glazes: tuple[Colour, ...] = ((70, 80, 98), (82, 84, 88), (58, 74, 104), (98, 74, 62))
-    wall = walls[int(s.rng.integers(4))]
-    tile = glazes[int(s.rng.integers(4))]
-    wood: Colour = (104, 76, 54)
+    wall = _one(s, style.walls)
+    tile = _one(s, style.roofs)
+    wood = style.wood
     a, b = p.across
     z0, z1 = p.z
     low, eave, rise = 2.75, s.rng.uniform(5.1, 5.6), s.rng.uniform(1.6, 2.1)

@@ -23,7 +23,7 @@ def tree(
     s.sprite(sprite, (u, 0.0, z), (width, height), tint=tint, flip=s.light.sun[0] > 0)
 
 
-def _row(
+def row(
     s: Sketch, place: Place, species: str, height: tuple[float, float], gap: float, count: int
 ) -> None:
     for k in range(count):
@@ -34,29 +34,29 @@ def _row(
 
 @register("vegetation/plane_trees")
 def plane_trees(s: Sketch, place: Place) -> None:
-    _row(s, place, "plane_tree", (7.0, 8.5), 6.5, 4)
+    row(s, place, "plane_tree", (7.0, 8.5), 6.5, 4)
 
 
 @register("vegetation/poplars")
 def poplars(s: Sketch, place: Place) -> None:
-    _row(s, place, "poplar", (8.5, 11.0), 4.0, 6)
+    row(s, place, "poplar", (8.5, 11.0), 4.0, 6)
 
 
 @register("vegetation/palms")
 def palms(s: Sketch, place: Place) -> None:
-    _row(s, place, "palm", (6.2, 8.4), 5.5, 4)
+    row(s, place, "palm", (6.2, 8.4), 5.5, 4)
 
 
 @register("vegetation/bananas")
 def bananas(s: Sketch, place: Place) -> None:
-    _row(s, place, "banana", (3.6, 4.8), 4.0, 4)
+    row(s, place, "banana", (3.6, 4.8), 4.0, 4)
 
 
 @register("vegetation/cedars")
 def cedars(s: Sketch, place: Place) -> None:
-    _row(s, place, "cedar", (9.0, 12.0), 3.2, 7)
+    row(s, place, "cedar", (9.0, 12.0), 3.2, 7)
 
 
 @register("vegetation/bamboo")
 def bamboo(s: Sketch, place: Place) -> None:
-    _row(s, place, "bamboo", (6.5, 8.5), 3.0, 6)
+    row(s, place, "bamboo", (6.5, 8.5), 3.0, 6)
