@@ -79,6 +79,7 @@ def main() -> None:
         "gradcam++": (1, False, together),
         "layercam": (1, False, together),
         "scorecam": (n_channels, False, arguments.batch_size),
+        "combicam": (1, True, together),
         "smoothgrad": (arguments.samples, True, arguments.batch_size),
         "integrated_gradients": (32, True, arguments.batch_size),
     }

@@ -2,8 +2,9 @@
 
 Every stage of the paper is a module of this package, in the order in which the data flow:
 ``data``, ``model``, ``attribution``, ``segmentation``, ``scoring``, ``ablation``, ``statistics``
-and ``figures``; ``pipeline`` runs them over a dataset, ``run`` executes the notebooks and builds
-the book. Stages are imported when first used, so that ``import geolib`` stays fast.
+and ``figures``. ``concepts``, ``partitioning`` and ``location`` hold the systems beside it;
+``pipeline`` runs the flow over a dataset, ``run`` executes the notebooks and builds the book.
+Stages are imported when first used, so that ``import geolib`` stays fast.
 """
 
 from __future__ import annotations
@@ -23,6 +24,9 @@ STAGES = (
     "ablation",
     "statistics",
     "figures",
+    "concepts",
+    "partitioning",
+    "location",
     "pipeline",
     "results",
     "run",

@@ -587,3 +587,91 @@ def places(positions: pd.DataFrame, classes: Sequence[str]) -> Figure:
         axis.grid()
     axes[0, 0].set_ylabel("latitude (°)")
     return figure
+
+
+@styled
+def concept_influences(
+    pictures: Sequence[Any],
+    explanations: Sequence[np.ndarray],
+    semantic_maps: Sequence[np.ndarray],
+    names: Sequence[str],
+    influences: Sequence[pd.Series],
+    titles: Sequence[str],
+) -> Figure:
+    """Photograph, explanation, semantic map and influence per concept (Theiner et al., Figure 3).
+
+    Parameters
+    ----------
+    pictures, explanations, semantic_maps
+        One of each per row: an image, ``[H, W]`` in 0..1, and int ``[H, W]`` into ``names``.
+    names
+        Of all concepts.
+    influences
+        For each row, influence by name of the concept; concepts without one are drawn grey.
+    titles
+        What was predicted for each row.
+    """
+    shown = sorted({str(name) for values in influences for name in values.dropna().index})
+    colours = dict(zip(shown, sns.color_palette("husl", len(shown)), strict=True))
+    # So that the widest bar is the same in every row.
+    widest = max((values.max() for values in influences if values.notna().any()), default=1.0)
+    figure, axes = plt.subplots(
+        len(pictures),
+        4,
+        figsize=(WIDTH, 1.75 * len(pictures) + 0.3),
+        squeeze=False,
+        layout=_tight(),
+    )
+    for row, picture in enumerate(pictures):
+        image = as_image(picture)
+        values = influences[row].dropna().sort_values()
+        table = np.array([to_rgb(colours[n] if n in values else "#9aa4ae") for n in names])
+        panels = [image, overlay(image, explanations[row]), table[semantic_maps[row]]]
+        for axis, panel in zip(axes[row], panels, strict=False):
+            axis.imshow(panel, interpolation="nearest")
+            axis.set(xticks=[], yticks=[])
+            axis.spines[:].set_visible(False)
+        axes[row, 0].set_ylabel(titles[row], fontsize=8.5)
+        bars = axes[row, 3]
+        bars.barh(values.index, values, color=[colours[str(name)] for name in values.index])
+        bars.axvline(1, color=INK, ls=":", lw=1.2)
+        bars.set_xlim(0, 1.05 * max(widest, 1.0))
+        bars.tick_params(axis="y", length=0, labelsize=8.5)
+        bars.tick_params(axis="x", labelsize=8)
+        if row + 1 < len(pictures):
+            bars.set_xticklabels([])
+    for axis, title in zip(axes[0], ("image", "explanation", "concepts", "influence"), strict=True):
+        axis.set_title(title, fontsize=10)
+    return figure
+
+
+@styled
+def concept_medians(table: pd.DataFrame, groups: Mapping[str, str]) -> Figure:
+    """Median influence of each concept with its interval, a colour per group.
+
+    Parameters
+    ----------
+    table
+        Columns ``concept``, ``group``, ``median``, ``low``, ``high``, ``by_chance``; concepts are
+        drawn in its order.
+    groups
+        Group and its name in the legend, at most two.
+    """
+    order = list(dict.fromkeys(table["concept"]))
+    figure, axis = plt.subplots(figsize=(WIDTH, 0.42 * len(order) + 1.2))
+    for (group, label), shift, colour in zip(
+        groups.items(), (-0.14, 0.14), (RANDOM, GUIDED), strict=False
+    ):
+        rows = table[table["group"] == group]
+        places = np.array([order.index(name) for name in rows["concept"]]) + shift
+        axis.hlines(places, rows["low"], rows["high"], color=colour, lw=3, alpha=0.5)
+        axis.plot(rows["median"], places, "o", color=colour, ms=7, label=label)
+        axis.plot(rows["by_chance"], places, "|", color=INK, ms=11, mew=1.6)
+    axis.plot([], [], "|", color=INK, ms=11, mew=1.6, label="laid anywhere")
+    axis.axvline(1, color=INK, ls=":", lw=1.2)
+    axis.set(yticks=range(len(order)), yticklabels=order, xlabel="median concept influence")
+    axis.set_ylim(len(order) - 0.4, -0.6)
+    axis.set_xlim(left=0)
+    axis.grid(axis="x")
+    axis.legend(loc="upper center", bbox_to_anchor=(0.45, -0.75 / len(order) - 0.08), ncols=3)
+    return figure

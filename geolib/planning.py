@@ -7,14 +7,19 @@ GPU are these hours divided by an assumed factor: an extrapolation, not a measur
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
+from itertools import accumulate
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pandas as pd
 import torch
 from torch.nn import functional as F
+from torch.profiler import ProfilerActivity, profile
 
 from geolib import cache, model, segmentation, stages
 from geolib.data import GeoDataset
@@ -240,7 +245,7 @@ def measure(
     shard = stages.Shard(dataset.subset(range(min(FEW, len(dataset)))), IMAGE_SIZE, "")
     image = stages.to_uint8(shard.batch[:1])[0]
     timed = {
-        segment.name: _seconds(partial(segment, image), rounds=1)
+        segment.name: seconds(partial(segment, image), rounds=1)
         for segment in segmenters
         if segment.uses <= {"image", "size"}
     }
@@ -289,16 +294,16 @@ def network_seconds(classifier: model.Classifier) -> dict[str, float]:
         loss().backward()
         optimizer.step()
 
-    found = {"forward": _seconds(forward)}
+    found = {"forward": seconds(forward)}
     network.train()
-    found["step"] = _seconds(step)
+    found["step"] = seconds(step)
     network.eval().requires_grad_(False)
     images.requires_grad_()
-    found["gradient"] = _seconds(gradient)
-    return {name: seconds / BATCH for name, seconds in found.items()}
+    found["gradient"] = seconds(gradient)
+    return {name: total / BATCH for name, total in found.items()}
 
 
-def _seconds(run: Callable[[], object], rounds: int = ROUNDS) -> float:
+def seconds(run: Callable[[], object], rounds: int = ROUNDS) -> float:
     """Seconds of the fastest of a few rounds, after one that warms up."""
     run()
     times = []
@@ -307,6 +312,23 @@ def _seconds(run: Callable[[], object], rounds: int = ROUNDS) -> float:
         run()
         times.append(time.perf_counter() - started)
     return min(times)
+
+
+def peak_memory(run: Callable[[], object]) -> int:
+    """Bytes of the tensors that a call holds at once at its peak, beyond those there were before.
+
+    What libraries allocate outside torch is not counted.
+    """
+    # The profiler would say on every use that it starts and stops, and that there is no GPU.
+    os.environ.setdefault("KINETO_LOG_LEVEL", "6")
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        run()
+    with TemporaryDirectory() as folder:
+        trace = Path(folder) / "trace.json"
+        profiler.export_chrome_trace(str(trace))
+        events = json.loads(trace.read_text())["traceEvents"]
+    changes = sorted((e["ts"], e["args"]["Bytes"]) for e in events if e["name"] == "[memory]")
+    return max(accumulate(change for _, change in changes), default=0)
 
 
 def stored_bytes(stage: str, dataset: GeoDataset, image_size: int) -> float:

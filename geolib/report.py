@@ -15,9 +15,10 @@ import numpy as np
 import pandas as pd
 import torch
 from pandas.io.formats.style import Styler
+from scipy.fft import dctn
 from scipy.stats import spearmanr
 
-from geolib import assets, data, figures, model, segmentation, stages
+from geolib import assets, data, figures, model, segmentation, stages, statistics
 from geolib.data import GeoDataset
 from geolib.model import PAPER, Classifier
 from geolib.pipeline import Explanation
@@ -183,6 +184,48 @@ def map_concentration(maps: Mapping[str, torch.Tensor], top: float = 0.1) -> pd.
                 share = float(values[: round(top * len(values))].sum()) / total
                 rows.append({"method": method, "share": share})
     return pd.DataFrame(rows, columns=["method", "share"])
+
+
+def map_fineness(maps: Mapping[str, torch.Tensor]) -> pd.DataFrame:
+    """Mean spatial frequency of each map ``[B, H, W]`` in cycles per image side, a row per image.
+
+    The centroid of the map's power spectrum without its mean: how fine its detail is. The spectrum
+    is that of the cosine transform, for which opposite borders of the image are not neighbours.
+    Maps that are constant have none and are left out.
+    """
+    rows = []
+    for method, images in maps.items():
+        for i, one in enumerate(images.double().numpy()):
+            power = dctn(one, norm="ortho") ** 2
+            power[0, 0] = 0
+            if one.max() > one.min():
+                # The k-th cosine makes k / 2 cycles.
+                axes = [np.arange(side) / 2 for side in one.shape]
+                frequency = np.hypot(*np.meshgrid(*axes, indexing="ij"))
+                centroid = float((frequency * power).sum() / power.sum())
+                rows.append({"method": method, "image_id": i, "frequency": centroid})
+    return pd.DataFrame(rows, columns=["method", "image_id", "frequency"])
+
+
+def mean_intervals(table: pd.DataFrame, value: str, by: str) -> pd.DataFrame:
+    """Mean of a column for each group with its interval over images: ``value``, ``low``, ``high``.
+
+    The table has a row per group and image.
+    """
+    found = {
+        name: statistics.interval(values) for name, values in table.groupby(by, sort=False)[value]
+    }
+    rows = {name: {"value": i.mean, "low": i.low, "high": i.high} for name, i in found.items()}
+    return pd.DataFrame.from_dict(rows, orient="index", columns=["value", "low", "high"])
+
+
+def difference(table: pd.DataFrame, value: str, by: str, one: str, other: str) -> pd.Series:
+    """What one group has more than another, image by image; images that lack either are left out.
+
+    The table has a column ``image_id`` that tells the images apart.
+    """
+    wide = table.pivot(index="image_id", columns=by, values=value)
+    return (wide[one] - wide[other]).dropna()
 
 
 def example(extracted: Sequence[Extracted]) -> Extracted:
@@ -377,4 +420,53 @@ def segmenter_table(found: Mapping[str, Sequence[Explanation]]) -> Styler:
     table = pd.DataFrame(rows).set_index("segmenter")
     return table.style.format(
         {"elements per photograph": "{:.1f}", "largest effect": "{:+.2f}"}, na_rep="–"
+    )
+
+
+def influence_table(summary: pd.DataFrame, dilation: int, groups: Mapping[str, str]) -> Styler:
+    """Concept influence in the form of Theiner et al.'s Tables 3 and 4, largest median first.
+
+    Parameters
+    ----------
+    summary : the table of :func:`geolib.concepts.summarise`; rare concepts are left out.
+    dilation : which of its values of β.
+    groups : group and its heading, in the order of the columns; the first one sorts.
+    """
+    rows = summary[(summary["dilation"] == dilation) & ~summary["rare"].astype(bool)]
+    bounds = rows[["low", "high"]].itertuples(index=False)
+    rows = rows.assign(interval=[f"{low:.2f} to {high:.2f}" for low, high in bounds])
+    columns = {
+        "images": "images",
+        "median": "median",
+        "interval": "95 % interval",
+        "mean": "mean",
+        "by_chance": "laid anywhere",
+        "p_holm": "p (Holm)",
+    }
+    parts = {
+        heading: rows[rows["group"] == group].set_index("concept")[list(columns)]
+        for group, heading in groups.items()
+    }
+    table = pd.concat(parts, axis=1).rename(columns=columns, level=1)
+    first = next(iter(groups.values()))
+    table = table.sort_values((first, "median"), ascending=False)
+    forms: dict[Any, str] = {"images": "{:.0f}", "p (Holm)": "{:.4f}", "95 % interval": "{}"}
+    formats: dict[Any, Any] = {name: forms.get(name[1], "{:.2f}") for name in table.columns}
+    return table.rename_axis(index=None).style.format(formats, na_rep="–")
+
+
+def rare_concepts(summary: pd.DataFrame, min_images: int, groups: Mapping[str, str]) -> str:
+    """Concepts of too few images for a test, with how many there are and their median."""
+    rows = summary[(summary["dilation"] == 0) & summary["rare"].astype(bool)]
+    parts = []
+    for group, heading in groups.items():
+        found = [
+            f"{row['concept']} ({row['images']}: {row['median']:.2f})"
+            for row in rows[rows["group"] == group].to_dict("records")
+        ]
+        parts.append(f"{heading}: {', '.join(found) or 'none'}")
+    return (
+        f"In fewer than {min_images} images, and so untested (images: median influence). "
+        + "; ".join(parts)
+        + "."
     )

@@ -7,10 +7,10 @@ notebook or run has computed is found in the cache, so notebooks run alone and i
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Protocol, Self, TypeVar
 
 import pandas as pd
 import torch
@@ -19,11 +19,51 @@ from pydantic import BaseModel, ConfigDict, Field
 from geolib import cache, data, model, pipeline, stages, statistics
 from geolib.stages import EvaluationConfig, Extracted
 
-CLASSIFIER = "classifier.safetensors"
+WEIGHTS = "{stage}.safetensors"
 # Validation images on which the thresholds are chosen.
 TUNING_IMAGES = 36
 # Training images on which accuracy is measured.
 TRAINING_SAMPLE = 1000
+
+
+class Saved(Protocol):
+    """A network that can be written to a file."""
+
+    def save(self, path: Path) -> None: ...
+
+
+Network = TypeVar("Network", bound=Saved)
+
+
+def trained_once(
+    stage: str,
+    params: Mapping[str, Any],
+    modules: Sequence[str],
+    train: Callable[[Path], Network],
+    load: Callable[[Path], Network],
+) -> Network:
+    """A trained network from the cache, or trained and kept there.
+
+    Parameters
+    ----------
+    stage, params, modules
+        As for :func:`geolib.cache.key`.
+    train
+        Trains; called with a folder from which a training that was killed goes on.
+    load
+        Reads the file of a network.
+    """
+    unfinished = cache.cache_root() / "unfinished" / cache.key("training", params, modules)
+    name = WEIGHTS.format(stage=stage)
+
+    def build(folder: Path) -> None:
+        train(unfinished).save(folder / name)
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+    if model.Process.this().rank > 0 and not cache.find(stage, params, modules):
+        # The first process keeps the result; the others take part in the training.
+        return train(unfinished)
+    return load(cache.compute(stage, params, modules, build) / name)
 
 
 class Study(BaseModel):
@@ -77,7 +117,7 @@ class Study(BaseModel):
     max_epochs: int = Field(2, ge=1)
     patience: int = Field(30, ge=1)
     learning_rate: float = Field(1e-3, gt=0)
-    schedule: Literal["constant", "one_cycle"] = "one_cycle"
+    schedule: model.Schedule = "one_cycle"
     batch_size: int = Field(32, ge=1)
     horizontal_flip: bool = False
     top_p: float | None = Field(None, gt=0, le=1)
@@ -151,19 +191,11 @@ class Study(BaseModel):
             "train": stages.identity(self.train),
             "validation": stages.identity(self.validation),
         }
-        modules = ("geolib.model.training",)
-        unfinished = cache.cache_root() / "unfinished" / cache.key("training", params, modules)
 
-        def build(folder: Path) -> None:
-            trained = model.train(self.train, self.validation, config, checkpoints=unfinished)
-            trained.save(folder / CLASSIFIER)
-            shutil.rmtree(unfinished, ignore_errors=True)
-
-        if model.Process.this().rank > 0 and not cache.find("classifier", params, modules):
-            # The first process keeps the result; the others take part in the training.
+        def fit(unfinished: Path) -> model.Classifier:
             return model.train(self.train, self.validation, config, checkpoints=unfinished)
-        folder = cache.compute("classifier", params, modules, build)
-        return model.load(folder / CLASSIFIER)
+
+        return trained_once("classifier", params, ("geolib.model.training",), fit, model.load)
 
     def predictions(self, split: str) -> pd.DataFrame:
         """Predictions on a split: the table of :func:`geolib.model.predict`.

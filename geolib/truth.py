@@ -1,4 +1,4 @@
-"""Segments and elements marked against the true objects of a scene.
+"""Segments, elements and maps marked against the true objects of a scene.
 
 The paper says of its elements that some overlap, some are parts of larger things and some are
 shapeless (§5 of arXiv 2605.00912). Where every object's outline is known, these words can be
@@ -9,10 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import cv2
 import numpy as np
 import pandas as pd
+import torch
 
+from geolib.data import GeoImage
 from geolib.geoscenes import Scene, SceneObject
+from geolib.geoscenes.scene import MIN_PIXELS as SEEN
+from geolib.scoring import salient_weights
 from geolib.stages import Extracted
 
 MIN_PIXELS = 64
@@ -20,6 +25,7 @@ OVERLAP = 0.5
 INSIDE = 0.8
 PART = 0.5
 MATCH = 0.5
+COVERED = 0.5
 
 
 def has_truth(extracted: Sequence[Extracted]) -> bool:
@@ -44,7 +50,7 @@ def object_recall(found: Mapping[str, Sequence[Extracted]]) -> pd.DataFrame:
     """
     rows = {}
     # The images are the same for every segmenter, and drawing true outlines takes a while.
-    true = {one.item.id: _masks(_visible(one)) for one in next(iter(found.values()))}
+    true = {one.item.id: _masks(_visible(one.item)) for one in next(iter(found.values()))}
     for name, images in found.items():
         best = np.concatenate([_best_iou(true[one.item.id], one.segments.masks) for one in images])
         rows[name] = {"objects found": (best >= MATCH).mean(), "mean best IoU": best.mean()}
@@ -79,7 +85,7 @@ def cue_share(extracted: Sequence[Extracted]) -> dict[str, float]:
     on_cue: list[bool] = []
     all_cue: list[bool] = []
     for one in extracted:
-        objects = _visible(one)
+        objects = _visible(one.item)
         cue = np.array([o.cue for o in objects], bool)
         all_cue.extend(cue)
         if not objects or not len(one.elements):
@@ -91,6 +97,63 @@ def cue_share(extracted: Sequence[Extracted]) -> dict[str, float]:
         "elements": float(np.mean(on_cue)) if on_cue else 0.0,
         "objects": float(np.mean(all_cue)) if all_cue else 0.0,
     }
+
+
+def localisation(maps: Mapping[str, torch.Tensor], items: Sequence[GeoImage]) -> pd.DataFrame:
+    """How well attribution maps find the cues of scenes, one row per method and scene.
+
+    A cue counts as visible from 30 pixels on; scenes without a visible cue are left out. A map that
+    is zero everywhere points nowhere: it counts as an even one.
+
+    Parameters
+    ----------
+    maps
+        For each method, maps ``[B, H, W]`` of the same scenes, in 0..1.
+    items
+        The scenes.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Columns ``method``, ``image_id``; ``area``: share of the image that shows cues, which is
+        what a blind map scores in the next two; ``pointing``: 1 if the map's maximum lies on a cue
+        (the pointing game; of tied maxima, their share); ``weight``: share of the map's sum that
+        lies on cues (the energy-based pointing game); ``found``: share of the visible cues of
+        which at least half belongs to the salient fifth of the image.
+    """
+    rows = []
+    for i, item in enumerate(items):
+        masks = _masks([o for o in _objects(item) if o.cue and int(o.mask.sum()) >= SEEN])
+        if not len(masks):
+            continue
+        for method, found in maps.items():
+            one = found[i].double().numpy()
+            cues = _at_size(masks, one.shape)
+            anywhere = np.logical_or.reduce(cues)
+            even = one if one.max() > 0 else np.ones_like(one)
+            salient = salient_weights(one)
+            rows.append(
+                {
+                    "method": method,
+                    "image_id": item.id,
+                    "area": anywhere.mean(),
+                    "pointing": anywhere[one == one.max()].mean(),
+                    "weight": even[anywhere].sum() / even.sum(),
+                    "found": np.mean([salient[cue].mean() >= COVERED for cue in cues]),
+                }
+            )
+    columns = ["method", "image_id", "area", "pointing", "weight", "found"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _at_size(masks: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Masks ``[N, H, W]`` at the size of a map."""
+    if masks.shape[1:] == shape:
+        return masks
+    sized = [
+        cv2.resize(m.astype(np.uint8), shape[::-1], interpolation=cv2.INTER_AREA) for m in masks
+    ]
+    return np.array(sized).astype(bool)
 
 
 def _best_iou(objects: np.ndarray, segments: np.ndarray) -> np.ndarray:
@@ -106,7 +169,7 @@ def _kinds(one: Extracted) -> pd.DataFrame:
     areas = masks.sum((1, 2))
     among = _intersection(masks, masks) / areas[:, None]
     np.fill_diagonal(among, 0)
-    objects = _masks(_visible(one))
+    objects = _masks(_visible(one.item))
     if len(objects):
         intersection = _intersection(masks, objects)
         on = intersection / areas[:, None]
@@ -119,11 +182,14 @@ def _kinds(one: Extracted) -> pd.DataFrame:
     return pd.DataFrame({"overlapping": among.max(1) >= OVERLAP, "kind": kind})
 
 
-def _visible(one: Extracted) -> list[SceneObject]:
-    scene = one.item.scene
-    if not isinstance(scene, Scene):
-        raise ValueError(f"image {one.item.id!r} is not a scene: its true objects are unknown")
-    return [o for o in scene.objects if int(o.mask.sum()) >= MIN_PIXELS]
+def _objects(item: GeoImage) -> tuple[SceneObject, ...]:
+    if not isinstance(item.scene, Scene):
+        raise ValueError(f"image {item.id!r} is not a scene: its true objects are unknown")
+    return item.scene.objects
+
+
+def _visible(item: GeoImage) -> list[SceneObject]:
+    return [o for o in _objects(item) if int(o.mask.sum()) >= MIN_PIXELS]
 
 
 def _masks(objects: Sequence[SceneObject]) -> np.ndarray:

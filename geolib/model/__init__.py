@@ -8,13 +8,14 @@ from geolib.model.precision import (
     uses_bf16,
 )
 from geolib.model.prediction import accuracy, calibration_error, confusion, predict, reliability
-from geolib.model.training import PAPER, Process, TrainConfig, train
+from geolib.model.training import PAPER, Process, Schedule, TrainConfig, train
 
 __all__ = [
     "PAPER",
     "Classifier",
     "HeadReplaced",
     "Process",
+    "Schedule",
     "TrainConfig",
     "accuracy",
     "calibration_error",

@@ -115,8 +115,11 @@ class Classifier(nn.Module):
             digest.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
 
-    def save(self, path: str | Path) -> None:
-        """Write a checkpoint for :func:`load`: weights as safetensors, the rest in its header."""
+    def save(self, path: str | Path, **header: str) -> None:
+        """Write a checkpoint for :func:`load`: weights as safetensors, the rest in its header.
+
+        ``header`` holds further entries of it, which :func:`load` does not look at.
+        """
         card = {
             "name": self.name,
             "classes": self.classes,
@@ -128,7 +131,7 @@ class Classifier(nn.Module):
             "history": self.history.to_dict("list"),
         }
         tensors = {key: t.cpu().contiguous() for key, t in self.network.state_dict().items()}
-        save_file(tensors, path, metadata={HEADER: json.dumps(card)})
+        save_file(tensors, path, metadata={HEADER: json.dumps(card), **header})
 
 
 def load(
@@ -188,11 +191,7 @@ def load(
         source = str(path_or_name if is_file else weights)
         tensors = download(card.name) if source == "imagenet" else read_weights(Path(source))
         initial = network.state_dict()
-        head = [
-            k
-            for k, v in build(card.name, len(wanted) + 1, seed).state_dict().items()
-            if v.shape != initial[k].shape
-        ]
+        head = last_layer(card.name, initial, len(wanted))
         outputs = {len(tensors[k]) for k in head if k in tensors}
         fits = outputs == {len(wanted)} and (wanted == card.classes or not is_file)
         if not fits and classes is None and outputs:
@@ -277,6 +276,45 @@ def build(name: str, n_classes: int, seed: int = 0) -> nn.Module:
         return models.get_model(name, weights=None, num_classes=n_classes, **options)
 
 
+def last_layer(name: str, weights: Mapping[str, torch.Tensor], n_classes: int) -> list[str]:
+    """Keys of a network's weights for ``n_classes`` whose shape depends on that number."""
+    other = build(name, n_classes + 1).state_dict()
+    return [key for key, tensor in other.items() if tensor.shape != weights[key].shape]
+
+
+def with_classes(classifier: Classifier, classes: Sequence[str], seed: int = 0) -> Classifier:
+    """The same network for other classes: the last layer is new and untrained, the rest a copy."""
+    network = build(classifier.name, len(classes), seed)
+    initial = network.state_dict()
+    head = last_layer(classifier.name, initial, len(classes))
+    tensors = classifier.network.state_dict() | {key: initial[key] for key in head}
+    load_weights(network, tensors, classifier.name)
+    return Classifier(network, _card(classifier, tuple(classes))).eval()
+
+
+def take_classes(classifier: Classifier, start: int, stop: int) -> Classifier:
+    """A copy that puts out the classes from ``start`` up to, but not including, ``stop`` alone."""
+    tensors = classifier.network.state_dict()
+    head = last_layer(classifier.name, tensors, len(classifier.classes))
+    network = build(classifier.name, stop - start)
+    load_weights(
+        network, tensors | {key: tensors[key][start:stop] for key in head}, classifier.name
+    )
+    return Classifier(network, _card(classifier, classifier.classes[start:stop])).eval()
+
+
+def _card(classifier: Classifier, classes: tuple[str, ...]) -> Card:
+    return Card(
+        classifier.name,
+        classes,
+        classifier.image_size,
+        tuple(classifier.mean.flatten().tolist()),
+        tuple(classifier.std.flatten().tolist()),
+        classifier.trained_on,
+        classifier.training_config,
+    )
+
+
 def find_target_layer(network: nn.Module, image_size: int) -> str:
     """Name of the layer that class activation maps look at: the last stage's last block."""
     for (kind, stages), path in TARGET_LAYERS.items():
@@ -331,7 +369,7 @@ def read_card(path: Path) -> Card:
     ValueError
         If the file is damaged, or was written by something else.
     """
-    text = _read_header(path).get(HEADER) if path.suffix == ".safetensors" else None
+    text = read_header(path).get(HEADER) if path.suffix == ".safetensors" else None
     if text is None:
         raise ValueError(
             f"path_or_name={str(path)!r} is no checkpoint of this package; for other weights give "
@@ -341,7 +379,8 @@ def read_card(path: Path) -> Card:
     return Card(**card | {key: tuple(card[key]) for key in ("classes", "mean", "std")})
 
 
-def _read_header(path: Path) -> dict[str, str]:
+def read_header(path: Path) -> dict[str, str]:
+    """Entries of the header of a safetensors file."""
     try:
         with safe_open(path, "pt") as file:
             return file.metadata() or {}

@@ -46,7 +46,8 @@ from geolib.data import (
     pixel_batches,
     single_threaded,
 )
-from geolib.model.classifier import Classifier, HeadReplaced, load
+from geolib.model.classifier import Classifier, HeadReplaced, load, with_classes
+from geolib.model.crops import Crops, RandomCrops, centre_crops, mix
 from geolib.model.precision import BatchSize, choose_device, uses_bf16
 from geolib.model.prediction import as_images
 
@@ -57,6 +58,9 @@ BEST, LAST, IDENTITY = "best.ckpt", "last.ckpt", "training.json"
 BATCH_NORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 # Saturation is blended towards the luma of ITU-R BT.601.
 LUMA = (0.299, 0.587, 0.114)
+
+
+Schedule = Literal["constant", "one_cycle", "halving", "warm_restarts"]
 
 
 class TrainConfig(BaseModel):
@@ -74,13 +78,22 @@ class TrainConfig(BaseModel):
     weights: str | None = Field("imagenet", description="file, 'imagenet' or 'random'")
     image_size: int = Field(224, ge=16, description="side in pixels")
     batch_size: int = Field(64, ge=1, description="images per step, of all processes together")
-    learning_rate: float = Field(3e-4, gt=0, description="the peak, for one_cycle")
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    learning_rate: float = Field(3e-4, gt=0, description="the highest of the schedule")
+    momentum: float = Field(0.9, ge=0, lt=1, description="of sgd")
     weight_decay: float = Field(0.02, ge=0)
     label_smoothing: float = Field(0.1, ge=0, lt=1)
-    schedule: Literal["constant", "one_cycle"] = "constant"
+    schedule: Schedule = Field(
+        "constant",
+        description="warm_restarts: three cosine cycles per epoch; halving: after every three "
+        "epochs, from the twelfth on after each",
+    )
     max_epochs: int = Field(300, ge=1)
     patience: int = Field(30, ge=1, description="epochs without a lower validation loss")
     horizontal_flip: bool = Field(True, description="mirror every second image, drawn at random")
+    crops: bool = Field(
+        False, description="random parts of photographs instead of whole ones, see model.crops"
+    )
     color_jitter: float = Field(
         0.2, ge=0, lt=1, description="brightness, contrast and saturation vary by this share"
     )
@@ -145,13 +158,69 @@ def train(
         If a single image does not fit the memory, or a batch does not under torchrun.
     """
     _check_datasets(train, validation)
-    train, validation = _labelled(train), _labelled(validation)
+    return fit(
+        _examples(train),
+        _examples(validation),
+        [train.classes],
+        config,
+        checkpoints=checkpoints,
+        device=device,
+        progress=progress,
+    )
+
+
+class Examples(NamedTuple):
+    """Images, and the class of each under every head: ``int64 [N,heads]``, -1 where it has none."""
+
+    images: GeoDataset
+    targets: torch.Tensor
+
+
+def _examples(dataset: GeoDataset) -> Examples:
+    """The labelled images of a dataset, for a single head."""
+    labelled = _labelled(dataset)
+    return Examples(labelled, torch.tensor(labelled.labels)[:, None])
+
+
+def fit(
+    train: Examples,
+    validation: Examples,
+    heads: Sequence[Sequence[str]],
+    config: TrainConfig,
+    *,
+    initial: Classifier | None = None,
+    checkpoints: str | Path | None = None,
+    device: str | torch.device = "auto",
+    progress: bool = True,
+) -> Classifier:
+    """Train a network with several last layers beside each other, the loss being their sum.
+
+    Layers on the same features are blocks of one layer, so the result is a classifier whose
+    classes are those of the heads, one head after the other.
+
+    Parameters
+    ----------
+    train, validation
+        Images with their targets; the accuracies of ``history`` are those of the first head.
+    heads
+        Names of the classes of each head.
+    config, checkpoints, device, progress
+        As for :func:`train`.
+    initial
+        Network to start from, with a new last layer, in place of ``config.arch`` and
+        ``config.weights``. It is left as it is.
+
+    Raises
+    ------
+    ValueError, torch.OutOfMemoryError
+        As for :func:`train`.
+    """
     place = choose_device(device)
     if checkpoints is None:
         with tempfile.TemporaryDirectory() as folder:
-            return _fit(train, validation, config, Path(folder), place, progress)
-    _claim(Path(checkpoints), train, validation, config)
-    return _fit(train, validation, config, Path(checkpoints), place, progress)
+            return _fit(train, validation, heads, config, initial, Path(folder), place, progress)
+    _claim(Path(checkpoints), train, validation, heads, config, initial)
+    return _fit(train, validation, heads, config, initial, Path(checkpoints), place, progress)
 
 
 def _check_datasets(train: GeoDataset, validation: GeoDataset) -> None:
@@ -170,17 +239,26 @@ def _labelled(dataset: GeoDataset) -> GeoDataset:
         raise ValueError(f"the {dataset.split} split holds no labelled image")
     if len(indices) < len(dataset):
         left_out = len(dataset) - len(indices)
-        warnings.warn(f"{left_out} images without a label are left out", stacklevel=3)
+        warnings.warn(f"{left_out} images without a label are left out", stacklevel=4)
     return dataset.subset(indices)
 
 
-def _claim(folder: Path, train: GeoDataset, validation: GeoDataset, config: TrainConfig) -> None:
+def _claim(
+    folder: Path,
+    train: Examples,
+    validation: Examples,
+    heads: Sequence[Sequence[str]],
+    config: TrainConfig,
+    initial: Classifier | None,
+) -> None:
     """Write into the folder which training it belongs to, or compare with what is written."""
-    content = [d.content_key(i) for d in (train, validation) for i in range(len(d))]
+    images = train.images, validation.images
+    content = [dataset.content_key(i) for dataset in images for i in range(len(dataset))]
     identity = {
         "config": config.model_dump(mode="json"),
-        "classes": list(train.classes),
-        "labels": [train.labels, validation.labels],
+        "initial weights": None if initial is None else initial.weights_sha256,
+        "classes": [list(head) for head in heads],
+        "labels": [train.targets.tolist(), validation.targets.tolist()],
         "images": hashlib.sha256(" ".join(content).encode()).hexdigest(),
     }
     folder.mkdir(parents=True, exist_ok=True)
@@ -215,9 +293,11 @@ class Process(NamedTuple):
 
 
 def _fit(
-    train: GeoDataset,
-    validation: GeoDataset,
+    train: Examples,
+    validation: Examples,
+    heads: Sequence[Sequence[str]],
     config: TrainConfig,
+    initial: Classifier | None,
     folder: Path,
     device: torch.device,
     progress: bool,
@@ -230,17 +310,12 @@ def _fit(
         _quiet(),
     ):
         torch.manual_seed(config.seed)
-        classifier = load(
-            config.arch,
-            weights=config.weights,
-            classes=train.classes,
-            image_size=config.image_size,
-            seed=config.seed,
-        ).to(memory_format=torch.channels_last)
-        pixels = read_pixels(train, config.image_size, process, progress)
-        unseen = read_pixels(validation, config.image_size, process, progress)
+        classifier = _untrained(initial, [name for head in heads for name in head], config)
+        read = _read_crops if config.crops else _read_whole
+        pixels, unseen = read(train.images, validation.images, config, process, progress)
         batches = Batches(len(pixels), config.batch_size, process, config.seed)
-        recipe = Recipe(classifier, config, batches, train.labels, validation.labels)
+        sizes = [len(head) for head in heads]
+        recipe = Recipe(classifier, config, batches, train.targets, validation.targets, sizes)
         bar = [EpochBar()] if progress else []
         last = folder / LAST
         trainer = lightning.Trainer(
@@ -273,10 +348,29 @@ def _fit(
             else {}
         )
     recipe.cpu().load_state_dict(best)
-    classifier.trained_on = train.name
+    classifier.trained_on = train.images.name
     classifier.training_config = config.model_dump(mode="json")
     classifier.history = pd.DataFrame(recipe.history)
     return classifier.eval()
+
+
+def _untrained(
+    initial: Classifier | None, classes: Sequence[str], config: TrainConfig
+) -> Classifier:
+    """The network that a training starts from."""
+    size = config.image_size
+    if initial is None:
+        classifier = load(
+            config.arch,
+            weights=config.weights,
+            classes=classes,
+            image_size=size,
+            seed=config.seed,
+        )
+    else:
+        classifier = with_classes(initial, classes, config.seed)
+        classifier.image_size = size
+    return classifier.to(memory_format=torch.channels_last)
 
 
 def _devices(device: torch.device, process: Process) -> dict[str, Any]:
@@ -302,8 +396,9 @@ class Recipe(lightning.LightningModule):
         classifier: Classifier,
         config: TrainConfig,
         batches: Batches,
-        train: Sequence[int | None],
-        validation: Sequence[int | None],
+        train: torch.Tensor,
+        validation: torch.Tensor,
+        heads: Sequence[int],
     ) -> None:
         super().__init__()
         # A step of its own: it may take several passes, where memory is short.
@@ -311,7 +406,8 @@ class Recipe(lightning.LightningModule):
         self.classifier = classifier
         self.config = config
         self.batches = batches
-        self.labels = {"train": torch.tensor(train), "validation": torch.tensor(validation)}
+        self.labels = {"train": train, "validation": validation}
+        self.heads = list(heads)
         self.fitting = BatchSize(config.batch_size)
         self.history: list[dict[str, float]] = []
         # Loss, hits and number of images so far, of this process.
@@ -336,7 +432,7 @@ class Recipe(lightning.LightningModule):
     def training_step(self, batch: PixelBatch, batch_idx: int) -> None:
         config, process = self.config, self.batches.process
         seeds = config.seed, self.current_epoch, batch_idx
-        generator = torch.Generator().manual_seed(_mix(*seeds))
+        generator = torch.Generator().manual_seed(mix(*seeds))
         # Drawn for the whole batch: an image's draws do not depend on who has it.
         draws = torch.rand(4, self.batches.batch_size, generator=generator)
         draws = draws[:, process.rank :: process.world_size]
@@ -347,7 +443,7 @@ class Recipe(lightning.LightningModule):
 
         def gradients(size: int) -> np.ndarray:
             # Dropout draws from the global state: started anew, a step does not depend on the past.
-            torch.manual_seed(_mix(*seeds, process.rank))
+            torch.manual_seed(mix(*seeds, process.rank))
             optimizer.zero_grad()
             return self._passes("train", images, labels, size)
 
@@ -383,8 +479,8 @@ class Recipe(lightning.LightningModule):
         sums = np.zeros(3)
         labels = labels.to(self.device)
         for part, wanted in zip(images.split(size), labels.split(size), strict=True):
-            logits = self.classifier(part)
-            loss = F.cross_entropy(logits, wanted, label_smoothing=self.config.label_smoothing)
+            logits = self.classifier(part).split(self.heads, dim=1)
+            loss = summed_cross_entropy(logits, wanted, self.config.label_smoothing)
             if not torch.isfinite(loss):
                 raise ValueError(
                     f"the {split} loss is {loss.item()} in epoch {self.current_epoch}: the weights "
@@ -394,7 +490,7 @@ class Recipe(lightning.LightningModule):
                 # Lightning averages gradients over the processes, whose parts may differ in length.
                 share = len(part) * self.batches.process.world_size / self.batches.batch_size
                 self.manual_backward(loss * share)
-            hits = (logits.argmax(1) == wanted).sum()
+            hits = (logits[0].argmax(1) == wanted[:, 0]).sum()
             sums += [loss.item() * len(part), hits.item(), len(part)]
         return sums
 
@@ -419,20 +515,20 @@ class Recipe(lightning.LightningModule):
         self.sums["train"] = np.zeros(3)
 
     def configure_optimizers(self) -> Any:
-        optimizer = torch.optim.AdamW(
-            self.parameters(),
-            lr=self.config.learning_rate,
-            weight_decay=self.config.weight_decay,
-            fused=True,
-        )
-        if self.config.schedule == "constant":
-            return optimizer
-        scheduler = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer,
-            self.config.learning_rate,
-            total_steps=int(self.trainer.estimated_stepping_batches),
-        )
-        return [optimizer], [scheduler]
+        config = self.config
+        rate, decay = config.learning_rate, config.weight_decay
+        optimizer: torch.optim.Optimizer
+        if config.optimizer == "sgd":
+            optimizer = torch.optim.SGD(
+                self.parameters(), lr=rate, momentum=config.momentum, weight_decay=decay
+            )
+        else:
+            optimizer = torch.optim.AdamW(
+                self.parameters(), lr=rate, weight_decay=decay, fused=True
+            )
+        total = int(self.trainer.estimated_stepping_batches)
+        scheduler = _scheduler(optimizer, config, len(self.batches), total)
+        return optimizer if scheduler is None else ([optimizer], [scheduler])
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["history"] = self.history
@@ -444,6 +540,49 @@ class Recipe(lightning.LightningModule):
         if self.batches.process.rank == 0:
             self.sums["train"] = np.array(checkpoint["sums"])
         self.batches.resume(checkpoint["global_step"])
+
+
+def summed_cross_entropy(
+    logits: Sequence[torch.Tensor], targets: torch.Tensor, label_smoothing: float = 0.0
+) -> torch.Tensor:
+    """Cross-entropy of every head, summed (L_CE^multi in §3.1.3 of Theiner et al., WACV 2022).
+
+    Parameters
+    ----------
+    logits
+        One tensor ``[B,C]`` per head.
+    targets
+        ``int64 [B,heads]``; an image without a class under a head (-1) adds nothing to its loss.
+    label_smoothing
+        Share of the target spread evenly over the classes.
+
+    Returns
+    -------
+    torch.Tensor
+        Mean over all B images, so that a batch's loss is the mean of its parts'.
+    """
+    losses = [
+        F.cross_entropy(
+            scores, wanted, ignore_index=-1, reduction="sum", label_smoothing=label_smoothing
+        )
+        for scores, wanted in zip(logits, targets.T, strict=True)
+    ]
+    return torch.stack(losses).sum() / len(targets)
+
+
+def _scheduler(
+    optimizer: torch.optim.Optimizer, config: TrainConfig, epoch_steps: int, total_steps: int
+) -> Any:
+    """Learning rate per step; None where it stays the same."""
+    schedulers = torch.optim.lr_scheduler
+    if config.schedule == "one_cycle":
+        return schedulers.OneCycleLR(optimizer, config.learning_rate, total_steps=total_steps)
+    if config.schedule == "halving":
+        epochs = [e for e in range(1, config.max_epochs) if e % 3 == 0 or e > 12]
+        return schedulers.MultiStepLR(optimizer, [e * epoch_steps for e in epochs], gamma=0.5)
+    if config.schedule == "warm_restarts":
+        return schedulers.CosineAnnealingWarmRestarts(optimizer, max(1, epoch_steps // 3))
+    return None
 
 
 class WithinEpoch(Callback):
@@ -551,13 +690,56 @@ def read_pixels(
         if fits:
             pixels[len(indices) : len(indices) + len(batch.indices)] = batch.pixels
         indices += batch.indices
-    if not indices:
-        raise ValueError(f"the {dataset.split} split holds no readable image")
-    if unreadable := len(dataset) - len(indices):
-        warnings.warn(f"{unreadable} unreadable images are left out", stacklevel=2)
+    _check_readable(dataset, indices)
     if fits:
         return PixelsInMemory(indices, pixels)
     return Subset(ResizedPixels(dataset, image_size), indices)
+
+
+def _check_readable(dataset: GeoDataset, indices: Sequence[int]) -> None:
+    if not indices:
+        raise ValueError(f"the {dataset.split} split holds no readable image")
+    if unreadable := len(dataset) - len(indices):
+        warnings.warn(f"{unreadable} unreadable images are left out", stacklevel=3)
+
+
+Pixels = PixelsInMemory | Subset[Any] | Crops | RandomCrops
+
+
+def _read_whole(
+    train: GeoDataset,
+    validation: GeoDataset,
+    config: TrainConfig,
+    process: Process,
+    progress: bool,
+) -> tuple[Pixels, Pixels]:
+    size = config.image_size
+    return (
+        read_pixels(train, size, process, progress),
+        read_pixels(validation, size, process, progress),
+    )
+
+
+def _read_crops(
+    train: GeoDataset,
+    validation: GeoDataset,
+    config: TrainConfig,
+    process: Process,
+    progress: bool,
+) -> tuple[Pixels, Pixels]:
+    """Parts of the readable images, which a first reading tells; every epoch reads them again."""
+    size = config.image_size
+    return (
+        RandomCrops(train, size, config.seed, _readable(train, size, progress)),
+        centre_crops(validation, size, _readable(validation, size, progress)),
+    )
+
+
+def _readable(dataset: GeoDataset, image_size: int, progress: bool) -> list[int]:
+    batches = pixel_batches(dataset, image_size, 64, progress=progress)
+    indices = [i for batch in batches for i in batch.indices]
+    _check_readable(dataset, indices)
+    return indices
 
 
 def _memory() -> float:
@@ -610,12 +792,27 @@ class Batches(Sampler[list[int]]):
             yield batch[self.process.rank :: self.process.world_size].tolist()
 
 
-def _loader(pixels: PixelsInMemory | Subset[Any], batches: Batches) -> DataLoader[PixelBatch]:
+class WithEpoch(Sampler[list[tuple[int, int]]]):
+    """Batches of images together with their epoch, by which random crops are drawn."""
+
+    def __init__(self, batches: Batches) -> None:
+        self.batches = batches
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        epoch = self.batches.epoch
+        for batch in self.batches:
+            yield [(epoch, position) for position in batch]
+
+
+def _loader(pixels: Pixels, batches: Batches) -> DataLoader[PixelBatch]:
     workers = default_workers(batches.n_images) // batches.process.local_world_size
     workers = 0 if isinstance(pixels, PixelsInMemory) else workers
     return DataLoader(
         pixels,
-        batch_sampler=batches,
+        batch_sampler=WithEpoch(batches) if isinstance(pixels, RandomCrops) else batches,
         collate_fn=collate,
         num_workers=workers,
         persistent_workers=workers > 0,
@@ -634,11 +831,6 @@ def _checkpoint(
         save_on_train_epoch_end=True,
         enable_version_counter=False,
     )
-
-
-def _mix(*numbers: int) -> int:
-    """One seed out of several numbers."""
-    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
 @contextmanager

@@ -22,6 +22,9 @@ CHAPTERS = (
     "05-elements",
     "06-faithfulness",
     "07-your-photos",
+    "08-combicam",
+    "09-partitioning",
+    "10-concept-influence",
 )
 
 

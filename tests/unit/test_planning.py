@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 from oracle import classifier, write_photographs
 
 from geolib import data, model, pipeline, planning, segmentation
@@ -188,3 +189,16 @@ def test_costs_are_measured_with_the_slowest_segmenter_of_the_image(explained, m
     assert found.map_bytes == 4 * planning.stored_bytes("maps", explained, 48)
     with pytest.raises(ValueError, match="reads nothing but the image"):
         planning.measure(explained, 48, [segmentation.load("none")])
+
+
+def test_peak_memory_is_what_is_held_at_once():
+    """A tensor of 4 MB, then twice as much beside it, then 1 MB after both are gone."""
+
+    def run() -> None:
+        one = torch.zeros(1_000_000)
+        two = torch.cat([one, one])
+        del one, two
+        torch.zeros(250_000)
+
+    assert planning.peak_memory(run) == pytest.approx(12_000_000, rel=0.01)
+    assert planning.peak_memory(lambda: None) == 0

@@ -16,6 +16,7 @@ QUICK = {
     "scorecam": {"n_channels": 7},
     "smoothgrad": {"n_samples": 3},
     "integrated_gradients": {"steps": 3},
+    "integrated_gradients_squared": {"steps": 3, "n_samples": 2},
 }
 HALVED = [
     "out of memory with 16 images at once: going on with 8; batch_size=8 avoids the attempt",

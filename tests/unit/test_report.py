@@ -89,6 +89,34 @@ def test_map_concentration_by_hand():
     assert table.to_dict("records") == [{"method": "spike", "share": pytest.approx(0.75)}]
 
 
+def test_fineness_is_the_frequency_of_a_cosine():
+    """The k-th cosine of the transform makes k / 2 cycles; of two equally strong ones, the mean."""
+    x = (torch.arange(32) + 0.5) / 32
+    three, eight = (0.5 + 0.5 * torch.cos(torch.pi * k * x) for k in (6, 16))
+    maps = {
+        "down": three[:, None].expand(1, 32, 20),
+        "both": ((three + eight) / 2)[None, :, None].expand(1, 32, 32),
+        "flat": torch.full((1, 32, 32), 0.3),
+    }
+    table = report.map_fineness(maps).set_index("method")["frequency"]
+    assert table.to_dict() == pytest.approx({"down": 3, "both": 5.5}, abs=1e-5)
+
+
+def test_means_and_differences_are_taken_image_by_image():
+    table = pd.DataFrame(
+        {
+            "method": ["a", "a", "a", "b", "b"],
+            "image_id": [1, 2, 3, 2, 1],
+            "mark": [0.5, 0.7, 0.9, 0.6, 0.1],
+        }
+    )
+    found = report.mean_intervals(table, "mark", "method")
+    assert found["value"].to_dict() == pytest.approx({"a": 0.7, "b": 0.35})
+    assert (found["low"] <= found["value"]).all() and (found["value"] <= found["high"]).all()
+    differences = report.difference(table, "mark", "method", "a", "b")
+    assert differences.to_dict() == pytest.approx({1: 0.4, 2: 0.1})
+
+
 def test_a_method_without_elements_is_named():
     table = pd.concat([comparison(0, 1), comparison(0, 1).assign(segmenter="slic")])
     assert "at least one element" in report.empty_note(table, "segmenter")

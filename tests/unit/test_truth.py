@@ -116,6 +116,41 @@ def test_cue_share_leaves_shapeless_elements_out():
     assert truth.cue_share([one]) == {"elements": 1.0, "objects": pytest.approx(1 / 3)}
 
 
+def test_localisation_by_hand():
+    """The sign is a cue of 100 of 1,600 pixels, the car is none; the fifth is 320 pixels."""
+    item = extracted([(SIGN, True), (CAR, False)]).item
+    at_sign, at_car, half = torch.zeros(3, 1, SIDE, SIDE)
+    at_sign[0, 0:10, 0:10] = 1
+    at_car[0, 20:40, 20:40] = 1
+    half[0, 0:6, 0:10] = 0.5  # 60 of the sign's pixels
+    half[0, 39, 39] = 1
+    maps = {"sign": at_sign, "car": at_car, "half": half, "zero": torch.zeros(1, SIDE, SIDE)}
+    table = truth.localisation(maps, [item]).set_index("method")
+    assert table["area"].unique().tolist() == [1 / 16]
+    assert table["pointing"].to_dict() == {"sign": 1, "car": 0, "half": 0, "zero": 1 / 16}
+    assert table["weight"].tolist() == pytest.approx([1, 0, 30 / 31, 1 / 16])
+    # Of "half", the pixels tied at zero share the 259 places that are left among 1,539.
+    assert table["found"].to_dict() == {"sign": 1, "car": 0, "half": 1, "zero": 0}
+
+
+def test_localisation_counts_each_cue_and_leaves_out_what_cannot_be_seen():
+    item = extracted([(SIGN, True), (CAR, True), (box(30, 0, 35, 5), True)]).item  # 25 pixels
+    none = extracted([(CAR, False), (box(30, 0, 35, 5), True)]).item
+    one = torch.zeros(2, SIDE, SIDE)
+    one[:, 0:10, 0:10] = 1
+    table = truth.localisation({"a": one}, [item, none])
+    assert table["found"].tolist() == [0.5]
+    assert table["area"].tolist() == [500 / 1600]
+
+
+def test_localisation_of_maps_at_another_size():
+    item = extracted([(SIGN, True), (CAR, False)]).item
+    small = torch.zeros(1, SIDE // 2, SIDE // 2)
+    small[0, 2, 2] = 1
+    found = truth.localisation({"a": small}, [item]).iloc[0]
+    assert (found["area"], found["pointing"], found["weight"]) == (1 / 16, 1, 1)
+
+
 def test_photographs_have_no_truth():
     image = np.zeros((SIDE, SIDE, 3), np.uint8)
     one = extracted([(SIGN, True)])
@@ -127,3 +162,5 @@ def test_photographs_have_no_truth():
     assert not truth.has_truth([photograph])
     with pytest.raises(ValueError, match="not a scene"):
         truth.object_recall({"a": [photograph]})
+    with pytest.raises(ValueError, match="not a scene"):
+        truth.localisation({"a": torch.zeros(1, SIDE, SIDE)}, [photograph.item])

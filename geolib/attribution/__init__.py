@@ -1,0 +1,307 @@
+"""Attribution: which pixels speak for a class (§3.2 of arXiv 2605.00912).
+
+:func:`attribute` is the one verb and :data:`METHODS` the registry. A method is a function
+``method(classifier, images, targets, **options) -> raw maps [B, H, W]``; :func:`attribute` checks
+the input, holds the classifier still, and scales the maps. A new method is one such function and
+one line in the registry.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from geolib.attribution.blocks import block_modules, combicam, contributions
+from geolib.attribution.cams import gradcam, gradcam_plusplus, layercam, scorecam
+from geolib.attribution.controls import edges, random
+from geolib.attribution.gradients import (
+    integrated_gradients,
+    integrated_gradients_squared,
+    smoothgrad,
+)
+from geolib.attribution.hooks import feature_maps
+from geolib.attribution.shared import min_max, upsample
+from geolib.model.precision import BatchSize, choose_batch_size, uses_bf16
+
+__all__ = [
+    "FLOAT32_METHODS",
+    "METHODS",
+    "attribute",
+    "block_sizes",
+    "combicam",
+    "combicam_layers",
+    "edges",
+    "gradcam",
+    "gradcam_plusplus",
+    "integrated_gradients",
+    "integrated_gradients_squared",
+    "layercam",
+    "random",
+    "scorecam",
+    "smoothgrad",
+]
+
+# Resizing leaves rounding errors around 0 and 1; anything beyond is not an image in 0...1.
+RANGE_TOLERANCE = 1e-5
+
+
+def attribute(
+    classifier: nn.Module,
+    images: Tensor,
+    method: str = "gradcam++",
+    targets: Tensor | Sequence[int] | None = None,
+    *,
+    precision: str = "auto",
+    batch_size: int | None = None,
+    **options: object,
+) -> Tensor:
+    """Attribution maps of a batch of images (§3.2 of arXiv 2605.00912).
+
+    The result does not depend on how images are batched or ordered, on the global random state,
+    or on the caller's gradient mode; the classifier is evaluated in ``eval`` mode and left as it
+    was found, without hooks or gradients.
+
+    Parameters
+    ----------
+    classifier : nn.Module
+        Maps images in 0...1 to logits ``[B, N]``. The CAM methods read the feature map
+        ``[B, K, h, w]`` that its attribute ``target_layer`` puts out.
+    images : Tensor, float32, ``[B, 3, H, W]``
+        RGB in 0...1, not normalised.
+    method : str
+        A name in :data:`METHODS`.
+    targets : int Tensor or sequence of int, ``[B]``, optional
+        The class whose evidence is asked for; the predicted class by default.
+    precision : {"auto", "fp32", "bf16"}
+        ``"bf16"`` computes under autocast; ``"auto"`` does so where the processor has native
+        bfloat16 arithmetic and the method can bear it (see :data:`FLOAT32_METHODS`).
+    batch_size : int
+        Most images (masked, noisy or interpolated ones where the method makes such) that go
+        through the classifier at once; by default as the device suggests. Bounds the memory, does
+        not change the maps. Halved, with a warning, whenever memory runs out.
+    **options
+        Options of the method: see its docstring in :data:`METHODS`.
+
+    Returns
+    -------
+    Tensor, float32, ``[B, H, W]``
+        Min-max scaled to 0...1 per image; a constant map is all zeros.
+
+    Raises
+    ------
+    TypeError
+        If ``images`` or ``targets`` has the wrong type, or the method has no such option.
+    ValueError
+        If an argument is out of range, or the classifier or a map is not finite.
+    """
+    function = _lookup(method, options)
+    chunked = "batch_size" in inspect.signature(function).parameters
+
+    def maps(inputs: Tensor, wanted: Tensor | None, size: int) -> Tensor:
+        chunks = {"batch_size": size} if chunked else {}
+        return function(classifier, inputs, wanted, **chunks, **options)
+
+    found = _in_batches(classifier, images, targets, maps, method, precision, batch_size)
+    return min_max(torch.cat([torch.empty(0, *images.shape[-2:]), *found])).to(images.device)
+
+
+def combicam_layers(
+    classifier: nn.Module,
+    images: Tensor,
+    targets: Tensor | Sequence[int] | None = None,
+    *,
+    layers: Sequence[str] | None = None,
+    precision: str = "auto",
+    batch_size: int | None = None,
+) -> dict[str, Tensor]:
+    """What each block of the network adds to a Combi-CAM map (arXiv 2603.24117).
+
+    Parameters
+    ----------
+    classifier, images, targets, precision, batch_size
+        As for :func:`attribute`.
+    layers : sequence of str
+        Names of modules whose maps are added; by default every block.
+
+    Returns
+    -------
+    dict of str to Tensor, float32, ``[B, H, W]``
+        By the name of the block, in the network's order: its class activation map for the softmax
+        probability, not scaled, not negative, up-sampled with aligned corners. The maps add up to
+        the one that :func:`attribute` scales to 0...1.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As :func:`attribute`; also if the network has no blocks that are known by their names, or
+        one of ``layers`` is no module of it.
+    """
+    names = list(block_modules(classifier, layers))
+
+    def maps(inputs: Tensor, wanted: Tensor | None, _size: int) -> Tensor:
+        coarse = contributions(classifier, inputs, wanted, layers)
+        size = inputs.shape[-2:]
+        return torch.stack([upsample(coarse[n], size, align_corners=True) for n in names], dim=1)
+
+    found = _in_batches(classifier, images, targets, maps, "combicam", precision, batch_size)
+    together = torch.cat([torch.empty(0, len(names), *images.shape[-2:]), *found])
+    return dict(zip(names, together.to(images.device).unbind(dim=1), strict=True))
+
+
+def block_sizes(
+    classifier: nn.Module, images: Tensor, *, layers: Sequence[str] | None = None
+) -> dict[str, tuple[int, int]]:
+    """Height and width of the feature map that each block of the network puts out.
+
+    Parameters
+    ----------
+    classifier, images, layers
+        As for :func:`combicam_layers`; the first image is enough.
+
+    Returns
+    -------
+    dict of str to (int, int)
+        By the name of the block, in the network's order.
+    """
+    modules = block_modules(classifier, layers)
+    device = next((p.device for p in classifier.parameters()), images.device)
+    with torch.no_grad(), _held_still(classifier):
+        maps, _ = feature_maps(classifier, images[:1].to(device), modules)
+    return {name: (one.shape[2], one.shape[3]) for name, one in maps.items()}
+
+
+# --- The one driver of all methods -----------------------------------------------------------
+
+
+def _in_batches(
+    classifier: nn.Module,
+    images: Tensor,
+    targets: Tensor | Sequence[int] | None,
+    maps: Callable[[Tensor, Tensor | None, int], Tensor],
+    method: str,
+    precision: str,
+    batch_size: int | None,
+) -> list[Tensor]:
+    """Raw maps of the images in batches, on the CPU; the classifier is left as it was."""
+    _check_images(images)
+    if batch_size is not None and batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    wanted = None if targets is None else _as_targets(targets, len(images))
+    if precision == "auto" and method in FLOAT32_METHODS:
+        precision = "fp32"
+    device = next((p.device for p in classifier.parameters()), images.device)
+
+    def run(size: int) -> list[Tensor]:
+        found = []
+        for start in range(0, len(images), size):
+            part = slice(start, start + size)
+            # A copy, because autograd refuses tensors made under inference mode.
+            inputs = images[part].detach().to(device, copy=True)
+            inputs = inputs.contiguous(memory_format=torch.channels_last)
+            raw = maps(inputs, None if wanted is None else wanted[part].to(device), size)
+            found.append(raw.detach().float().cpu())
+        return found
+
+    with (
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        _held_still(classifier),
+        torch.autocast(device.type, torch.bfloat16, enabled=uses_bf16(device, precision)),
+    ):
+        found = BatchSize(batch_size or choose_batch_size(device)).run(run)
+    _check_maps(found, method)
+    return found
+
+
+@contextmanager
+def _held_still(classifier: nn.Module) -> Iterator[None]:
+    """The classifier in eval mode with frozen parameters; every flag is put back afterwards."""
+    training = {module: module.training for module in classifier.modules()}
+    learning = {parameter: parameter.requires_grad for parameter in classifier.parameters()}
+    try:
+        classifier.eval()
+        classifier.requires_grad_(False)
+        yield
+    finally:
+        for module, flag in training.items():
+            module.training = flag
+        for parameter, flag in learning.items():
+            parameter.requires_grad_(flag)
+
+
+def _lookup(method: str, options: dict[str, object]) -> Callable[..., Tensor]:
+    if method not in METHODS:
+        raise ValueError(f"unknown attribution method {method!r}; known: {', '.join(METHODS)}")
+    signature = inspect.signature(METHODS[method]).parameters.values()
+    known = [p.name for p in signature if p.kind is p.KEYWORD_ONLY]
+    unknown = sorted(set(options) - set(known))
+    if unknown:
+        raise TypeError(
+            f"attribution method {method!r} has no option {', '.join(unknown)}; "
+            f"it knows: {', '.join(known) or 'none'}"
+        )
+    return METHODS[method]
+
+
+def _check_images(images: Tensor) -> None:
+    if not isinstance(images, Tensor) or images.dtype != torch.float32:
+        got = images.dtype if isinstance(images, Tensor) else type(images).__name__
+        raise TypeError(
+            f"images must be a float32 tensor in 0...1, got {got}: convert bytes with "
+            "images.float() / 255"
+        )
+    if images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape[2:]:
+        raise ValueError(f"images must have shape [B, 3, H, W], got {tuple(images.shape)}")
+    if len(images) == 0:
+        return
+    low, high = images.min().item(), images.max().item()
+    if not (low >= -RANGE_TOLERANCE and high <= 1 + RANGE_TOLERANCE):
+        raise ValueError(
+            f"images must lie in 0...1 without NaN, got {low:.4g} to {high:.4g}: give them "
+            "un-normalised; the classifier normalises"
+        )
+
+
+def _as_targets(targets: Tensor | Sequence[int], n_images: int) -> Tensor:
+    tensor = torch.as_tensor(targets)
+    if tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool:
+        raise TypeError(f"targets must be integers, got {tensor.dtype}")
+    if tensor.shape != (n_images,):
+        raise ValueError(
+            f"targets must have one class per image, shape ({n_images},), got {tuple(tensor.shape)}"
+        )
+    if n_images and tensor.min() < 0:
+        raise ValueError(f"targets must not be negative, got {int(tensor.min())}")
+    return tensor.long()
+
+
+def _check_maps(found: Sequence[Tensor], method: str) -> None:
+    finite = [bool(one.isfinite().all()) for batch in found for one in batch]
+    broken = [i for i, good in enumerate(finite) if not good]
+    if broken:
+        raise ValueError(
+            f"method {method!r} gave NaN or infinite maps for images {broken[:10]}: "
+            "check the classifier's weights for such values"
+        )
+
+
+METHODS: dict[str, Callable[..., Tensor]] = {
+    "gradcam": gradcam,
+    "gradcam++": gradcam_plusplus,
+    "layercam": layercam,
+    "scorecam": scorecam,
+    "combicam": combicam,
+    "smoothgrad": smoothgrad,
+    "integrated_gradients": integrated_gradients,
+    "integrated_gradients_squared": integrated_gradients_squared,
+    "random": random,
+    "edges": edges,
+}
+
+# Methods that "auto" keeps in float32: in bfloat16 their maps change by more than their own noise.
+# (Maps averaged over noisy copies change more from one noise seed to the next.)
+FLOAT32_METHODS = frozenset({"integrated_gradients"})

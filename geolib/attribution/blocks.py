@@ -1,0 +1,97 @@
+"""Combi-CAM: the class activation maps of every block, added up (arXiv 2603.24117)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from geolib.attribution.hooks import feature_maps, gradients, module_named
+from geolib.attribution.shared import resolve, scores_of, upsample
+
+# What torchvision and timm call the blocks of ResNets, MobileNets, EfficientNets and ConvNeXts.
+BLOCKS = frozenset(
+    {
+        *("BasicBlock", "Bottleneck"),
+        *("InvertedResidual", "MBConv", "FusedMBConv"),
+        *("EdgeResidual", "DepthwiseSeparableConv", "ConvBnAct"),
+        *("CNBlock", "ConvNeXtBlock"),
+    }
+)
+
+
+def combicam(
+    classifier: nn.Module,
+    images: Tensor,
+    targets: Tensor | None,
+    *,
+    layers: Sequence[str] | None = None,
+) -> Tensor:
+    """Combi-CAM: the Grad-CAMs of all blocks, added without any scaling (arXiv 2603.24117).
+
+    Of every block l, ``ReLU(Σ_k mean_ij(∂y/∂A_k) A_k)`` with y the softmax probability of the
+    class, up-sampled with aligned corners. All of them come from one forward and one backward
+    pass; :func:`combicam_layers` gives them apart. Blocks are those of ResNets, MobileNets,
+    EfficientNets and ConvNeXts, of torchvision or timm, without the stem; ``layers``, names of
+    modules, replaces them.
+    """
+    coarse = contributions(classifier, images, targets, layers)
+    total = torch.zeros_like(images[:, 0])
+    for one in coarse.values():
+        total += upsample(one, images.shape[-2:], align_corners=True)
+    return total
+
+
+def contributions(
+    classifier: nn.Module,
+    images: Tensor,
+    targets: Tensor | None,
+    layers: Sequence[str] | None,
+) -> dict[str, Tensor]:
+    """What each block adds to Combi-CAM, in its own resolution ``[B, h, w]``; not negative."""
+    modules = block_modules(classifier, layers)
+    maps, logits = feature_maps(classifier, images, modules)
+    scores = scores_of(logits, "logit")
+    if scores.shape[1] < 2:
+        raise ValueError("combicam needs two classes or more: the probability of one is constant")
+    # dy = p (1 - p) d(log-odds): the same derivative, and no loss of digits where p is almost 1.
+    odds = _log_odds(scores, resolve(targets, scores))
+    slope = odds.detach().sigmoid() * (-odds.detach()).sigmoid()
+    slopes = gradients(odds.sum(), maps)
+    found = {}
+    for name, activations in maps.items():
+        weights = slopes[name].mean(dim=(2, 3), keepdim=True)
+        weighted = (weights * activations.detach()).sum(dim=1)
+        found[name] = weighted.relu() * slope[:, None, None]
+    return found
+
+
+def block_modules(classifier: nn.Module, layers: Sequence[str] | None) -> dict[str, nn.Module]:
+    """The network's blocks by name, or the modules that ``layers`` names."""
+    if isinstance(layers, str):
+        raise TypeError(f"layers must be a sequence of names, got the string {layers!r}")
+    if layers is not None:
+        if not layers:
+            raise ValueError("layers is empty; name at least one module, or None for every block")
+        return {name: module_named(classifier, name, "layers") for name in layers}
+    blocks = {
+        name: module
+        for name, module in classifier.named_modules()
+        if type(module).__name__ in BLOCKS
+    }
+    if not blocks:
+        inner = getattr(classifier, "network", classifier)
+        children = [name for name, _ in classifier.named_modules() if name]
+        raise ValueError(
+            f"combicam knows no blocks of {type(inner).__name__}: name the layers whose maps are "
+            f"to be added, layers=[...]; its modules begin with {', '.join(children[:10])}"
+        )
+    return blocks
+
+
+def _log_odds(scores: Tensor, targets: Tensor) -> Tensor:
+    """``ln(p / (1 - p))`` of the target's softmax probability, ``[B]``."""
+    index = targets[:, None]
+    others = scores.scatter(1, index, -torch.inf).logsumexp(dim=1)
+    return scores.gather(1, index)[:, 0] - others

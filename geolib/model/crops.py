@@ -1,0 +1,104 @@
+"""Square parts of photographs of any shape (§4.1 of Theiner et al., WACV 2022).
+
+Training looks at a random part, validation at the centre, testing at the centre and four corners.
+The lengths in pixels are the paper's, for an input of 224; for another input they scale with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+from torchvision.transforms import v2
+
+from geolib.data import GeoDataset
+from geolib.images import UnreadableImage
+
+SIDE, TRAINING_EDGE, TESTING_EDGE = 224, 320, 256
+AREA = (0.66, 1.0)
+# The paper quotes torchvision's documentation, where this is the shape of the part itself.
+ASPECT = (3 / 4, 4 / 3)
+
+Crop = tuple[int, torch.Tensor | UnreadableImage]
+
+
+class Crops(Dataset[Crop]):
+    """Items as ``(index, crop)``; an unreadable one as ``(index, error)``.
+
+    Parameters
+    ----------
+    dataset
+        Images of any shape.
+    transform
+        Makes the crops of one photograph ``uint8 [3,H,W]``, channels first.
+    indices
+        Items of the dataset to go through, by default all.
+    """
+
+    def __init__(
+        self, dataset: GeoDataset, transform: v2.Compose, indices: Sequence[int] | None = None
+    ) -> None:
+        self.dataset = dataset
+        self.transform = transform
+        self.indices = range(len(dataset)) if indices is None else indices
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, position: int) -> Crop:
+        index = self.indices[position]
+        try:
+            image = self.dataset.records[index].read().image
+        except UnreadableImage as error:
+            return index, error
+        return index, self.transform(torch.from_numpy(image).permute(2, 0, 1)).movedim(-3, -1)
+
+
+class RandomCrops(Dataset[Crop]):
+    """Random parts of a dataset's images, decided by the seed, the epoch and the image alone."""
+
+    def __init__(
+        self, dataset: GeoDataset, image_size: int, seed: int, indices: Sequence[int] | None = None
+    ) -> None:
+        transform = v2.Compose(
+            [
+                v2.Resize(_scaled(TRAINING_EDGE, image_size), antialias=True),
+                v2.RandomResizedCrop(image_size, AREA, ASPECT, antialias=True),
+            ]
+        )
+        self.crops = Crops(dataset, transform, indices)
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.crops)
+
+    def __getitem__(self, key: tuple[int, int]) -> Crop:
+        epoch, position = key
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(mix(self.seed, epoch, self.crops.indices[position]))
+            return self.crops[position]
+
+
+def centre_crops(
+    dataset: GeoDataset, image_size: int, indices: Sequence[int] | None = None
+) -> Crops:
+    """The centre of every image, ``uint8 [S,S,3]``."""
+    resize = v2.Resize(_scaled(TESTING_EDGE, image_size), antialias=True)
+    return Crops(dataset, v2.Compose([resize, v2.CenterCrop(image_size)]), indices)
+
+
+def five_crops(dataset: GeoDataset, image_size: int) -> Crops:
+    """The corners and the centre of every image, ``uint8 [5,S,S,3]``."""
+    resize = v2.Resize(_scaled(TESTING_EDGE, image_size), antialias=True)
+    return Crops(dataset, v2.Compose([resize, v2.FiveCrop(image_size), torch.stack]))
+
+
+def _scaled(edge: int, image_size: int) -> int:
+    return round(image_size * edge / SIDE)
+
+
+def mix(*numbers: int) -> int:
+    """One seed out of several numbers."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
