@@ -79,7 +79,7 @@ def test_defaults_are_the_values_of_the_smoke_profile(name: str) -> None:
     assert run.resolve([name], "smoke", root=ROOT)[name] == defaults
 
 
-@pytest.mark.parametrize("profile", ["smoke", "default", "paper"])
+@pytest.mark.parametrize("profile", ["smoke", "default", "paper", "theiner"])
 def test_profiles_name_known_parameters_only(profile: str) -> None:
     assert set(run.resolve(CHAPTERS, profile, root=ROOT)) == set(CHAPTERS)
 
@@ -89,7 +89,7 @@ def test_the_smoke_profile_sets_every_shared_parameter_of_the_others() -> None:
         profile: set(
             yaml.safe_load((ROOT / f"notebooks/profiles/{profile}.yaml").read_text())["shared"]
         )
-        for profile in ("smoke", "default", "paper")
+        for profile in ("smoke", "default", "paper", "theiner")
     }
     assert shared["default"] | shared["paper"] <= shared["smoke"]
 
