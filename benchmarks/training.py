@@ -33,9 +33,10 @@ from torch.utils.data import Subset
 from geolib import data, model
 from geolib.data import PixelBatch, ResizedPixels
 from geolib.geoscenes import COUNTRIES, render
+from geolib.model.augmentation import augment
+from geolib.model.batches import Batches, Process, loader, read_pixels
 from geolib.model.precision import inference_precision, uses_bf16
 from geolib.model.prediction import as_images
-from geolib.model.training import Batches, Process, _loader, augment, read_pixels
 
 BATCH_SIZE = 64
 
@@ -56,7 +57,7 @@ def photographs(folder: Path, n_images: int, width: int) -> float:
     return float(np.mean([path.stat().st_size for path in folder.rglob("*.jpg")]))
 
 
-def rate_of_loader(loader: Iterable[PixelBatch]) -> float:
+def rate_ofloader(loader: Iterable[PixelBatch]) -> float:
     """Images per second over a whole epoch, augmented; an earlier one starts the workers."""
     for _ in loader:
         pass
@@ -118,7 +119,7 @@ def main() -> None:
         for size in options.size:
             streamed = Subset(ResizedPixels(dataset, size), range(len(dataset)))
             files, memory = (
-                rate_of_loader(_loader(pixels, Batches(len(pixels), BATCH_SIZE, Process(), 0)))
+                rate_ofloader(loader(pixels, Batches(len(pixels), BATCH_SIZE, Process(), 0)))
                 for pixels in (streamed, read_pixels(dataset, size, Process(), False))
             )
             steps, cores = rate_of_model(size, options.seconds)

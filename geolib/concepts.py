@@ -22,7 +22,7 @@ from geolib import cache
 from geolib.data import GeoDataset, GeoImage
 from geolib.geoscenes import semantic
 from geolib.progress import progress_bar
-from geolib.scoring import Array, to_numpy
+from geolib.scoring import Array, to_numpy, top_weights
 from geolib.segmentation.ade20k import SemanticNetwork
 from geolib.stages import Shard, identity
 
@@ -72,9 +72,7 @@ def top_k(attribution: Array, k: int = K) -> np.ndarray:
             f"k={k} is not between 1 and the map's {values.size} pixels; scaled_k gives the "
             "paper's share of them"
         )
-    cut = np.partition(values, values.size - k, axis=None)[values.size - k]
-    above, tied = values > cut, values == cut
-    return above + tied * ((k - above.sum()) / tied.sum())
+    return top_weights(values, k)
 
 
 def dilate(mask: np.ndarray, dilation: int) -> np.ndarray:

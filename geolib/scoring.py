@@ -103,7 +103,21 @@ def salient_weights(attribution: Array, top_p: float = TOP_P) -> np.ndarray:
     values = _check_attribution(attribution)
     if not 0 < top_p <= 1:
         raise ValueError(f"top_p={top_p}; expected a share of the image, above 0 and up to 1")
-    k = round(top_p * values.size)
+    return top_weights(values, round(top_p * values.size))
+
+
+def top_weights(values: np.ndarray, k: int) -> np.ndarray:
+    """Share of each value in the k largest; those tied at the cut share its places equally.
+
+    Parameters
+    ----------
+    values : finite, of any shape.
+    k : 0 to the number of values.
+
+    Returns
+    -------
+    float64 of the same shape in 0…1, summing to k.
+    """
     if k == 0:
         return np.zeros(values.shape)
     cut = np.partition(values, values.size - k, axis=None)[values.size - k]

@@ -1,5 +1,6 @@
 """The classifier: load, train, predict."""
 
+from geolib.model.batches import Process
 from geolib.model.classifier import Classifier, HeadReplaced, load
 from geolib.model.precision import (
     choose_batch_size,
@@ -8,7 +9,7 @@ from geolib.model.precision import (
     uses_bf16,
 )
 from geolib.model.prediction import accuracy, calibration_error, confusion, predict, reliability
-from geolib.model.training import PAPER, Process, Schedule, TrainConfig, train
+from geolib.model.training import PAPER, Schedule, TrainConfig, train
 
 __all__ = [
     "PAPER",

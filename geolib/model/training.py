@@ -10,13 +10,11 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import tempfile
 import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -35,29 +33,18 @@ from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 
-from geolib.data import (
-    GeoDataset,
-    PixelBatch,
-    ResizedPixels,
-    collate,
-    default_workers,
-    pixel_batches,
-    single_threaded,
-)
+from geolib.data import GeoDataset, PixelBatch
+from geolib.model.augmentation import augment
+from geolib.model.batches import Batches, Process, loader, read
 from geolib.model.classifier import Classifier, HeadReplaced, load, with_classes
-from geolib.model.crops import Crops, RandomCrops, centre_crops, mix
+from geolib.model.crops import mix
 from geolib.model.precision import BatchSize, choose_device, uses_bf16
 from geolib.model.prediction import as_images
 
-# Of the machine's memory, what decoded images may fill.
-MEMORY_SHARE = 0.5
 CHECKPOINT_SECONDS = 300
 BEST, LAST, IDENTITY = "best.ckpt", "last.ckpt", "training.json"
 BATCH_NORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
-# Saturation is blended towards the luma of ITU-R BT.601.
-LUMA = (0.299, 0.587, 0.114)
 
 
 Schedule = Literal["constant", "one_cycle", "halving", "warm_restarts"]
@@ -277,21 +264,6 @@ def _claim(
         part.replace(place)
 
 
-class Process(NamedTuple):
-    """This process among those that torchrun has started; the only one where it has not."""
-
-    rank: int = 0
-    local_rank: int = 0
-    world_size: int = 1
-    local_world_size: int = 1
-
-    @classmethod
-    def this(cls) -> Process:
-        """As the environment variables of torchrun say."""
-        alone = cls()._asdict().items()
-        return cls(**{k: int(os.environ.get(k.upper(), str(default))) for k, default in alone})
-
-
 def _fit(
     train: Examples,
     validation: Examples,
@@ -311,8 +283,15 @@ def _fit(
     ):
         torch.manual_seed(config.seed)
         classifier = _untrained(initial, [name for head in heads for name in head], config)
-        read = _read_crops if config.crops else _read_whole
-        pixels, unseen = read(train.images, validation.images, config, process, progress)
+        pixels, unseen = read(
+            train.images,
+            validation.images,
+            config.image_size,
+            crops=config.crops,
+            seed=config.seed,
+            process=process,
+            progress=progress,
+        )
         batches = Batches(len(pixels), config.batch_size, process, config.seed)
         sizes = [len(head) for head in heads]
         recipe = Recipe(classifier, config, batches, train.targets, validation.targets, sizes)
@@ -338,8 +317,8 @@ def _fit(
         )
         trainer.fit(
             recipe,
-            _loader(pixels, batches),
-            _loader(unseen, Batches(len(unseen), config.batch_size, process)),
+            loader(pixels, batches),
+            loader(unseen, Batches(len(unseen), config.batch_size, process)),
             ckpt_path=last if last.exists() else None,
         )
         best = trainer.strategy.broadcast(
@@ -610,43 +589,6 @@ class EpochBar(TQDMProgressBar):
         return Tqdm(disable=True)
 
 
-def augment(
-    images: torch.Tensor, draws: torch.Tensor, horizontal_flip: bool, color_jitter: float
-) -> torch.Tensor:
-    """Mirror and recolour each image of a batch by draws of its own (§4 of arXiv 2605.00912).
-
-    Parameters
-    ----------
-    images
-        ``float32 [B,3,H,W]``, 0…1.
-    draws
-        ``float32 [4,B]``, uniform in 0…1: of each image for the mirror, brightness, contrast and
-        saturation.
-    horizontal_flip
-        Whether to mirror each image with probability ½.
-    color_jitter
-        Brightness, contrast and saturation are multiplied by factors between 1 − ``color_jitter``
-        and 1 + ``color_jitter``.
-
-    Returns
-    -------
-    torch.Tensor
-        Of the same shape, 0…1.
-    """
-    # torchvision's transforms draw once per batch.
-    draws = draws.to(images.device)[:, :, None, None, None]
-    if horizontal_flip:
-        images = torch.where(draws[0] < 0.5, images.flip(3), images)
-    if color_jitter:
-        brightness, contrast, saturation = 1 + color_jitter * (2 * draws[1:] - 1)
-        luma = images.new_tensor(LUMA).view(1, 3, 1, 1)
-        images = images * brightness
-        grey = (images * luma).sum(1, keepdim=True)
-        images = torch.lerp(grey, images, saturation)
-        images = torch.lerp(grey.mean((2, 3), keepdim=True), images, contrast).clamp(0, 1)
-    return images
-
-
 def is_folded(classifier: Classifier, weights: str | None) -> bool:
     """Whether trained weights come with batch norm folded into the convolutions.
 
@@ -660,164 +602,6 @@ def is_folded(classifier: Classifier, weights: str | None) -> bool:
         torch.allclose(b, torch.ones_like(b), atol=1e-3) for b in variances
     )
     return bool(means) and weights != "random" and identity
-
-
-@dataclass(frozen=True)
-class PixelsInMemory(Dataset[tuple[int, torch.Tensor]]):
-    """Items as ``(index, uint8 [S,S,3])``, read once."""
-
-    indices: list[int]
-    pixels: torch.Tensor
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __getitem__(self, index: int) -> tuple[int, torch.Tensor]:
-        return self.indices[index], self.pixels[index]
-
-
-def read_pixels(
-    dataset: GeoDataset, image_size: int, process: Process, progress: bool
-) -> PixelsInMemory | Subset[Any]:
-    """The readable images as items ``(index, uint8 [S,S,3])``, kept in memory where they fit.
-
-    Where they do not, a first reading tells which are readable, and every epoch reads them again.
-    """
-    fits = len(dataset) * image_size**2 * 3 < _memory() / process.local_world_size
-    pixels = torch.empty(len(dataset) * fits, image_size, image_size, 3, dtype=torch.uint8)
-    indices: list[int] = []
-    for batch in pixel_batches(dataset, image_size, 64, progress=progress):
-        if fits:
-            pixels[len(indices) : len(indices) + len(batch.indices)] = batch.pixels
-        indices += batch.indices
-    _check_readable(dataset, indices)
-    if fits:
-        return PixelsInMemory(indices, pixels)
-    return Subset(ResizedPixels(dataset, image_size), indices)
-
-
-def _check_readable(dataset: GeoDataset, indices: Sequence[int]) -> None:
-    if not indices:
-        raise ValueError(f"the {dataset.split} split holds no readable image")
-    if unreadable := len(dataset) - len(indices):
-        warnings.warn(f"{unreadable} unreadable images are left out", stacklevel=3)
-
-
-Pixels = PixelsInMemory | Subset[Any] | Crops | RandomCrops
-
-
-def _read_whole(
-    train: GeoDataset,
-    validation: GeoDataset,
-    config: TrainConfig,
-    process: Process,
-    progress: bool,
-) -> tuple[Pixels, Pixels]:
-    size = config.image_size
-    return (
-        read_pixels(train, size, process, progress),
-        read_pixels(validation, size, process, progress),
-    )
-
-
-def _read_crops(
-    train: GeoDataset,
-    validation: GeoDataset,
-    config: TrainConfig,
-    process: Process,
-    progress: bool,
-) -> tuple[Pixels, Pixels]:
-    """Parts of the readable images, which a first reading tells; every epoch reads them again."""
-    size = config.image_size
-    return (
-        RandomCrops(train, size, config.seed, _readable(train, size, progress)),
-        centre_crops(validation, size, _readable(validation, size, progress)),
-    )
-
-
-def _readable(dataset: GeoDataset, image_size: int, progress: bool) -> list[int]:
-    batches = pixel_batches(dataset, image_size, 64, progress=progress)
-    indices = [i for batch in batches for i in batch.indices]
-    _check_readable(dataset, indices)
-    return indices
-
-
-def _memory() -> float:
-    """Bytes that decoded images may fill on this machine, within the limits of a container."""
-    from distributed.system import MEMORY_LIMIT
-
-    return MEMORY_SHARE * MEMORY_LIMIT
-
-
-class Batches(Sampler[list[int]]):
-    """This process's share of every batch, out of an order that all processes have in common.
-
-    The order depends on the seed and the epoch alone, so that several processes, or one that was
-    killed, see what a single undisturbed one sees. Without a seed it is that of the images, and
-    the last batch may be short; with one, images that do not fill a batch wait for another epoch.
-    """
-
-    def __init__(
-        self, n_images: int, batch_size: int, process: Process, seed: int | None = None
-    ) -> None:
-        self.n_images = n_images
-        self.batch_size = min(batch_size, n_images)
-        self.process = process
-        self.seed = seed
-        self.epoch = 0
-        self.resumed = 0, 0
-        if seed is not None and self.batch_size < process.world_size:
-            raise ValueError(
-                f"batch_size={batch_size} and {n_images} training images: too few for "
-                f"{process.world_size} processes, each of which needs an image of every batch"
-            )
-
-    def resume(self, step: int) -> None:
-        """Go on after so many batches in all."""
-        self.resumed = divmod(step, len(self))
-        self.epoch = self.resumed[0]
-
-    def __len__(self) -> int:
-        whole, rest = divmod(self.n_images, self.batch_size)
-        return whole + (self.seed is None and rest > 0)
-
-    def __iter__(self) -> Iterator[list[int]]:
-        order = torch.arange(self.n_images)
-        if self.seed is not None:
-            generator = torch.Generator().manual_seed(self.seed + self.epoch)
-            order = torch.randperm(self.n_images, generator=generator)
-        epoch, first = self.resumed
-        batches = order.split(self.batch_size)[first if self.epoch == epoch else 0 : len(self)]
-        for batch in batches:
-            yield batch[self.process.rank :: self.process.world_size].tolist()
-
-
-class WithEpoch(Sampler[list[tuple[int, int]]]):
-    """Batches of images together with their epoch, by which random crops are drawn."""
-
-    def __init__(self, batches: Batches) -> None:
-        self.batches = batches
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        epoch = self.batches.epoch
-        for batch in self.batches:
-            yield [(epoch, position) for position in batch]
-
-
-def _loader(pixels: Pixels, batches: Batches) -> DataLoader[PixelBatch]:
-    workers = default_workers(batches.n_images) // batches.process.local_world_size
-    workers = 0 if isinstance(pixels, PixelsInMemory) else workers
-    return DataLoader(
-        pixels,
-        batch_sampler=WithEpoch(batches) if isinstance(pixels, RandomCrops) else batches,
-        collate_fn=collate,
-        num_workers=workers,
-        persistent_workers=workers > 0,
-        worker_init_fn=single_threaded,
-    )
 
 
 def _checkpoint(

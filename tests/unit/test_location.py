@@ -21,6 +21,7 @@ from geolib.images import UnreadableImage
 from geolib.location import LocationStudy
 from geolib.maps import Guess
 from geolib.model import crops, training
+from geolib.model.batches import WithEpoch
 from geolib.model.classifier import take_classes, with_classes
 from geolib.model.location import (
     THEINER,
@@ -32,7 +33,7 @@ from geolib.model.location import (
     probabilities,
     train_location,
 )
-from geolib.model.training import WithEpoch, summed_cross_entropy
+from geolib.model.training import summed_cross_entropy
 from geolib.partitioning import great_circle_distance
 
 SIZES = (4, 2)

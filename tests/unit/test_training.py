@@ -17,8 +17,8 @@ from torchvision.transforms.v2 import functional as T
 from geolib import data, model
 from geolib.images import UnreadableImage
 from geolib.model import training
+from geolib.model.augmentation import augment
 from geolib.model.precision import BatchSize
-from geolib.model.training import augment
 
 MOBILENET = (
     Path(__file__).parents[2].parent / "shared" / "weights" / "mobilenet_v2-imagenet1k.safetensors"
