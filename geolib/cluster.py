@@ -53,7 +53,7 @@ def connect(workers: int | None = None, scheduler: str | None = None) -> Iterato
         Address of a running scheduler, for example ``"tcp://host:8786"``. Its workers run one
         shard at a time (``dask worker --nthreads 1``) and see the same photographs and the same
         cache folder as this machine, under the same paths. On processors they are faster with the
-        environment variables of :data:`geolib.allocator.KEEP_FREED_MEMORY`.
+        environment variables of ``geolib.allocator.KEEP_FREED_MEMORY``.
 
     Yields
     ------

@@ -92,8 +92,8 @@ def concept_influence(
 ) -> float:
     """Concept influence ci = tki / s̄ of one concept in one image (§3.2, eq. 1 to 3).
 
-    tki = |m ∧ e_k| / k is the share of the k most important pixels that lie on the concept, and
-    s̄ = |m| / HW the share of the image that it takes. An explanation spread evenly, or laid
+    ``tki = |m ∧ e_k| / k`` is the share of the k most important pixels that lie on the concept, and
+    ``s̄ = |m| / HW`` the share of the image that it takes. An explanation spread evenly, or laid
     anywhere, gives 1 on average.
 
     Parameters

@@ -49,7 +49,7 @@ def splits(
     ----------
     metadata
         Columns ``id``, ``latitude``, ``longitude``, ``country`` and ``sequence``, as from
-        :func:`geolib.data.osv5m.metadata`; the order of rows plays no role.
+        ``geolib.data.osv5m.metadata``; the order of rows plays no role.
     countries
         ISO 3166 codes.
     n_train_per_country, n_eval_per_country, n_validation_per_country, n_test_per_country

@@ -134,12 +134,8 @@ def load_location(path: str | Path) -> LocationModel:
 class Targets(NamedTuple):
     """Cells of a training, and the cell of each image.
 
-    Attributes
-    ----------
-    heads
-        Names of the cells of each head, fine to coarse.
-    train, validation
-        ``int64 [N,heads]``, -1 for an image in no cell of a head.
+    ``heads`` holds the names of the cells of each head, fine to coarse; ``train`` and
+    ``validation`` are ``int64 [N,heads]``, -1 for an image in no cell of a head.
     """
 
     heads: Sequence[Sequence[str]]
@@ -213,12 +209,8 @@ def _examples(images: GeoDataset, found: np.ndarray, heads: Sequence[Sequence[st
 class Located(NamedTuple):
     """What a model says of a dataset's readable images.
 
-    Attributes
-    ----------
-    indices
-        Their places in the dataset.
-    probabilities
-        ``float32 [N,C]`` of each head, fine to coarse.
+    ``indices`` are their places in the dataset; ``probabilities`` holds ``float32 [N,C]`` of each
+    head, fine to coarse.
     """
 
     indices: list[int]

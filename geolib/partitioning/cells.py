@@ -177,7 +177,7 @@ def with_geometry(frame: pd.DataFrame, geometry: Any) -> GeoDataFrame:
 
 
 def n_unique_classes(partitionings: Iterable[Partitioning]) -> int:
-    """Number of distinct cells in several partitionings, the |C| of Table 1."""
+    """Number of distinct cells in several partitionings, ``|C|`` of Table 1."""
     return len({key for partitioning in partitionings for key in partitioning.cells["key"]})
 
 

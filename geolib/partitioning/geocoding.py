@@ -21,16 +21,11 @@ LEVELS = ("place", "admin2", "admin1", "country")
 
 
 class Address(NamedTuple):
-    """Names of one point's locations from fine to coarse; all empty where nothing is known.
+    """One point's locations from fine to coarse; all empty where nothing is known.
 
-    Attributes
-    ----------
-    names
-        For people, for example ``("Arcachon", "Gironde", "Nouvelle-Aquitaine", "France")``.
-    keys
-        Identifiers, unique among all locations of a geocoder; as many as names.
-    has_area
-        Whether a location is an area rather than a point.
+    ``names`` are for people, for example ``("Arcachon", "Gironde", "Nouvelle-Aquitaine",
+    "France")``; ``keys`` are as many identifiers, unique among all locations of a geocoder;
+    ``has_area`` tells whether a location is an area rather than a point.
     """
 
     names: tuple[str, ...] = ()
