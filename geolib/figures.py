@@ -603,7 +603,8 @@ def concept_influences(
     Parameters
     ----------
     pictures, explanations, semantic_maps
-        One of each per row: an image, ``[H, W]`` in 0..1, and int ``[H, W]`` into ``names``.
+        One of each per row: an image, ``[H, W]`` in 0..1, of which the brightest hundredth is
+        drawn alike, and int ``[H, W]`` into ``names``.
     names
         Of all concepts.
     influences
@@ -626,7 +627,10 @@ def concept_influences(
         image = as_image(picture)
         values = influences[row].dropna().sort_values()
         table = np.array([to_rgb(colours[n] if n in values else "#9aa4ae") for n in names])
-        panels = [image, overlay(image, explanations[row]), table[semantic_maps[row]]]
+        # A few pixels far above the rest would leave the map of gradients black.
+        bright = max(np.quantile(explanations[row], 0.99), np.finfo(np.float32).eps)
+        heat = overlay(image, np.clip(explanations[row] / bright, 0, 1))
+        panels = [image, heat, table[semantic_maps[row]]]
         for axis, panel in zip(axes[row], panels, strict=False):
             axis.imshow(panel, interpolation="nearest")
             axis.set(xticks=[], yticks=[])

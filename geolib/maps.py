@@ -146,8 +146,9 @@ def _map(
 
 
 def _apart(cells: GeoDataFrame, view: tuple[float, float, float, float]) -> GeoDataFrame:
-    """The cells, best first, without those whose name would lie on a better one's."""
+    """The cells in view, best first, without those whose name would lie on a better one's."""
     west, south, east, north = view
+    cells = cells[cells["longitude"].between(west, east) & cells["latitude"].between(south, north)]
     kept: list[int] = []
     places = cells[["longitude", "latitude"]].to_numpy() / (east - west, north - south)
     for i, place in enumerate(places):
@@ -158,19 +159,16 @@ def _apart(cells: GeoDataFrame, view: tuple[float, float, float, float]) -> GeoD
 
 
 def _view(models: Sequence[Guess]) -> tuple[float, float, float, float]:
-    """West, south, east and north of the part that holds the truth and nine tenths of the belief.
+    """West, south, east and north of the part that holds the true place and the answers.
 
-    At least 6 degrees wide and high, with a margin, about square on the page.
+    With a wide margin, about square on the page. Less probable cells may lie outside: a network
+    that hesitates between continents would make every map one of the world.
     """
     places = [guess.truth for guess in models] + [guess.predicted for guess in models]
-    for guess in models:
-        share = guess.cells["probability"].cumsum() / guess.cells["probability"].sum()
-        likely = guess.cells[(share <= 0.9).to_numpy() | (np.arange(len(share)) == 0)]
-        places += list(zip(likely["latitude"], likely["longitude"], strict=True))
     latitude, longitude = np.array(places).T
     middle = (latitude.min() + latitude.max()) / 2
     stretch = np.cos(np.radians(np.clip(middle, -75, 75)))
-    side = max(np.ptp(latitude), np.ptp(longitude) * stretch, 4.0) * 1.25
+    side = max(np.ptp(latitude), np.ptp(longitude) * stretch, 6.0) * 1.6
     centre = (longitude.min() + longitude.max()) / 2
     half = side / 2
     return (

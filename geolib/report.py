@@ -433,12 +433,11 @@ def influence_table(summary: pd.DataFrame, dilation: int, groups: Mapping[str, s
     groups : group and its heading, in the order of the columns; the first one sorts.
     """
     rows = summary[(summary["dilation"] == dilation) & ~summary["rare"].astype(bool)]
-    bounds = rows[["low", "high"]].itertuples(index=False)
-    rows = rows.assign(interval=[f"{low:.2f} to {high:.2f}" for low, high in bounds])
+    numbers = rows[["median", "low", "high"]].itertuples(index=False)
+    rows = rows.assign(interval=[f"{m:.2f} ({low:.2f}–{high:.2f})" for m, low, high in numbers])
     columns = {
         "images": "images",
-        "median": "median",
-        "interval": "95 % interval",
+        "interval": "median (95 %)",
         "mean": "mean",
         "by_chance": "laid anywhere",
         "p_holm": "p (Holm)",
@@ -448,9 +447,9 @@ def influence_table(summary: pd.DataFrame, dilation: int, groups: Mapping[str, s
         for group, heading in groups.items()
     }
     table = pd.concat(parts, axis=1).rename(columns=columns, level=1)
-    first = next(iter(groups.values()))
-    table = table.sort_values((first, "median"), ascending=False)
-    forms: dict[Any, str] = {"images": "{:.0f}", "p (Holm)": "{:.4f}", "95 % interval": "{}"}
+    order = rows[rows["group"] == next(iter(groups))].sort_values("median", ascending=False)
+    table = table.reindex([*order["concept"], *table.index.difference(order["concept"].tolist())])
+    forms: dict[Any, str] = {"images": "{:.0f}", "p (Holm)": "{:.3f}", "median (95 %)": "{}"}
     formats: dict[Any, Any] = {name: forms.get(name[1], "{:.2f}") for name in table.columns}
     return table.rename_axis(index=None).style.format(formats, na_rep="–")
 

@@ -630,7 +630,7 @@ NEAR = {
 }
 
 
-def test_the_map_shows_truth_answer_and_nine_tenths_of_the_belief():
+def test_the_map_shows_the_true_place_and_the_answer():
     truth = (45.8, 4.8)
     west, south, east, north = maps._view([guess_of(NEAR, truth)])
     for latitude, longitude in (truth, (44.8, -0.6), (43.6, 1.4)):
@@ -642,7 +642,7 @@ def test_the_map_shows_truth_answer_and_nine_tenths_of_the_belief():
 def test_names_do_not_lie_on_each_other():
     cells = guess_of(NEAR, (45.8, 4.8)).cells
     kept = maps._apart(cells, (-4, 40, 8, 50))
-    assert kept["name"].tolist() == [name for name in NEAR if not name.startswith("Pessac")]
+    assert [name.split(",")[0] for name in kept["name"]] == ["Bordeaux", "Toulouse"]
 
 
 def test_the_figure_says_what_the_models_say():
