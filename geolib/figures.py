@@ -589,6 +589,10 @@ def places(positions: pd.DataFrame, classes: Sequence[str]) -> Figure:
     return figure
 
 
+# Concepts that a reader expects in a colour of their own.
+NATURAL = {"sky": "#4a90d9", "road": "#4b5259", "grass": "#7fb353", "tree": "#3f7d3a"}
+
+
 @styled
 def concept_influences(
     pictures: Sequence[Any],
@@ -613,7 +617,7 @@ def concept_influences(
         What was predicted for each row.
     """
     shown = sorted({str(name) for values in influences for name in values.dropna().index})
-    colours = dict(zip(shown, sns.color_palette("husl", len(shown)), strict=True))
+    colours = dict(zip(shown, sns.color_palette("husl", len(shown)), strict=True)) | NATURAL
     # So that the widest bar is the same in every row.
     widest = max((values.max() for values in influences if values.notna().any()), default=1.0)
     figure, axes = plt.subplots(
