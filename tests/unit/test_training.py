@@ -16,7 +16,7 @@ from torchvision.transforms.v2 import functional as T
 
 from geolib import data, model
 from geolib.images import UnreadableImage
-from geolib.model import training
+from geolib.model import batches, training
 from geolib.model.augmentation import augment
 from geolib.model.precision import BatchSize
 
@@ -237,7 +237,7 @@ def test_the_seed_alone_decides(trained):
 
 
 def test_streaming_from_disk_gives_the_same(trained, monkeypatch):
-    monkeypatch.setattr(training, "MEMORY_SHARE", 0)
+    monkeypatch.setattr(batches, "MEMORY_SHARE", 0)
     assert small_run().weights_sha256 == trained.weights_sha256
 
 
@@ -298,7 +298,7 @@ small_run(DROPOUT, checkpoints={str(tmp_path)!r})
     assert done.returncode == -signal.SIGKILL, done.stderr.decode()
     undisturbed = small_run(DROPOUT)
     made = noted_steps(monkeypatch)
-    monkeypatch.setattr(training, "MEMORY_SHARE", 0)
+    monkeypatch.setattr(batches, "MEMORY_SHARE", 0)
     monkeypatch.setattr(training, "default_workers", lambda n_images: 1)
     resumed = small_run(DROPOUT, checkpoints=tmp_path)
     assert made == [(2, 1), (2, 2), (3, 0), (3, 1), (3, 2)]
