@@ -299,7 +299,7 @@ small_run(DROPOUT, checkpoints={str(tmp_path)!r})
     undisturbed = small_run(DROPOUT)
     made = noted_steps(monkeypatch)
     monkeypatch.setattr(batches, "MEMORY_SHARE", 0)
-    monkeypatch.setattr(training, "default_workers", lambda n_images: 1)
+    monkeypatch.setattr(batches, "default_workers", lambda n_images: 1)
     resumed = small_run(DROPOUT, checkpoints=tmp_path)
     assert made == [(2, 1), (2, 2), (3, 0), (3, 1), (3, 2)]
     assert resumed.history.equals(undisturbed.history)
@@ -355,8 +355,8 @@ def shares(n_images: int, world_size: int, seed: int | None = 0, step: int = 0) 
 @pytest.mark.parametrize("seed", [None, 0])
 def test_processes_share_the_batches_of_one(n_images, seed):
     alone, four = shares(n_images, 1, seed), shares(n_images, 4, seed)
-    for batches, shared in zip(alone, four, strict=True):
-        assert [sorted(chain(*parts)) for parts in shared] == [sorted(b) for (b,) in batches]
+    for epochs, shared in zip(alone, four, strict=True):
+        assert [sorted(chain(*parts)) for parts in shared] == [sorted(b) for (b,) in epochs]
         assert all(max(map(len, p)) - min(map(len, p)) <= 1 for p in shared)
     images = sorted(chain(*(batch for (batch,) in alone[0])))
     if seed is None:
