@@ -453,8 +453,13 @@ def read_coordinates(path: str | Path) -> np.ndarray:
     Raises
     ------
     ValueError
-        If a column is missing.
+        If there is no such file, or a column is missing.
     """
+    if not Path(path).is_file():
+        raise ValueError(
+            f"coordinates={str(path)!r} is no file; give the path of a CSV file, absolute or as seen "
+            f"from {Path.cwd()}"
+        )
     table = pd.read_csv(path)
     columns = ["latitude", "longitude"]
     if missing := [name for name in columns if name not in table]:

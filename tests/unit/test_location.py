@@ -664,6 +664,11 @@ def test_the_figure_says_what_the_models_say():
 # Tables ------------------------------------------------------------------------------------------
 
 
+def test_a_file_of_coordinates_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"coordinates='.*nowhere\.csv' is no file"):
+        location.read_coordinates(tmp_path / "nowhere.csv")
+
+
 def test_accuracy_table_by_hand():
     table = location.accuracy_table({"a": [0.5, 30.0, 100.0, np.inf]}, radii=(1, 50, 200))
     values = table.set_index("quantity")["value"]
