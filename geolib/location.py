@@ -457,8 +457,8 @@ def read_coordinates(path: str | Path) -> np.ndarray:
     """
     if not Path(path).is_file():
         raise ValueError(
-            f"coordinates={str(path)!r} is no file; give the path of a CSV file, absolute or as seen "
-            f"from {Path.cwd()}"
+            f"coordinates={str(path)!r} is no file; give the path of a CSV file, absolute or "
+            f"as seen from {Path.cwd()}"
         )
     table = pd.read_csv(path)
     columns = ["latitude", "longitude"]
