@@ -2,7 +2,8 @@
 
 Every stage of the paper is a module of this package, in the order in which the data flow:
 ``data``, ``model``, ``attribution``, ``segmentation``, ``scoring``, ``ablation``, ``statistics``
-and ``figures``. ``concepts``, ``partitioning`` and ``location`` hold the systems beside it;
+and ``figures``. ``concepts``, ``partitioning`` and ``location`` hold the systems beside it,
+``causal`` what scenes know of causes, ``humans`` a study with people;
 ``pipeline`` runs the flow over a dataset, ``run`` executes the notebooks and builds the book.
 Stages are imported when first used, so that ``import geolib`` stays fast.
 """
@@ -27,6 +28,8 @@ STAGES = (
     "concepts",
     "partitioning",
     "location",
+    "causal",
+    "humans",
     "pipeline",
     "results",
     "run",

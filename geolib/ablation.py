@@ -312,6 +312,38 @@ def torus_shifts(region: Array, image_id: str, seed: int = 0, repeats: int = 10)
     return shifted
 
 
+def donor_indices(image_ids: Sequence[str], seed: int = 0, repeats: int = 10) -> np.ndarray:
+    """For each image, other images whose layout or pixels are to stand in for its own.
+
+    Parameters
+    ----------
+    image_ids : unique names, at least two.
+    seed : of the draw, with the image's name: the order of the images plays no part.
+    repeats : donors per image.
+
+    Returns
+    -------
+    int64 [B,repeats], places in `image_ids`, never the image's own. Donors come again only when
+    there are fewer other images than repeats.
+
+    Raises
+    ------
+    ValueError
+        For fewer than two images, or names that are not unique.
+    """
+    if len(image_ids) < 2 or len(set(image_ids)) < len(image_ids):
+        raise ValueError(
+            f"image_ids has {len(image_ids)} names; expected at least 2, all different"
+        )
+    place = {name: index for index, name in enumerate(image_ids)}
+    donors = np.empty((len(place), repeats), dtype=np.int64)
+    for name, index in place.items():
+        others = [place[other] for other in sorted(place) if other != name]
+        rng = np.random.default_rng(_seed_sequence(seed, name))
+        donors[index] = np.resize(rng.permutation(others), repeats)
+    return donors
+
+
 class _Variant(NamedTuple):
     """What is ablated in one row of the outcome table."""
 

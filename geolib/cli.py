@@ -347,6 +347,35 @@ def osv5m(
             )
 
 
+@app.command(
+    name="study-page",
+    epilog="Examples: `geolib study-page STUDY --contact 'Who runs it, who approved it'` · "
+    "`geolib study-page STUDY -p dataset folder -p root PHOTOS -p checkpoint mine.safetensors`",
+)
+def study_page(
+    folder: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="New folder for the page and its key.")
+    ],
+    contact: Annotated[
+        str | None, typer.Option(help="Shown before the first question: who runs the study.")
+    ] = None,
+    profile: Profile = "default",
+    parameter: Parameters = None,
+) -> None:
+    """Write the study of people: a page to give them, and the key that reads their answers."""
+    from geolib import humans
+    from geolib import run as runner
+    from geolib.study import Study
+
+    with _plain_errors():
+        chapter = "15-human-study"
+        parameters = runner.resolve([chapter], profile, _parameters(parameter))[chapter]
+        names = ("n_scenes", "n_participants", "attribution", "segmenter")
+        chosen = {name: parameters[name] for name in names}
+        material = humans.prepare(Study.from_parameters(parameters), **chosen)
+        typer.echo(humans.write(folder, material, contact))
+
+
 @app.command()
 def info() -> None:
     """Versions, device, cache folder, and the methods and segmenters that are known."""

@@ -192,16 +192,17 @@ def image_table(
 
 @styled
 def heatmap(table: pd.DataFrame, *, label: str, percent: bool = True) -> Figure:
-    """Table of shares (or correlations) as annotated cells."""
+    """Table of shares as annotated cells, or of correlations, coloured evenly about zero."""
     figure, axis = plt.subplots(figsize=(WIDTH, 0.34 * len(table) + 0.9))
+    farthest = table.abs().max().max()
     sns.heatmap(
         table,
         ax=axis,
         annot=True,
         fmt=".0%" if percent else ".2f",
-        cmap="crest",
-        vmin=0,
-        vmax=1,
+        cmap="crest" if percent else "vlag",
+        vmin=0 if percent else -farthest,
+        vmax=1 if percent else farthest,
         linewidths=1.5,
         linecolor="none",
         annot_kws={"fontsize": 9.5},
@@ -682,4 +683,322 @@ def concept_medians(table: pd.DataFrame, groups: Mapping[str, str]) -> Figure:
     axis.set_xlim(left=0)
     axis.grid(axis="x")
     axis.legend(loc="upper center", bbox_to_anchor=(0.45, -0.75 / len(order) - 0.08), ncols=3)
+    return figure
+
+
+@styled
+def causal_effects(table: pd.DataFrame) -> Figure:
+    """What each kind of object does to the prediction: removed, and swapped where it is a cue.
+
+    Parameters
+    ----------
+    table
+        Columns ``category``, ``cue``, ``intervention``, ``value``, ``low``, ``high``; categories
+        are drawn in its order.
+    """
+    order = list(dict.fromkeys(table["category"]))
+    kinds = {
+        "cue, removed": (table["cue"] & (table["intervention"] == "without"), GUIDED, 0.0),
+        "cue, in another country's look": (table["intervention"] == "swapped", ACCENT, 0.22),
+        "no cue, removed": (~table["cue"], RANDOM, 0.0),
+    }
+    figure, axis = plt.subplots(figsize=(WIDTH, 0.27 * len(order) + 1.2))
+    for label, (rows, colour, shift) in kinds.items():
+        places = np.array([order.index(name) for name in table.loc[rows, "category"]]) + shift
+        axis.hlines(
+            places, table.loc[rows, "low"], table.loc[rows, "high"], color=colour, lw=3, alpha=0.5
+        )
+        axis.plot(table.loc[rows, "value"], places, "o", color=colour, ms=6, label=label)
+    axis.axvline(0, color=INK, lw=1)
+    names = [name.replace("_", " ") for name in order]
+    axis.set(yticks=range(len(order)), yticklabels=names, xlabel="log-probability lost")
+    axis.set_ylim(len(order) - 0.4, -0.6)
+    axis.grid(axis="x")
+    axis.legend(loc="lower right")
+    return figure
+
+
+@styled
+def against_controls(
+    tables: Mapping[str, pd.DataFrame], by: str, controls: Sequence[str]
+) -> Figure:
+    """Marks of several methods with intervals, a panel per mark; controls in blue.
+
+    Parameters
+    ----------
+    tables
+        Heading of each panel and its marks: columns ``by``, ``value``, ``low``, ``high``. Methods
+        stand in the order of the first panel, best on top; a panel may lack some of them.
+    by
+        Column that names the methods.
+    controls
+        Methods that know nothing of the network; a dashed line marks the best of them.
+    """
+    first = next(iter(tables.values()))
+    order = list(first.sort_values("value", ascending=False)[by])
+    figure, axes = plt.subplots(
+        1, len(tables), figsize=(WIDTH, 0.36 * len(order) + 1.1), sharey=True, squeeze=False
+    )
+    for axis, (title, table) in zip(axes.flat, tables.items(), strict=True):
+        rows = table.set_index(by).reindex(order)
+        colours = [RANDOM if name in controls else GUIDED for name in order]
+        axis.hlines(range(len(order)), rows["low"], rows["high"], color=colours, lw=3, alpha=0.5)
+        axis.scatter(rows["value"], range(len(order)), color=colours, s=45, zorder=2)
+        known = rows["value"].reindex(list(controls)).max()
+        axis.axvline(known, color=RANDOM, ls="--", lw=1.3)
+        axis.set(title=title, yticks=range(len(order)), yticklabels=order)
+        axis.set_ylim(len(order) - 0.4, -0.6)
+        axis.grid(axis="x")
+    return figure
+
+
+@styled
+def trends(
+    panels: Mapping[str, pd.DataFrame],
+    *,
+    x: str,
+    by: str,
+    label: str,
+    references: Mapping[str, Mapping[str, float]] | None = None,
+    strong: Sequence[str] = (),
+) -> Figure:
+    """How measures change along a few steps, with intervals: a panel per measure, a line per name.
+
+    Parameters
+    ----------
+    panels
+        Heading of each panel and its table: columns ``x``, ``by``, ``value``, ``low``, ``high``.
+        Steps are drawn evenly, in the order of the tables.
+    x, by, label
+        Column of the steps, column that names the lines, name of the steps.
+    references
+        For the heading of a panel names and values of horizontal lines.
+    strong
+        Names whose lines are broad and grey.
+    """
+    names = list(dict.fromkeys(name for table in panels.values() for name in table[by]))
+    colours = dict(zip(names, CLASS_COLOURS * len(names), strict=False))
+    colours |= dict.fromkeys(strong, INK)
+    dashes = ("--", ":", "-.")
+    figure, axes = plt.subplots(1, len(panels), figsize=(WIDTH, 3.6), squeeze=False)
+    for axis, (title, table) in zip(axes.flat, panels.items(), strict=True):
+        steps = list(dict.fromkeys(table[x]))
+        for name, rows in table.groupby(by, sort=False):
+            places = np.array([steps.index(step) for step in rows[x]])
+            width = 3.5 if name in strong else 2
+            colour = colours[str(name)]
+            axis.plot(places, rows["value"], "o-", color=colour, lw=width, ms=5, label=name)
+            axis.fill_between(places, rows["low"], rows["high"], color=colour, alpha=0.15, lw=0)
+        lines = (references or {}).get(title, {})
+        for dash, (name, value) in zip(dashes, lines.items(), strict=False):
+            axis.axhline(value, color=INK, ls=dash, lw=1.5, label=name)
+        axis.set_xticks(range(len(steps)), steps)
+        if max(len(str(step)) for step in steps) > 5:
+            axis.tick_params(axis="x", rotation=40)
+            plt.setp(axis.get_xticklabels(), ha="right", rotation_mode="anchor")
+        axis.set(title=title, xlabel=label)
+        axis.grid(axis="y")
+    legend: dict[str, Any] = {}
+    for axis in axes.flat:
+        handles, texts = axis.get_legend_handles_labels()
+        legend |= dict(zip(texts, handles, strict=True))
+    figure.legend(legend.values(), legend.keys(), loc="outside lower center", ncols=3, fontsize=9.5)
+    return figure
+
+
+@styled
+def grouped_intervals(
+    table: pd.DataFrame,
+    *,
+    rows: str,
+    by: str,
+    label: str,
+    limits: tuple[float, float] = (-0.015, 1.015),
+) -> Figure:
+    """Values with intervals in rows, a colour per group.
+
+    Parameters
+    ----------
+    table
+        Columns ``rows``, ``by``, ``value``, ``low``, ``high``; rows and groups are drawn in its
+        order.
+    rows, by, label, limits
+        Columns of the rows and of the groups, name and range of the quantity.
+    """
+    order, groups = (list(dict.fromkeys(table[column])) for column in (rows, by))
+    figure, axis = plt.subplots(
+        figsize=(WIDTH, 0.17 * len(order) * (len(groups) + 1) + 0.7 + 0.2 * len(groups))
+    )
+    palette = (GUIDED, RANDOM, ACCENT, INK, *CLASS_COLOURS)
+    shifts = (np.arange(len(groups)) - (len(groups) - 1) / 2) * 0.75 / len(groups)
+    for group, shift, colour in zip(groups, shifts, palette, strict=False):
+        part = table[table[by] == group]
+        places = np.array([order.index(name) for name in part[rows]]) + shift
+        axis.hlines(places, part["low"], part["high"], color=colour, lw=3, alpha=0.5)
+        axis.plot(part["value"], places, "o", color=colour, ms=6, label=group)
+    axis.set(yticks=range(len(order)), yticklabels=order, xlabel=label, xlim=limits)
+    axis.set_ylim(len(order) - 0.5, -0.5)
+    axis.grid(axis="x")
+    figure.legend(loc="outside lower center", ncols=2, fontsize=9.5)
+    return figure
+
+
+@styled
+def specification_curve(
+    curve: pd.DataFrame, choices: Mapping[str, str], controls: Sequence[str] = ()
+) -> Figure:
+    """Advantage under every specification, smallest first, above the choices that make it.
+
+    Parameters
+    ----------
+    curve
+        Table of :func:`geolib.controls.specifications`.
+    choices
+        Columns of the choices and their headings.
+    controls
+        Attribution methods that know nothing of the network; drawn in blue.
+    """
+    rows = curve.sort_values("advantage", kind="stable").reset_index(drop=True)
+    labels = [
+        (column, str(value)) for column in choices for value in dict.fromkeys(sorted(rows[column]))
+    ]
+    figure, (above, below) = plt.subplots(
+        2,
+        1,
+        figsize=(WIDTH, 2.6 + 0.17 * len(labels)),
+        height_ratios=(2.6, 0.17 * len(labels)),
+        sharex=True,
+    )
+    blind = rows["attribution"].isin(controls)
+    places = np.arange(len(rows))
+    groups = {
+        "the claim holds": (~blind & (rows["verdict"] == "holds"), GUIDED, 1.0),
+        "it does not": (~blind & (rows["verdict"] != "holds"), INK, 0.55),
+        "a map that ignores the network": (blind, RANDOM, 0.9),
+    }
+    for label, (chosen, colour, alpha) in groups.items():
+        part = rows[chosen]
+        above.vlines(
+            places[chosen], part["ci_low"], part["ci_high"], color=colour, lw=0.8, alpha=0.35
+        )
+        above.plot(places[chosen], part["advantage"], ".", color=colour, ms=3.5, label=label)
+        for height, (column, value) in enumerate(labels):
+            here = places[chosen & (rows[column].astype(str) == value)]
+            below.vlines(here, height - 0.32, height + 0.32, color=colour, lw=0.8, alpha=alpha)
+    above.axhline(0, color=INK, lw=1)
+    above.set(ylabel="advantage over\nthe baseline")
+    above.grid(axis="y")
+    above.legend(loc="upper left", markerscale=3, fontsize=9.5)
+    previous, names = "", []
+    for column, value in labels:
+        names.append(f"{choices[column]}:  {value}" if column != previous else value)
+        if previous and column != previous:
+            below.axhline(len(names) - 1.5, color=INK, lw=0.6, alpha=0.5)
+        previous = column
+    below.set_yticks(range(len(labels)), names, fontsize=8.5)
+    below.set(xlabel="specifications, smallest advantage first", xlim=(-1, len(rows)))
+    below.set_ylim(len(labels) - 0.4, -0.6)
+    below.tick_params(axis="y", length=0)
+    return figure
+
+
+@styled
+def masked_against_true(table: pd.DataFrame, fills: Sequence[str]) -> Figure:
+    """Effect of hiding an object against the effect of its real absence, a panel per fill.
+
+    Parameters
+    ----------
+    table
+        Columns ``fill``, ``true``, ``masked``, ``cue``; one row per object and fill.
+    fills
+        In the order of the panels.
+    """
+    columns = 3
+    lines = -(-len(fills) // columns)
+    figure, axes = plt.subplots(
+        lines, columns, figsize=(WIDTH, 2.2 * lines + 0.5), sharex=True, sharey=True, squeeze=False
+    )
+    # A few objects decide everything: without a cut at the edges nothing else could be seen.
+    reach = float(np.quantile(np.abs(table[["true", "masked"]].to_numpy()), 0.98))
+    for axis, fill in zip(axes.flat, fills, strict=False):
+        rows = table[table["fill"] == fill]
+        axis.plot([-reach, reach], [-reach, reach], color=INK, ls=":", lw=1.2)
+        for cue, colour in ((False, RANDOM), (True, GUIDED)):
+            part = rows.loc[rows["cue"] == cue, ["true", "masked"]].clip(-reach, reach)
+            name = "cue" if cue else "no cue"
+            axis.plot(part["true"], part["masked"], ".", color=colour, ms=5, alpha=0.6, label=name)
+        axis.set(title=fill)
+        axis.grid()
+    for axis in axes.flat[len(fills) :]:
+        axis.axis("off")
+    figure.supxlabel("log-probability lost when the object is really gone", fontsize=10.5)
+    figure.supylabel("… when it is hidden", fontsize=10.5)
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper right", ncols=2)
+    return figure
+
+
+@styled
+def coverage_response(curves: pd.DataFrame, own: pd.DataFrame, label: str) -> Figure:
+    """Response to a growing region, a panel per test and a line per segmenter.
+
+    Parameters
+    ----------
+    curves
+        Table of :func:`geolib.equal_area.curves`.
+    own
+        Columns ``segmenter``, ``test``, ``coverage``, ``reached``: what each segmenter's own
+        elements cover and reach, drawn as a dot.
+    label
+        Name of the response.
+    """
+    names = list(dict.fromkeys(curves["segmenter"]))
+    colours = class_colours(names)
+    figure, axes = plt.subplots(1, 2, figsize=(WIDTH, 3.8), sharey=True)
+    reading = {"deletion": "lower is better", "insertion": "higher is better"}
+    for axis, (test, hint) in zip(axes, reading.items(), strict=True):
+        part = curves[curves["test"] == test]
+        chance = part[part["region"] == "shifted"].groupby("coverage")["value"].mean()
+        axis.plot(chance.index, chance, color=INK, ls="--", lw=1.8, label="moved elsewhere")
+        for name in names:
+            line = part[(part["region"] == "grown") & (part["segmenter"] == name)]
+            axis.plot(line["coverage"], line["value"], color=colours[name], lw=1.8, label=name)
+            dot = own[(own["test"] == test) & (own["segmenter"] == name)]
+            axis.plot(dot["coverage"], dot["reached"], "o", color=colours[name], ms=8, mec="white")
+        axis.set(title=f"{test} ({hint})", xlabel="coverage of the image", xlim=(0, 1))
+        axis.grid()
+    axes[0].set_ylabel(label)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=9.5)
+    return figure
+
+
+@styled
+def paired_advantages(comparison: pd.DataFrame, by: str, pair: str) -> Figure:
+    """Advantages with intervals under two conditions, a panel per test.
+
+    Parameters
+    ----------
+    comparison
+        Columns ``by``, ``pair``, ``test``, ``advantage``, ``ci_low``, ``ci_high``.
+    by, pair
+        Column of the rows, in its order, and column of the two conditions.
+    """
+    order = list(dict.fromkeys(comparison[by]))[::-1]
+    figure, axes = plt.subplots(1, 2, figsize=(WIDTH, 0.5 * len(order) + 1.5), sharey=True)
+    for axis, test in zip(axes, ("deletion", "insertion"), strict=True):
+        rows = comparison[comparison["test"] == test]
+        for (name, part), shift, colour in zip(
+            rows.groupby(pair, sort=False), (0.14, -0.14), (GUIDED, ACCENT), strict=True
+        ):
+            places = np.array([order.index(value) for value in part[by]]) + shift
+            axis.hlines(places, part["ci_low"], part["ci_high"], color=colour, lw=3, alpha=0.5)
+            axis.plot(part["advantage"], places, "o", color=colour, ms=7, label=name)
+        axis.axvline(0, color=INK, lw=1)
+        axis.set(title=test, xlabel="advantage over random (accuracy)", yticks=range(len(order)))
+        axis.set_yticklabels(order)
+        axis.set_ylim(-0.6, len(order) - 0.4)
+        axis.grid(axis="x")
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=2)
     return figure

@@ -45,6 +45,7 @@ from geolib.partitioning import (
     Preset,
     S2Partitioning,
     SemanticPartitioning,
+    from_addresses,
     geoguessr_score,
     great_circle_distance,
     matching_tau_max,
@@ -159,10 +160,7 @@ class LocationStudy(Study):
 
     @cached_property
     def _s2(self) -> Sequence[Partitioning]:
-        points = self.coordinates("train")
-        fewest = self.s2_tau_min
-        most = [matching_tau_max(points, p.n_classes, fewest) for p in self._semantic]
-        return s2_partitionings(points, most, fewest)
+        return _as_many_s2_cells(self.coordinates("train"), self._semantic, self.s2_tau_min)
 
     # Model ----------------------------------------------------------------------------------------
 
@@ -493,13 +491,21 @@ def configurations(
         semantic ones.
     """
     geocoder = OfflineGeocoder()
-    own = semantic_partitionings(points, geocoder, tau_min, tau_d)
+    addresses = geocoder.reverse(points)
+    own = from_addresses(points, addresses, geocoder, tau_min, tau_d)
     found: dict[str, Sequence[Partitioning]] = {_named("SemP", tau_min): own}
     for preset in PAPER_PRESETS:
         name, scaled = scaled_preset(preset, tau_min)
-        found[name] = semantic_partitionings(points, geocoder, *scaled)
-    most = [matching_tau_max(points, p.n_classes, s2_tau_min) for p in own]
-    return found | {"S2, as many cells": s2_partitionings(points, most, s2_tau_min)}
+        found[name] = from_addresses(points, addresses, geocoder, *scaled)
+    return found | {"S2, as many cells": _as_many_s2_cells(points, own, s2_tau_min)}
+
+
+def _as_many_s2_cells(
+    points: np.ndarray, semantic: Sequence[Partitioning], fewest: int
+) -> Sequence[Partitioning]:
+    """S2 partitionings with about as many cells as the semantic ones, head by head."""
+    most = [matching_tau_max(points, p.n_classes, fewest) for p in semantic]
+    return s2_partitionings(points, most, fewest)
 
 
 def scaled_preset(name: str, tau_min: Sequence[int]) -> tuple[str, Preset]:

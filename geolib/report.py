@@ -469,3 +469,44 @@ def rare_concepts(summary: pd.DataFrame, min_images: int, groups: Mapping[str, s
         + "; ".join(parts)
         + "."
     )
+
+
+def causes_table(comparison: pd.DataFrame) -> Styler:
+    """How well methods find causes, best first, beside their differences from a reference.
+
+    ``comparison`` is that of :func:`geolib.causal.compare`, with a column ``method``.
+    """
+    columns = {
+        "value": "mark",
+        "low": "low",
+        "high": "high",
+        "n_images": "scenes",
+        "undefined": "undefined",
+        "difference": "more than reference",
+        "difference_low": "low ",
+        "difference_high": "high ",
+        "p_holm": "p (Holm)",
+        "detectable": "detectable",
+    }
+    table = comparison.set_index("method")[list(columns)].rename(columns=columns)
+    forms = dict.fromkeys(table.columns, "{:.3f}")
+    forms |= dict.fromkeys(("scenes", "undefined"), "{:.0f}")
+    forms |= dict.fromkeys(("more than reference", "low ", "high "), "{:+.3f}")
+    formats: dict[Any, Any] = {**forms, "p (Holm)": "{:.4f}"}
+    return table.rename_axis(index=None).style.format(formats, na_rep="–")
+
+
+def grouped_means(table: pd.DataFrame, value: str, by: Sequence[str]) -> pd.DataFrame:
+    """Mean of a column for each group with its 95 % interval; missing values are left out.
+
+    The table has a row per group and image. Columns: those of ``by``, ``value``, ``low``, ``high``
+    and ``n``, the number of images.
+    """
+    rows = []
+    for names, values in table.groupby(list(by), sort=False)[value]:
+        known = values.dropna().astype(float)
+        found = statistics.interval(known)
+        labels = dict(zip(by, names, strict=True))
+        bounds = {"value": found.mean, "low": found.low, "high": found.high, "n": len(known)}
+        rows.append(labels | bounds)
+    return pd.DataFrame(rows, columns=[*by, "value", "low", "high", "n"])

@@ -7,6 +7,7 @@ notebook and its numbers cannot come apart.
 from __future__ import annotations
 
 import math
+from base64 import b64decode, b64encode
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import nbformat
 from IPython.display import display
 
 MIME = "application/vnd.geolib.results+json"
+FILES_MIME = "application/vnd.geolib.files+json"
 
 Scalar = bool | int | float | str
 
@@ -68,6 +70,34 @@ def collect(notebook: str | Path) -> dict[str, Scalar]:
                     raise ValueError(f"{Path(notebook).name} records {key!r} twice; rename one")
                 results[key] = _scalar(key, value)
     return results
+
+
+def attach(name: str, folder: Path) -> None:
+    """Let the files of a folder travel in the notebook; the book has them at ``_static/NAME``.
+
+    Parameters
+    ----------
+    name
+        Of the folder in the book.
+    folder
+        A few MB at most: the notebook holds every byte.
+    """
+    files = {
+        f"{name}/{path.relative_to(folder).as_posix()}": b64encode(path.read_bytes()).decode()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+    display({FILES_MIME: files}, raw=True)
+
+
+def attached(notebook: str | Path) -> dict[str, bytes]:
+    """Files that an executed notebook attached, by their paths under ``_static``."""
+    return {
+        path: b64decode(content)
+        for cell in nbformat.read(notebook, as_version=4).cells
+        for output in cell.get("outputs", ())
+        for path, content in output.get("data", {}).get(FILES_MIME, {}).items()
+    }
 
 
 def _scalar(key: str, value: Any) -> Scalar:

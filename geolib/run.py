@@ -35,14 +35,22 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 import geolib
-from geolib import cache, results
+from geolib import cache, claims, results
 from geolib.allocator import KEEP_FREED_MEMORY
 from geolib.paths import repository_root
 
+# The ledger of claims with its verdicts, for pages and, beside them, for other programs.
+CLAIMS = "claims.json"
 WIDGET = "application/vnd.jupyter.widget-view+json"
 KEPT_TAGS = frozenset({"nbval-check-output", "keep_output"})
 # What a notebook shows does not depend on how it is started or printed.
-_NOT_AN_INPUT = {"geolib.allocator", "geolib.cli", "geolib.run", "geolib.sphinx_results"}
+_NOT_AN_INPUT = {
+    "geolib.allocator",
+    "geolib.cli",
+    "geolib.run",
+    "geolib.sphinx_claims",
+    "geolib.sphinx_results",
+}
 _LIBRARIES = ("lightning", "matplotlib", "pandas", "seaborn", "statsmodels")
 _console = Console(stderr=True)
 
@@ -485,19 +493,25 @@ def _assemble(executions: Sequence[Execution], profile: str, root: Path | None) 
     notebooks = {e.name: nbformat.read(e.path, as_version=4) for e in executions}
     for execution in executions:
         files[f"notebooks/{execution.name}.ipynb"] = execution.path.read_bytes()
+        for path, content in results.attached(execution.path).items():
+            files[f"book/_static/{path}"] = content
     figures: dict[str, dict[str, str]] = {}
     for name, notebook in notebooks.items():
         for label, (content, suffix, alt) in _figures(name, notebook).items():
             path = f"figures/{name}.{label}{suffix}"
             files[path] = content
             figures[f"{name}.{label}"] = {"path": path, "alt": alt}
+    recorded = {e.name: results.collect(e.path) for e in executions}
+    about_run = _run_results(profile, notebooks)
+    ledger = claims.ledger(claims.findings(recorded))
     summary = {
-        "results": {e.name: results.collect(e.path) for e in executions}
-        | {"run": _run_results(profile, notebooks)},
+        "results": recorded | {"run": about_run, "claims": claims.counts(ledger)},
         "figures": figures,
         "tables": _run_tables(notebooks),
     }
     files["results.json"] = json.dumps(summary, indent=1, sort_keys=True).encode()
+    verdicts = {"run": about_run, "claims": ledger.to_dict("records")}
+    files[CLAIMS] = json.dumps(verdicts, indent=1, ensure_ascii=False).encode()
     for old in source.rglob("*"):
         if old.is_file() and old.relative_to(source).as_posix() not in files:
             old.unlink()
@@ -602,6 +616,7 @@ def _render(source: Path, profile: str, root: Path | None) -> Path:
         # Sphinx repeats no warning of a page that it does not read again: start afresh next time.
         shutil.rmtree(doctrees, ignore_errors=True)
         raise RunError(f"the book of profile {profile!r} did not build; the warnings stand above")
+    shutil.copy(source / CLAIMS, html)
     # Sphinx leaves the page of a chapter that is no more.
     for page in (page for part in ("book", "notebooks") for page in (html / part).glob("*.html")):
         if not any((source / page.relative_to(html)).parent.glob(f"{page.stem}.*")):

@@ -3,8 +3,9 @@
 Roles: ``{result}`06-faithfulness.advantage:.2f``` quotes a recorded result in a Python format;
 ``{repository}`data/cues.yaml``` links to a file of the repository. Directives:
 ``{result-figure} NOTEBOOK.FIGURE`` shows a named figure of an executed notebook, and
-``{run-table} notebooks|parameters|versions`` a table about the run. Whatever is missing is a
-warning, which the book's build turns into an error.
+``{run-table} notebooks|parameters|versions`` a table about the run; ``{claims}`` is that of
+:mod:`geolib.sphinx_claims`. Whatever is missing is a warning, which the book's build turns into an
+error.
 """
 
 from __future__ import annotations
@@ -163,5 +164,6 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_role("repository", RepositoryRole())
     app.add_directive("result-figure", ResultFigure)
     app.add_directive("run-table", RunTable)
+    app.setup_extension("geolib.sphinx_claims")
     app.add_html_math_renderer("mathml", (visit_math, None), (visit_math_block, None))
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -305,15 +305,9 @@ def outcomes(shard: Shard, classifier: Classifier, config: EvaluationConfig) -> 
                 [e.elements for e in extracted],
                 image_ids=[e.item.id for e in extracted],
                 dataset=shard.dataset.name,
-                attribution=config.attribution,
-                segmenter=config.segmenter,
-                tests=config.tests,
-                fill=config.fill,
-                repeats=config.repeats,
-                seed=config.seed,
                 batch_size=config.batch_size,
                 individual=config.individual,
-                precision=config.precision,
+                **ablation_settings(config),
             )
         table.to_parquet(folder / "outcomes.parquet", index=False)
         elements_table(extracted, table).to_parquet(folder / "elements.parquet", index=False)
@@ -322,10 +316,23 @@ def outcomes(shard: Shard, classifier: Classifier, config: EvaluationConfig) -> 
         "images": shard.identity,
         "labels": labels,
         "classifier": shard.weights_sha256,
+        **config_key(config),
+    }
+    return cache.compute("outcomes", params, ("geolib.stages",), build)
+
+
+def ablation_settings(config: EvaluationConfig) -> dict[str, Any]:
+    """What :func:`geolib.ablation.faithfulness` takes of a configuration as it stands."""
+    named = {"attribution", "segmenter", "tests", "fill", "repeats", "seed", "precision"}
+    return config.model_dump(include=named)
+
+
+def config_key(config: EvaluationConfig) -> dict[str, Any]:
+    """What of a configuration the outcomes depend on, for the cache."""
+    return {
         "config": config.model_dump(mode="json", exclude={"batch_size", "shard_size", "device"}),
         "segmenter": segmentation.shared(config.segmenter, **config.segmenter_options).key,
     }
-    return cache.compute("outcomes", params, ("geolib.stages",), build)
 
 
 def predictions(dataset: data.GeoDataset, classifier: Classifier) -> pd.DataFrame:

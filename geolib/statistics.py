@@ -11,6 +11,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.power import TTestPower
 from statsmodels.stats.proportion import proportion_confint
 
 from geolib.scoring import check_choice
@@ -112,7 +113,7 @@ def paired_p_value(differences: ArrayLike, n_resamples: int = 9999, seed: int = 
     sample = np.sort(np.asarray(differences, dtype=float))  # the order of images plays no part
     if not sample.size:
         return np.nan
-    if not sample.any():
+    if len(sample) == 1 or not sample.any():
         return 1.0
     result = stats.permutation_test(
         (sample,),
@@ -124,6 +125,33 @@ def paired_p_value(differences: ArrayLike, n_resamples: int = 9999, seed: int = 
         rng=np.random.default_rng(seed),
     )
     return float(result.pvalue)
+
+
+def detectable_effect(
+    differences: ArrayLike, power: float = 0.8, confidence: float = 0.95
+) -> float:
+    """Smallest mean difference that a sample of this size and spread would have shown.
+
+    That of the two-sided paired t-test: a larger true difference would have been told from zero in
+    at least the share `power` of all samples. It says what a null result rules out.
+
+    Parameters
+    ----------
+    differences : [n], one per image.
+    power : share of samples, between 0 and 1.
+    confidence : one minus the level of the test.
+
+    Returns
+    -------
+    In the unit of the differences; NaN for fewer than two, and for constant ones, which say nothing
+    of the spread that a true effect would have.
+    """
+    sample = np.asarray(differences, dtype=float)
+    if len(sample) < 2 or np.ptp(sample) == 0:
+        return np.nan
+    spread = float(sample.std(ddof=1))
+    alpha = 1 - confidence
+    return spread * float(TTestPower().solve_power(nobs=len(sample), alpha=alpha, power=power))
 
 
 def advantages(

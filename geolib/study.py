@@ -66,6 +66,30 @@ def trained_once(
     return load(cache.compute(stage, params, modules, build) / name)
 
 
+def trained_classifier(
+    train: data.GeoDataset, validation: data.GeoDataset, config: model.TrainConfig
+) -> model.Classifier:
+    """A classifier from the cache, or trained once.
+
+    Parameters
+    ----------
+    train, validation, config
+        As for :func:`geolib.model.train`.
+    """
+    weights = Path(config.weights or "")
+    params = {
+        "config": config.model_dump(mode="json"),
+        "weights": cache.sha256(weights) if weights.is_file() else config.weights,
+        "train": stages.identity(train),
+        "validation": stages.identity(validation),
+    }
+
+    def fit(unfinished: Path) -> model.Classifier:
+        return model.train(train, validation, config, checkpoints=unfinished)
+
+    return trained_once("classifier", params, ("geolib.model.training",), fit, model.load)
+
+
 class Study(BaseModel):
     """The shared settings of a run.
 
@@ -133,6 +157,10 @@ class Study(BaseModel):
         """Study of a notebook's parameters; names that are no settings of a study are ignored."""
         return cls(**{name: parameters[name] for name in cls.model_fields if name in parameters})
 
+    def variant(self, **changes: Any) -> Self:
+        """The study with other settings, validated; nothing that was computed is taken over."""
+        return type(self)(**self.model_dump() | changes)
+
     # Data -----------------------------------------------------------------------------------------
 
     @cached_property
@@ -183,19 +211,7 @@ class Study(BaseModel):
         """The classifier that is explained: loaded from ``checkpoint``, else trained once."""
         if self.checkpoint:
             return model.load(self.checkpoint)
-        config = self.training
-        weights = Path(config.weights or "")
-        params = {
-            "config": config.model_dump(mode="json"),
-            "weights": cache.sha256(weights) if weights.is_file() else config.weights,
-            "train": stages.identity(self.train),
-            "validation": stages.identity(self.validation),
-        }
-
-        def fit(unfinished: Path) -> model.Classifier:
-            return model.train(self.train, self.validation, config, checkpoints=unfinished)
-
-        return trained_once("classifier", params, ("geolib.model.training",), fit, model.load)
+        return trained_classifier(self.train, self.validation, self.training)
 
     def predictions(self, split: str) -> pd.DataFrame:
         """Predictions on a split: the table of :func:`geolib.model.predict`.

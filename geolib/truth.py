@@ -57,19 +57,53 @@ def object_recall(found: Mapping[str, Sequence[Extracted]]) -> pd.DataFrame:
     return pd.DataFrame(rows).T.sort_values("mean best IoU", ascending=False)
 
 
+def mark_elements(one: Extracted) -> pd.DataFrame:
+    """What each element of a scene is.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row per element. ``overlapping``: it shares at least half of its pixels with another
+        one. ``kind``: "part" if at least 80 % of it lies on one object of which it covers less than
+        half; "shapeless" if no object makes up half of it; else "whole".
+    """
+    masks = one.elements.masks
+    areas = masks.sum((1, 2))
+    among = _intersection(masks, masks) / areas[:, None]
+    np.fill_diagonal(among, 0)
+    objects = _masks(_visible(one.item))
+    if len(objects):
+        intersection = _intersection(masks, objects)
+        on = intersection / areas[:, None]
+        of = intersection / objects.sum((1, 2))[None]
+        part = ((on >= INSIDE) & (of < PART)).any(1) & ~((on >= PART) & (of >= PART)).any(1)
+        shapeless = on.max(1) < PART
+    else:
+        part, shapeless = np.zeros(len(masks), bool), np.ones(len(masks), bool)
+    kind = np.where(shapeless, "shapeless", np.where(part, "part", "whole"))
+    return pd.DataFrame({"overlapping": among.max(1) >= OVERLAP, "kind": kind})
+
+
+def element_categories(one: Extracted) -> list[str]:
+    """Kind of object that each element of a scene shows; those that are shapeless are left out."""
+    objects, masks = _visible(one.item), one.elements.masks
+    if not objects or not len(masks):
+        return []
+    on = _intersection(masks, _masks(objects)) / masks.sum((1, 2))[:, None]
+    return [objects[row.argmax()].category for row in on if row.max() >= PART]
+
+
 def element_kinds(extracted: Sequence[Extracted]) -> pd.DataFrame:
     """Share of elements that overlap, are whole objects, parts of objects, or shapeless.
 
-    An element overlaps if it shares at least half of its pixels with another element of its image.
-    Apart from that it is a *part* if at least 80 % of it lies on one object of which it covers less
-    than half; *shapeless* if no object makes up half of it; else *whole*.
+    See :func:`mark_elements` for the words.
 
     Returns
     -------
     pandas.DataFrame
         Index: the kind; one column, the share of all elements.
     """
-    kinds = [_kinds(one) for one in extracted if len(one.elements)]
+    kinds = [mark_elements(one) for one in extracted if len(one.elements)]
     table = pd.concat(kinds) if kinds else pd.DataFrame({"overlapping": [], "kind": []})
     shares = table["kind"].value_counts(normalize=True).reindex(["whole", "part", "shapeless"])
     shares = shares.fillna(0.0)
@@ -162,24 +196,6 @@ def _best_iou(objects: np.ndarray, segments: np.ndarray) -> np.ndarray:
     intersection = _intersection(objects, segments)
     areas = objects.sum((1, 2))[:, None] + segments.sum((1, 2))[None]
     return (intersection / (areas - intersection)).max(1)
-
-
-def _kinds(one: Extracted) -> pd.DataFrame:
-    masks = one.elements.masks
-    areas = masks.sum((1, 2))
-    among = _intersection(masks, masks) / areas[:, None]
-    np.fill_diagonal(among, 0)
-    objects = _masks(_visible(one.item))
-    if len(objects):
-        intersection = _intersection(masks, objects)
-        on = intersection / areas[:, None]
-        of = intersection / objects.sum((1, 2))[None]
-        part = ((on >= INSIDE) & (of < PART)).any(1) & ~((on >= PART) & (of >= PART)).any(1)
-        shapeless = on.max(1) < PART
-    else:
-        part, shapeless = np.zeros(len(masks), bool), np.ones(len(masks), bool)
-    kind = np.where(shapeless, "shapeless", np.where(part, "part", "whole"))
-    return pd.DataFrame({"overlapping": among.max(1) >= OVERLAP, "kind": kind})
 
 
 def _objects(item: GeoImage) -> tuple[SceneObject, ...]:

@@ -1,4 +1,4 @@
-"""Random changes of colour and side of training images."""
+"""Random changes of colour and side of training images, and boxes that hide parts of them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,10 @@ import torch
 
 # Saturation is blended towards the luma of ITU-R BT.601.
 LUMA = (0.299, 0.587, 0.114)
+# With three boxes of these sides about a quarter of an image is hidden, or shown.
+BOXES = 3
+SIDES = (0.1, 0.5)
+MASK_DRAWS = 2 + 4 * BOXES
 
 
 def augment(
@@ -43,3 +47,44 @@ def augment(
         images = torch.lerp(grey, images, saturation)
         images = torch.lerp(grey.mean((2, 3), keepdim=True), images, contrast).clamp(0, 1)
     return images
+
+
+def mask_boxes(
+    images: torch.Tensor, draws: torch.Tensor, probability: float, fill: torch.Tensor
+) -> torch.Tensor:
+    """Hide random boxes of some images, and all but such boxes of others.
+
+    A classifier that learns from these images has met what deletion and insertion make of an
+    image (§5 of arXiv 2605.00912), and gains nothing from the boxes themselves.
+
+    Parameters
+    ----------
+    images
+        ``float32 [B,3,H,W]``, 0…1.
+    draws
+        ``float32 [14,B]``, uniform in 0…1: of each image whether it is masked, whether all but the
+        boxes is hidden instead of the boxes (every second time), and the centre along x and y,
+        width and height of three boxes.
+    probability
+        Share of the images that are masked.
+    fill
+        ``[1,3,1,1]``, colour of what is hidden.
+
+    Returns
+    -------
+    torch.Tensor
+        Of the same shape, 0…1.
+    """
+    height, width = images.shape[2:]
+    draws = draws.to(images.device)
+    masked, inverted = draws[0] < probability, draws[1] < 0.5
+    x, y, *sides = draws[2:].view(4, BOXES, -1, 1)
+    half_width, half_height = ((SIDES[0] + (SIDES[1] - SIDES[0]) * side) / 2 for side in sides)
+    # Positions of the pixels' middles, as shares of the image's sides.
+    columns = (torch.arange(width, device=images.device) + 0.5) / width
+    rows = (torch.arange(height, device=images.device) + 0.5) / height
+    inside = ((rows - y).abs() < half_height)[..., None] & (
+        ((columns - x).abs() < half_width)[..., None, :]
+    )
+    hidden = masked[:, None, None] & (inside.any(0) ^ inverted[:, None, None])
+    return torch.where(hidden[:, None], fill, images)

@@ -35,7 +35,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from geolib.data import GeoDataset, PixelBatch
-from geolib.model.augmentation import augment
+from geolib.model.augmentation import MASK_DRAWS, augment, mask_boxes
 from geolib.model.batches import Batches, Process, loader, read
 from geolib.model.classifier import Classifier, HeadReplaced, load, with_classes
 from geolib.model.crops import mix
@@ -84,6 +84,9 @@ class TrainConfig(BaseModel):
     color_jitter: float = Field(
         0.2, ge=0, lt=1, description="brightness, contrast and saturation vary by this share"
     )
+    box_masks: float = Field(
+        0.0, ge=0, le=1, description="share of images with random boxes masked, see mask_boxes"
+    )
     freeze_batch_norm: bool | None = Field(
         None, description="keep batch norm's statistics; None: where they are the identity"
     )
@@ -99,6 +102,7 @@ def train(
     validation: GeoDataset,
     config: TrainConfig = PAPER,
     *,
+    initial: Classifier | None = None,
     checkpoints: str | Path | None = None,
     device: str | torch.device = "auto",
     progress: bool = True,
@@ -122,6 +126,9 @@ def train(
         Labelled datasets with the same classes.
     config
         Settings, by default the paper's.
+    initial
+        Network to start from, with a new last layer, in place of ``config.arch`` and
+        ``config.weights``. It is left as it is.
     checkpoints
         Folder of the state after each epoch, and within an epoch every five minutes. A training
         that was killed goes on from there when called again with the same arguments, to the same
@@ -150,6 +157,7 @@ def train(
         _examples(validation),
         [train.classes],
         config,
+        initial=initial,
         checkpoints=checkpoints,
         device=device,
         progress=progress,
@@ -191,11 +199,8 @@ def fit(
         Images with their targets; the accuracies of ``history`` are those of the first head.
     heads
         Names of the classes of each head.
-    config, checkpoints, device, progress
+    config, initial, checkpoints, device, progress
         As for :func:`train`.
-    initial
-        Network to start from, with a new last layer, in place of ``config.arch`` and
-        ``config.weights``. It is left as it is.
 
     Raises
     ------
@@ -413,10 +418,12 @@ class Recipe(lightning.LightningModule):
         seeds = config.seed, self.current_epoch, batch_idx
         generator = torch.Generator().manual_seed(mix(*seeds))
         # Drawn for the whole batch: an image's draws do not depend on who has it.
-        draws = torch.rand(4, self.batches.batch_size, generator=generator)
+        draws = torch.rand(4 + MASK_DRAWS, self.batches.batch_size, generator=generator)
         draws = draws[:, process.rank :: process.world_size]
         images, labels = self._inputs("train", batch)
-        images = augment(images, draws, config.horizontal_flip, config.color_jitter)
+        images = augment(images, draws[:4], config.horizontal_flip, config.color_jitter)
+        if config.box_masks:
+            images = mask_boxes(images, draws[4:], config.box_masks, self.classifier.mean)
         optimizer: Any = self.optimizers()
         scheduler: Any = self.lr_schedulers()
 

@@ -24,6 +24,7 @@ from geolib.partitioning.semantic import (
     SMALL_PRESETS,
     Preset,
     SemanticPartitioning,
+    from_addresses,
     semantic_partitionings,
 )
 
@@ -45,6 +46,7 @@ __all__ = [
     "SemanticPartitioning",
     "build_hierarchy",
     "ceiling_table",
+    "from_addresses",
     "geoguessr_score",
     "geolocation_accuracy",
     "great_circle_distance",

@@ -80,8 +80,7 @@ class Partitioning(ABC):
             For coordinates of another shape or out of range.
         """
 
-    @abstractmethod
-    def parents_in(self, coarser: Self) -> np.ndarray:
+    def parents_in(self, coarser: Partitioning) -> np.ndarray:
         """Class of each cell in a coarser partitioning of the same samples (§3.1.3).
 
         Returns
@@ -93,6 +92,15 @@ class Partitioning(ABC):
         TypeError
             For a partitioning of another kind.
         """
+        if not isinstance(coarser, type(self)):
+            raise TypeError(
+                f"coarser is a {type(coarser).__name__}; expected a {type(self).__name__}"
+            )
+        return self._parents_in(coarser)
+
+    @abstractmethod
+    def _parents_in(self, coarser: Self) -> np.ndarray:
+        """The same for a partitioning of this kind."""
 
     @abstractmethod
     def with_polygons(self) -> Self:

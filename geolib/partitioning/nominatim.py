@@ -140,7 +140,8 @@ class NominatimGeocoder:
         points = np.round(check_coordinates("coordinates", coordinates), self.digits) + 0.0
         distinct, position = np.unique(points, axis=0, return_inverse=True)
         requests = [{"lat": lat, "lon": lon, "zoom": 18} for lat, lon in distinct.tolist()]
-        self._refuse_bulk(self._missing("reverse", requests))
+        if self.public:
+            self._refuse_bulk(self._missing("reverse", requests))
         found = self._all("reverse", requests, "points geocoded")
         addresses = self._with_areas(found) if self.areas else [_by_names(p) for p in found]
         return [addresses[i] for i in position.reshape(-1)]
@@ -239,7 +240,7 @@ class NominatimGeocoder:
         return answer
 
     def _refuse_bulk(self, missing: Sequence[Any]) -> None:
-        if self.public and len(missing) > BULK:
+        if len(missing) > BULK:
             raise ValueError(
                 f"coordinates holds {len(missing)} points that the public server was not asked for "
                 f"yet; its policy forbids bulk work (here: more than {BULK}). Use OfflineGeocoder, "

@@ -55,38 +55,11 @@ class S2Partitioning(Partitioning):
         return s2_partitionings(coordinates, [tau_max], tau_min)[0]
 
     def assign(self, coordinates: ArrayLike) -> np.ndarray:
-        """Class of each point: the cell among its ancestors in the quadtree.
-
-        Parameters
-        ----------
-        coordinates : [N,2], degrees, latitude first.
-
-        Returns
-        -------
-        int64 [N] in 0…C-1, -1 for a point in no cell.
-
-        Raises
-        ------
-        ValueError
-            For coordinates of another shape or out of range.
-        """
+        """Class of each point ``[N,2]``: the cell among its ancestors in the quadtree, or -1."""
         ids = leaves(check_coordinates("coordinates", coordinates))
         return _locate(self._ranges, ids, ids)
 
-    def parents_in(self, coarser: Partitioning) -> np.ndarray:
-        """Class of each cell in a partitioning of the same samples at a higher τ_max.
-
-        Returns
-        -------
-        int64 [C], -1 for a cell that the coarser partitioning does not cover.
-
-        Raises
-        ------
-        TypeError
-            For a partitioning of another kind.
-        """
-        if not isinstance(coarser, S2Partitioning):
-            raise TypeError(f"coarser is a {type(coarser).__name__}; expected an S2Partitioning")
+    def _parents_in(self, coarser: Self) -> np.ndarray:
         return _locate(coarser._ranges, *self._ranges)
 
     def with_polygons(self) -> Self:

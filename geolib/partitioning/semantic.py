@@ -104,43 +104,14 @@ class SemanticPartitioning(Partitioning):
         return semantic_partitionings(coordinates, geocoder, [tau_min], tau_d, area_only)[0]
 
     def assign(self, coordinates: ArrayLike) -> np.ndarray:
-        """Class of each point: the finest available one on its location's path (§3.1.2).
-
-        Parameters
-        ----------
-        coordinates : [N,2], degrees, latitude first.
-
-        Returns
-        -------
-        int64 [N] in 0…C-1, -1 for a point without a known location.
-
-        Raises
-        ------
-        ValueError
-            For coordinates of another shape or out of range.
-        """
+        """Class of each point ``[N,2]``: the finest one on its location's path, or -1 (§3.1.2)."""
         points = check_coordinates("coordinates", coordinates)
         finest = _finest(self.hierarchy, self.geocoder.reverse(points))
         return np.array(
             [UNASSIGNED if key is None else self._class_of[key] for key in finest], dtype=np.int64
         )
 
-    def parents_in(self, coarser: Partitioning) -> np.ndarray:
-        """Class of each cell in a partitioning of the same samples at a higher τ_min (§3.1.3).
-
-        Returns
-        -------
-        int64 [C], -1 for a cell that the coarser partitioning does not cover.
-
-        Raises
-        ------
-        TypeError
-            For a partitioning of another kind.
-        """
-        if not isinstance(coarser, SemanticPartitioning):
-            raise TypeError(
-                f"coarser is a {type(coarser).__name__}; expected a SemanticPartitioning"
-            )
+    def _parents_in(self, coarser: Self) -> np.ndarray:
         return np.array(
             [coarser._class_of.get(key, UNASSIGNED) for key in self.cells["key"]], dtype=np.int64
         )
@@ -242,10 +213,22 @@ def semantic_partitionings(
     ValueError
         For invalid coordinates or thresholds, and when no location carries τ_min images.
     """
-    if not tau_mins or min(tau_mins) < 1:
-        raise ValueError(f"tau_mins={tau_mins}; expected one or more thresholds of at least 1")
     points = check_coordinates("coordinates", coordinates)
     addresses = geocoder.reverse(points)
+    return from_addresses(points, addresses, geocoder, tau_mins, tau_d, area_only)
+
+
+def from_addresses(
+    points: np.ndarray,
+    addresses: Sequence[Address],
+    geocoder: Geocoder,
+    tau_mins: Collection[int],
+    tau_d: int = TAU_D,
+    area_only: bool = False,
+) -> list[SemanticPartitioning]:
+    """As `semantic_partitionings`, of points [N,2] whose addresses the geocoder has given."""
+    if not tau_mins or min(tau_mins) < 1:
+        raise ValueError(f"tau_mins={tau_mins}; expected one or more thresholds of at least 1")
     hierarchy = build_hierarchy(addresses, tau_d, area_only)
     finest = _finest(hierarchy, addresses)
     images: Counter[str] = Counter()

@@ -120,7 +120,9 @@ def test_any_number_of_workers_gives_the_bytes_of_a_serial_run(photos, network, 
             assert _evaluate(photos, client, network) == serial
             done = client.run(lambda dask_worker: dask_worker.state.executed_count)
         assert len(_finished()) == len(photos)
-        assert [*done.values()] == [len(photos) // workers] * workers
+        # Who computes what is the scheduler's choice: it moves a shard where a worker is free.
+        assert len(done) == workers
+        assert sum(done.values()) == len(photos)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

@@ -25,6 +25,11 @@ CHAPTERS = (
     "08-combicam",
     "09-partitioning",
     "10-concept-influence",
+    "11-causes",
+    "12-controls",
+    "13-sanity",
+    "14-shortcuts",
+    "15-human-study",
 )
 
 

@@ -87,3 +87,18 @@ def test_a_name_recorded_twice_is_refused(tmp_path: Path) -> None:
 def test_a_damaged_result_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="result 'n' is None"):
         results.collect(_executed(tmp_path / "a.ipynb", {"n": None}))
+
+
+def test_attached_files_come_back(tmp_path: Path, shown: list[dict[str, Any]]) -> None:
+    (tmp_path / "page" / "deep").mkdir(parents=True)
+    (tmp_path / "page" / "index.html").write_text("<p>")
+    (tmp_path / "page" / "deep" / "a.png").write_bytes(bytes(range(256)))
+    results.attach("study", tmp_path / "page")
+    outputs = [new_output("display_data", data=shown[0])]
+    path = tmp_path / "a.ipynb"
+    nbformat.write(new_notebook(cells=[new_code_cell("x", outputs=outputs)]), path)
+    assert results.attached(path) == {
+        "study/deep/a.png": bytes(range(256)),
+        "study/index.html": b"<p>",
+    }
+    assert results.collect(path) == {}

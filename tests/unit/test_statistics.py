@@ -12,6 +12,7 @@ from geolib.statistics import (
     advantages,
     choose,
     compare,
+    detectable_effect,
     interval,
     paired_p_value,
 )
@@ -371,3 +372,31 @@ def test_choice_keeps_to_another_bound():
 def test_wrong_input_is_named(call, message):
     with pytest.raises(ValueError, match=message):
         call(outcomes((1, [0, 1]), (0, [0, 0])))
+
+
+@pytest.mark.parametrize("n", [3, 12, 84])
+def test_detectable_effect_has_the_power_that_was_asked_for(n):
+    """The power of a t-test from the noncentral t distribution, at the effect that was found."""
+    values = np.random.default_rng(n).normal(0.3, 2.0, n)
+    effect = detectable_effect(values, power=0.8)
+    shift = effect / values.std(ddof=1) * np.sqrt(n)
+    cut = stats.t.ppf(0.975, n - 1)
+    power = stats.nct.sf(cut, n - 1, shift) + stats.nct.cdf(-cut, n - 1, shift)
+    assert power == pytest.approx(0.8, abs=1e-6)
+
+
+def test_detectable_effect_is_in_the_unit_of_the_differences_and_ignores_their_mean():
+    values = np.array([0.0, 0.1, 0.3, -0.2, 0.5])
+    assert detectable_effect(10 * values) == pytest.approx(10 * detectable_effect(values))
+    assert detectable_effect(values + 3) == pytest.approx(detectable_effect(values))
+    assert detectable_effect(np.tile(values, 4)) < detectable_effect(values) / 2
+
+
+def test_detectable_effect_of_little_data():
+    assert np.isnan(detectable_effect([0.1] * 3))  # their mean is not quite 0.1 in floating point
+    assert np.isnan(detectable_effect([0.4]))
+    assert detectable_effect([0.0, 0.0, 1.0]) > 0
+
+
+def test_a_single_difference_tells_nothing():
+    assert paired_p_value([0.7]) == 1.0  # either sign is as extreme

@@ -96,3 +96,13 @@ def test_outcomes_hold_each_pair_once(tmp_path, monkeypatch):
     assert len(guided) == 2 * len(study.evaluation)
     assert study.tuned.note == "p = 0.1 and s_min = 0.3, as given"
     assert study.ceilings() == {}
+
+
+def test_a_variant_is_validated_and_takes_nothing_over():
+    study = Study(n_eval=5, image_size=64)
+    assert len(study.evaluation) == 5
+    variant = study.variant(n_eval=3)
+    assert (len(variant.evaluation), variant.image_size) == (3, 64)
+    assert len(study.evaluation) == 5
+    with pytest.raises(ValidationError, match="n_eval"):
+        study.variant(n_eval=0)
