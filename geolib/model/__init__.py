@@ -1,5 +1,9 @@
 """The classifier: load, train, predict."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 from geolib.model.batches import Process
 from geolib.model.classifier import Classifier, HeadReplaced, load
 from geolib.model.precision import (
@@ -9,7 +13,10 @@ from geolib.model.precision import (
     uses_bf16,
 )
 from geolib.model.prediction import accuracy, calibration_error, confusion, predict, reliability
-from geolib.model.training import PAPER, Schedule, TrainConfig, train
+from geolib.model.settings import PAPER, Schedule, TrainConfig
+
+if TYPE_CHECKING:
+    from geolib.model.training import train
 
 __all__ = [
     "PAPER",
@@ -30,3 +37,12 @@ __all__ = [
     "train",
     "uses_bf16",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # Lightning takes seconds to import.
+    if name == "train":
+        from geolib.model.training import train
+
+        return train
+    raise AttributeError(f"module 'geolib.model' has no attribute '{name}'")

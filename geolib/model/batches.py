@@ -41,6 +41,13 @@ class Process(NamedTuple):
         return cls(**{k: int(os.environ.get(k.upper(), str(default))) for k, default in alone})
 
 
+class Examples(NamedTuple):
+    """Images, and the class of each under every head: ``int64 [N,heads]``, -1 where it has none."""
+
+    images: GeoDataset
+    targets: torch.Tensor
+
+
 @dataclass(frozen=True)
 class PixelsInMemory(Dataset[tuple[int, torch.Tensor]]):
     """Items as ``(index, uint8 [S,S,3])``, read once."""

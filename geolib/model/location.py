@@ -26,6 +26,7 @@ from geolib.data import (
     pixel_batches,
     single_threaded,
 )
+from geolib.model.batches import Examples
 from geolib.model.classifier import Classifier, load, read_header, take_classes
 from geolib.model.crops import five_crops
 from geolib.model.precision import (
@@ -35,7 +36,7 @@ from geolib.model.precision import (
     inference_precision,
 )
 from geolib.model.prediction import as_images
-from geolib.model.training import Examples, TrainConfig, fit
+from geolib.model.settings import TrainConfig
 from geolib.progress import progress_bar
 
 HEADS = "heads"
@@ -180,6 +181,9 @@ def train_location(
     ValueError
         If targets and images do not match, or as for :func:`geolib.model.train`.
     """
+    # Here, and not above: Lightning takes seconds to import.
+    from geolib.model.training import fit
+
     classifier = fit(
         _examples(train, targets.train, targets.heads),
         _examples(validation, targets.validation, targets.heads),

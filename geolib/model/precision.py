@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import TypeVar
 
 import torch
-from lightning.pytorch.utilities.memory import garbage_collection_cuda, is_oom_error
 
 T = TypeVar("T")
 
@@ -100,7 +100,8 @@ class BatchSize:
                 if self.images == 1 or not _out_of_memory(error):
                     raise
             # Outside the handler, whose error holds on to the tensors of the pass that failed.
-            garbage_collection_cuda()
+            gc.collect()
+            torch.cuda.empty_cache()
             warnings.warn(
                 f"out of memory with {self.images} images at once: going on with "
                 f"{self.images // 2}; batch_size={self.images // 2} avoids the attempt",
@@ -110,6 +111,9 @@ class BatchSize:
 
 
 def _out_of_memory(error: RuntimeError) -> bool:
+    # Here, and not above: it takes seconds to import.
+    from lightning.pytorch.utilities.memory import is_oom_error
+
     return isinstance(error, torch.OutOfMemoryError) or is_oom_error(error)
 
 
