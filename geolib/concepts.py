@@ -16,9 +16,8 @@ import cv2
 import numpy as np
 import pandas as pd
 from scipy import stats
-from statsmodels.stats.multitest import multipletests
 
-from geolib import cache
+from geolib import cache, statistics
 from geolib.data import GeoDataset, GeoImage
 from geolib.geoscenes import semantic
 from geolib.progress import progress_bar
@@ -406,10 +405,7 @@ def summarise(
         )
     columns = [*CELL, "images", "median", "low", "high", "mean", "by_chance"]
     table = pd.DataFrame(rows, columns=[*columns, "p_value", "p_holm", "rare"])
-    tested = table[~table["rare"].astype(bool)]
-    table.loc[tested.index, "p_holm"] = tested.groupby("dilation")["p_value"].transform(
-        lambda values: multipletests(values, method="holm")[1]
-    )
+    table["p_holm"] = table.groupby("dilation")["p_value"].transform(statistics.holm)
     order = ["dilation", "group", "median"]
     return table.sort_values(order, ascending=[True, False, False]).reset_index(drop=True)
 

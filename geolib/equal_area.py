@@ -266,7 +266,7 @@ def ranking(per_image: pd.DataFrame) -> pd.DataFrame:
             differences = sign * (wide[order[0]] - wide[name])
             if name == order[0]:
                 differences = differences[:0]
-            behind = statistics.interval(differences)
+            behind = statistics.paired(differences)
             rows.append(
                 {
                     "test": test,
@@ -275,10 +275,10 @@ def ranking(per_image: pd.DataFrame) -> pd.DataFrame:
                     "low": area.low,
                     "high": area.high,
                     "whole_area": whole[name],
-                    "behind": behind.mean,
+                    "behind": behind.difference,
                     "behind_low": behind.low,
                     "behind_high": behind.high,
-                    "detectable": statistics.detectable_effect(differences),
+                    "detectable": behind.detectable,
                     "n_images": len(wide),
                 }
             )
@@ -387,8 +387,8 @@ def contrast(own: pd.DataFrame, per_image: pd.DataFrame, one: str, other: str) -
     DataFrame
         Index: test, and what is compared: "own elements", "equal area", and the "change" from the
         former to the latter, image by image. ``difference`` (positive: ``one`` is better; change:
-        it is better at equal area) with ``low`` and ``high`` over images, and the ``detectable``
-        one.
+        it is better at equal area), ``low``, ``high`` and so on: see
+        :func:`geolib.statistics.paired`.
     """
     keys = ["test", "image_id"]
     reached = own.pivot(index=keys, columns="segmenter", values="reached")
@@ -402,15 +402,5 @@ def contrast(own: pd.DataFrame, per_image: pd.DataFrame, one: str, other: str) -
         }
         better["change"] = better["equal area"] - better["own elements"]
         for name, values in better.items():
-            found = statistics.interval(values)
-            rows.append(
-                {
-                    "test": test,
-                    "compared": name,
-                    "difference": found.mean,
-                    "low": found.low,
-                    "high": found.high,
-                    "detectable": statistics.detectable_effect(values),
-                }
-            )
+            rows.append({"test": test, "compared": name, **statistics.paired(values)._asdict()})
     return pd.DataFrame(rows).set_index(["test", "compared"])

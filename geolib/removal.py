@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from statsmodels.stats.multitest import multipletests
 
 from geolib import causal, stages, statistics
 from geolib.ablation import FILLS, ablate, donor_indices
@@ -423,25 +422,15 @@ def changes(outcomes: pd.DataFrame, metric: str = "log_probability") -> pd.DataF
     -------
     DataFrame
         One row per ``attribution`` × ``fill``: ``difference`` (positive where the fill flatters the
-        method), ``low``, ``high``, ``p_value``, ``p_holm`` (over all rows) and the ``detectable``
-        difference.
+        method), ``low``, ``high``, ``p_value``, ``detectable``, ``n_images``: see
+        :func:`geolib.statistics.paired`; ``p_holm`` over all rows.
     """
     each = statistics.advantages(outcomes, ("attribution", "fill"), metric)
     wide = each.pivot(index=["attribution", "image_id"], columns="fill", values="advantage")
     rows = []
     for fill in wide.columns.drop(TRUE):
         for name, values in (wide[fill] - wide[TRUE]).groupby("attribution", sort=False):
-            found = statistics.interval(values)
-            rows.append(
-                {
-                    "attribution": name,
-                    "fill": fill,
-                    "difference": found.mean,
-                    "low": found.low,
-                    "high": found.high,
-                    "p_value": statistics.paired_p_value(values),
-                    "detectable": statistics.detectable_effect(values),
-                }
-            )
+            found = statistics.paired(values)
+            rows.append({"attribution": name, "fill": fill, **found._asdict()})
     table = pd.DataFrame(rows)
-    return table.assign(p_holm=multipletests(table["p_value"], method="holm")[1])
+    return table.assign(p_holm=statistics.holm(table["p_value"]))

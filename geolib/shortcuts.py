@@ -7,7 +7,7 @@ in the training scenes. How much of it do attribution maps and object-like eleme
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,18 +16,20 @@ import pandas as pd
 import torch
 from scipy import ndimage
 
-from geolib import statistics
+from geolib import pipeline, stages, statistics
 from geolib.ablation import ablate
-from geolib.data import GeoDataset
+from geolib.data import GeoDataset, to_batch
 from geolib.data.scenes import SceneRecord
 from geolib.geoscenes import Scene
 from geolib.model import Classifier
 from geolib.scoring import box_region, element_boxes
-from geolib.stages import Extracted
+from geolib.stages import EvaluationConfig, Extracted
 
 ARTEFACT = "shortcut"
 # Intersection over union from which on an element's box shows the artefact and little else.
 MATCH = 0.25
+# Share of the artefact that a hot spot must hold to have found it.
+CAUGHT = 0.5
 # Width of the filter over averaged maps, as a share of the image's.
 SMOOTHING = 1 / 40
 # Images that go through a network at once.
@@ -332,3 +334,86 @@ def hunt(
     difference = standing_out(maps, chosen.tolist())
     spot = hot_spot(difference)
     return Suspect(difference, spot, covered(classifier, images[chosen], spot, target))
+
+
+def suspects(
+    dataset: GeoDataset,
+    classifier: Classifier,
+    country: str,
+    averaged: EvaluationConfig,
+    boxed: EvaluationConfig,
+    k: int = 3,
+) -> dict[str, Suspect]:
+    """What stands out for a country in the average of the maps, and in that of the elements.
+
+    Parameters
+    ----------
+    dataset, classifier
+        Images and a network.
+    country
+        One of the dataset's classes.
+    averaged, boxed
+        Settings of the method whose maps are averaged, and of the one whose elements are.
+    k
+        Elements of an image that count, best first.
+
+    Returns
+    -------
+    dict
+        ``maps`` and ``elements``, see :func:`hunt`; empty where there is nothing to subtract.
+    """
+    pixels = to_batch([dataset[i] for i in range(len(dataset))], classifier.image_size)
+    predicted = stages.predictions(dataset, classifier)["prediction"].tolist()
+    sources = {
+        "maps": pipeline.maps(dataset, classifier, averaged)[0],
+        "elements": element_maps(pipeline.extract(dataset, classifier, boxed, progress=True), k),
+    }
+    target = dataset.classes.index(country)
+    found = {
+        name: hunt(classifier, pixels, maps, predicted, target) for name, maps in sources.items()
+    }
+    return {name: suspect for name, suspect in found.items() if suspect is not None}
+
+
+def recipe_table(found: Mapping[tuple[str, float], Suspect], mask: np.ndarray) -> pd.DataFrame:
+    """The recipe in numbers, where it is known what should have been found.
+
+    Parameters
+    ----------
+    found
+        Suspects, by what was averaged and by the correlation of artefact and country.
+    mask
+        bool ``[H, W]``: the artefact.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row per suspect, the highest correlation first: ``averaged``, ``correlation``;
+        ``artefact in the hot spot`` and ``hot spot on the artefact``, shares of their areas;
+        ``lost when covered`` and ``lost elsewhere``, means of :func:`covered`; their
+        ``difference`` with its interval ``low`` to ``high``, what was ``detectable``, and the
+        number of ``images``; ``found``: at least half of the artefact lies in the hot spot, and
+        the interval of the difference above 0.
+    """
+    rows = []
+    for (name, correlation), suspect in sorted(found.items(), key=lambda o: (o[0][0], -o[0][1])):
+        gap = statistics.paired(suspect.losses["loss"] - suspect.losses["elsewhere"])
+        shared, area = (suspect.spot & mask).sum(), suspect.spot.sum()
+        caught = float(shared / mask.sum())
+        rows.append(
+            {
+                "averaged": name,
+                "correlation": correlation,
+                "artefact in the hot spot": caught,
+                "hot spot on the artefact": float(shared / area) if area else 0.0,
+                "lost when covered": suspect.losses["loss"].mean(),
+                "lost elsewhere": suspect.losses["elsewhere"].mean(),
+                "difference": gap.difference,
+                "low": gap.low,
+                "high": gap.high,
+                "detectable": gap.detectable,
+                "images": gap.n_images,
+                "found": caught >= CAUGHT and gap.low > 0,
+            }
+        )
+    return pd.DataFrame(rows)

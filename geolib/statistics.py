@@ -154,6 +154,47 @@ def detectable_effect(
     return spread * float(TTestPower().solve_power(nobs=len(sample), alpha=alpha, power=power))
 
 
+class Paired(NamedTuple):
+    """A mean difference over images, its interval, its test, and the smallest that would show."""
+
+    difference: float
+    low: float
+    high: float
+    p_value: float
+    detectable: float
+    n_images: int
+
+
+def paired(
+    differences: ArrayLike, confidence: float = 0.95, n_resamples: int = 9999, seed: int = 0
+) -> Paired:
+    """Mean of paired differences: `interval`, `paired_p_value` and `detectable_effect` in one.
+
+    Parameters
+    ----------
+    differences : [n], one per image.
+    """
+    sample = np.asarray(differences, dtype=float)
+    mean, low, high, _ = interval(sample, confidence, n_resamples, seed)
+    p_value = paired_p_value(sample, n_resamples, seed)
+    detectable = detectable_effect(sample, confidence=confidence)
+    return Paired(mean, low, high, p_value, detectable, len(sample))
+
+
+def holm(p_values: ArrayLike) -> np.ndarray:
+    """p-values corrected for their number (Holm's step-down); NaN stays, and counts for nothing.
+
+    Parameters
+    ----------
+    p_values : [n] in 0…1 or NaN.
+    """
+    values = np.asarray(p_values, dtype=float)
+    corrected, tested = np.full(values.shape, np.nan), ~np.isnan(values)
+    if tested.any():
+        corrected[tested] = multipletests(values[tested], method="holm")[1]
+    return corrected
+
+
 def advantages(
     outcomes: pd.DataFrame,
     by: Sequence[str] = BY,
@@ -277,9 +318,7 @@ def compare(
             }
         )
     result = pd.DataFrame(rows)
-    result["p_holm"] = result.groupby("test")["p_value"].transform(
-        lambda values: multipletests(values, method="holm")[1]
-    )
+    result["p_holm"] = result.groupby("test")["p_value"].transform(holm)
     return result
 
 

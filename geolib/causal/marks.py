@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from scipy.stats import spearmanr
-from statsmodels.stats.multitest import multipletests
 
 from geolib import cache, segmentation, stages, statistics
 from geolib.causal.effects import WITHOUT, scene_effects, scene_of
@@ -47,6 +46,15 @@ MEASURES = {
     "area": "causes' share of the image",
 }
 METHOD = ["attribution", "segmenter", "scores"]
+# Columns of the difference from a reference, beside those of the mark itself.
+PAIRED = {
+    "difference": "difference",
+    "low": "difference_low",
+    "high": "difference_high",
+    "n_images": "n_pairs",
+    "p_value": "p_value",
+    "detectable": "detectable",
+}
 
 
 @dataclass(frozen=True)
@@ -516,29 +524,14 @@ def compare(
         row |= {"n_images": len(values), "undefined": n_images[method] - len(values)}
         reference = tuple(against.get(n, own) for n, own in zip(METHOD, method, strict=True))
         if reference != method and reference in wide.columns:
-            row |= _difference((wide[method] - wide[reference]).dropna(), seed)
+            found = statistics.paired((wide[method] - wide[reference]).dropna(), seed=seed)
+            row |= {PAIRED[name]: value for name, value in found._asdict().items()}
         rows.append(row)
-    columns = [*METHOD, "value", "low", "high", "n_images", "undefined", "difference"]
-    columns += ["difference_low", "difference_high", "n_pairs", "p_value", "p_holm", "detectable"]
-    found = pd.DataFrame(rows, columns=columns)
-    tested = found["p_value"].notna()
-    if tested.any():
-        corrected = multipletests(found.loc[tested, "p_value"].astype(float), method="holm")[1]
-        found.loc[tested, "p_holm"] = corrected
-    rare = found["undefined"] > found["n_images"]
-    order = found.assign(rare=rare).sort_values(
+    columns = [*METHOD, "value", "low", "high", "n_images", "undefined", *PAIRED.values()]
+    marked = pd.DataFrame(rows, columns=columns)
+    marked["p_holm"] = statistics.holm(marked["p_value"])
+    rare = marked["undefined"] > marked["n_images"]
+    order = marked.assign(rare=rare).sort_values(
         ["rare", "value"], ascending=[True, False], kind="stable"
     )
     return order.drop(columns="rare").reset_index(drop=True)
-
-
-def _difference(values: pd.Series, seed: int) -> dict[str, float]:
-    mean, low, high, _ = statistics.interval(values, seed=seed)
-    return {
-        "difference": mean,
-        "difference_low": low,
-        "difference_high": high,
-        "n_pairs": len(values),
-        "p_value": statistics.paired_p_value(values, seed=seed),
-        "detectable": statistics.detectable_effect(values),
-    }

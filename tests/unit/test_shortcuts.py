@@ -10,12 +10,12 @@ import pytest
 import torch
 from oracle import BOX, CLASSES, SIDE, classifier, photograph, write_photographs
 
-from geolib import data, shortcuts
+from geolib import data, pipeline, shortcuts
 from geolib.data import GeoImage
 from geolib.geoscenes import Scene, render
 from geolib.scoring import Elements
 from geolib.segmentation import Segments
-from geolib.stages import Extracted
+from geolib.stages import EvaluationConfig, Extracted
 
 
 def carries(dataset):
@@ -259,3 +259,54 @@ def test_the_hunt_ends_at_the_place_that_the_network_looks_at():
     assert len(suspect.losses) == predicted.count(1) == 4
     assert (suspect.losses["loss"] > suspect.losses["elsewhere"] + 0.1).all()
     assert shortcuts.hunt(network, images, maps, [1] * len(items), 1) is None
+
+
+def test_the_recipe_in_numbers_by_hand():
+    mask = np.zeros((4, 4), bool)
+    mask[0, :4] = True
+    half = np.zeros((4, 4), bool)
+    half[:2, :2] = True  # two of the artefact's four pixels, and two others
+    losses = pd.DataFrame({"loss": [1.0, 1.2, 1.4, 1.1], "elsewhere": [0.0, 0.1, 0.0, 0.1]})
+    swapped = losses.rename(columns={"loss": "elsewhere", "elsewhere": "loss"})
+    empty = np.zeros((4, 4), bool)
+    found = {
+        ("maps", 0.0): shortcuts.Suspect(half.astype(float), half, swapped),
+        ("maps", 1.0): shortcuts.Suspect(half.astype(float), half, losses),
+        ("elements", 1.0): shortcuts.Suspect(empty.astype(float), empty, losses),
+    }
+    table = shortcuts.recipe_table(found, mask).set_index(["averaged", "correlation"])
+    assert [*table.index] == [("elements", 1.0), ("maps", 1.0), ("maps", 0.0)]
+    assert [*table["found"]] == [False, True, False]  # by the place, by both, by the loss
+    maps = table.loc[("maps", 1.0)]
+    assert maps["artefact in the hot spot"] == maps["hot spot on the artefact"] == 0.5
+    assert maps["lost when covered"] == pytest.approx(1.175)
+    assert maps["lost elsewhere"] == pytest.approx(0.05)
+    assert maps["difference"] == pytest.approx(1.125)
+    assert maps["low"] > 0 and maps["images"] == 4
+    assert table.loc[("elements", 1.0), "hot spot on the artefact"] == 0
+    assert shortcuts.recipe_table({}, mask).empty
+
+
+def test_suspects_are_those_of_the_averages(tmp_path, monkeypatch):
+    monkeypatch.setenv("GEOLIB_CACHE", str(tmp_path / "cache"))
+    write_photographs(tmp_path / "photos", 4)
+    photos = data.load("folder", "all", root=tmp_path / "photos")
+    averaged = EvaluationConfig(attribution="random")
+    boxed = EvaluationConfig(attribution="random", segmenter="grid", s_min=0.0)
+    found = shortcuts.suspects(photos, classifier(), CLASSES[1], averaged, boxed, k=2)
+    red = [label == 1 for label in photos.labels]  # the network makes no mistake
+    assert sum(red) == len(red) / 2
+    items = pipeline.extract(photos, classifier(), boxed)
+    maps = {
+        "maps": torch.stack([item.attribution for item in items]),
+        "elements": shortcuts.element_maps(items, 2),
+    }
+    assert [*found] == [*maps]
+    for name, suspect in found.items():
+        difference = shortcuts.standing_out(maps[name], red)
+        np.testing.assert_allclose(suspect.difference, difference, atol=1e-6)
+        assert (suspect.spot == shortcuts.hot_spot(difference)).all()
+        assert len(suspect.losses) == sum(red)
+    blind = classifier()
+    blind.network.features.weight.data.zero_()  # all images get one answer
+    assert not shortcuts.suspects(photos, blind, CLASSES[1], averaged, boxed)

@@ -13,7 +13,9 @@ from geolib.statistics import (
     choose,
     compare,
     detectable_effect,
+    holm,
     interval,
+    paired,
     paired_p_value,
 )
 
@@ -400,3 +402,29 @@ def test_detectable_effect_of_little_data():
 
 def test_a_single_difference_tells_nothing():
     assert paired_p_value([0.7]) == 1.0  # either sign is as extreme
+
+
+def test_a_paired_difference_is_its_parts_in_one():
+    values = np.random.default_rng(1).normal(0.2, 1, 30)
+    found = paired(values)
+    assert found[:3] == interval(values)[:3]
+    assert found.difference == pytest.approx(values.mean())
+    assert found.p_value == paired_p_value(values)
+    assert found.detectable == detectable_effect(values)
+    assert found.n_images == 30
+    assert paired(-values).p_value == pytest.approx(found.p_value, abs=0.02)
+    assert np.isnan(paired([])[:5]).all()
+
+
+def test_holm_by_hand():
+    # Smallest first: 3 × .01, then 2 × .03, then the larger of .06 and 1 × .04.
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([0.9, 0.8]) == pytest.approx([1, 1])
+    assert holm([]).size == 0
+
+
+def test_what_was_not_tested_counts_for_nothing_in_holm():
+    assert holm([0.01, np.nan, 0.04, 0.03]) == pytest.approx(
+        [0.03, np.nan, 0.06, 0.06], nan_ok=True
+    )
+    assert np.isnan(holm([np.nan])).all()
