@@ -92,9 +92,8 @@ def fingerprint(modules: tuple[str, ...]) -> str:
         name = pending.pop()
         if name in found:
             continue
-        tree = _syntax_tree(name)
-        found[name] = ast.dump(tree)
-        pending.extend(_package_imports(tree, name))
+        found[name], imports = _module_code(name)
+        pending.extend(imports)
     return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
 
 
@@ -213,16 +212,21 @@ def _library_versions() -> dict[str, str]:
     return {name: version(name) for name in NUMERICAL_LIBRARIES}
 
 
-def _syntax_tree(module: str) -> ast.Module:
-    spec = importlib.util.find_spec(module)
-    if spec is None or spec.origin is None:
+@cache
+def _module_code(module: str) -> tuple[str, tuple[str, ...]]:
+    """Hash of a module's syntax tree, and the modules of the package that it imports."""
+    source = _source(module)
+    if source is None:
         raise ValueError(f"modules holds {module!r}, which is not a module of the package")
-    tree = ast.parse(Path(spec.origin).read_text())
+    tree = ast.parse(source.read_text())
+    imports: list[str] = []
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
         if isinstance(body, list) and body and _is_docstring(body[0]):
             body.pop(0)
-    return tree
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            imports += _package_imports(node, module)
+    return hashlib.sha256(ast.dump(tree).encode()).hexdigest(), tuple(imports)
 
 
 def _is_docstring(node: ast.AST) -> bool:
@@ -233,21 +237,25 @@ def _is_docstring(node: ast.AST) -> bool:
     )
 
 
-def _package_imports(tree: ast.Module, module: str) -> Iterator[str]:
+def _package_imports(node: ast.Import | ast.ImportFrom, module: str) -> Iterator[str]:
     package = module.partition(".")[0]
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            candidates = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
-            candidates = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-        else:
-            continue
-        yield from (n for n in candidates if n.startswith(f"{package}.") and _is_module(n))
+    if isinstance(node, ast.Import):
+        candidates = [alias.name for alias in node.names]
+    elif node.module and node.level == 0:
+        candidates = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    else:
+        return
+    yield from (n for n in candidates if n.startswith(f"{package}.") and _source(n))
 
 
 @cache
-def _is_module(name: str) -> bool:
-    try:
-        return importlib.util.find_spec(name) is not None
-    except ModuleNotFoundError:
-        return False
+def _source(module: str) -> Path | None:
+    """File of a module; found without importing its parents, which can take seconds."""
+    package, *parts = module.split(".")
+    spec = importlib.util.find_spec(package)
+    for root in (spec.submodule_search_locations if spec else None) or ():
+        place = Path(root, *parts)
+        for file in (place.with_suffix(".py"), place / "__init__.py"):
+            if file.is_file():
+                return file
+    return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache, partial
 
 import cv2
@@ -15,6 +15,8 @@ from geolib.geoscenes.canvas import Bitmap
 HEIGHT = 320  # pixels of the finest level
 VARIANTS = 4  # of each plant
 _SUN = np.array([-0.5, -0.65, 0.57])
+_ROUND = np.linspace(0, 2 * math.pi, 9)[:-1]
+_OCTAGON = np.cos(_ROUND), np.sin(_ROUND)
 
 Blob = tuple[float, float, float]  # centre x, centre y, radius; y down, in sprite heights
 
@@ -29,18 +31,35 @@ class _Brush:
         self.alpha = np.zeros(self.size, dtype=np.uint8)
 
     def polygon(self, points: list[tuple[float, float]], colour: Colour) -> None:
-        p = np.rint(np.array(points) * HEIGHT * 16).astype(np.int32)[:, None]
-        cv2.fillPoly(self.colour, [p], colour, cv2.LINE_AA, 4)
-        cv2.fillPoly(self.alpha, [p], 255, cv2.LINE_AA, 4)
+        self._fill(np.array(points)[None], [colour])
 
     def leaf(
         self, x: float, y: float, length: float, aspect: float, angle: float, c: Colour
     ) -> None:
-        t = np.linspace(0, 2 * math.pi, 9)[:-1]
-        dx, dy = length / 2 * np.cos(t), length / 2 * aspect * np.sin(t)
-        cos, sin = math.cos(angle), math.sin(angle)
-        points = zip(x + cos * dx - sin * dy, y + sin * dx + cos * dy, strict=True)
-        self.polygon([(float(a), float(b)) for a, b in points], c)
+        at, size, turn = np.array([[x], [y]]), np.array([length]), np.array([angle])
+        self.leaves(at, size, aspect, turn, [c])
+
+    def leaves(
+        self,
+        at: np.ndarray,
+        length: np.ndarray,
+        aspect: float,
+        angle: np.ndarray,
+        colours: Sequence[Colour],
+    ) -> None:
+        """Octagons at ``[2, N]`` x and y, each over the one before."""
+        x, y = at
+        dx, dy = np.outer(length / 2, _OCTAGON[0]), np.outer(length / 2 * aspect, _OCTAGON[1])
+        cos, sin = np.cos(angle)[:, None], np.sin(angle)[:, None]
+        points = [x[:, None] + cos * dx - sin * dy, y[:, None] + sin * dx + cos * dy]
+        self._fill(np.stack(points, axis=2), colours)
+
+    def _fill(self, polygons: np.ndarray, colours: Sequence[Colour]) -> None:
+        """Polygons ``[N, points, 2]`` with a colour each."""
+        rounded = np.rint(polygons * HEIGHT * 16).astype(np.int32)[:, :, None]
+        for points, colour in zip(rounded, colours, strict=True):
+            cv2.fillPoly(self.colour, [points], colour, cv2.LINE_AA, 4)
+            cv2.fillPoly(self.alpha, [points], 255, cv2.LINE_AA, 4)
 
     def bitmap(self) -> Bitmap:
         border = np.ones(self.size, dtype=np.uint8)
@@ -86,15 +105,14 @@ def _foliage(
         lit = (dx * _SUN[0] + dy * _SUN[1] + dz * _SUN[2]) / r
         shade = 0.36 + 0.5 * lit + rng.normal(0, 0.13, count)
         turn = rng.uniform(0, math.pi, count)
-        for k in np.argsort(lit):
-            brush.leaf(
-                float(cx + dx[k]),
-                float(cy + dy[k]),
-                leaf * float(rng.uniform(0.7, 1.3)),
-                aspect,
-                float(turn[k]),
-                _tone(dark, bright, float(shade[k])),
-            )
+        order = np.argsort(lit)
+        brush.leaves(
+            np.stack([cx + dx, cy + dy])[:, order],
+            leaf * rng.uniform(0.7, 1.3, count),
+            aspect,
+            turn[order],
+            [_tone(dark, bright, t) for t in shade[order].tolist()],
+        )
 
 
 def _trunk(

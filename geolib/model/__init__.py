@@ -46,3 +46,7 @@ def __getattr__(name: str) -> Any:
 
         return train
     raise AttributeError(f"module 'geolib.model' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -81,6 +81,26 @@ def test_fingerprint_follows_imported_code_but_not_comments(tmp_path):
     assert plain != changed
 
 
+@pytest.mark.parametrize(
+    ("use", "slow"),
+    [
+        ("from geolib import cache; cache.fingerprint(('geolib.stages',))", "torch"),
+        ("from geolib import pipeline", "lightning"),
+        ("from geolib import pipeline", "transformers"),
+    ],
+)
+def test_what_takes_seconds_to_import_is_imported_when_it_is_used(use, slow):
+    """Every notebook pays for imports once more."""
+    code = f"import sys; {use}; print({slow!r} in sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.split() == ["False"]
+
+
+def test_code_of_no_module_is_an_error():
+    with pytest.raises(ValueError, match="not a module of the package"):
+        cache.fingerprint(("geolib.scorring",))
+
+
 def test_a_damaged_file_is_reported_and_computed_again():
     folder = cache.compute("toy", {}, MODULES, _write("good"))
     manifest = folder / cache.MANIFEST
