@@ -74,7 +74,7 @@ BatchSize = Annotated[
     int | None,
     typer.Option(min=1, help="Images per pass; by default as the device suggests."),
 ]
-Profile = Annotated[str, typer.Option(help="smoke (minutes), default, or paper.")]
+Profile = Annotated[str, typer.Option(help="smoke (minutes), default, paper or theiner.")]
 Parameters = Annotated[
     list[str] | None,
     typer.Option("-p", "--parameter", metavar="NAME VALUE", help="Change a parameter."),
@@ -250,10 +250,16 @@ def explain(
 
     Nothing leaves this machine, and no EXIF data or position is written.
     """
-    from geolib import pipeline
+    from geolib import attribution as methods
+    from geolib import pipeline, segmentation
     from geolib.images import UnreadableImage
+    from geolib.scoring import check_choice
 
     with _plain_errors():
+        # Before a classifier is trained for want of one.
+        check_choice("--attribution", attribution, methods.METHODS)
+        segmentation.load(segmenter, **_options(segmenter_checkpoint))
+        _check_some_readable(photos)
         classifier = _classifier(model, weights)
         config = pipeline.EvaluationConfig(
             attribution=attribution,
@@ -279,8 +285,6 @@ def explain(
             )
             if explanation.note:
                 console.print(explanation.note, style="yellow")
-        if skipped == len(photos):
-            raise ValueError(f"none of the {skipped} photographs could be read")
         if skipped:
             console.print(f"{skipped} of {len(photos)} photographs were skipped", style="yellow")
 
@@ -410,9 +414,13 @@ def _classifier(model: str | None, weights: Path | None) -> Any:
         return models.load(model, weights=weights)
     if weights:
         raise ValueError("--model is missing: --weights needs the name of the classifier")
-    console.print("no --model: the book's own classifier (minutes at first use, then kept)")
     parameters = runner.resolve(["02-classifier"], "default")
-    return Study.from_parameters(parameters["02-classifier"]).classifier
+    study = Study.from_parameters(parameters["02-classifier"])
+    console.print(
+        "no --model: the book's own classifier, which is kept once it has learnt. At first use it "
+        f"learns from {study.n_train} drawn scenes: some ten minutes on two fast cores"
+    )
+    return study.classifier
 
 
 def _dataset(
@@ -438,6 +446,20 @@ def _dataset(
 
 def _options(checkpoint: Path | None) -> dict[str, Any]:
     return {"checkpoint": str(checkpoint)} if checkpoint else {}
+
+
+def _check_some_readable(photos: list[Path]) -> None:
+    from geolib import images
+
+    reasons = []
+    for photo in photos:
+        try:
+            images.read(photo)
+        except images.UnreadableImage as error:
+            reasons.append(str(error))
+        else:
+            return
+    raise ValueError("none of the photographs could be read:\n" + "\n".join(reasons))
 
 
 def _distinct_stems(photos: list[Path]) -> list[str]:
@@ -514,7 +536,10 @@ class _plain_errors:
 
     def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
         if isinstance(error, (ValueError, TypeError, OSError, RuntimeError)):
-            Console(stderr=True).print(f"error: {error}", style="red", highlight=False)
+            # Square brackets in a message are no markup.
+            Console(stderr=True, markup=False).print(
+                f"error: {error}", style="red", highlight=False
+            )
             raise SystemExit(1) from error
 
 

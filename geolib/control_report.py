@@ -18,8 +18,8 @@ from geolib.removal import TRUE
 
 # In place of a value that does not exist.
 UNDEFINED = "–"
-
-
+# Between the bounds of an interval in a table, whose cells are narrow: no line breaks here.
+TO = "\u00a0to\u00a0"
 # Level of a test, after Holm's correction.
 ALPHA = 0.05
 # How a conclusion under a fill compares with that under true removal, and its sign in tables.
@@ -52,7 +52,7 @@ def _with_interval(
     table: pd.DataFrame, value: str, low: str, high: str, digits: str = ".3f"
 ) -> list[str]:
     return [
-        f"{mean:{digits}} ({smallest:{digits}} to {largest:{digits}})"
+        f"{mean:{digits}} ({smallest:{digits}}{TO}{largest:{digits}})"
         if np.isfinite(mean)
         else UNDEFINED
         for mean, smallest, largest in zip(table[value], table[low], table[high], strict=True)
@@ -126,7 +126,7 @@ def conclusions_table(conclusions: pd.DataFrame, changes: pd.DataFrame) -> Style
     """
     table = with_verdicts(conclusions, changes)
     table["cell"] = [
-        f"{row['advantage']:+.2f} ({row['ci_low']:+.2f} to {row['ci_high']:+.2f}) {row['verdict']}"
+        f"{row['advantage']:+.2f} ({row['ci_low']:+.2f}{TO}{row['ci_high']:+.2f}) {row['verdict']}"
         + SIGNS[row["change"]]
         for row in table.to_dict("records")
     ]
@@ -198,7 +198,8 @@ def power_note(per_image: pd.DataFrame, by: Collection[str], unit: str) -> str:
     """
     groups = [values for _, values in per_image.groupby(list(by))["advantage"]]
     effects = [statistics.detectable_effect(values) for values in groups]
-    return f"{max(map(len, groups))} images: {detectable_note(effects, 'advantage', unit)}"
+    note = detectable_note(effects, "advantage", unit)
+    return f"{note} Each comparison is over {max(map(len, groups))} images."
 
 
 def twin_note(both: pd.DataFrame, accuracies: Mapping[str, float], outcomes: pd.DataFrame) -> str:

@@ -52,7 +52,7 @@ _NOT_AN_INPUT = {
     "geolib.sphinx_results",
 }
 _LIBRARIES = ("lightning", "matplotlib", "pandas", "seaborn", "statsmodels")
-_console = Console(stderr=True)
+_console = Console(stderr=True, markup=False)
 
 
 class RunError(RuntimeError):
@@ -194,7 +194,7 @@ def execute(
     ValueError
         If a notebook, profile or parameter is unknown.
     RunError
-        If a notebook fails; the message holds the cell, the error and the path of the
+        If a notebook fails; the message holds the error, where to look, and the path of the
         half-executed copy.
     """
     selected = list(notebooks) or names(root)
@@ -376,8 +376,8 @@ def _execute_one(
         )
     except papermill.PapermillExecutionError as error:
         raise RunError(
-            f"{name} failed in cell {error.cell_index + 1}:\n\n{error.source}\n\n"
-            f"{error.ename}: {error.evalue}\n\nThe half-executed copy: {part}"
+            f"{name} failed: {error.ename}: {error.evalue}\n\n"
+            f"See In [{error.exec_count}] of the half-executed copy: {part}"
         ) from error
     except (DeadKernelError, CellTimeoutError) as error:
         raise RunError(f"{name} failed: {error}\n\nThe half-executed copy: {part}") from error

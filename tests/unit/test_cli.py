@@ -92,6 +92,10 @@ def test_evaluate_prints_the_comparison_and_exports(root, tmp_path):
     [
         (["evaluate", "--model", "m", "--dataset", "folder"], "--root is missing"),
         (["explain", "nowhere.jpg", "--model", "m"], "nowhere.jpg"),
+        # Before the book's own classifier is trained:
+        (["explain", "no[where].jpg"], "no[where].jpg: no such file"),
+        (["explain", "nowhere.jpg", "--segmenter", "slick"], "'slick'"),
+        (["explain", "nowhere.jpg", "--attribution", "gradkam"], "gradcam++"),
         (["run", "99-nothing"], "01-data"),
         (["run", "06-faithfulness", "-p", "repeat", "20"], "repeats"),
         (["book", "--profile", "fast"], "smoke"),

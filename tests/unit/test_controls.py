@@ -353,7 +353,8 @@ def test_undefined_power_is_said_to_be_undefined():
     none = control_report.detectable_note([np.nan], "advantage", "accuracy")
     assert "is undefined: nothing changed" in none
     rows = pd.DataFrame({"m": ["a"] * 3 + ["b"] * 3, "advantage": [0, 0, 0, 0, 0.1, 0.3]})
-    assert control_report.power_note(rows, ["m"], "accuracy").startswith("3 images: Four of five")
+    note = control_report.power_note(rows, ["m"], "accuracy")
+    assert note.startswith("Four of five samples") and note.endswith(" over 3 images.")
 
 
 def test_the_note_on_the_twin_says_whether_its_training_took():
