@@ -30,7 +30,8 @@ def read_key(folder: str | Path) -> Key:
     path = Path(folder) / KEY
     if not path.is_file():
         raise ValueError(
-            f"{KEY} is not in {str(folder)!r}; put the key that was written with the page there"
+            f"{KEY} is not in {str(folder)!r}, the folder of the answers; put there the key that "
+            "`geolib study-page` wrote beside the page"
         )
     return Key.model_validate_json(path.read_text(encoding="utf-8"))
 
