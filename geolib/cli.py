@@ -258,7 +258,7 @@ def explain(
     with _plain_errors():
         # Before a classifier is trained for want of one.
         check_choice("--attribution", attribution, methods.METHODS)
-        segmentation.load(segmenter, **_options(segmenter_checkpoint))
+        check_choice("--segmenter", segmenter, segmentation.SEGMENTERS)
         _check_some_readable(photos)
         classifier = _classifier(model, weights)
         config = pipeline.EvaluationConfig(
