@@ -20,7 +20,7 @@ from scipy.ndimage import gaussian_filter
 from torchvision.models import resnet18
 
 from geolib.ablation import faithfulness, random_regions
-from geolib.model.precision import inference_precision, uses_bf16
+from geolib.model.device import inference_precision, uses_bf16
 from geolib.scoring import Elements, extract_elements
 
 SIZE = 160

@@ -21,7 +21,7 @@ import torchvision
 from torch import Tensor, nn
 
 from geolib.attribution import FLOAT32_METHODS, METHODS, attribute
-from geolib.model.precision import uses_bf16
+from geolib.model.device import uses_bf16
 
 TARGET_LAYERS = {
     "resnet18": "layer4.1",

@@ -20,12 +20,12 @@ import torch
 from torchvision.models import resnet18
 
 from geolib import data
-from geolib.causal import counterfactuals, scene_effects
-from geolib.causal.effects import scene_of
+from geolib.chapters.causes import counterfactuals, scene_effects
+from geolib.chapters.causes.effects import scene_of
 from geolib.data import COUNTRIES, GeoImage
 from geolib.model import Classifier
 from geolib.model.classifier import Card
-from geolib.model.precision import inference_precision
+from geolib.model.device import inference_precision
 from geolib.model.prediction import as_images
 
 

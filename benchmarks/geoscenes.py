@@ -16,17 +16,8 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 
-from geolib.geoscenes import (
-    COUNTRIES,
-    Scene,
-    best_guess,
-    posterior,
-    render,
-    table,
-    zone_posterior,
-    zones,
-)
 from geolib.partitioning import geolocation_accuracy, great_circle_distance
+from geoscenes import COUNTRIES, Scene, best_guess, posterior, render, table, zone_posterior, zones
 
 
 def rate(

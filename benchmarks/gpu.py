@@ -23,9 +23,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from geolib import data, model, segmentation, stages
+from geolib import data, model, segmentation
 from geolib.attribution import METHODS
-from geolib.model.precision import choose_batch_size, choose_device, inference_precision, uses_bf16
+from geolib.model.device import choose_batch_size, choose_device, inference_precision, uses_bf16
+from geolib.pipeline import shards as shards_
 
 PAPER_METHODS = ("gradcam", "gradcam++", "smoothgrad", "scorecam")
 
@@ -51,12 +52,12 @@ def seconds(run: Callable[..., Any], *arguments: Any) -> float:
 
 
 def pipeline(
-    scenes: data.GeoDataset, classifier: model.Classifier, config: stages.EvaluationConfig
+    scenes: data.GeoDataset, classifier: model.Classifier, config: shards_.EvaluationConfig
 ) -> list[float]:
     """Seconds of attribution, of segmentation, and of extraction and ablation."""
     with tempfile.TemporaryDirectory() as folder:
         os.environ["GEOLIB_CACHE"] = folder
-        shards = list(stages.shards(scenes, classifier, config.shard_size))
+        shards = list(shards_.shards(scenes, classifier, config.shard_size))
         for shard in shards:
             _ = shard.batch  # scenes are rendered outside the measurement
 
@@ -64,7 +65,7 @@ def pipeline(
             for shard in shards:
                 stage(shard, classifier, config)
 
-        return [seconds(run, s) for s in (stages.maps_folder, stages.segments, stages.outcomes)]
+        return [seconds(run, s) for s in (shards_.maps_folder, shards_.segments, shards_.outcomes)]
 
 
 def main() -> None:
@@ -105,7 +106,7 @@ def main() -> None:
                 classifier(batch[: n_images - start])
 
     configs = [
-        stages.EvaluationConfig(
+        shards_.EvaluationConfig(
             attribution=method,
             attribution_options={"n_samples": options.samples} if method == "smoothgrad" else {},
             segmenter=options.segmenter,

@@ -20,7 +20,8 @@ import cv2
 import pandas as pd
 import torch
 
-from geolib import cluster, data, model, pipeline
+from geolib import data, model, pipeline
+from geolib.pipeline import cluster
 
 SIZE = 160
 

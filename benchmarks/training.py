@@ -32,11 +32,11 @@ from torch.utils.data import Subset
 
 from geolib import data, model
 from geolib.data import PixelBatch, ResizedPixels
-from geolib.geoscenes import COUNTRIES, render
-from geolib.model.augmentation import augment
-from geolib.model.batches import Batches, Process, loader, read_pixels
-from geolib.model.precision import inference_precision, uses_bf16
+from geolib.model.device import inference_precision, uses_bf16
 from geolib.model.prediction import as_images
+from geolib.training.augmentation import augment
+from geolib.training.batches import Batches, Process, loader, read_pixels
+from geoscenes import COUNTRIES, render
 
 BATCH_SIZE = 64
 

@@ -2,9 +2,9 @@
 
 Every stage of the paper is a module of this package, in the order in which the data flow:
 ``data``, ``model``, ``attribution``, ``segmentation``, ``scoring``, ``ablation``, ``statistics``
-and ``figures``. ``concepts``, ``partitioning`` and ``location`` hold the systems beside it,
-``causal`` what scenes know of causes, ``humans`` a study with people;
-``pipeline`` runs the flow over a dataset, ``run`` executes the notebooks and builds the book.
+and ``figures``. ``concepts`` and ``partitioning`` hold the systems beside it, ``pipeline`` runs
+the flow over a dataset. ``chapters`` holds what single chapters of the book need, ``training``, ``download``,
+``runtime`` and ``book`` move bytes and pages.
 Stages are imported when first used, so that ``import geolib`` stays fast.
 """
 
@@ -27,12 +27,7 @@ STAGES = (
     "figures",
     "concepts",
     "partitioning",
-    "location",
-    "causal",
-    "humans",
     "pipeline",
-    "results",
-    "run",
 )
 
 __all__ = ["STAGES", "__version__"]

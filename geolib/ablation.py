@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 from torchvision.transforms.functional import gaussian_blur
 
-from geolib.model.precision import BatchSize, choose_batch_size, inference_precision
+from geolib.model.device import BatchSize, choose_batch_size, inference_precision
 from geolib.scoring import Array, Elements, box_region, check_choice, to_numpy
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)

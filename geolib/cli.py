@@ -91,20 +91,20 @@ def run(
     parameter: Parameters = None,
 ) -> None:
     """Execute notebooks with papermill; those that nothing has changed for are skipped."""
-    from geolib import run as runner
+    from geolib.book import run as run_
 
     with _plain_errors():
-        for execution in runner.execute(names or (), profile, _parameters(parameter)):
+        for execution in run_.execute(names or (), profile, _parameters(parameter)):
             console.print(execution.path)
 
 
 @app.command(epilog="Examples: `geolib book` · `geolib book --profile smoke`")
 def book(profile: Profile = "default", parameter: Parameters = None) -> None:
     """Execute what has changed and build the book; prints the path of its first page."""
-    from geolib import run as runner
+    from geolib.book import run as run_
 
     with _plain_errors():
-        typer.echo(runner.book(profile, _parameters(parameter)))
+        typer.echo(run_.book(profile, _parameters(parameter)))
 
 
 @app.command(
@@ -130,11 +130,11 @@ def train(
     seed: int = 0,
 ) -> None:
     """Train or fine-tune a country classifier; a killed training goes on where it stopped."""
+    from geolib.chapters.experiment import Experiment
     from geolib.model import Process
-    from geolib.study import Study
 
     with _plain_errors():
-        study = Study(
+        experiment = Experiment(
             dataset=dataset.value,
             root=str(root) if root else None,
             classes=_names(classes),
@@ -148,11 +148,11 @@ def train(
             learning_rate=learning_rate,
             seed=seed,
         )
-        classifier = study.classifier
+        classifier = experiment.classifier
         if Process.this().rank > 0:  # of torchrun; the first process reports
             return
         classifier.save(output)
-        accuracy = study.accuracy("test")
+        accuracy = experiment.accuracy("test")
         console.print(
             f"accuracy on {accuracy['n_images']} unseen images: {accuracy['value']:.1%} "
             f"(95 % interval {accuracy['low']:.1%} to {accuracy['high']:.1%})"
@@ -200,7 +200,8 @@ def evaluate(
     ] = None,
 ) -> None:
     """Deletion and insertion tests over a dataset: guided against random boxes."""
-    from geolib import cluster, pipeline, statistics
+    from geolib import pipeline, statistics
+    from geolib.pipeline import cluster
 
     with _plain_errors():
         classifier = _classifier(model, weights)
@@ -307,7 +308,7 @@ def fetch(
     A download that broke off goes on. What is here is verified again. Where a licence must be
     accepted first, or photographs come from elsewhere, it says how.
     """
-    from geolib import assets
+    from geolib.download import assets
 
     with _plain_errors():
         if listed:
@@ -367,17 +368,17 @@ def study_page(
     parameter: Parameters = None,
 ) -> None:
     """Write the study of people: a page to give them, and the key that reads their answers."""
-    from geolib import humans
-    from geolib import run as runner
-    from geolib.study import Study
+    from geolib.book import run as run_
+    from geolib.chapters import people
+    from geolib.chapters.experiment import Experiment
 
     with _plain_errors():
         chapter = "15-human-study"
-        parameters = runner.resolve([chapter], profile, _parameters(parameter))[chapter]
+        parameters = run_.resolve([chapter], profile, _parameters(parameter))[chapter]
         names = ("n_scenes", "n_participants", "attribution", "segmenter")
         chosen = {name: parameters[name] for name in names}
-        material = humans.prepare(Study.from_parameters(parameters), **chosen)
-        typer.echo(humans.write(folder, material, contact))
+        material = people.prepare(Experiment.from_parameters(parameters), **chosen)
+        typer.echo(people.write(folder, material, contact))
 
 
 @app.command()
@@ -386,9 +387,9 @@ def info() -> None:
     import torch
 
     import geolib
-    from geolib import paths
     from geolib.attribution import METHODS
     from geolib.model import choose_device
+    from geolib.runtime import here
     from geolib.segmentation import SEGMENTERS
 
     rows = {
@@ -397,7 +398,7 @@ def info() -> None:
         "torch": torch.__version__,
         "device": str(choose_device()),
         "threads": torch.get_num_threads(),
-        "cache": paths.cache_root(),
+        "cache": here.cache_root(),
         "attribution methods": ", ".join(METHODS),
         "segmenters": ", ".join(SEGMENTERS),
     }
@@ -407,20 +408,20 @@ def info() -> None:
 
 def _classifier(model: str | None, weights: Path | None) -> Any:
     from geolib import model as models
-    from geolib import run as runner
-    from geolib.study import Study
+    from geolib.book import run as run_
+    from geolib.chapters.experiment import Experiment
 
     if model:
         return models.load(model, weights=weights)
     if weights:
         raise ValueError("--model is missing: --weights needs the name of the classifier")
-    parameters = runner.resolve(["02-classifier"], "default")
-    study = Study.from_parameters(parameters["02-classifier"])
+    parameters = run_.resolve(["02-classifier"], "default")
+    experiment = Experiment.from_parameters(parameters["02-classifier"])
     console.print(
         "no --model: the book's own classifier, which is kept once it has learnt. At first use it "
-        f"learns from {study.n_train} drawn scenes: some ten minutes on two fast cores"
+        f"learns from {experiment.n_train} drawn scenes: some ten minutes on two fast cores"
     )
-    return study.classifier
+    return experiment.classifier
 
 
 def _dataset(
@@ -475,10 +476,10 @@ def _names(text: str | None) -> tuple[str, ...] | None:
 
 
 def _parameters(pairs: list[str] | None) -> dict[str, Any]:
-    from geolib import run as runner
+    from geolib.book import run as run_
 
     split = [pair.split("=", 1) for pair in pairs or []]
-    return {name: runner.parse_value(value) for name, value in split}
+    return {name: run_.parse_value(value) for name, value in split}
 
 
 def join_parameters(arguments: list[str]) -> list[str]:

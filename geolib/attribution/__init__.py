@@ -15,9 +15,9 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from geolib.attribution.blind import edges, random
 from geolib.attribution.blocks import block_modules, combicam, contributions
 from geolib.attribution.cams import gradcam, gradcam_plusplus, layercam, scorecam
-from geolib.attribution.controls import edges, random
 from geolib.attribution.gradients import (
     integrated_gradients,
     integrated_gradients_squared,
@@ -25,7 +25,7 @@ from geolib.attribution.gradients import (
 )
 from geolib.attribution.hooks import feature_maps
 from geolib.attribution.shared import min_max, upsample
-from geolib.model.precision import BatchSize, choose_batch_size, uses_bf16
+from geolib.model.device import BatchSize, choose_batch_size, uses_bf16
 
 __all__ = [
     "FLOAT32_METHODS",

@@ -23,7 +23,7 @@ from geolib.data.pixels import (
 )
 from geolib.data.records import SPLITS, GeoDataset, GeoImage, PhotoRecord, Skipped
 from geolib.data.scenes import geoscenes
-from geolib.geoscenes import COUNTRIES
+from geoscenes import COUNTRIES
 
 __all__ = [
     "COUNTRIES",

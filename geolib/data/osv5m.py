@@ -18,13 +18,11 @@ import requests
 from babel import Locale
 from filelock import FileLock
 
-from geolib import assets, remote
-from geolib.data import archives
-from geolib.data.collect import LOCK, Summary, collect, failures
 from geolib.data.records import SPLITS, GeoDataset, PhotoRecord, Skipped, check_split
 from geolib.data.splits import splits
-from geolib.paths import cache_root
-from geolib.progress import progress_bar
+from geolib.download import archives, assets, http
+from geolib.download.collect import LOCK, Summary, collect, failures
+from geolib.runtime.here import cache_root, progress_bar
 
 METADATA = "osv5m-metadata"
 LICENCE = "CC-BY-SA-4.0"
@@ -169,7 +167,7 @@ def prepare(
     ------
     ValueError
         If a country has too few images, or the token is missing.
-    geolib.remote.RemoteError
+    geolib.download.http.RemoteError
         If the hub's archives cannot be read, or a token is refused; what was fetched is kept.
     """
     for split in which:
@@ -301,21 +299,21 @@ def metadata(
 
 def _from_mapillary(base: str, token: str) -> Callable[[str], bytes]:
     """Reader of originals by id. The token goes to the API only, not to the host of the images."""
-    api = remote.session(MAPILLARY_PER_SECOND)
+    api = http.session(MAPILLARY_PER_SECOND)
     api.hooks["response"].append(_explain)
-    storage = remote.session(MAPILLARY_PER_SECOND)
+    storage = http.session(MAPILLARY_PER_SECOND)
 
     def fetch(name: str) -> bytes:
         address = f"{base}/{name}?fields=thumb_original_url"
-        answer = remote.read(api, address, headers={"Authorization": f"OAuth {token}"})
+        answer = http.read(api, address, headers={"Authorization": f"OAuth {token}"})
         try:
             url = json.loads(answer)["thumb_original_url"]
         except (ValueError, KeyError, TypeError) as error:
-            raise remote.Broken(f"Mapillary gave no address for {name}") from error
+            raise http.Broken(f"Mapillary gave no address for {name}") from error
         try:
-            return remote.read(storage, url, kind="image/")
-        except remote.Refused as error:  # not our token, which the API has just accepted
-            raise remote.Broken(f"the address that Mapillary gave for {name} is refused") from error
+            return http.read(storage, url, kind="image/")
+        except http.Refused as error:  # not our token, which the API has just accepted
+            raise http.Broken(f"the address that Mapillary gave for {name} is refused") from error
 
     return fetch
 
@@ -332,11 +330,11 @@ def _explain(response: requests.Response, **_: Any) -> None:
     except (ValueError, KeyError, TypeError):
         return
     if code in TOKEN_CODES:
-        raise remote.Refused(f"Mapillary does not accept the token in {TOKEN} (code {code})")
+        raise http.Refused(f"Mapillary does not accept the token in {TOKEN} (code {code})")
     if code in LIMIT_CODES:
-        raise remote.Refused(f"Mapillary's request limit is reached (code {code}): wait an hour")
+        raise http.Refused(f"Mapillary's request limit is reached (code {code}): wait an hour")
     if code == ABSENT_CODE:
-        raise remote.Absent("Mapillary has no such image, or no longer")
+        raise http.Absent("Mapillary has no such image, or no longer")
 
 
 # Files --------------------------------------------------------------------------------------------

@@ -26,12 +26,11 @@ from pystac_client import ItemSearch
 from pystac_client.stac_api_io import StacApiIO
 from s2sphere import Angle, Cap, CellId, LatLng, LatLngRect
 
-from geolib import remote
-from geolib.data.collect import Summary, collect, failures
 from geolib.data.folder import METADATA, folder
 from geolib.data.records import GeoDataset, Skipped
-from geolib.paths import cache_root
-from geolib.progress import progress_bar
+from geolib.download import http
+from geolib.download.collect import Summary, collect, failures
+from geolib.runtime.here import cache_root, progress_bar
 
 API = "https://api.panoramax.xyz/api"
 PER_SECOND = 5.0
@@ -96,7 +95,7 @@ def panoramax(
     ValueError
         If an argument has a value that cannot be, ``root`` holds the answer to another request, or
         nothing was found.
-    geolib.remote.RemoteError
+    geolib.download.http.RemoteError
         If photographs are missing and the catalogue does not answer, or not with pictures.
     """
     asked = _request(areas, dates, per_area, api)
@@ -170,18 +169,18 @@ def prepare(
 
     Raises
     ------
-    ValueError, geolib.remote.RemoteError
+    ValueError, geolib.download.http.RemoteError
         As for :func:`panoramax`.
     """
     asked = _request(areas, dates, per_area, api)
     root = Path(root).expanduser()
     if not answers(api):
-        raise remote.Unreachable(
+        raise http.Unreachable(
             f"{urlsplit(api).netloc} does not answer; what has come is kept, try again with a "
             "network"
         )
     root.mkdir(parents=True, exist_ok=True)
-    session = remote.session(PER_SECOND)
+    session = http.session(PER_SECOND)
     with FileLock(root / ".search.lock"):
         if not _is_answered(root, asked):
             _keep(root, asked, *_search(session, asked, progress))
@@ -190,11 +189,11 @@ def prepare(
 
     def fetch(name: str) -> bytes:
         try:
-            return remote.read(session, address[name], kind="image/", deadline=DEADLINE)
-        except remote.Refused as error:
+            return http.read(session, address[name], kind="image/", deadline=DEADLINE)
+        except http.Refused as error:
             # No picture needs a token: storage answers so for what has been taken down.
             host = urlsplit(address[name]).netloc
-            raise remote.Absent(f"{host} has withdrawn the picture") from error
+            raise http.Absent(f"{host} has withdrawn the picture") from error
 
     fetched = collect(address, root, fetch, workers=WORKERS, progress=progress)
     return Prepared(root, json.loads((root / REQUEST).read_text())["left_out"], fetched)
@@ -364,7 +363,7 @@ class _Picture(BaseModel):
 
 
 class _Http(StacApiIO):
-    """pystac-client's requests, sent through a session of :mod:`geolib.remote` and checked."""
+    """pystac-client's requests, sent through a session of ``download.http`` and checked."""
 
     def __init__(self, session: requests.Session) -> None:
         super().__init__(max_retries=None)
@@ -378,13 +377,13 @@ class _Http(StacApiIO):
         parameters: dict[str, Any] | None = None,
     ) -> str:
         address = requests.Request("GET", href, params=parameters).prepare().url
-        body = remote.read(self.session, str(address), kind="application/", deadline=DEADLINE)
+        body = http.read(self.session, str(address), kind="application/", deadline=DEADLINE)
         text = body.decode(errors="replace")
         with suppress(ValueError):
             page = json.loads(text)
             if isinstance(page, dict) and isinstance(page.get("features"), list):
                 return text
-        raise remote.Broken(f"{urlsplit(href).netloc} sent something else than a list of pictures")
+        raise http.Broken(f"{urlsplit(href).netloc} sent something else than a list of pictures")
 
 
 def _search(

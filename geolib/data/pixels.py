@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from geolib import images
 from geolib.data.records import GeoDataset, GeoImage, PhotoRecord
-from geolib.progress import progress_bar
+from geolib.runtime.here import progress_bar
 
 
 def resize(image: np.ndarray, size: int) -> np.ndarray:

@@ -12,8 +12,8 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from geolib import images
-from geolib.cache import sha256
-from geolib.geoscenes import Scene
+from geolib.runtime.cache import sha256
+from geoscenes import Scene
 
 SPLITS = ("train", "validation", "test", "eval")
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from geolib.cache import key, sha256
 from geolib.data.records import SPLITS, GeoDataset, GeoImage, check_split
-from geolib.geoscenes import COUNTRIES, render
-from geolib.paths import data_file
+from geolib.runtime.cache import key, sha256
+from geolib.runtime.here import data_file
+from geoscenes import COUNTRIES, render
 
 SCENES_PER_SPLIT = 1_000_000
 SCENE_TABLES = ("cues.yaml", "gazetteer.csv")
@@ -30,7 +30,7 @@ class SceneRecord:
     def content_key(self) -> str:
         names = REGIONAL_TABLES if self.options.get("regional") else SCENE_TABLES
         params = {"seed": self.seed, "country": self.country, "tables": _hashes(names)}
-        return key("scene", params | self.options, ["geolib.geoscenes"])
+        return key("scene", params | self.options, ["geoscenes"])
 
     def read(self) -> GeoImage:
         scene = render(self.seed, self.country, **self.options)
@@ -69,7 +69,7 @@ def geoscenes(
     countries
         The classes.
     options
-        ``regional``, ``shortcut`` and other options of :func:`geolib.geoscenes.render`.
+        ``regional``, ``shortcut`` and other options of :func:`geoscenes.render`.
     """
     check_split(split, SPLITS)
     amount = n or {"train": 3000, "eval": 100}.get(split, 300)

@@ -4,19 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from geolib.model.batches import Process
 from geolib.model.classifier import Classifier, HeadReplaced, load
-from geolib.model.precision import (
-    choose_batch_size,
-    choose_device,
-    inference_precision,
-    uses_bf16,
-)
+from geolib.model.device import choose_batch_size, choose_device, inference_precision, uses_bf16
 from geolib.model.prediction import accuracy, calibration_error, confusion, predict, reliability
 from geolib.model.settings import PAPER, Schedule, TrainConfig
+from geolib.training.batches import Process
 
 if TYPE_CHECKING:
-    from geolib.model.training import train
+    from geolib.training.recipe import train
 
 __all__ = [
     "PAPER",
@@ -42,7 +37,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     # Lightning takes seconds to import.
     if name == "train":
-        from geolib.model.training import train
+        from geolib.training.recipe import train
 
         return train
     raise AttributeError(f"module 'geolib.model' has no attribute '{name}'")

@@ -12,12 +12,7 @@ from sklearn.metrics import confusion_matrix
 
 from geolib.data import GeoDataset, pixel_batches
 from geolib.model.classifier import Classifier
-from geolib.model.precision import (
-    BatchSize,
-    choose_batch_size,
-    choose_device,
-    inference_precision,
-)
+from geolib.model.device import BatchSize, choose_batch_size, choose_device, inference_precision
 
 
 def predict(

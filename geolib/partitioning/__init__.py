@@ -13,12 +13,7 @@ from geolib.partitioning.distance import (
 from geolib.partitioning.geocoding import Address, Geocoder, OfflineGeocoder
 from geolib.partitioning.hierarchy import Hierarchy, build_hierarchy
 from geolib.partitioning.nominatim import NominatimGeocoder
-from geolib.partitioning.s2 import (
-    TAU_MAXS,
-    S2Partitioning,
-    matching_tau_max,
-    s2_partitionings,
-)
+from geolib.partitioning.s2 import TAU_MAXS, S2Partitioning, matching_tau_max, s2_partitionings
 from geolib.partitioning.semantic import (
     PAPER_PRESETS,
     SMALL_PRESETS,

@@ -34,11 +34,10 @@ from tenacity import (
     wait_random_exponential,
 )
 
-from geolib import remote
+from geolib.download import http
 from geolib.partitioning.distance import check_coordinates
 from geolib.partitioning.geocoding import Address
-from geolib.paths import cache_root
-from geolib.progress import progress_bar
+from geolib.runtime.here import cache_root, progress_bar
 
 if TYPE_CHECKING:
     import geopandas as gpd
@@ -233,10 +232,10 @@ class NominatimGeocoder:
         if isinstance(answer, dict) and "error" in answer:
             if answer["error"] == "Unable to geocode":
                 return None
-            raise remote.Broken(f"{self.server} {endpoint} answered {answer['error']!r}")
+            raise http.Broken(f"{self.server} {endpoint} answered {answer['error']!r}")
         expected = list if endpoint == "lookup" else dict
         if not isinstance(answer, expected) or (expected is dict and "address" not in answer):
-            raise remote.Broken(f"{self.server} {endpoint} answered in another form than Nominatim")
+            raise http.Broken(f"{self.server} {endpoint} answered in another form than Nominatim")
         return answer
 
     def _refuse_bulk(self, missing: Sequence[Any]) -> None:
@@ -281,7 +280,7 @@ def _patient(client: _Client, rate: float) -> Callable[[str, Mapping[str, Any]],
     @retry(
         retry=retry_if_exception(_may_pass),
         wait=_as_told,
-        stop=stop_after_attempt(remote.ATTEMPTS),
+        stop=stop_after_attempt(http.ATTEMPTS),
         reraise=True,
     )
     def ask(address: str, request: Mapping[str, Any]) -> Any:
@@ -292,7 +291,7 @@ def _patient(client: _Client, rate: float) -> Callable[[str, Mapping[str, Any]],
 
 def _may_pass(error: BaseException) -> bool:
     status = _status(error)
-    return isinstance(error, GeocoderServiceError) and (status in remote.PASSING or status is None)
+    return isinstance(error, GeocoderServiceError) and (status in http.PASSING or status is None)
 
 
 def _status(error: BaseException) -> int | None:
@@ -306,12 +305,12 @@ def _as_told(state: RetryCallState) -> float:
     return _passing(state) if told is None else told
 
 
-def _meaning(error: GeocoderServiceError) -> type[remote.RemoteError]:
+def _meaning(error: GeocoderServiceError) -> type[http.RemoteError]:
     if isinstance(error, (GeocoderAuthenticationFailure, GeocoderInsufficientPrivileges)):
-        return remote.Refused
+        return http.Refused
     if isinstance(error, (GeocoderUnavailable, GeocoderTimedOut)):
-        return remote.Unreachable
-    return remote.Broken
+        return http.Unreachable
+    return http.Broken
 
 
 class _Answers:

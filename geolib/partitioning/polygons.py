@@ -24,7 +24,7 @@ from geolib.partitioning.geocoding import (
     unit_vectors,
 )
 from geolib.partitioning.nominatim import NominatimGeocoder
-from geolib.paths import data_file
+from geolib.runtime.here import data_file
 
 CRS = "EPSG:4326"
 EDGE = 0.5  # degrees, the longest straight piece of an edge

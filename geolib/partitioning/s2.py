@@ -13,13 +13,7 @@ import numpy as np
 import s2sphere
 from numpy.typing import ArrayLike
 
-from geolib.partitioning.cells import (
-    COLUMNS,
-    UNASSIGNED,
-    Partitioning,
-    make_cells,
-    with_geometry,
-)
+from geolib.partitioning.cells import COLUMNS, UNASSIGNED, Partitioning, make_cells, with_geometry
 from geolib.partitioning.distance import check_coordinates
 
 if TYPE_CHECKING:

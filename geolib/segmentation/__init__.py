@@ -18,19 +18,12 @@ from typing import Any
 
 import numpy as np
 
-from geolib.segmentation.concepts import Concept, load_concepts
-from geolib.segmentation.networks import NetworkSegmenter, digest, weight_files
-from geolib.segmentation.regions import (
-    felzenszwalb,
-    grid,
-    none,
-    salient_region,
-    slic,
-    truth,
-)
-from geolib.segmentation.sam import MobileSamSegmenter, SamSegmenter
-from geolib.segmentation.sam2 import Sam2Segmenter
-from geolib.segmentation.sam3 import Sam3Segmenter
+from geolib.segmentation.networks.base import NetworkSegmenter, digest, weight_files
+from geolib.segmentation.networks.prompts import Concept, load_concepts
+from geolib.segmentation.networks.sam import MobileSamSegmenter, SamSegmenter
+from geolib.segmentation.networks.sam2 import Sam2Segmenter
+from geolib.segmentation.networks.sam3 import Sam3Segmenter
+from geolib.segmentation.regions import felzenszwalb, grid, none, salient_region, slic, truth
 from geolib.segmentation.segments import Segments, decode_mask, encode_mask
 
 __all__ = [

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from html_checks import Page
 
-from geolib import claims, results
+from geolib.book import claims, results
 
 pytestmark = pytest.mark.book
 

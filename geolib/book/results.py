@@ -1,0 +1,112 @@
+"""Results recorded inside a notebook, and read back from its executed copy.
+
+A result travels in the notebook itself, as an output that no front end shows, so an executed
+notebook and its numbers cannot come apart.
+"""
+
+from __future__ import annotations
+
+import math
+from base64 import b64decode, b64encode
+from pathlib import Path
+from typing import Any
+
+import nbformat
+from IPython.display import display
+
+MIME = "application/vnd.geolib.book.results+json"
+FILES_MIME = "application/vnd.geolib.files+json"
+
+Scalar = bool | int | float | str
+
+
+def record(**values: Any) -> None:
+    """Record named results in the notebook that is being executed; nothing is shown.
+
+    Parameters
+    ----------
+    **values
+        Numbers, strings and booleans; NumPy and tensor scalars are converted.
+
+    Raises
+    ------
+    ValueError
+        If a value is missing (None), empty, NaN or infinite: prose could not quote it.
+    TypeError
+        If a value is not a scalar.
+
+    Examples
+    --------
+    >>> record(accuracy=0.91, n_images=100)  # doctest: +SKIP
+    """
+    if not values:
+        raise ValueError("record() needs at least one named value, for example accuracy=0.9")
+    display({MIME: {key: _scalar(key, value) for key, value in values.items()}}, raw=True)
+
+
+def collect(notebook: str | Path) -> dict[str, Scalar]:
+    """Results that an executed notebook recorded, in the order in which they were recorded.
+
+    Parameters
+    ----------
+    notebook
+        Path of an executed ``.ipynb`` file.
+
+    Returns
+    -------
+    dict
+        Name of each result and its value.
+
+    Raises
+    ------
+    ValueError
+        If a name was recorded twice, or a value is not one that :func:`record` lets through.
+    """
+    results: dict[str, Scalar] = {}
+    for cell in nbformat.read(notebook, as_version=4).cells:
+        for output in cell.get("outputs", ()):
+            for key, value in output.get("data", {}).get(MIME, {}).items():
+                if key in results:
+                    raise ValueError(f"{Path(notebook).name} records {key!r} twice; rename one")
+                results[key] = _scalar(key, value)
+    return results
+
+
+def attach(name: str, folder: Path) -> None:
+    """Let the files of a folder travel in the notebook; the book has them at ``_static/NAME``.
+
+    Parameters
+    ----------
+    name
+        Of the folder in the book.
+    folder
+        A few MB at most: the notebook holds every byte.
+    """
+    files = {
+        f"{name}/{path.relative_to(folder).as_posix()}": b64encode(path.read_bytes()).decode()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+    display({FILES_MIME: files}, raw=True)
+
+
+def attached(notebook: str | Path) -> dict[str, bytes]:
+    """Files that an executed notebook attached, by their paths under ``_static``."""
+    return {
+        path: b64decode(content)
+        for cell in nbformat.read(notebook, as_version=4).cells
+        for output in cell.get("outputs", ())
+        for path, content in output.get("data", {}).get(FILES_MIME, {}).items()
+    }
+
+
+def _scalar(key: str, value: Any) -> Scalar:
+    if not isinstance(value, Scalar) and hasattr(value, "item") and getattr(value, "ndim", 1) == 0:
+        value = value.item()
+    if value is None or (isinstance(value, str) and not value.strip()):
+        raise ValueError(f"result {key!r} is {value!r}; record a number or a non-empty string")
+    if not isinstance(value, Scalar):
+        raise TypeError(f"result {key!r} is a {type(value).__name__}; record one number or string")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"result {key!r} is {value}; record a finite number")
+    return value

@@ -1,0 +1,1 @@
+"""One room per chapter of the book: its analysis, its tables and its pictures."""

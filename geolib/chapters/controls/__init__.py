@@ -1,0 +1,1 @@
+"""The controls a referee asks for."""

@@ -1,0 +1,407 @@
+"""Segmenters compared at the same coverage (§5 of arXiv 2605.00912).
+
+The paper finds that a segmenter with more segments does better in both tests, and takes coverage
+for the reason. Here regions grow, best element first, from nothing to the whole image, so that
+every segmenter is asked at every coverage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from scipy import ndimage, stats
+
+from geolib import data, statistics
+from geolib.ablation import torus_shifts
+from geolib.chapters.controls.specifications import cached_table, judged_by, tested, upstream
+from geolib.model import Classifier
+from geolib.pipeline import shards as shards_
+from geolib.pipeline.shards import EvaluationConfig
+from geolib.runtime.here import progress_bar
+from geolib.scoring import Array, extract_elements, to_numpy
+
+COVERAGES = (0.0, 0.05, 0.1, 0.2, 0.3, 0.45, 0.7, 1.0)
+# The coverage up to which segmenters are ranked: that of elements in use. Most of the area lies
+# beyond it, where regions grow over segments of ever lower score, or over none at all.
+UP_TO = 0.3
+# A standard normal estimate of this mean is told from zero, at 5 %, in four of five samples.
+TOLD = float(stats.norm.ppf(0.975) + stats.norm.ppf(0.8))
+# The rows of the outcome table that make a curve, and its counterpart anywhere else.
+GROWN, SHIFTED = "grown", "shifted"
+
+
+def pixel_order(boxes: Array, shape: tuple[int, int]) -> np.ndarray:
+    """The order in which pixels join a region that grows box by box.
+
+    Boxes are taken in turn; each grows about its centre, with its proportions, over the pixels
+    that no earlier box has taken. When all are full, the rest follows, the nearest to them first;
+    without any box, the nearest to the image's centre.
+
+    Parameters
+    ----------
+    boxes
+        int ``[M,4]``, x0 y0 x1 y1, end-exclusive, best first.
+    shape
+        Height and width of the image.
+
+    Returns
+    -------
+    numpy.ndarray
+        int64 ``[H,W]``, the place of each pixel, 0 … H·W − 1; pixels that join at the same time
+        do so in reading order.
+    """
+    corners = to_numpy(boxes)
+    turn = np.full(shape, len(corners))
+    when = np.zeros(shape)
+    for number in reversed(range(len(corners))):  # so that earlier boxes overwrite later ones
+        x0, y0, x1, y1 = corners[number]
+        turn[y0:y1, x0:x1] = number
+        when[y0:y1, x0:x1] = np.maximum.outer(_from_middle(y1 - y0), _from_middle(x1 - x0))
+    rest = turn == len(corners)
+    if rest.all():
+        when = np.maximum.outer(*(_from_middle(side) for side in shape))
+    else:
+        when[rest] = ndimage.distance_transform_edt(rest)[rest]
+    order = np.lexsort((when.ravel(), turn.ravel()))
+    place = np.empty(turn.size, dtype=np.int64)
+    place[order] = np.arange(turn.size)
+    return place.reshape(shape)
+
+
+def _from_middle(side: int) -> np.ndarray:
+    """Distance of each pixel of a side from its middle, as a share of the side."""
+    # Whole numbers first: both sides of the middle must come out alike.
+    return np.abs(2 * np.arange(side) + 1 - side) / (2 * side)
+
+
+def nested_regions(order: np.ndarray, coverages: Sequence[float]) -> np.ndarray:
+    """Regions of the first round(c·H·W) pixels of an order, for each coverage c.
+
+    Parameters
+    ----------
+    order
+        Of :func:`pixel_order`.
+    coverages
+        Shares of the image, 0…1.
+
+    Returns
+    -------
+    numpy.ndarray
+        bool ``[C,H,W]``, each inside those of larger coverage.
+    """
+    return np.stack([order < round(share * order.size) for share in coverages])
+
+
+def responses(
+    dataset: data.GeoDataset,
+    classifier: Classifier,
+    configs: Mapping[str, EvaluationConfig],
+    *,
+    coverages: Sequence[float] = COVERAGES,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Deletion and insertion of regions that grow from nothing to the whole image.
+
+    Parameters
+    ----------
+    dataset
+        Labelled images.
+    configs
+        A name and settings for each way of making elements. Elements of every score above zero
+        make the curve; those above ``s_min`` are the ``guided`` region.
+    coverages
+        Where the curves are asked.
+
+    Returns
+    -------
+    DataFrame
+        Outcome table whose column ``segmenter`` holds the names. Its regions ``grown`` and
+        ``shifted`` have one row per coverage: the growing region, and the same one moved as a
+        whole to another place (wrapping round the edges), which covers as much. ``runs_out`` is
+        the coverage at which the elements that make the curve are all in it.
+    """
+    shards = list(shards_.shards(dataset, classifier, EvaluationConfig().shard_size))
+    labels = judged_by(dataset, classifier, configs.values())
+    tables = []
+    with progress_bar("growing regions", len(configs), "segmenter", progress) as bar:
+        for name, config in configs.items():
+            table = _responses(shards, classifier, labels, config, coverages)
+            tables.append(table.assign(segmenter=name))
+            bar.update()
+    return pd.concat(tables, ignore_index=True).assign(dataset=dataset.name)
+
+
+def _responses(
+    shards: Sequence[shards_.Shard],
+    classifier: Classifier,
+    labels: Mapping[str, int],
+    config: EvaluationConfig,
+    coverages: Sequence[float],
+) -> pd.DataFrame:
+    def make() -> pd.DataFrame:
+        extracted = [e for shard in shards for e in shards_.extract(shard, classifier, config)]
+        candidates = [
+            extract_elements(
+                e.attribution,
+                e.segments,
+                top_p=config.top_p,
+                s_min=0,
+                threshold=config.suppression,
+                padding=config.padding,
+            )
+            for e in extracted
+        ]
+        grown = [nested_regions(pixel_order(c.boxes, c.shape), coverages) for c in candidates]
+        ids = [e.item.id for e in extracted]
+        table = tested(
+            extracted,
+            [e.elements for e in extracted],
+            classifier,
+            labels,
+            config.model_copy(update={"repeats": 1}),
+            {
+                GROWN: grown,
+                SHIFTED: [
+                    # One shift per image and seed, so these regions are nested too.
+                    np.concatenate([torus_shifts(one, name, config.seed, 1) for one in regions])
+                    for name, regions in zip(ids, grown, strict=True)
+                ],
+            },
+        )
+        full = {name: one.coverage for name, one in zip(ids, candidates, strict=True)}
+        return table.assign(runs_out=table["image_id"].map(full))
+
+    params = upstream(shards, classifier, labels, config) | {"coverages": list(coverages)}
+    return cached_table("responses", params, ("geolib.chapters.controls.equal_area",), make)
+
+
+# What the curves say ------------------------------------------------------------------------------
+
+
+def curves(table: pd.DataFrame, metric: str = "probability") -> pd.DataFrame:
+    """Mean response at each coverage, with its interval over images.
+
+    Parameters
+    ----------
+    table
+        Of :func:`responses`.
+    metric
+        As for :func:`geolib.statistics.advantages`.
+
+    Returns
+    -------
+    DataFrame
+        One row per ``segmenter`` × ``test`` × ``region`` (grown, shifted) × ``coverage``:
+        ``value``, ``low``, ``high``.
+    """
+    keys = ["segmenter", "test", "region", "coverage"]
+    rows = []
+    for key, group in table[table["region"].isin([GROWN, SHIFTED])].groupby(keys, sort=False):
+        found = statistics.interval(group[statistics.METRICS[metric]].astype(float))
+        row = dict(zip(keys, key, strict=True))
+        rows.append(row | {"value": found.mean, "low": found.low, "high": found.high})
+    return pd.DataFrame(rows)
+
+
+def areas(table: pd.DataFrame, metric: str = "probability", up_to: float = UP_TO) -> pd.DataFrame:
+    """Area under each image's curve, by the trapezoid rule over coverage from 0.
+
+    Given as a share of its width, which makes it the mean response.
+
+    Parameters
+    ----------
+    table
+        Of :func:`responses`.
+    metric
+        As for :func:`geolib.statistics.advantages`.
+    up_to
+        Coverage at which ``area`` ends.
+
+    Returns
+    -------
+    DataFrame
+        One row per ``segmenter`` × ``test`` × ``image_id``: ``area``, and ``whole_area``, up to
+        coverage 1.
+    """
+    keys = ["segmenter", "test", "image_id"]
+    column = statistics.METRICS[metric]
+    rows = []
+    for key, group in table[table["region"] == GROWN].groupby(keys, sort=False):
+        curve = group.sort_values("coverage")[["coverage", column]].to_numpy(dtype=float)
+        found = {"area": _mean_height(curve, up_to), "whole_area": _mean_height(curve, 1)}
+        rows.append(dict(zip(keys, key, strict=True)) | found)
+    return pd.DataFrame(rows)
+
+
+def _mean_height(curve: np.ndarray, end: float) -> float:
+    shares, values = curve.T
+    places = np.append(shares[shares < end], end)
+    return float(np.trapezoid(np.interp(places, shares, values), places) / end)
+
+
+def ranking(per_image: pd.DataFrame) -> pd.DataFrame:
+    """Segmenters by their area, best first within each test.
+
+    Parameters
+    ----------
+    per_image
+        Of :func:`areas`.
+
+    Returns
+    -------
+    DataFrame
+        Index: test, segmenter. ``area``, ``low``, ``high``; ``whole_area``; ``behind``, how much
+        worse the area is than the best one's, image by image, with ``behind_low`` and
+        ``behind_high`` (no value for the best); the ``detectable`` difference; ``n_images``.
+    """
+    rows = []
+    for test, group in per_image.groupby("test"):
+        wide = group.pivot(index="image_id", columns="segmenter", values="area")
+        whole = group.groupby("segmenter")["whole_area"].mean()
+        sign = 1 if test == "insertion" else -1
+        order = (sign * wide.mean()).sort_values(ascending=False).index
+        for name in order:
+            area = statistics.interval(wide[name])
+            differences = sign * (wide[order[0]] - wide[name])
+            if name == order[0]:
+                differences = differences[:0]
+            behind = statistics.paired(differences)
+            rows.append(
+                {
+                    "test": test,
+                    "segmenter": name,
+                    "area": area.mean,
+                    "low": area.low,
+                    "high": area.high,
+                    "whole_area": whole[name],
+                    "behind": behind.difference,
+                    "behind_low": behind.low,
+                    "behind_high": behind.high,
+                    "detectable": behind.detectable,
+                    "n_images": len(wide),
+                }
+            )
+    return pd.DataFrame(rows).set_index(["test", "segmenter"])
+
+
+def by_coverage_alone(table: pd.DataFrame, metric: str = "probability") -> pd.DataFrame:
+    """What each segmenter reaches with its own elements, and what its coverage alone would give.
+
+    The latter is the mean of all segmenters' curves of the same image, at the coverage that this
+    segmenter's own elements have in it.
+
+    Returns
+    -------
+    DataFrame
+        One row per ``segmenter`` × ``test`` × ``image_id``: ``coverage``, ``n_elements``,
+        ``runs_out``, ``reached``, ``expected``.
+    """
+    column = statistics.METRICS[metric]
+    own = table[table["region"] == "guided"]
+    grown = table[table["region"] == GROWN].pivot_table(
+        index=["test", "image_id", "coverage"], columns="segmenter", values=column
+    )
+    rows = []
+    for row in own.to_dict("records"):
+        # All, this one's own among them: of curves that coverage leaves alone, the mean of the
+        # others would be lower for the higher ones, and mislead.
+        curve = grown.loc[(row["test"], row["image_id"])].mean(axis=1)
+        rows.append(
+            {
+                **{name: row[name] for name in ("segmenter", "test", "image_id", "coverage")},
+                "n_elements": row["n_elements"],
+                "runs_out": row["runs_out"],
+                "reached": float(row[column]),
+                "expected": float(np.interp(row["coverage"], curve.index, curve)),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def explained(table: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
+    """Share of the differences between segmenters that coverage alone explains.
+
+    Of the segmenters' means of reached and expected, each less its own mean (what all segmenters
+    share sets none apart): one minus the sum of squares of their difference over that of reached.
+    1 when all segmenters share one curve and coverage explains every difference, 0 when coverage
+    is worth no more than calling them equal (as where their curves are flat), negative when it
+    misleads; no value where segmenters do not differ.
+
+    Parameters
+    ----------
+    table
+        Of :func:`by_coverage_alone`.
+    seed
+        Of the bootstrap over images.
+
+    Returns
+    -------
+    DataFrame
+        Index: test. ``value``, ``low``, ``high`` (percentile interval over images), and
+        ``detectable``: the share that so many images would have told from zero in four of five
+        samples, if the bootstrap's distribution is normal.
+    """
+    rows = {}
+    for test, group in table.groupby("test"):
+        reached, expected = (
+            group.pivot(index="image_id", columns="segmenter", values=name).to_numpy()
+            for name in ("reached", "expected")
+        )
+        found = stats.bootstrap(
+            (np.arange(len(reached)),),
+            lambda drawn, a=reached, b=expected: _share_explained(a[drawn], b[drawn]),
+            n_resamples=999,
+            vectorized=False,
+            method="percentile",
+            rng=np.random.default_rng(seed),
+        )
+        bounds = found.confidence_interval
+        rows[test] = {
+            "value": _share_explained(reached, expected),
+            "low": bounds.low,
+            "high": bounds.high,
+            "detectable": TOLD * found.standard_error,
+        }
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def _share_explained(reached: np.ndarray, expected: np.ndarray) -> float:
+    a, b = (values.mean(axis=0) - values.mean() for values in (reached, expected))
+    differences = float((a**2).sum())
+    return 1 - float(((a - b) ** 2).sum()) / differences if differences else np.nan
+
+
+def contrast(own: pd.DataFrame, per_image: pd.DataFrame, one: str, other: str) -> pd.DataFrame:
+    """How much better one segmenter does than another, with their own elements and at equal area.
+
+    Parameters
+    ----------
+    own, per_image
+        Of :func:`by_coverage_alone` and :func:`areas`.
+    one, other
+        Names of segmenters.
+
+    Returns
+    -------
+    DataFrame
+        Index: test, and what is compared: "own elements", "equal area", and the "change" from the
+        former to the latter, image by image. ``difference`` (positive: ``one`` is better; change:
+        it is better at equal area), ``low``, ``high`` and so on: see
+        :func:`geolib.statistics.paired`.
+    """
+    keys = ["test", "image_id"]
+    reached = own.pivot(index=keys, columns="segmenter", values="reached")
+    area = per_image.pivot(index=keys, columns="segmenter", values="area")
+    rows = []
+    for test in reached.index.unique("test"):
+        sign = 1 if test == "insertion" else -1
+        better = {
+            "own elements": sign * (reached[one] - reached[other]).loc[test],
+            "equal area": sign * (area[one] - area[other]).loc[test],
+        }
+        better["change"] = better["equal area"] - better["own elements"]
+        for name, values in better.items():
+            rows.append({"test": test, "compared": name, **statistics.paired(values)._asdict()})
+    return pd.DataFrame(rows).set_index(["test", "compared"])

@@ -1,0 +1,171 @@
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from geolib.figures import ACCENT, GUIDED, INK, RANDOM, WIDTH, class_colours, styled
+
+
+@styled
+def specification_curve(
+    curve: pd.DataFrame, choices: Mapping[str, str], controls: Sequence[str] = ()
+) -> Figure:
+    """Advantage under every specification, smallest first, above the choices that make it.
+
+    Parameters
+    ----------
+    curve
+        Table of :func:`geolib.chapters.controls.specifications.specifications`.
+    choices
+        Columns of the choices and their headings.
+    controls
+        Attribution methods that know nothing of the network; drawn in blue.
+    """
+    rows = curve.sort_values("advantage", kind="stable").reset_index(drop=True)
+    labels = [
+        (column, str(value)) for column in choices for value in dict.fromkeys(sorted(rows[column]))
+    ]
+    figure, (above, below) = plt.subplots(
+        2,
+        1,
+        figsize=(WIDTH, 2.6 + 0.17 * len(labels)),
+        height_ratios=(2.6, 0.17 * len(labels)),
+        sharex=True,
+    )
+    blind = rows["attribution"].isin(controls)
+    places = np.arange(len(rows))
+    groups = {
+        "the claim holds": (~blind & (rows["verdict"] == "holds"), GUIDED, 1.0),
+        "it does not": (~blind & (rows["verdict"] != "holds"), INK, 0.55),
+        "a map that ignores the network": (blind, RANDOM, 0.9),
+    }
+    for label, (chosen, colour, alpha) in groups.items():
+        part = rows[chosen]
+        above.vlines(
+            places[chosen], part["ci_low"], part["ci_high"], color=colour, lw=0.8, alpha=0.35
+        )
+        above.plot(places[chosen], part["advantage"], ".", color=colour, ms=3.5, label=label)
+        for height, (column, value) in enumerate(labels):
+            here = places[chosen & (rows[column].astype(str) == value)]
+            below.vlines(here, height - 0.32, height + 0.32, color=colour, lw=0.8, alpha=alpha)
+    above.axhline(0, color=INK, lw=1)
+    above.set(ylabel="advantage over\nthe baseline")
+    above.grid(axis="y")
+    above.legend(loc="upper left", markerscale=3, fontsize=9.5)
+    previous, names = "", []
+    for column, value in labels:
+        names.append(f"{choices[column]}:  {value}" if column != previous else value)
+        if previous and column != previous:
+            below.axhline(len(names) - 1.5, color=INK, lw=0.6, alpha=0.5)
+        previous = column
+    below.set_yticks(range(len(labels)), names, fontsize=8.5)
+    below.set(xlabel="specifications, smallest advantage first", xlim=(-1, len(rows)))
+    below.set_ylim(len(labels) - 0.4, -0.6)
+    below.tick_params(axis="y", length=0)
+    return figure
+
+
+@styled
+def masked_against_true(table: pd.DataFrame, fills: Sequence[str]) -> Figure:
+    """Effect of hiding an object against the effect of its real absence, a panel per fill.
+
+    Parameters
+    ----------
+    table
+        Columns ``fill``, ``true``, ``masked``, ``cue``; one row per object and fill.
+    fills
+        In the order of the panels.
+    """
+    columns = 3
+    lines = -(-len(fills) // columns)
+    figure, axes = plt.subplots(
+        lines, columns, figsize=(WIDTH, 2.2 * lines + 0.5), sharex=True, sharey=True, squeeze=False
+    )
+    # A few objects decide everything: without a cut at the edges nothing else could be seen.
+    reach = float(np.quantile(np.abs(table[["true", "masked"]].to_numpy()), 0.98))
+    for axis, fill in zip(axes.flat, fills, strict=False):
+        rows = table[table["fill"] == fill]
+        axis.plot([-reach, reach], [-reach, reach], color=INK, ls=":", lw=1.2)
+        for cue, colour in ((False, RANDOM), (True, GUIDED)):
+            part = rows.loc[rows["cue"] == cue, ["true", "masked"]].clip(-reach, reach)
+            name = "cue" if cue else "no cue"
+            axis.plot(part["true"], part["masked"], ".", color=colour, ms=5, alpha=0.6, label=name)
+        axis.set(title=fill)
+        axis.grid()
+    for axis in axes.flat[len(fills) :]:
+        axis.axis("off")
+    figure.supxlabel("log-probability lost when the object is really gone", fontsize=10.5)
+    figure.supylabel("… when it is hidden", fontsize=10.5)
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper right", ncols=2)
+    return figure
+
+
+@styled
+def coverage_response(curves: pd.DataFrame, own: pd.DataFrame, label: str) -> Figure:
+    """Response to a growing region, a panel per test and a line per segmenter.
+
+    Parameters
+    ----------
+    curves
+        Table of :func:`geolib.chapters.controls.equal_area.curves`.
+    own
+        Columns ``segmenter``, ``test``, ``coverage``, ``reached``: what each segmenter's own
+        elements cover and reach, drawn as a dot.
+    label
+        Name of the response.
+    """
+    names = list(dict.fromkeys(curves["segmenter"]))
+    colours = class_colours(names)
+    figure, axes = plt.subplots(1, 2, figsize=(WIDTH, 3.8), sharey=True)
+    reading = {"deletion": "lower is better", "insertion": "higher is better"}
+    for axis, (test, hint) in zip(axes, reading.items(), strict=True):
+        part = curves[curves["test"] == test]
+        chance = part[part["region"] == "shifted"].groupby("coverage")["value"].mean()
+        axis.plot(chance.index, chance, color=INK, ls="--", lw=1.8, label="moved elsewhere")
+        for name in names:
+            line = part[(part["region"] == "grown") & (part["segmenter"] == name)]
+            axis.plot(line["coverage"], line["value"], color=colours[name], lw=1.8, label=name)
+            dot = own[(own["test"] == test) & (own["segmenter"] == name)]
+            axis.plot(dot["coverage"], dot["reached"], "o", color=colours[name], ms=8, mec="white")
+        axis.set(title=f"{test} ({hint})", xlabel="coverage of the image", xlim=(0, 1))
+        axis.grid()
+    axes[0].set_ylabel(label)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=9.5)
+    return figure
+
+
+@styled
+def paired_advantages(comparison: pd.DataFrame, by: str, pair: str) -> Figure:
+    """Advantages with intervals under two conditions, a panel per test.
+
+    Parameters
+    ----------
+    comparison
+        Columns ``by``, ``pair``, ``test``, ``advantage``, ``ci_low``, ``ci_high``.
+    by, pair
+        Column of the rows, in its order, and column of the two conditions.
+    """
+    order = list(dict.fromkeys(comparison[by]))[::-1]
+    figure, axes = plt.subplots(1, 2, figsize=(WIDTH, 0.5 * len(order) + 1.5), sharey=True)
+    for axis, test in zip(axes, ("deletion", "insertion"), strict=True):
+        rows = comparison[comparison["test"] == test]
+        for (name, part), shift, colour in zip(
+            rows.groupby(pair, sort=False), (0.14, -0.14), (GUIDED, ACCENT), strict=True
+        ):
+            places = np.array([order.index(value) for value in part[by]]) + shift
+            axis.hlines(places, part["ci_low"], part["ci_high"], color=colour, lw=3, alpha=0.5)
+            axis.plot(part["advantage"], places, "o", color=colour, ms=7, label=name)
+        axis.axvline(0, color=INK, lw=1)
+        axis.set(title=test, xlabel="advantage over random (accuracy)", yticks=range(len(order)))
+        axis.set_yticklabels(order)
+        axis.set_ylim(-0.6, len(order) - 0.4)
+        axis.grid(axis="x")
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=2)
+    return figure

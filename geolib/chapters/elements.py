@@ -1,0 +1,334 @@
+"""Segments, elements and maps marked against the true objects of a scene.
+
+The paper says of its elements that some overlap, some are parts of larger things and some are
+shapeless (§5 of arXiv 2605.00912). Where every object's outline is known, these words can be
+counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import cv2
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+import torch
+from matplotlib.figure import Figure
+
+from geolib import figures
+from geolib.data import GeoImage
+from geolib.figures import (
+    ACCENT,
+    CLASS_COLOURS,
+    GUIDED,
+    WIDTH,
+    as_image,
+    draw_boxes,
+    outline,
+    overlay,
+    styled,
+)
+from geolib.pipeline.shards import Extracted
+from geolib.scoring import salient_weights
+from geoscenes import Scene, SceneObject
+from geoscenes.scene import MIN_PIXELS as SEEN
+
+
+def example(extracted: Sequence[Extracted]) -> Extracted:
+    """An image for the pipeline's picture: the one with the median number of elements."""
+    ranked = sorted(extracted, key=lambda one: (len(one.elements), one.item.id))
+    return ranked[len(ranked) // 2]
+
+
+def gallery(
+    extracted: Sequence[Extracted], elements: pd.DataFrame, columns: int
+) -> dict[str, list[tuple[np.ndarray, str]]]:
+    """Elements with the largest effect of their own, per country, at most one per image."""
+    images = {one.item.id: one.image.permute(1, 2, 0).numpy() for one in extracted}
+    crops = {}
+    for country, rows in elements.groupby("country"):
+        strongest = rows.sort_values("deletion_effect", ascending=False)
+        strongest = strongest.drop_duplicates("image_id").head(columns)
+        crops[str(country)] = [
+            (_in_context(images[row["image_id"]], row), f"{row['deletion_effect']:+.2f}")
+            for row in strongest.to_dict("records")
+        ]
+    return crops
+
+
+def _in_context(image: np.ndarray, row: Mapping[Hashable, Any]) -> np.ndarray:
+    return figures.spotlight(image, [row[side] for side in ("x0", "y0", "x1", "y1")])
+
+
+@styled
+def tuning(curve: pd.DataFrame, chosen: Mapping[str, float], max_coverage: float) -> Figure:
+    """Insertion advantage against coverage for every (p, s_min) tried on the validation split."""
+    figure, axis = plt.subplots(figsize=(WIDTH, 3.2))
+    colours = sns.color_palette("crest", curve["top_p"].nunique())
+    for colour, (top_p, rows) in zip(colours, curve.groupby("top_p"), strict=True):
+        rows = rows.sort_values("s_min")
+        axis.plot(
+            rows["coverage"],
+            rows["insertion_advantage"],
+            "o-",
+            color=colour,
+            ms=5,
+            label=f"p = {top_p:.0%}",
+        )
+    axis.axvline(max_coverage, color=ACCENT, ls="--", lw=1.5)
+    axis.plot(
+        chosen["coverage"], chosen["insertion_advantage"], "o", ms=15, mfc="none", mec=GUIDED, mew=2
+    )
+    axis.annotate(
+        "chosen",
+        (chosen["coverage"], chosen["insertion_advantage"]),
+        (10, 10),
+        textcoords="offset points",
+        color=GUIDED,
+    )
+    axis.set(xlabel="coverage of the image", ylabel="insertion advantage\n(log-probability)")
+    axis.grid()
+    axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
+
+
+@styled
+def pipeline_steps(
+    image: Any,
+    attribution: np.ndarray,
+    segments: np.ndarray,
+    boxes: np.ndarray,
+    variants: Mapping[str, Any],
+) -> Figure:
+    """The pipeline on one image (Figure 1): photograph, map, segments, elements and both tests."""
+    picture = as_image(image)
+    panels: list[tuple[str, np.ndarray]] = [
+        ("photograph", picture),
+        ("a  attribution", overlay(picture, attribution)),
+        ("b  segments", outline(picture, segments)),
+        ("c  elements", picture),
+        *((f"d  {name}", as_image(variant)) for name, variant in variants.items()),
+    ]
+    columns = 3
+    rows = -(-len(panels) // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(WIDTH, rows * (WIDTH / columns + 0.25)))
+    for axis in axes.flat:
+        axis.axis("off")
+    for axis, (title, panel) in zip(axes.flat, panels, strict=False):
+        axis.imshow(panel, interpolation="lanczos")
+        axis.set_title(title, loc="left")
+    draw_boxes(axes.flat[3], boxes, GUIDED)
+    return figure
+
+
+@styled
+def shares(table: pd.DataFrame, *, label: str) -> Figure:
+    """Shares per group as horizontal bars: index is the kind, columns are groups."""
+    figure, axis = plt.subplots(figsize=(WIDTH, 0.5 * len(table) + 1.0))
+    colours: list[Any] = list(CLASS_COLOURS[: table.shape[1]])
+    legend = table.shape[1] > 1
+    table.iloc[::-1].plot.barh(ax=axis, color=colours, width=0.75, legend=legend)
+    axis.set(xlabel=label, ylabel="")
+    axis.grid(axis="x")
+    return figure
+
+
+MIN_PIXELS = 64
+OVERLAP = 0.5
+INSIDE = 0.8
+PART = 0.5
+MATCH = 0.5
+COVERED = 0.5
+
+
+def has_truth(extracted: Sequence[Extracted]) -> bool:
+    """Whether the images are scenes, whose objects are known."""
+    return bool(extracted) and all(one.item.scene is not None for one in extracted)
+
+
+def object_recall(found: Mapping[str, Sequence[Extracted]]) -> pd.DataFrame:
+    """How well each segmenter's segments match the visible objects.
+
+    Parameters
+    ----------
+    found
+        For each segmenter, scenes with their segments.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Index: segmenter, best first. ``objects found``: share of the objects of at least 64 visible
+        pixels that some segment matches with an intersection over union of at least one half.
+        ``mean best IoU``: the mean over objects of the best segment's intersection over union.
+    """
+    rows = {}
+    # The images are the same for every segmenter, and drawing true outlines takes a while.
+    true = {one.item.id: _masks(_visible(one.item)) for one in next(iter(found.values()))}
+    for name, images in found.items():
+        best = np.concatenate([_best_iou(true[one.item.id], one.segments.masks) for one in images])
+        rows[name] = {"objects found": (best >= MATCH).mean(), "mean best IoU": best.mean()}
+    return pd.DataFrame(rows).T.sort_values("mean best IoU", ascending=False)
+
+
+def mark_elements(one: Extracted) -> pd.DataFrame:
+    """What each element of a scene is.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row per element. ``overlapping``: it shares at least half of its pixels with another
+        one. ``kind``: "part" if at least 80 % of it lies on one object of which it covers less than
+        half; "shapeless" if no object makes up half of it; else "whole".
+    """
+    masks = one.elements.masks
+    areas = masks.sum((1, 2))
+    among = _intersection(masks, masks) / areas[:, None]
+    np.fill_diagonal(among, 0)
+    objects = _masks(_visible(one.item))
+    if len(objects):
+        intersection = _intersection(masks, objects)
+        on = intersection / areas[:, None]
+        of = intersection / objects.sum((1, 2))[None]
+        part = ((on >= INSIDE) & (of < PART)).any(1) & ~((on >= PART) & (of >= PART)).any(1)
+        shapeless = on.max(1) < PART
+    else:
+        part, shapeless = np.zeros(len(masks), bool), np.ones(len(masks), bool)
+    kind = np.where(shapeless, "shapeless", np.where(part, "part", "whole"))
+    return pd.DataFrame({"overlapping": among.max(1) >= OVERLAP, "kind": kind})
+
+
+def element_categories(one: Extracted) -> list[str]:
+    """Kind of object that each element of a scene shows; those that are shapeless are left out."""
+    objects, masks = _visible(one.item), one.elements.masks
+    if not objects or not len(masks):
+        return []
+    on = _intersection(masks, _masks(objects)) / masks.sum((1, 2))[:, None]
+    return [objects[row.argmax()].category for row in on if row.max() >= PART]
+
+
+def element_kinds(extracted: Sequence[Extracted]) -> pd.DataFrame:
+    """Share of elements that overlap, are whole objects, parts of objects, or shapeless.
+
+    See :func:`mark_elements` for the words.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Index: the kind; one column, the share of all elements.
+    """
+    kinds = [mark_elements(one) for one in extracted if len(one.elements)]
+    table = pd.concat(kinds) if kinds else pd.DataFrame({"overlapping": [], "kind": []})
+    shares = table["kind"].value_counts(normalize=True).reindex(["whole", "part", "shapeless"])
+    shares = shares.fillna(0.0)
+    shares["overlapping another"] = table["overlapping"].mean() if len(table) else 0.0
+    return shares.to_frame("share of elements")
+
+
+def cue_share(extracted: Sequence[Extracted]) -> dict[str, float]:
+    """Share of cues among the objects that elements lie on, and among all visible objects.
+
+    An element lies on the object that makes up at least half of it; others are left out.
+    """
+    on_cue: list[bool] = []
+    all_cue: list[bool] = []
+    for one in extracted:
+        objects = _visible(one.item)
+        cue = np.array([o.cue for o in objects], bool)
+        all_cue.extend(cue)
+        if not objects or not len(one.elements):
+            continue
+        intersection = _intersection(one.elements.masks, _masks(objects))
+        share = intersection / one.elements.masks.sum((1, 2))[:, None]
+        on_cue.extend(cue[share.argmax(1)][share.max(1) >= PART])
+    return {
+        "elements": float(np.mean(on_cue)) if on_cue else 0.0,
+        "objects": float(np.mean(all_cue)) if all_cue else 0.0,
+    }
+
+
+def localisation(maps: Mapping[str, torch.Tensor], items: Sequence[GeoImage]) -> pd.DataFrame:
+    """How well attribution maps find the cues of scenes, one row per method and scene.
+
+    A cue counts as visible from 30 pixels on; scenes without a visible cue are left out. A map that
+    is zero everywhere points nowhere: it counts as an even one.
+
+    Parameters
+    ----------
+    maps
+        For each method, maps ``[B, H, W]`` of the same scenes, in 0..1.
+    items
+        The scenes.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Columns ``method``, ``image_id``; ``area``: share of the image that shows cues, which is
+        what a blind map scores in the next two; ``pointing``: 1 if the map's maximum lies on a cue
+        (the pointing game; of tied maxima, their share); ``weight``: share of the map's sum that
+        lies on cues (the energy-based pointing game); ``found``: share of the visible cues of
+        which at least half belongs to the salient fifth of the image.
+    """
+    rows = []
+    for i, item in enumerate(items):
+        masks = _masks([o for o in _objects(item) if o.cue and int(o.mask.sum()) >= SEEN])
+        if not len(masks):
+            continue
+        for method, found in maps.items():
+            one = found[i].double().numpy()
+            cues = _at_size(masks, one.shape)
+            anywhere = np.logical_or.reduce(cues)
+            even = one if one.max() > 0 else np.ones_like(one)
+            salient = salient_weights(one)
+            rows.append(
+                {
+                    "method": method,
+                    "image_id": item.id,
+                    "area": anywhere.mean(),
+                    "pointing": anywhere[one == one.max()].mean(),
+                    "weight": even[anywhere].sum() / even.sum(),
+                    "found": np.mean([salient[cue].mean() >= COVERED for cue in cues]),
+                }
+            )
+    columns = ["method", "image_id", "area", "pointing", "weight", "found"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _at_size(masks: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Masks ``[N, H, W]`` at the size of a map."""
+    if masks.shape[1:] == shape:
+        return masks
+    sized = [
+        cv2.resize(m.astype(np.uint8), shape[::-1], interpolation=cv2.INTER_AREA) for m in masks
+    ]
+    return np.array(sized).astype(bool)
+
+
+def _best_iou(objects: np.ndarray, segments: np.ndarray) -> np.ndarray:
+    if not len(objects) or not len(segments):
+        return np.zeros(len(objects))
+    intersection = _intersection(objects, segments)
+    areas = objects.sum((1, 2))[:, None] + segments.sum((1, 2))[None]
+    return (intersection / (areas - intersection)).max(1)
+
+
+def _objects(item: GeoImage) -> tuple[SceneObject, ...]:
+    if not isinstance(item.scene, Scene):
+        raise ValueError(f"image {item.id!r} is not a scene: its true objects are unknown")
+    return item.scene.objects
+
+
+def _visible(item: GeoImage) -> list[SceneObject]:
+    return [o for o in _objects(item) if int(o.mask.sum()) >= MIN_PIXELS]
+
+
+def _masks(objects: Sequence[SceneObject]) -> np.ndarray:
+    return np.stack([o.mask for o in objects]) if objects else np.zeros((0, 1, 1), bool)
+
+
+def _intersection(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Number of shared pixels, ``[N, M]``, of masks ``[N, H, W]`` and ``[M, H, W]``."""
+    flat = [masks.reshape(len(masks), -1).astype(np.float32) for masks in (a, b)]
+    return flat[0] @ flat[1].T

@@ -1,0 +1,315 @@
+"""What every section of the book shares: data splits, trained classifier, chosen thresholds.
+
+A notebook builds one ``Experiment`` from its parameters and asks it for what it needs; what an
+earlier notebook or run has computed is found in the cache, so notebooks run alone and in any order.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import pandas as pd
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+
+import geoscenes
+from geolib import data, model, pipeline, statistics
+from geolib.data import GeoDataset
+from geolib.pipeline import shards
+from geolib.pipeline.shards import EvaluationConfig, Extracted, identity
+from geolib.runtime import cache
+from geolib.training.kept import trained_classifier
+
+
+def bayes_ceilings(dataset: data.GeoDataset) -> dict[str, float]:
+    """Accuracy of the best observer of the visible cues of a dataset of scenes.
+
+    Returns
+    -------
+    dict
+        ``upright``: of one who knows left and right; ``mirrored``: of one who does not.
+    """
+
+    def build(folder: Path) -> None:
+        items = (dataset[i] for i in range(len(dataset)))
+        scenes = [item.scene for item in items if item.scene is not None]
+        ceilings = {
+            name: geoscenes.bayes_accuracy(scenes, countries=dataset.classes, left_right=upright)
+            for name, upright in (("upright", True), ("mirrored", False))
+        }
+        (folder / "ceilings.json").write_text(json.dumps(ceilings))
+
+    params = {"dataset": identity(dataset)}
+    folder = cache.compute("ceilings", params, ("geoscenes",), build)
+    return json.loads((folder / "ceilings.json").read_text())
+
+
+def dataset_title(experiment: Experiment) -> str:
+    """What the images are, in a few words."""
+    countries = ", ".join(experiment.evaluation.classes)
+    kind = (
+        "GeoScenes (synthetic)" if experiment.dataset == "geoscenes" else "photographs of a folder"
+    )
+    return f"{kind}: {countries}"
+
+
+def data_note(experiment: Experiment) -> str:
+    """How many images each split holds, and what results on them rest on."""
+    sizes = {
+        "to train": experiment.train,
+        "to validate": experiment.validation,
+        "to test": experiment.test,
+        "to explain": experiment.evaluation,
+    }
+    counts = ", ".join(f"{len(split)} {purpose}" for purpose, split in sizes.items())
+    if experiment.dataset == "geoscenes":
+        return f"All results rest on synthetic scenes ({counts}), not on real photographs."
+    skipped = {entry.id for split in sizes.values() for entry in split.skipped}
+    return f"All results rest on real photographs ({counts}; {len(skipped)} files skipped)."
+
+
+def positions(dataset: GeoDataset) -> pd.DataFrame:
+    """``country``, ``latitude`` and ``longitude`` of the readable images that have them."""
+    rows = [
+        {"country": item.country, "latitude": item.latitude, "longitude": item.longitude}
+        for item in (dataset[i] for i in range(len(dataset)))
+    ]
+    return pd.DataFrame(rows).dropna(subset=["latitude", "longitude"])
+
+
+# Validation images on which the thresholds are chosen.
+TUNING_IMAGES = 36
+# Training images on which accuracy is measured.
+TRAINING_SAMPLE = 1000
+
+
+class Experiment(BaseModel):
+    """The shared settings of a run.
+
+    Attributes
+    ----------
+    dataset, root, classes
+        Name of the dataset, folder of its photographs (for ``osv5m`` by default the cache's), and
+        the countries told apart (for ``osv5m`` as ISO codes).
+    n_train, n_validation, n_test, n_eval
+        Images per split; ``None`` takes all there are.
+    n_compare
+        Evaluation images on which methods and segmenters are compared with each other, the first
+        of the split; ``None`` takes all.
+    arch, weights, checkpoint
+        Architecture and initial weights (``None``: trained from scratch), or a trained checkpoint,
+        which replaces training.
+    image_size
+        Side of the classifier's input in pixels.
+    max_epochs, patience, learning_rate, schedule, batch_size, horizontal_flip
+        Training; see :class:`geolib.model.TrainConfig`.
+    top_p, s_min
+        Thresholds; ``None`` chooses both on the validation split.
+    segmenter_checkpoints
+        Weights file of each segmenter that needs one.
+    smoothgrad_samples
+        Noisy copies per SmoothGrad map.
+    repeats
+        Random layouts per image.
+    label
+        Class by which outcomes are judged: the ``"true"`` or the ``"predicted"`` one.
+    seed
+        Seed of data, training and random layouts.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    dataset: str = "geoscenes"
+    root: str | None = None
+    classes: tuple[str, ...] | None = None
+    n_train: int | None = Field(None, ge=1)
+    n_validation: int | None = Field(None, ge=1)
+    n_test: int | None = Field(None, ge=1)
+    n_eval: int | None = Field(None, ge=1)
+    n_compare: int | None = Field(None, ge=1)
+    arch: str = "resnet18"
+    weights: str | None = None
+    checkpoint: str | None = None
+    image_size: int = Field(160, ge=32)
+    max_epochs: int = Field(2, ge=1)
+    patience: int = Field(30, ge=1)
+    learning_rate: float = Field(1e-3, gt=0)
+    schedule: model.Schedule = "one_cycle"
+    batch_size: int = Field(32, ge=1)
+    horizontal_flip: bool = False
+    top_p: float | None = Field(None, gt=0, le=1)
+    s_min: float | None = Field(None, ge=0, le=1)
+    segmenter_checkpoints: dict[str, str] = {}
+    smoothgrad_samples: int = Field(25, ge=1)
+    repeats: int = Field(10, ge=1)
+    label: Literal["true", "predicted"] = "true"
+    seed: int = Field(0, ge=0)
+
+    @classmethod
+    def from_parameters(cls, parameters: Mapping[str, Any]) -> Self:
+        """Study of a notebook's parameters; names that are no settings of a study are ignored."""
+        return cls(**{name: parameters[name] for name in cls.model_fields if name in parameters})
+
+    def variant(self, **changes: Any) -> Self:
+        """The study with other settings, validated; nothing that was computed is taken over."""
+        return type(self)(**self.model_dump() | changes)
+
+    # Data -----------------------------------------------------------------------------------------
+
+    @cached_property
+    def train(self) -> data.GeoDataset:
+        """Images the classifier learns from."""
+        return self._split("train", self.n_train)
+
+    @cached_property
+    def validation(self) -> data.GeoDataset:
+        """Images that stop the training and choose the thresholds."""
+        return self._split("validation", self.n_validation)
+
+    @cached_property
+    def test(self) -> data.GeoDataset:
+        """Unseen images for the classifier's accuracy."""
+        return self._split("test", self.n_test)
+
+    @cached_property
+    def evaluation(self) -> data.GeoDataset:
+        """Images that the pipeline explains."""
+        return self._split("eval", self.n_eval)
+
+    @cached_property
+    def compared(self) -> data.GeoDataset:
+        """Evaluation images on which methods and segmenters are compared."""
+        n_images = len(self.evaluation)
+        return self.evaluation.subset(range(min(self.n_compare or n_images, n_images)))
+
+    def _split(self, name: str, n: int | None) -> data.GeoDataset:
+        named = {} if self.classes is None else {"countries": self.classes}
+        options: dict[str, dict[str, Any]] = {
+            "geoscenes": {"size": self.image_size, **named},
+            "osv5m": {"root": self.root, **named},
+        }
+        photographs = {"root": self.root, "classes": self.classes}
+        return data.load(self.dataset, name, n, self.seed, **options.get(self.dataset, photographs))
+
+    # Classifier -----------------------------------------------------------------------------------
+
+    @property
+    def training(self) -> model.TrainConfig:
+        """Settings of the training; what the study does not name is the paper's."""
+        shared = self.model_dump(include=set(model.TrainConfig.model_fields) - {"weights"})
+        return model.TrainConfig(weights=self.weights or "random", **shared)
+
+    @cached_property
+    def classifier(self) -> model.Classifier:
+        """The classifier that is explained: loaded from ``checkpoint``, else trained once."""
+        if self.checkpoint:
+            return model.load(self.checkpoint)
+        return trained_classifier(self.train, self.validation, self.training)
+
+    def predictions(self, split: str) -> pd.DataFrame:
+        """Predictions on a split: the table of :func:`geolib.model.predict`.
+
+        Of the training images, the first thousand.
+        """
+        images: data.GeoDataset = getattr(self, split)
+        if split == "train":
+            images = images.subset(range(min(TRAINING_SAMPLE, len(images))))
+        return shards.predictions(images, self.classifier)
+
+    def accuracy(self, split: str) -> dict[str, float]:
+        """Accuracy with its Wilson interval: ``value``, ``low``, ``high``, ``n_images``."""
+        table = self.predictions(split)
+        found = statistics.accuracy_interval(table["label"] == table["prediction"])
+        return {"value": found.mean, "low": found.low, "high": found.high, "n_images": len(table)}
+
+    def ceilings(self) -> dict[str, float]:
+        """Best possible accuracies on the test scenes; empty for photographs.
+
+        See :func:`geolib.chapters.experiment.bayes_ceilings`.
+        """
+        return bayes_ceilings(self.test) if self.dataset == "geoscenes" else {}
+
+    # Pipeline -------------------------------------------------------------------------------------
+
+    @cached_property
+    def tuned(self) -> pipeline.Tuned:
+        """Thresholds: as given, or chosen on the validation split with Grad-CAM++."""
+        base = self._base(attribution="gradcam++")
+        if self.top_p is not None and self.s_min is not None:
+            base = base.model_copy(update={"top_p": self.top_p, "s_min": self.s_min})
+            note = f"p = {self.top_p:g} and s_min = {self.s_min:g}, as given"
+            return pipeline.Tuned(base, pd.DataFrame(), note)
+        few = self.validation.subset(range(min(TUNING_IMAGES, len(self.validation))))
+        return pipeline.tune(few, self.classifier, base)
+
+    def _base(self, **changes: Any) -> EvaluationConfig:
+        return EvaluationConfig(repeats=self.repeats, label=self.label, seed=self.seed, **changes)
+
+    def config(
+        self,
+        attribution: str = "gradcam++",
+        segmenter: str = "felzenszwalb",
+        individual: bool = True,
+    ) -> EvaluationConfig:
+        """Settings of the pipeline with the chosen thresholds, for one method and one segmenter."""
+        chosen = self.tuned.config
+        segmenter_options: dict[str, Any] = {}
+        if segmenter == "none":
+            segmenter_options = {"top_p": chosen.top_p}
+        elif segmenter in self.segmenter_checkpoints:
+            segmenter_options = {"checkpoint": self.segmenter_checkpoints[segmenter]}
+        return self._base(
+            attribution=attribution,
+            attribution_options=self._attribution_options(attribution),
+            segmenter=segmenter,
+            segmenter_options=segmenter_options,
+            top_p=chosen.top_p,
+            s_min=chosen.s_min,
+            individual=individual,
+        )
+
+    def _attribution_options(self, method: str) -> dict[str, Any]:
+        return {"n_samples": self.smoothgrad_samples} if method == "smoothgrad" else {}
+
+    def extract(
+        self,
+        attribution: str = "gradcam++",
+        segmenter: str = "felzenszwalb",
+        images: data.GeoDataset | None = None,
+    ) -> list[Extracted]:
+        """Every image (by default of the evaluation) with its map, segments and elements."""
+        config = self.config(attribution, segmenter)
+        return pipeline.extract(images or self.evaluation, self.classifier, config)
+
+    def elements(
+        self, attribution: str = "gradcam++", segmenter: str = "felzenszwalb"
+    ) -> pd.DataFrame:
+        """Elements of the evaluation images with each one's own effect."""
+        config = self.config(attribution, segmenter)
+        return pipeline.elements(self.evaluation, self.classifier, config)
+
+    def outcomes(
+        self, pairs: Iterable[tuple[str, str]], images: data.GeoDataset | None = None
+    ) -> pd.DataFrame:
+        """Outcome table for pairs of attribution method and segmenter.
+
+        ``images`` are those on which they are compared by default.
+        """
+        tables = [
+            pipeline.evaluate(
+                images or self.compared, self.classifier, self.config(*pair, individual=False)
+            )
+            for pair in dict.fromkeys(pairs)
+        ]
+        return pipeline.concat(tables)
+
+    def maps(self, method: str) -> tuple[torch.Tensor, float]:
+        """Attribution maps ``[B, S, S]`` of the compared images, and seconds per image."""
+        config = self._base(
+            attribution=method, attribution_options=self._attribution_options(method)
+        )
+        return pipeline.maps(self.compared, self.classifier, config)

@@ -1,0 +1,329 @@
+"""What the chapters on the object-level paper find of its claims (§4 and §5 of arXiv 2605.00912).
+
+From a chapter's tables to findings for :mod:`geolib.book.claims`. A claim that a run cannot measure,
+for want of a segmenter or of images, gets None.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
+from pandas.io.formats.style import Styler
+from scipy import stats
+
+from geolib import statistics
+from geolib.book import claims
+from geolib.book.claims import Finding
+from geolib.chapters import elements as elements_
+from geolib.pipeline.shards import Extracted
+from geolib.statistics import Interval
+
+TESTS = ("deletion", "insertion")
+# The paper's attribution methods and segmenters, with their names in the ledger.
+METHODS = {
+    "gradcam": "gradcam",
+    "gradcam++": "gradcampp",
+    "smoothgrad": "smoothgrad",
+    "scorecam": "scorecam",
+}
+SEGMENTERS = ("mobilesam", "sam2", "sam3")
+# Maps and segments that are there for comparison: what holds for them says nothing of the paper.
+CONTROLS = ("edges", "random")
+YARDSTICKS = ("grid", "none", "truth")
+# Fewer segmenters than this have no correlation to speak of.
+MIN_SEGMENTERS = 5
+
+Found = dict[str, Finding | None]
+Advantages = dict[tuple[str, str, str], pd.DataFrame]
+
+
+def dataset_name(dataset: str) -> str:
+    """What images of a dataset are called in findings."""
+    names = {"geoscenes": claims.SYNTHETIC, "osv5m": "OSV-5M"}
+    return names.get(dataset, "photographs of a folder")
+
+
+def only_these(segmenters: Iterable[str]) -> str:
+    """Which segmenters a finding speaks of, for its data: its interval is not over segmenters."""
+    names = list(segmenters)
+    note = "; yardsticks included" if set(names) & set(YARDSTICKS) else ""
+    return f"these segmenters only: {'; '.join(names)}{note}"
+
+
+def table(found: Mapping[str, Finding | None]) -> Styler:
+    """Record findings and show them beside the claims; see :func:`geolib.book.claims.record`."""
+    numbers = dict.fromkeys(("value", "low", "high"), "{:.2f}")
+    return claims.record(found).style.format({**numbers, "n": "{:.0f}"}, na_rep="–").hide()
+
+
+def mean(values: ArrayLike, data: str) -> Finding | None:
+    """Mean over images with its interval; None for fewer than two, which have no interval."""
+    sample = np.asarray(values, float)
+    if len(sample) < 2:
+        return None
+    found = statistics.interval(sample)
+    images = f"{data}, {len(sample)} images"
+    return Finding(value=found.mean, low=found.low, high=found.high, n=len(sample), data=images)
+
+
+def over_images(
+    statistic: Callable[[np.ndarray], float], n: int, data: str, seed: int = 0
+) -> Finding | None:
+    """A statistic of ``n`` images with its 95 % percentile bootstrap interval over them.
+
+    Parameters
+    ----------
+    statistic
+        Called with positions of images, of which some stand more than once and some are left out.
+
+    Returns
+    -------
+    None for fewer than two images, or where some samples of them leave the statistic undefined.
+    """
+    if n < 2:
+        return None
+    with np.errstate(invalid="ignore", divide="ignore"):
+        value = float(statistic(np.arange(n)))
+        if not np.isfinite(value):
+            return None
+        low, high = stats.bootstrap(
+            (np.arange(n),),
+            statistic,
+            vectorized=False,
+            n_resamples=1999,
+            method="percentile",
+            rng=np.random.default_rng(seed),
+        ).confidence_interval
+    if not np.isfinite([low, high]).all():
+        return None
+    return Finding(value=value, low=low, high=high, n=n, data=f"{data}, {n} images")
+
+
+def accuracies(measured: Mapping[str, Mapping[str, float]], dataset: str) -> Found:
+    """The classifier's accuracies, in per cent (§4).
+
+    Parameters
+    ----------
+    measured
+        For "train", "test" and "pipeline": value, low and high in 0…1, and n_images.
+    """
+    return {
+        f"object-accuracy-{name}": Finding(
+            **{key: 100 * float(row[key]) for key in ("value", "low", "high")},
+            n=int(row["n_images"]),
+            data=f"{dataset}, {int(row['n_images'])} images",
+        )
+        for name, row in measured.items()
+    }
+
+
+def segments(found: Mapping[str, Sequence[Extracted]], dataset: str) -> Found:
+    """SAM 2 and SAM 3 against the other segmenters of the paper, image by image (§5, Figure 3).
+
+    Parameters
+    ----------
+    found
+        For each segmenter, the same images with their segments and elements.
+    """
+    names = [name for name in SEGMENTERS if name in found]
+    counts = pd.DataFrame({n: [len(one.segments) for one in found[n]] for n in names}, dtype=float)
+    covers = pd.DataFrame({n: [one.elements.coverage for one in found[n]] for n in names})
+    return {
+        "object-sam2-few": _below_the_others(counts, "sam2", dataset),
+        "object-sam2-coverage": _below_the_others(covers, "sam2", dataset),
+        "object-sam3-many": _above_the_others(counts, "sam3", dataset),
+        "object-sam3-coverage": _above_the_others(covers, "sam3", dataset),
+    }
+
+
+def elements(extracted: Sequence[Extracted], dataset: str) -> Found:
+    """Whether elements are diverse, overlap, are parts of larger things, or shapeless (§5).
+
+    None for photographs, of which the outlines of objects are unknown.
+    """
+    names = ("overlap", "part", "shapeless", "diverse")
+    known = (
+        [one for one in extracted if len(one.elements)] if elements_.has_truth(extracted) else []
+    )
+    if not known:
+        return {f"object-{name}": None for name in names}
+    marked = [elements_.mark_elements(one) for one in known]
+    total = np.array([len(one) for one in marked])
+    hits = {
+        "overlap": np.array([one["overlapping"].sum() for one in marked]),
+        "part": np.array([(one["kind"] == "part").sum() for one in marked]),
+        "shapeless": np.array([(one["kind"] == "shapeless").sum() for one in marked]),
+    }
+    shown = [Counter(seen) for one in known if (seen := elements_.element_categories(one))]
+    kinds = pd.DataFrame(shown).fillna(0).to_numpy()
+
+    def share(hit: np.ndarray) -> Callable[[np.ndarray], float]:
+        return lambda chosen: hit[chosen].sum() / total[chosen].sum()
+
+    def commonest(chosen: np.ndarray) -> float:
+        sums = kinds[chosen].sum(0)
+        return sums.max() / sums.sum()
+
+    data = f"{dataset}, {total.sum()} elements"
+    found = {f"object-{name}": over_images(share(h), len(known), data) for name, h in hits.items()}
+    found["object-diverse"] = over_images(commonest, len(kinds), data)
+    return found
+
+
+def faithfulness(
+    outcomes: pd.DataFrame, chosen: pd.DataFrame, attribution: str, segmenter: str, dataset: str
+) -> Found:
+    """Guided against random boxes, and what segmenters have to do with it (§5, Figures 2 and 3).
+
+    Parameters
+    ----------
+    outcomes
+        Outcome tables of the pairs compared: every method at ``segmenter``, and every segmenter at
+        ``attribution``.
+    chosen
+        Outcome table of the pair ``attribution``, ``segmenter``, of all images.
+    """
+    with_map, with_pair = f"{dataset}, {attribution}", f"{dataset}, {attribution} with {segmenter}"
+    own, compared = _advantages(chosen), _advantages(outcomes)
+    found: Found = {}
+    for test in TESTS:
+        found[f"object-{test}"] = _advantage(own.get((test, attribution, segmenter)), with_pair)
+        found[f"object-{test}-configurations"] = _weakest(compared, test, dataset)
+        for method, name in METHODS.items():
+            rows = compared.get((test, method, segmenter))
+            found[f"object-{test}-{name}"] = _advantage(rows, f"{dataset}, {segmenter}")
+        for name in SEGMENTERS:
+            rows = compared.get((test, attribution, name))
+            found[f"object-{test}-{name}"] = _advantage(rows, with_map)
+        covers, effects = _coverage_and_effect(outcomes, attribution, test)
+        found[f"object-coverage-{test}"] = _correlation(covers, effects, with_map)
+        found[f"object-sam3-{test}-best"] = _above_the_others(effects, "sam3", with_map)
+        if test == "deletion":  # of SAM 2 in the insertion test the paper says nothing
+            worst = _below_the_others(effects, "sam2", with_map)
+            found["object-sam2-deletion-worst"] = worst
+    found["object-keeps-information"] = _kept(chosen, with_pair)
+    return found
+
+
+def _advantages(outcomes: pd.DataFrame) -> Advantages:
+    """Advantages of guided boxes, a row per image, for each test, method and segmenter."""
+    pair = ["attribution", "segmenter"]
+    groups = statistics.advantages(outcomes, pair).groupby(["test", *pair])
+    return {
+        (str(test), str(method), str(segmenter)): rows for (test, method, segmenter), rows in groups
+    }
+
+
+def _advantage(rows: pd.DataFrame | None, data: str) -> Finding | None:
+    """Mean advantage; images without an element stay in, with the advantage zero."""
+    if rows is None:
+        return None
+    return mean(rows["advantage"], f"{data}, no element in {_empty(rows):.0%} of the images")
+
+
+def _empty(rows: pd.DataFrame) -> float:
+    """Share of the images of which no element was kept."""
+    return float((rows["n_elements"] == 0).mean())
+
+
+def _above_the_others(table: pd.DataFrame, name: str, data: str) -> Finding | None:
+    """How far a segmenter's mean lies above that of each other one of the paper, at least."""
+    return _least_favourable(_against_each(table, name), min, len(table), data)
+
+
+def _below_the_others(table: pd.DataFrame, name: str, data: str) -> Finding | None:
+    """How far a segmenter's mean lies below that of each other one of the paper, at least."""
+    return _least_favourable(_against_each(table, name), max, len(table), data)
+
+
+def _against_each(table: pd.DataFrame, name: str) -> list[Interval]:
+    """A column minus each other one of the paper's segmenters; empty unless all are there."""
+    if len(table) < 2 or not set(SEGMENTERS) <= set(table):
+        return []
+    return [
+        statistics.interval(table[name] - table[other]) for other in SEGMENTERS if other != name
+    ]
+
+
+def _least_favourable(
+    found: Sequence[Interval], pick: Callable[[Iterable[float]], float], n: int, data: str
+) -> Finding | None:
+    """Intersection-union: what holds for each of several comparisons holds for the least of them.
+
+    Parameters
+    ----------
+    found
+        Intervals of the comparisons.
+    pick
+        ``min`` where a claim needs every one of them to be large, ``max`` where small.
+    """
+    if not found:
+        return None
+    return Finding(
+        value=pick(one.mean for one in found),
+        low=pick(one.low for one in found),
+        high=pick(one.high for one in found),
+        n=n,
+        data=f"{data}, {n} images",
+    )
+
+
+def _weakest(advantages: Advantages, test: str, dataset: str) -> Finding | None:
+    """Smallest advantage over the pairs of the paper's kind, corrected for their number."""
+    pairs = [
+        rows
+        for (one, method, segmenter), rows in advantages.items()
+        if one == test and method not in CONTROLS and segmenter not in YARDSTICKS
+    ]
+    n = min(map(len, pairs), default=0)
+    if n < 2:
+        return None
+    confidence = 1 - 0.05 / len(pairs)  # Bonferroni
+    found = [statistics.interval(rows["advantage"], confidence) for rows in pairs]
+    empty = max(map(_empty, pairs))
+    data = f"{len(pairs)} configurations, no element in up to {empty:.0%} of the images"
+    return _least_favourable(found, min, n, f"{dataset}, {data}")
+
+
+def _coverage_and_effect(
+    outcomes: pd.DataFrame, attribution: str, test: str
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Coverage of the guided boxes and what they did, a row per image, a column per segmenter.
+
+    In the deletion test that is 1 where the classifier is wrong, in the insertion test where it is
+    right. Yardsticks are no segmenters.
+    """
+    rows = outcomes.query(
+        "attribution == @attribution and test == @test and region == 'guided'"
+        " and segmenter not in @YARDSTICKS"
+    )
+    covers, correct = (
+        rows.pivot(index="image_id", columns="segmenter", values=column).astype(float)
+        for column in ("coverage", "correct")
+    )
+    return covers, correct if test == "insertion" else 1 - correct
+
+
+def _correlation(covers: pd.DataFrame, effects: pd.DataFrame, data: str) -> Finding | None:
+    """Correlation over segmenters between mean coverage and mean effect."""
+    n_images, n_segmenters = covers.shape
+    if n_segmenters < MIN_SEGMENTERS:
+        return None
+    x, y = covers.to_numpy(), effects.to_numpy()
+
+    def correlation(chosen: np.ndarray) -> float:
+        return np.corrcoef(x[chosen].mean(0), y[chosen].mean(0))[0, 1]
+
+    return over_images(correlation, n_images, f"{data}, {only_these(map(str, covers))}")
+
+
+def _kept(outcomes: pd.DataFrame, data: str) -> Finding | None:
+    """Accuracy when only the guided boxes are shown minus accuracy on the whole image."""
+    guided = outcomes.query("test == 'insertion' and region == 'guided'")
+    whole = outcomes[outcomes["test"] == "original"]
+    correct = [rows.set_index("image_id")["correct"].astype(float) for rows in (guided, whole)]
+    return mean((correct[0] - correct[1]).dropna(), data)

@@ -1,0 +1,194 @@
+"""Answers of a study: read and checked, or generated where nobody has answered."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.special import expit, logit
+
+from geolib.chapters.people.material import CANNOT_TELL, KEY, OTHER, THINGS, Key
+
+COLUMNS = (
+    *("study", "source", "participant", "position", "item", "condition"),
+    *("answer", "element", "other", "seconds"),
+)
+PERSON, GENERATED = "person", "generated"
+
+
+def read_key(folder: str | Path) -> Key:
+    """Key of the study whose answers lie in a folder.
+
+    Raises
+    ------
+    ValueError
+        If there is none, or it is not one.
+    """
+    path = Path(folder) / KEY
+    if not path.is_file():
+        raise ValueError(
+            f"{KEY} is not in {str(folder)!r}, the folder of the answers; put there the key that "
+            "`geolib study-page` wrote beside the page"
+        )
+    return Key.model_validate_json(path.read_text(encoding="utf-8"))
+
+
+def read_answers(folder: str | Path, key: Key) -> pd.DataFrame:
+    """Answers of all CSV files in a folder, checked against the study's key.
+
+    A participant who stopped early counts with the answers there are.
+
+    Returns
+    -------
+    pandas.DataFrame
+        :data:`COLUMNS`, with ``participant``, ``position`` and ``item`` as whole numbers and
+        ``seconds`` as a number.
+
+    Raises
+    ------
+    ValueError
+        If there is no file, a value is not one that the page writes (the message names file, row
+        and column, the header being row 1), an answer is there twice, or generated answers lie
+        among people's.
+    """
+    files = sorted(Path(folder).glob("*.csv"))
+    if not files:
+        raise ValueError(f"folder={str(folder)!r} holds no CSV file with answers")
+    tables = [_read(path, key) for path in files]
+    answers = pd.concat(tables, ignore_index=True)
+    if len(set(answers["source"])) > 1:
+        raise ValueError(f"folder={str(folder)!r} mixes people's answers with generated ones")
+    twice = answers[answers.duplicated(["participant", "item"], keep=False)]
+    if len(twice):
+        twice = twice.sort_values(["participant", "item"], kind="stable")
+        places = ", ".join(f"{file} row {row}" for file, row in twice[["file", "row"]].values[:2])
+        raise ValueError(
+            f"participant {twice['participant'].iloc[0]} answers item {twice['item'].iloc[0]} "
+            f"twice ({places}): remove a copy, or give every participant a number of their own"
+        )
+    return answers[list(COLUMNS)]
+
+
+def _read(path: Path, key: Key) -> pd.DataFrame:
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path.name} is no CSV file: {error}") from error
+    if missing := [name for name in COLUMNS if name not in table]:
+        raise ValueError(f"{path.name} row 1 lacks the columns {missing}; it has {list(table)}")
+    for row, line in enumerate(table.to_dict("records"), start=2):
+        for column, expected in _expected(line, key).items():
+            if line[column] not in expected:
+                listed = ", ".join(map(repr, expected))
+                raise ValueError(
+                    f"{path.name} row {row}, column {column!r}: {line[column]!r}; "
+                    f"expected {listed if len(expected) < 20 else 'a number of the study'}"
+                )
+        if not _is_duration(line["seconds"]):
+            raise ValueError(
+                f"{path.name} row {row}, column 'seconds': {line['seconds']!r}; "
+                "expected a number of at least 0"
+            )
+    kinds = {"participant": int, "position": int, "item": int, "seconds": float}
+    return table.astype(kinds).assign(file=path.name, row=range(2, len(table) + 2))
+
+
+def _expected(line: Mapping[Any, str], key: Key) -> dict[str, Sequence[str]]:
+    """What may stand in the columns of a row; a column may depend on those before it."""
+    people = [str(number) for number in range(1, len(key.schedule) + 1)]
+    known = line["participant"] in people
+    order = [str(number) for number in key.schedule[int(line["participant"]) - 1]] if known else []
+    items = {str(item.item): item for item in key.items}
+    positions = [str(place) for place in range(1, len(order) + 1)]
+    asked = [order[int(line["position"]) - 1]] if line["position"] in positions else []
+    return {
+        "study": [key.id],
+        "source": [PERSON, GENERATED],
+        "participant": people,
+        "position": positions,
+        "item": asked,
+        "condition": [items[number].condition for number in asked],
+        "answer": [*key.classes, CANNOT_TELL],
+        "element": [*THINGS, OTHER, CANNOT_TELL],
+    }
+
+
+def _is_duration(text: str) -> bool:
+    try:
+        return 0 <= float(text) < np.inf
+    except ValueError:
+        return False
+
+
+# How often a simulated person knows the country. Guided and random boxes tell it equally often, so
+# that nobody takes a table of generated answers for a finding.
+KNOWS = {"whole": 0.8, "guided": 0.5, "random": 0.5}
+NAMES = 0.7
+
+
+def simulate(
+    key: Key, n_participants: int, seed: int = 0, knows: Mapping[str, float] = KNOWS
+) -> pd.DataFrame:
+    """Answers as the page would write them, generated; ``source`` says so in every row.
+
+    A simulated person knows the country with the log-odds of ``knows`` plus the person's skill and
+    the scene's ease, both normal with deviation one half. Who does not know cannot tell half of the
+    time and otherwise guesses evenly. The largest thing in the frame (of a whole scene, some true
+    cue) is named seven times in ten, else any thing. Seconds are log-normal.
+
+    Parameters
+    ----------
+    key
+        The study.
+    n_participants
+        The first so many of its participants.
+    seed
+        Of all draws.
+    knows
+        Probability per condition of knowing the country.
+    """
+    rng = np.random.default_rng(seed)
+    skill = rng.normal(0, 0.5, n_participants)
+    ease = rng.normal(0, 0.5, len(key.items))
+    rows = []
+    for person in range(n_participants):
+        for position, number in enumerate(key.schedule[person], start=1):
+            item = key.items[number]
+            odds = logit(knows[item.condition]) + skill[person] + ease[item.scene]
+            if rng.random() < expit(odds):
+                answer = item.country
+            else:
+                answer = CANNOT_TELL if rng.random() < 0.5 else str(rng.choice(key.classes))
+            named = (*item.things[:1], *item.cues) if item.frame is None else item.things[:1]
+            likely = named if named and rng.random() < NAMES else tuple(THINGS)
+            rows.append(
+                {
+                    "study": key.id,
+                    "source": GENERATED,
+                    "participant": person + 1,
+                    "position": position,
+                    "item": number,
+                    "condition": item.condition,
+                    "answer": answer,
+                    "element": str(rng.choice(likely)),
+                    "other": "",
+                    "seconds": round(float(rng.lognormal(2.3, 0.4)), 1),
+                }
+            )
+    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def by_people(answers: pd.DataFrame) -> bool:
+    """Whether people gave all of these answers, none being generated."""
+    return set(answers["source"]) == {PERSON}
+
+
+def label(answers: pd.DataFrame) -> str:
+    """Whose answers these are: stands over every figure and table."""
+    n_people = answers["participant"].nunique()
+    if by_people(answers):
+        return f"Answers of {n_people} people"
+    return f"GENERATED answers of {n_people} simulated participants: no person has answered"

@@ -1,0 +1,474 @@
+"""People beside the model and the true cues, with intervals over people and scenes."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from pandas.io.formats.style import Styler
+from scipy import stats
+from statsmodels.stats.inter_rater import cohens_kappa
+
+from geolib.book import claims
+from geolib.chapters.people.answers import by_people
+from geolib.chapters.people.material import CANNOT_TELL, CONDITIONS, OTHER, THINGS, Key
+from geolib.statistics import Interval
+
+
+def judge(answers: pd.DataFrame, key: Key) -> pd.DataFrame:
+    """Answers with what is known of each picture.
+
+    Returns
+    -------
+    pandas.DataFrame
+        The answers with ``scene``, ``country``, ``model``, ``observer``; ``right``: whether the
+        country is; ``recognised``: whether a thing is named, in words of one's own if need be;
+        ``named``: whether the named thing is in the frame (of a whole photograph, whether it is a
+        cue of the scene).
+
+    Raises
+    ------
+    ValueError
+        If nobody answered a picture of one of the conditions: nothing could be compared.
+    """
+    if missing := [name for name in CONDITIONS if name not in set(answers["condition"])]:
+        raise ValueError(
+            f"answers hold none to pictures shown as {' or '.join(missing)}; expected some of each "
+            f"of {', '.join(CONDITIONS)}: wait for more answers"
+        )
+    known = pd.DataFrame([item.model_dump() for item in key.items]).set_index("item")
+    known = known[["scene", "country", "model", "observer", "things", "cues"]]
+    table = answers.join(known, on="item")
+    sought = [
+        _sought(row) for row in table[["condition", "things", "cues"]].itertuples(index=False)
+    ]
+    return table.assign(
+        sought=pd.Series(sought, table.index),
+        right=table["answer"] == table["country"],
+        recognised=table["element"].isin(THINGS)
+        | ((table["element"] == OTHER) & (table["other"].str.strip() != "")),
+        named=[name in found for name, found in zip(table["element"], sought, strict=True)],
+    )
+
+
+def _sought(row: Any) -> tuple[str, ...]:
+    return row.cues if row.condition == "whole" else row.things
+
+
+Statistic = Callable[[np.ndarray, np.ndarray], float]
+
+
+def interval(
+    judged: pd.DataFrame, statistic: Statistic, n_resamples: int = 999, seed: int = 0
+) -> Interval:
+    """Value of a statistic with its 95 % interval over people and scenes.
+
+    Both are samples: other people would answer otherwise, and other scenes would be easier. So
+    people and scenes are resampled independently of each other, and an answer counts as often as
+    its person times its scene was drawn (the pigeonhole bootstrap, Owen 2007, arXiv 0712.1111;
+    percentiles; on the wide side).
+
+    Parameters
+    ----------
+    judged
+        Rows with ``participant`` and ``scene``.
+    statistic
+        Function of two weights per row: how often its person and how often its scene was drawn.
+    n_resamples, seed
+        Of the resampling.
+
+    Returns
+    -------
+    Interval
+        With NaN bounds for fewer than two people or scenes.
+    """
+    people, person = np.unique(judged["participant"], return_inverse=True)
+    scenes, scene = np.unique(judged["scene"], return_inverse=True)
+    value = statistic(np.ones(len(judged)), np.ones(len(judged)))
+    if len(people) < 2 or len(scenes) < 2:
+        return Interval(value, np.nan, np.nan, "undefined")
+
+    def resampled(drawn_people: np.ndarray, drawn_scenes: np.ndarray) -> float:
+        return statistic(
+            np.bincount(drawn_people, minlength=len(people))[person].astype(float),
+            np.bincount(drawn_scenes, minlength=len(scenes))[scene].astype(float),
+        )
+
+    with warnings.catch_warnings():
+        # A resample may hold no answer of the kind: it says nothing, and is left out below.
+        warnings.simplefilter("ignore", stats.DegenerateDataWarning)
+        found = stats.bootstrap(
+            (np.arange(len(people)), np.arange(len(scenes))),
+            resampled,
+            n_resamples=n_resamples,
+            vectorized=False,
+            method="percentile",
+            rng=np.random.default_rng(seed),
+        )
+    low, high = np.nanquantile(found.bootstrap_distribution, [0.025, 0.975])
+    return Interval(value, float(low), float(high), "percentile")
+
+
+def _share(values: np.ndarray, among: np.ndarray) -> Statistic:
+    """Mean of values over the rows of a group."""
+    chosen = among.astype(float)
+
+    def statistic(people: np.ndarray, scenes: np.ndarray) -> float:
+        weights = people * scenes * chosen
+        return float(weights @ values / weights.sum()) if weights.any() else np.nan
+
+    return statistic
+
+
+def detectable(found: Interval) -> float:
+    """Smallest effect that as many people and scenes would have shown with 80 % power.
+
+    With h half the width of the 95 % interval: (z₀.₉₇₅ + z₀.₈) h / z₀.₉₇₅, the bootstrap taken as
+    normal. So it allows for other people and other scenes, as the interval does.
+
+    Returns
+    -------
+    float
+        In the unit of the interval; NaN for one without bounds or without width, where answers
+        that are all alike leave unknown how much others would vary.
+    """
+    width = found.high - found.low
+    level, power = stats.norm.ppf([0.975, 0.8])
+    return float((level + power) * width / (2 * level)) if width > 0 else np.nan
+
+
+def _row(found: Interval) -> dict[str, float]:
+    return {"value": found.mean, "low": found.low, "high": found.high}
+
+
+def accuracy(judged: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
+    """Share of right countries per condition: of people, the model and the true cues.
+
+    "Cannot tell" is not right. All three are marked on the pictures that people answered.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Columns ``row`` (the condition), ``group`` ("people", "model", "true cues"), ``value``,
+        ``low``, ``high``; conditions in the order of people's accuracy, highest first.
+    """
+    correct = {
+        "people": judged["right"],
+        "model": judged["model"] == judged["country"],
+        "true cues": judged["observer"] == judged["country"],
+    }
+    if judged["observer"].isna().all():
+        del correct["true cues"]
+    means = judged.groupby("condition")["right"].mean().sort_values(ascending=False)
+    rows = []
+    for condition in means.index:
+        among = (judged["condition"] == condition).to_numpy()
+        for group, values in correct.items():
+            found = interval(judged, _share(values.to_numpy(float), among), seed=seed)
+            rows.append({"row": condition, "group": group, **_row(found)})
+    return pd.DataFrame(rows)
+
+
+def advantage(judged: pd.DataFrame, value: str = "right", seed: int = 0) -> dict[str, float]:
+    """How much more often something holds of answers with guided than with random boxes.
+
+    Parameters
+    ----------
+    judged
+        From :func:`judge`.
+    value
+        The column: "right", "recognised" or "named".
+    seed
+        Of the resampling.
+
+    Returns
+    -------
+    dict
+        ``value``, ``low``, ``high``; ``detectable``: the difference that as many people and scenes
+        would have shown with 80 % power, from the same interval (:func:`detectable`).
+    """
+    values = judged[value].to_numpy(float)
+    shares = [_share(values, (judged["condition"] == c).to_numpy()) for c in ("guided", "random")]
+    found = interval(judged, lambda p, s: shares[0](p, s) - shares[1](p, s), seed=seed)
+    return {**_row(found), "detectable": detectable(found)}
+
+
+def kappa(first: np.ndarray, second: np.ndarray, n_answers: int) -> Statistic:
+    """Cohen's κ of two columns of answers, coded 0 to ``n_answers`` − 1."""
+    cell = first * n_answers + second
+
+    def statistic(people: np.ndarray, scenes: np.ndarray) -> float:
+        counts = np.bincount(cell, weights=people * scenes, minlength=n_answers**2)
+        return _kappa(counts.reshape(n_answers, n_answers))
+
+    return statistic
+
+
+def kappa_among(answers: np.ndarray, items: np.ndarray, n_answers: int) -> Statistic:
+    """κ among people: chance-corrected agreement of every two who saw the same picture.
+
+    Where each picture was answered equally often this is Fleiss' κ. A person drawn twice is not
+    compared with itself.
+
+    Parameters
+    ----------
+    answers, items : codes from 0 on, one per answer.
+    n_answers : number of possible answers.
+    """
+    cell = items * n_answers + answers
+    _, first = np.unique(items, return_index=True)
+
+    def per_item(weights: np.ndarray) -> np.ndarray:
+        counts = np.bincount(cell, weights=weights, minlength=len(first) * n_answers)
+        return counts.reshape(len(first), n_answers)
+
+    def statistic(people: np.ndarray, scenes: np.ndarray) -> float:
+        given = per_item(people)
+        pairs = given.T @ (scenes[first, None] * given)
+        return _kappa(pairs - np.diag(per_item(people**2 * scenes).sum(0)))
+
+    return statistic
+
+
+def _kappa(table: np.ndarray) -> float:
+    if not table.any():
+        return np.nan
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return float(cohens_kappa(table, return_results=False))
+
+
+def agreement(judged: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
+    """κ of the named countries between people, the model and the true cues, per condition.
+
+    "Cannot tell" is an answer like any other.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Columns ``row`` (who with whom), ``group`` (the condition), ``value``, ``low``, ``high``,
+        ``detectable`` (the κ that would have been told from 0, :func:`detectable`); sorted by the
+        agreement on guided boxes, highest first.
+    """
+    columns = {"people": "answer", "model": "model", "true cues": "observer"}
+    columns = {name: column for name, column in columns.items() if judged[column].notna().all()}
+    # A classifier may know more countries than people were asked for.
+    known = sorted({CANNOT_TELL, *judged[[*columns.values()]].to_numpy().ravel()})
+    rows = []
+    for condition, part in judged.groupby("condition"):
+        codes = {
+            name: pd.Categorical(part[column], known).codes.astype(int)
+            for name, column in columns.items()
+        }
+        items = np.unique(part["item"], return_inverse=True)[1]
+        pairs = {"people with each other": kappa_among(codes["people"], items, len(known))}
+        names = list(codes)
+        for i, one in enumerate(names):
+            for other in names[i + 1 :]:
+                pairs[f"{one} with {other}"] = kappa(codes[one], codes[other], len(known))
+        for pair, statistic in pairs.items():
+            found = interval(part, statistic, seed=seed)
+            row = {"row": pair, "group": condition, **_row(found)}
+            rows.append({**row, "detectable": detectable(found)})
+    table = pd.DataFrame(rows)
+    rank = table[table["group"] == "guided"].set_index("row")["value"]
+    order = rank.sort_values(ascending=False).index
+    return table.sort_values(
+        "row", key=lambda rows: rows.map(order.get_loc), kind="stable", ignore_index=True
+    )
+
+
+def naming(judged: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
+    """How often what people name is there, and how much more often than by chance.
+
+    In the guided and the random condition: whether the named thing is in the frame. Of whole
+    photographs: whether what told them most is a cue of the scene. By chance: the same answers
+    held against the other pictures of their condition.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Index: condition, the one furthest above chance first; columns ``value``, ``low``, ``high``
+        (the share), ``by_chance``, ``excess``, ``excess_low``, ``excess_high`` (share minus share
+        by chance, both resampled together), ``detectable`` (the excess that would have been told
+        from 0, :func:`detectable`), ``n_answers``.
+    """
+    rows = {}
+    for condition, part in judged.groupby("condition"):
+        everyone = np.ones(len(part), bool)
+        share = interval(part, _share(part["named"].to_numpy(float), everyone), seed=seed)
+        excess = interval(part, _excess(part), seed=seed)
+        rows[condition] = {
+            **_row(share),
+            "by_chance": share.mean - excess.mean,
+            **{f"excess_{name}": value for name, value in _row(excess).items()},
+            "detectable": detectable(excess),
+            "n_answers": len(part),
+        }
+    table = pd.DataFrame.from_dict(rows, orient="index").rename(columns={"excess_value": "excess"})
+    return table.sort_values("excess", ascending=False, kind="stable")
+
+
+def _excess(part: pd.DataFrame) -> Statistic:
+    """Share of answers of a condition that name what is there, minus their share by chance.
+
+    No answer is held against its own picture by chance, also not where a scene is drawn twice:
+    answers that know nothing of the picture then have an excess of 0 on average.
+    """
+    _, first, item = np.unique(part["item"], return_index=True, return_inverse=True)
+    sought = part["sought"].iloc[first]
+    there = np.array([[name in found for found in sought] for name in part["element"]], float)
+    other = np.arange(len(first)) != item[:, None]
+    named, elsewhere = there[~other], there * other
+
+    def statistic(people: np.ndarray, scenes: np.ndarray) -> float:
+        weights, shown = people * scenes, scenes[first]
+        pairs = weights @ (other @ shown)
+        if not pairs:
+            return np.nan
+        return float(weights @ named / weights.sum() - weights @ (elsewhere @ shown) / pairs)
+
+    return statistic
+
+
+def perceptible(judged: pd.DataFrame, key: Key, seed: int = 0) -> claims.Finding | None:
+    """Share of elements for which people name a thing, for the ledger of claims.
+
+    The elements are those that people are asked about: of each image the one whose removal costs
+    the model most.
+
+    Returns
+    -------
+    geolib.book.claims.Finding or None
+        With the interval over people and scenes, and as ``n`` the smaller number of the two. None
+        unless all answers are people's, and for fewer than two people or scenes.
+    """
+    if not by_people(judged):
+        return None
+    guided = judged[judged["condition"] == "guided"]
+    values = guided["recognised"].to_numpy(float)
+    found = interval(guided, _share(values, np.ones(len(guided), bool)), seed=seed)
+    if np.isnan(found.low):
+        return None
+    n_people, n_scenes = guided["participant"].nunique(), guided["scene"].nunique()
+    images = claims.SYNTHETIC if key.drawn else "photographs"
+    return claims.Finding(
+        **_row(found),
+        n=min(n_people, n_scenes),
+        data=f"{images}, one element in each of {n_scenes}, answers of {n_people} people",
+    )
+
+
+def telling(judged: pd.DataFrame, key: Key, seed: int = 0) -> pd.DataFrame:
+    """What tells a country: in people's words, to the model, and in truth, on whole scenes.
+
+    People: what told them most. The model: the largest thing in the frame of its strongest element.
+    True cues: the things that are cues of the scene, sharing its weight equally.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Columns ``row`` (the thing), ``group``, ``value`` (share), ``low``, ``high``; what people
+        name most comes first.
+    """
+    whole = judged[judged["condition"] == "whole"]
+    strongest = {item.scene: item.things[:1] for item in key.items if item.condition == "guided"}
+    named: dict[str, list[tuple[str, ...]]] = {
+        "people": [(name,) for name in whole["element"]],
+        "model": [strongest[scene] for scene in whole["scene"]],
+        "true cues": list(whole["cues"]),
+    }
+    everyone = np.ones(len(whole), bool)
+    rows = []
+    for group, found in named.items():
+        if not any(found):
+            continue
+        for thing in (*THINGS, OTHER, CANNOT_TELL):
+            values = np.array([one.count(thing) / max(len(one), 1) for one in found])
+            share = interval(whole, _share(values, everyone), seed=seed)
+            rows.append({"row": thing, "group": group, **_row(share)})
+    table = pd.DataFrame(rows)
+    seen = table.groupby("row")["value"].transform("max") > 0
+    rank = table[table["group"] == "people"].set_index("row")["value"]
+    return table[seen].sort_values(
+        "row", key=lambda c: -c.map(rank), kind="stable", ignore_index=True
+    )
+
+
+def verdict(found: Mapping[str, float]) -> str:
+    """Guided against random boxes in words, from :func:`advantage`."""
+    if np.isnan(found["low"]):
+        outcome = "Too few people or scenes for an interval"
+    elif found["low"] > 0:
+        outcome = "Guided boxes tell the country better than random ones"
+    elif found["high"] < 0:
+        outcome = "Random boxes tell the country better than guided ones"
+    else:
+        outcome = "No difference between guided and random boxes can be shown"
+    return f"**{outcome}.** Right with guided minus right with random boxes: {in_points(found)}"
+
+
+def in_points(found: Mapping[str, float]) -> str:
+    """A difference of shares from :func:`advantage` in percentage points, and what it could show.
+
+    Without an interval, or with one of no width, no detectable difference is named.
+    """
+    text = f"{100 * found['value']:+.0f} percentage points"
+    if not np.isnan(found["low"]):
+        text += f" (95 % interval {100 * found['low']:+.0f} to {100 * found['high']:+.0f})"
+    if np.isnan(found["detectable"]):
+        return f"{text}."
+    return (
+        f"{text}. As many people and scenes would have shown a difference of "
+        f"{100 * found['detectable']:.0f} points four times in five."
+    )
+
+
+def accuracy_table(judged: pd.DataFrame, found: pd.DataFrame) -> Styler:
+    """The table of :func:`accuracy` with the share of "cannot tell" and the time taken."""
+    shares = found.assign(text=_texts(found, "{:.0%}"))
+    table = shares.pivot(index="row", columns="group", values="text")
+    table = table.loc[found["row"].unique(), found["group"].unique()]
+    by = judged.groupby("condition")
+    table["people cannot tell"] = by["answer"].agg(lambda a: f"{(a == CANNOT_TELL).mean():.0%}")
+    table["seconds"] = by["seconds"].median().map("{:.1f}".format)
+    table["answers"] = by.size()
+    return table.rename_axis(index=None, columns=None).style
+
+
+def agreement_table(found: pd.DataFrame) -> Styler:
+    """The table of :func:`agreement` with two columns per condition: κ, and what it could show."""
+    columns = {}
+    for condition, part in found.groupby("group"):
+        rows = part.set_index("row")
+        columns[condition] = pd.Series(_texts(rows, "{:.2f}"), rows.index)
+        shown = [f"{value:.2f}" if np.isfinite(value) else "–" for value in rows["detectable"]]
+        columns[f"{condition}: detectable"] = pd.Series(shown, rows.index)
+    return pd.DataFrame(columns).loc[found["row"].unique()].rename_axis(None).style
+
+
+def naming_table(found: pd.DataFrame) -> Styler:
+    """The table of :func:`naming`, in the order of what is most above chance."""
+    names = {"excess": "value", "excess_low": "low", "excess_high": "high"}
+    excess = found[list(names)].rename(columns=names)
+    table = pd.DataFrame(
+        {
+            "named what is there": _texts(found, "{:.0%}"),
+            "by chance": found["by_chance"],
+            "above chance": _texts(excess, "{:+.0%}"),
+            "detectable": found["detectable"],
+            "answers": found["n_answers"],
+        },
+        index=found.index,
+    )
+    return table.style.format("{:.0%}", subset=["by chance", "detectable"], na_rep="–")
+
+
+def _texts(found: pd.DataFrame, form: str) -> list[str]:
+    """Values with their intervals, in words; a dash for what is undefined."""
+    rows = found[["value", "low", "high"]].itertuples(index=False)
+    return [
+        f"{form} ({form} to {form})".format(*row) if np.isfinite(row).all() else "–" for row in rows
+    ]

@@ -1,0 +1,359 @@
+"""What a study of people shows, who sees what, and what is known of it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from pydantic import BaseModel, ConfigDict
+from safetensors.torch import load_file, save_file
+
+from geolib import segmentation
+from geolib.ablation import ablate, random_regions
+from geolib.chapters.experiment import Experiment
+from geolib.model import Classifier, choose_device
+from geolib.pipeline.shards import Extracted, identity, to_uint8
+from geolib.runtime import cache
+from geolib.runtime.here import progress_bar
+from geolib.scoring import box_region
+from geoscenes import MIN_PIXELS, Scene, SceneObject
+from geoscenes.cues import log_posterior
+from geoscenes.semantic import CONCEPTS, concept_of, semantic_map
+
+# What is shown: the boxes of the elements, random boxes covering as much, or everything.
+CONDITIONS = ("guided", "random", "whole")
+CANNOT_TELL = "cannot tell"
+OTHER = "something else"
+# What people can name, and which concepts of a scene it means.
+THINGS = {
+    "sky": ("sky",),
+    "mountain or hill": ("mountain", "hill"),
+    "road or road marking": ("road",),
+    "pavement or kerb": ("sidewalk",),
+    "grass, field or bare ground": ("grass", "field", "earth", "sand", "rock"),
+    "tree or other plant": ("tree", "plant", "palm"),
+    "building": ("building", "tower"),
+    "sign or lettering": ("signboard",),
+    "vehicle": ("car", "truck", "van", "bicycle"),
+    "pole or street lamp": ("pole", "streetlight"),
+    "barrier or fence": ("railing", "fence"),
+    "other street object": ("box", "mirror", "bench", "ashcan", "other"),
+}
+# A thing counts as shown in a frame when it fills so much of it; where none does, the largest.
+FILLS = 0.25
+# Where a study is written: what participants get, and what its answers are read with.
+PAGE, KEY = "page", "key.json"
+PICTURES = "pictures.safetensors"
+
+_THING_OF = {concept: thing for thing, concepts in THINGS.items() for concept in concepts}
+_THING_INDEX = np.array([list(THINGS).index(_THING_OF[name]) for name in CONCEPTS])
+
+
+class Item(BaseModel):
+    """One picture of the study; from ``scene`` on, what participants are not told.
+
+    Attributes
+    ----------
+    item, condition, picture
+        Its number, one of :data:`CONDITIONS`, and the name of its file.
+    frame
+        Box ``x0 y0 x1 y1`` that is asked about, end-exclusive; None for a whole photograph.
+    credit
+        Author and licence of a photograph.
+    scene, country
+        Number of the scene, and where it is.
+    model
+        What the classifier answers to this very picture.
+    observer
+        What someone answers who knows every true cue shown, and nothing else; None for photographs.
+    things
+        What fills the frame, largest first; of a whole scene, nothing.
+    cues
+        Which things among those shown are cues of the country.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    item: int
+    condition: str
+    picture: str
+    frame: tuple[int, int, int, int] | None
+    credit: str
+    scene: int
+    country: str
+    model: str
+    observer: str | None
+    things: tuple[str, ...]
+    cues: tuple[str, ...]
+
+
+class Key(BaseModel):
+    """What a study consists of, pixels aside: what its answers are read with.
+
+    Attributes
+    ----------
+    id
+        Tells the study from any other; part of every answer.
+    classes, size, drawn
+        Countries to choose from, side of a picture in pixels, whether they are rendered scenes.
+    items
+        The pictures, in the order of their numbers.
+    schedule
+        For each participant the numbers of the pictures, in the order in which they are shown.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: str
+    classes: tuple[str, ...]
+    size: int
+    drawn: bool
+    items: tuple[Item, ...]
+    schedule: tuple[tuple[int, ...], ...]
+
+
+class Material(NamedTuple):
+    """A study ready to be written: its key, and its items' pictures, ``uint8 [N, S, S, 3]``."""
+
+    key: Key
+    pictures: np.ndarray
+
+
+def schedule(
+    countries: Sequence[str], n_participants: int, seed: int = 0
+) -> list[list[tuple[int, str]]]:
+    """Scenes and conditions for each participant, in the order in which they are shown.
+
+    A Latin square: everyone sees every scene once, any three participants in a row see a scene in
+    all three conditions, and each participant has every condition equally often, within one, in
+    each country and overall.
+
+    Parameters
+    ----------
+    countries
+        Of each scene.
+    n_participants
+        At least one; with a multiple of three every picture is seen equally often.
+    seed
+        Of the square and of the orders.
+
+    Returns
+    -------
+    list
+        For each participant a list of scene and condition.
+
+    Raises
+    ------
+    ValueError
+        If there is no scene or no participant.
+    """
+    if not countries or n_participants < 1:
+        raise ValueError(
+            f"{len(countries)} scenes and n_participants={n_participants}; expected at least one"
+        )
+    shuffled = np.random.default_rng(seed).permutation(len(countries))
+    by_country = sorted(shuffled.tolist(), key=lambda scene: countries[scene])
+    first = {scene: place for place, scene in enumerate(by_country)}
+    orders = []
+    for participant in range(n_participants):
+        order = np.random.default_rng([seed, participant]).permutation(len(countries)).tolist()
+        orders.append([(s, CONDITIONS[(first[s] + participant) % len(CONDITIONS)]) for s in order])
+    return orders
+
+
+def _choose(countries: Sequence[str | None], n: int, rng: np.random.Generator) -> list[int]:
+    """At most ``n`` places in a list of countries, as many of each country as can be."""
+    order = pd.Series(list(countries), dtype=object).iloc[rng.permutation(len(countries))].dropna()
+    rank = order.groupby(order).cumcount().sort_values(kind="stable")
+    return sorted(int(place) for place in rank.index[:n])
+
+
+def prepare(
+    experiment: Experiment,
+    n_scenes: int,
+    n_participants: int,
+    attribution: str = "gradcam++",
+    segmenter: str = "felzenszwalb",
+) -> Material:
+    """Pictures of a study and the plan of who sees them.
+
+    People see what the classifier sees: its pixels, with the same colour where it sees none
+    (insertion, §5). Of the guided boxes, the one whose removal costs the model most is framed; of
+    the random ones, the box that took its place.
+
+    Parameters
+    ----------
+    study
+        Data, classifier and thresholds; its seed draws scenes, boxes and orders.
+    n_scenes
+        Evaluation images used, at most; those without elements have nothing to show.
+    n_participants
+        People for whom an order is drawn.
+    attribution, segmenter
+        Whose elements are shown.
+
+    Raises
+    ------
+    ValueError
+        If no evaluation image has both a country and an element.
+    """
+    config = experiment.config(attribution, segmenter)
+    params = {
+        "images": identity(experiment.evaluation),
+        "classifier": experiment.classifier.weights_sha256,
+        "config": config.model_dump(mode="json", exclude={"batch_size", "shard_size", "device"}),
+        "segmenter": segmentation.shared(config.segmenter, **config.segmenter_options).key,
+        "n_scenes": n_scenes,
+        "n_participants": n_participants,
+    }
+
+    def build(folder: Path) -> None:
+        key, pictures = _build(experiment, n_scenes, n_participants, attribution, segmenter)
+        (folder / KEY).write_text(key.model_dump_json(), encoding="utf-8")
+        save_file({"pictures": torch.from_numpy(pictures)}, folder / PICTURES)
+
+    folder = cache.compute("human-study", params, ("geolib.chapters.people.material",), build)
+    key = Key.model_validate_json((folder / KEY).read_text(encoding="utf-8"))
+    return Material(key, load_file(folder / PICTURES)["pictures"].numpy())
+
+
+def _build(
+    experiment: Experiment, n_scenes: int, n_participants: int, attribution: str, segmenter: str
+) -> Material:
+    effects = experiment.elements(attribution, segmenter)
+    strongest = effects.sort_values("deletion_effect").groupby("image_id")["element"].last()
+    usable = [one for one in experiment.extract(attribution, segmenter) if len(one.elements)]
+    rng = np.random.default_rng(experiment.seed)
+    places = _choose([one.item.country for one in usable], n_scenes, rng)
+    if not places:
+        raise ValueError("study has no evaluation image with both a country and an element")
+    chosen = [usable[place] for place in places]
+    # Numbers in random order, so that they tell nothing.
+    numbers = rng.permutation(len(chosen) * len(CONDITIONS)).reshape(len(chosen), -1).tolist()
+    classes = experiment.evaluation.classes
+    shown: dict[int, tuple[Item, np.ndarray]] = {}
+    with progress_bar("pictures", len(chosen), "scene", True) as bar:
+        for scene, (one, row) in enumerate(zip(chosen, numbers, strict=True)):
+            framed = int(strongest[one.item.id])
+            for number, (item, picture) in zip(
+                row,
+                _views(one, framed, experiment.classifier, classes, experiment.seed),
+                strict=True,
+            ):
+                place = {"item": number, "scene": scene, "picture": f"{number:04d}.png"}
+                shown[number] = Item(**item, **place), picture
+            bar.update()
+    found = {(item.scene, item.condition): number for number, (item, _) in sorted(shown.items())}
+    orders = schedule([one.item.country or "" for one in chosen], n_participants, experiment.seed)
+    pictures = np.stack([shown[number][1] for number in sorted(shown)])
+    content = {
+        "classes": classes,
+        "size": experiment.classifier.image_size,
+        "drawn": all(one.item.scene is not None for one in chosen),
+        "items": [shown[number][0].model_dump() for number in sorted(shown)],
+        "schedule": [[found[step] for step in order] for order in orders],
+    }
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode())
+    digest.update(pictures.tobytes())
+    return Material(Key(id=digest.hexdigest()[:10], **content), pictures)
+
+
+def _views(
+    one: Extracted, framed: int, classifier: Classifier, classes: Sequence[str], seed: int
+) -> list[tuple[dict[str, Any], np.ndarray]]:
+    """The three pictures of an image in the order of the conditions, with what is known of them."""
+    size = one.elements.shape[0]
+    guided = one.elements.boxes
+    random = random_regions(one.elements, one.item.id, seed, repeats=1)[0]
+    regions = [box_region(boxes, one.elements.shape) for boxes in (guided, random)]
+    regions.append(np.ones_like(regions[0]))
+    frames = [guided[framed], random[framed], None]
+    batch = one.image.expand(len(regions), -1, -1, -1)
+    pictures = to_uint8(ablate(batch, np.stack(regions), "insertion"))
+    answers = _answers(classifier, pictures)
+    scene = one.item.scene
+    things = None if scene is None else _at_size(_THING_INDEX[semantic_map(scene)], size)
+    credit = ", ".join(part for part in (one.item.attribution, one.item.licence) if part)
+    views = []
+    for condition, region, frame, picture, answer in zip(
+        CONDITIONS, regions, frames, pictures, answers, strict=True
+    ):
+        cues = [] if scene is None else shown_cues(scene, region)
+        known = {
+            "condition": condition,
+            "frame": None if frame is None else tuple(frame.tolist()),
+            "credit": credit,
+            "country": one.item.country,
+            "model": answer,
+            "observer": None if scene is None else observe(scene, cues, classes),
+            "things": () if things is None or frame is None else things_in(things, frame),
+            "cues": tuple(sorted({_THING_OF[concept_of(o.category, o.look)] for o in cues})),
+        }
+        views.append((known, picture))
+    return views
+
+
+@torch.inference_mode()
+def _answers(classifier: Classifier, pictures: np.ndarray) -> list[str]:
+    """Countries that the classifier names for pictures ``uint8 [B, S, S, 3]``."""
+    device = choose_device()
+    batch = torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 255
+    logits = classifier.to(device).eval()(batch.to(device))
+    return [classifier.classes[index] for index in logits.argmax(1).tolist()]
+
+
+def _at_size(labels: np.ndarray, size: int) -> np.ndarray:
+    """Labels ``[H, W]`` or a mask at another size, by the nearest pixel."""
+    rows, columns = (np.arange(size) * side // size for side in labels.shape)
+    return labels[np.ix_(rows, columns)]
+
+
+def things_in(things: np.ndarray, frame: Sequence[int]) -> tuple[str, ...]:
+    """Names of the things that fill a quarter of a frame, largest first; at least the largest.
+
+    Parameters
+    ----------
+    things : int ``[H, W]``, indices into :data:`THINGS`.
+    frame : ``x0 y0 x1 y1``, end-exclusive.
+    """
+    x0, y0, x1, y1 = frame
+    inside = things[y0:y1, x0:x1]
+    shares = np.bincount(inside.ravel(), minlength=len(THINGS)) / inside.size
+    order = np.argsort(-shares, kind="stable")
+    n_shown = max(1, int((shares >= FILLS).sum()))
+    return tuple(list(THINGS)[index] for index in order[:n_shown])
+
+
+def shown_cues(scene: Scene, region: np.ndarray) -> list[SceneObject]:
+    """Cues of a scene of which at least 30 visible pixels lie in a region, bool ``[H, W]``."""
+    seen = _at_size(region, scene.size)
+    return [
+        o for o in scene.objects if o.cue and o.look and int((o.mask & seen).sum()) >= MIN_PIXELS
+    ]
+
+
+def observe(scene: Scene, cues: Sequence[SceneObject], classes: Sequence[str]) -> str:
+    """Likeliest country given some cues and nothing else; "cannot tell" where none is ahead.
+
+    What is missing tells nothing, since it may be hidden: for a whole scene this is less than
+    :func:`geoscenes.posterior` knows.
+    """
+    kinds = scene.world.table
+    with np.errstate(divide="ignore"):
+        belief = log_posterior(
+            {
+                name: sum(
+                    float(np.log(kinds[cue.category].probability(name, cue.look))) for cue in cues
+                )
+                for name in classes
+            }
+        )
+    first, second, *_ = sorted(belief.values(), reverse=True)
+    ahead = first - second > 1e-9
+    return max(belief, key=lambda name: belief[name]) if ahead else CANNOT_TELL

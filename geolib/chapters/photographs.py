@@ -1,0 +1,171 @@
+from __future__ import annotations
+
+import re
+import string
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import pandas as pd
+from pandas.io.formats.style import Styler
+
+from geolib import data, figures, model, segmentation
+from geolib.chapters.experiment import Experiment
+from geolib.data import GeoDataset
+from geolib.download import assets
+from geolib.download.http import RemoteError
+from geolib.model import Classifier
+from geolib.pipeline import Explanation, shards
+from geolib.pipeline.shards import EvaluationConfig
+
+# The classifier that looks at real streets: an architecture and its public weights.
+STREET_ARCH = "resnet50"
+STREET_WEIGHTS = "resnet50-imagenet"
+
+
+def stand_in(used: str, paper: str) -> str:
+    """Names the stand-in where a segmenter of the paper was not run."""
+    return (
+        f"*Stand-in:* the paper uses {paper} here; this run used {used}, because it was given no "
+        "weights of the paper's segmenters."
+    )
+
+
+def summary(explanations: Sequence[Explanation]) -> str:
+    """What was predicted for some photographs, and on how many elements it leans, as a table."""
+    header = ("photograph", "prediction", "probability", "elements", "largest effect")
+    lines = ["| " + " | ".join(header) + " |", "|---" * len(header) + "|"]
+    for one in explanations:
+        effects = one.elements["deletion_effect"]
+        largest = f"{effects.max():+.2f}" if len(effects) else "–"
+        likely = one.probabilities[one.prediction]
+        lines.append(
+            f"| {one.name} | {one.prediction} | {likely:.0%} | {len(one.elements)} | {largest} |"
+        )
+    return "\n".join(lines)
+
+
+# Photographs --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Streets:
+    """Real street photographs with a classifier for them, both or neither.
+
+    Attributes
+    ----------
+    images, classifier
+        None where they could not be had, or were not to be.
+    note
+        What was done, or would have been done.
+    """
+
+    images: GeoDataset | None
+    classifier: Classifier | None
+    note: str
+
+
+def real_streets(areas: Mapping[str, Sequence[float]], per_area: int, *, network: bool) -> Streets:
+    """Photographs of Panoramax and the public ImageNet weights, if there is a network.
+
+    Parameters
+    ----------
+    areas, per_area
+        As for :func:`geolib.data.panoramax`.
+    network
+        Whether the network may be used at all. Without an answer the decision takes seconds.
+    """
+    plan = (
+        f"the chapter fetches up to {per_area} openly licensed photographs each of "
+        f"{', '.join(areas)} from Panoramax, whose servers blur faces and number plates, and the "
+        "public ImageNet weights of ResNet-50, runs the same analysis on them, and prints author "
+        "and licence under each."
+    )
+    if not network:
+        why = "This run was not to use the network."
+        return Streets(None, None, f"**No real streets.** {why} With `-p panoramax true` {plan}")
+    try:
+        images = data.load("panoramax", "all", areas=areas, per_area=per_area)
+    except (RemoteError, ValueError) as error:
+        return Streets(None, None, f"**No real streets.** {plain(str(error))}. Otherwise {plan}")
+    try:
+        classifier = model.load(STREET_ARCH, weights=assets.fetch(STREET_WEIGHTS, shown=False))
+    except (RemoteError, ValueError) as error:
+        # The message may name a folder of this machine.
+        why = f"The weights of ResNet-50 could not be had ({type(error).__name__})."
+        return Streets(None, None, f"**No real streets.** {why} Otherwise {plan}")
+    counts = Counter(label for label in images.labels if label is not None)
+    found = ", ".join(f"{counts[i]} of {name}" for i, name in enumerate(images.classes))
+    note = (
+        f"Photographs from Panoramax: {plain(found)}. A ResNet-50 with the public ImageNet "
+        "weights looks at them: it names things, not countries. The pictures below are adaptations "
+        "of the photographs, and stand under the licence that is printed with each."
+    )
+    return Streets(images, classifier, note)
+
+
+def plain(text: str) -> str:
+    """Text that comes from elsewhere, for use in Markdown: nothing in it is markup."""
+    return re.sub(f"([{re.escape(string.punctuation)}])", r"\\\1", text)
+
+
+def credit(explanation: Explanation) -> str:
+    """Author and licence, to be printed under a photograph; empty where none is known."""
+    return f"Photograph: {plain(explanation.credit)}" if explanation.credit else ""
+
+
+def untuned(experiment: Experiment) -> Experiment:
+    """The study for images without labels, on which no threshold can be chosen: the defaults."""
+    defaults = EvaluationConfig().model_dump(include={"top_p", "s_min"})
+    settings = experiment.model_dump(exclude_none=True)
+    return Experiment(**defaults | settings | {"label": "predicted"})
+
+
+def segmenters(experiment: Experiment, images: GeoDataset) -> tuple[list[str], str]:
+    """Names of the segmenters that can run on some images, and why the others cannot."""
+    reasons = segmentation.available(experiment.segmenter_checkpoints)
+    if images.name != "geoscenes":
+        reasons["truth"] = "only scenes of the benchmark have true outlines"
+    present = [name for name, reason in reasons.items() if not reason]
+    absent = [f"- `{name}`: {reason}" for name, reason in reasons.items() if reason]
+    named = ", ".join(f"`{name}`" for name in present)
+    return present, "\n".join([f"Present: {named}. Absent:\n", *absent])
+
+
+def element_pictures(found: Mapping[str, Sequence[Explanation]]) -> list[list[np.ndarray]]:
+    """A row per photograph: itself, then the outlines of the elements from each segmenter."""
+    rows = []
+    for explanations in zip(*found.values(), strict=True):
+        shape = explanations[0].attribution.shape
+        photo = cv2.resize(explanations[0].photo, shape, interpolation=cv2.INTER_AREA) / 255
+        rows.append([photo, *(_outlined(photo, one) for one in explanations)])
+    return rows
+
+
+def _outlined(photo: np.ndarray, explanation: Explanation) -> np.ndarray:
+    masks = [
+        shards.decode_mask(row["mask"], row["height"], row["width"])
+        for row in explanation.elements.to_dict("records")
+    ]
+    return figures.outline(photo, np.array(masks)) if masks else photo
+
+
+def segmenter_table(found: Mapping[str, Sequence[Explanation]]) -> Styler:
+    """How many elements each segmenter leads to, and how much the strongest one matters."""
+    rows = [
+        {
+            "segmenter": name,
+            "elements per photograph": np.mean([len(one.elements) for one in explanations]),
+            "largest effect": np.mean(
+                [one.elements["deletion_effect"].max() for one in explanations if len(one.elements)]
+                or [np.nan]
+            ),
+        }
+        for name, explanations in found.items()
+    ]
+    table = pd.DataFrame(rows).set_index("segmenter")
+    return table.style.format(
+        {"elements per photograph": "{:.1f}", "largest effect": "{:+.2f}"}, na_rep="–"
+    )

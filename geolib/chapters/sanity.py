@@ -1,0 +1,436 @@
+"""Do explanations depend on what the network has learnt, on the network's seed, on left and right?
+
+Three checks on the whole pipeline (§3 of arXiv 2605.00912), from attribution map to elements: the
+weights randomised from the top down or learnt from permuted labels (Adebayo et al., NeurIPS 2018),
+several networks that differ in their seed alone, and mirrored images.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+from skimage.metrics import structural_similarity
+from torch import nn
+
+from geolib import pipeline
+from geolib.ablation import torus_shifts
+from geolib.data import GeoDataset, GeoImage
+from geolib.data.records import Record
+from geolib.model import Classifier
+from geolib.model.classifier import build
+from geolib.pipeline import shards
+from geolib.pipeline.shards import EvaluationConfig, Extracted
+from geolib.runtime import cache
+from geolib.runtime.here import progress_bar
+from geoscenes import Scene, posterior
+
+# What explanations are compared with that have nothing to do with each other.
+OTHER_IMAGE = "another image"
+RANDOM_MAP = "a random map"
+DRIVING_SIDE = "driving_side"
+NO_ANSWER = -1
+# Cues with writing on them.
+WRITING = frozenset({"stop_sign", "direction_sign", "town_sign", "shop_sign", "milestone"})
+
+
+# Randomised weights -------------------------------------------------------------------------------
+
+
+def parts(classifier: Classifier) -> list[str]:
+    """Names of the network's modules with weights, from the output to the input.
+
+    Sequences of modules count as the modules that they hold, so that a ResNet comes apart into its
+    last layer, its blocks and its stem.
+    """
+    return [name for name, _ in _leaves(classifier.network, "")][::-1]
+
+
+def _leaves(module: nn.Module, prefix: str) -> list[tuple[str, nn.Module]]:
+    found = []
+    for name, child in module.named_children():
+        if isinstance(child, nn.Sequential):
+            found += _leaves(child, f"{prefix}{name}.")
+        elif any(True for _ in child.parameters()):
+            found.append((prefix + name, child))
+    return found
+
+
+def randomised(classifier: Classifier, names: Sequence[str], seed: int) -> Classifier:
+    """A copy with some modules as they are in an untrained network.
+
+    Parameters
+    ----------
+    classifier
+        Left as it is.
+    names
+        Modules of its network, such as :func:`parts` lists; all else stays the same to the bit.
+    seed
+        Decides the untrained weights. Each module has the same ones whichever others are named.
+
+    Raises
+    ------
+    ValueError
+        If the network has no module of a name, or its training began with this very seed: the
+        weights would be those it came from, and not unrelated to it.
+    """
+    if seed == (classifier.training_config or {}).get("seed"):
+        raise ValueError(
+            f"seed={seed} is the one that the network was trained with, so that its untrained "
+            "weights are those that the training began with; choose another"
+        )
+    known = dict(classifier.network.named_modules())
+    if unknown := [name for name in names if name not in known]:
+        raise ValueError(
+            f"names holds {', '.join(unknown)}, which the network {classifier.name!r} does not "
+            f"have; its parts are {', '.join(parts(classifier))}"
+        )
+    copy = deepcopy(classifier)
+    fresh = build(classifier.name, len(classifier.classes), seed).state_dict()
+    prefixes = tuple(f"{name}." for name in names)
+    copy.network.load_state_dict(
+        {k: fresh[k] if k.startswith(prefixes) else v for k, v in copy.network.state_dict().items()}
+    )
+    return copy
+
+
+def cascade(classifier: Classifier, n_levels: int, seed: int) -> dict[str, Classifier]:
+    """Networks with more and more of the weights randomised, from the top down.
+
+    Parameters
+    ----------
+    classifier
+        Trained network.
+    n_levels
+        How many, evenly spaced: the first has only its last layer randomised, the last one
+        everything. At most as many as there are :func:`parts`.
+    seed
+        As for :func:`randomised`.
+
+    Returns
+    -------
+    dict
+        By the name of the lowest module that is randomised.
+    """
+    names = parts(classifier)
+    if not 2 <= n_levels <= len(names):
+        raise ValueError(f"n_levels={n_levels}; expected 2 to {len(names)}, the network's parts")
+    lowest = np.linspace(0, len(names) - 1, n_levels).round().astype(int)
+    return {names[i]: randomised(classifier, names[: i + 1], seed) for i in lowest}
+
+
+def permuted_labels(dataset: GeoDataset, seed: int = 0) -> GeoDataset:
+    """The same images with their labels dealt out anew: as many of each, and none of any use."""
+    order = np.random.default_rng(seed).permutation(len(dataset))
+    labels = dataset.labels
+    # A record keeps its pixels and its identity; only the label is another's.
+    records: Sequence[Any] = dataset.records
+    dealt = [replace(one, label=labels[i]) for one, i in zip(records, order, strict=True)]
+    return GeoDataset(dataset.name, dataset.classes, dataset.split, dealt)
+
+
+# Similarity of explanations -----------------------------------------------------------------------
+
+
+def similarity(one: Sequence[Extracted], other: Sequence[Extracted]) -> pd.DataFrame:
+    """How alike two explanations of each image are, a row per image.
+
+    Returns
+    -------
+    pandas.DataFrame
+        ``image_id`` and ``n_elements`` of the first; of the maps Spearman's ``correlation`` and
+        ``ssim`` (structural similarity, Wang et al. 2004, Gaussian window), both missing where a
+        map is constant; of the elements ``boxes`` and ``masks``, the intersection over union of
+        what all padded boxes, or all masks, of an image cover: 0 if only the first has elements,
+        missing if it has none; and ``beyond``, the boxes' overlap less the mean one with the
+        other's boxes moved elsewhere (:func:`geolib.ablation.torus_shifts`), because larger areas
+        overlap more whatever they show.
+    """
+    rows = []
+    for a, b in zip(one, other, strict=True):
+        first, second = a.attribution.double().numpy(), b.attribution.double().numpy()
+        flat = first.min() == first.max() or second.min() == second.max()
+        rows.append(
+            {
+                "image_id": a.item.id,
+                "n_elements": len(a.elements),
+                "correlation": np.nan if flat else _correlation(first, second),
+                "ssim": np.nan if flat else _ssim(first, second),
+                **_overlaps(a, b),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _overlaps(a: Extracted, b: Extracted) -> dict[str, float]:
+    if not len(a.elements):
+        return dict.fromkeys(("boxes", "masks", "beyond"), np.nan)
+    one, other = a.elements.region(), b.elements.region()
+    boxes = iou(one, other)
+    by_chance = np.mean([iou(one, moved) for moved in torus_shifts(other, a.item.id)])
+    masks = iou(a.elements.mask_region(), b.elements.mask_region())
+    return {"boxes": boxes, "masks": masks, "beyond": boxes - float(by_chance)}
+
+
+def _correlation(a: np.ndarray, b: np.ndarray) -> float:
+    return float(stats.spearmanr(a, b, axis=None).statistic)
+
+
+def _ssim(a: np.ndarray, b: np.ndarray) -> float:
+    window = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
+    return float(structural_similarity(a, b, data_range=1.0, **window))
+
+
+def iou(a: np.ndarray, b: np.ndarray) -> float:
+    """Intersection over union of two regions, bool ``[H, W]``; NaN where both are empty."""
+    union = int((a | b).sum())
+    return int((a & b).sum()) / union if union else np.nan
+
+
+def changes(
+    dataset: GeoDataset,
+    original: Classifier,
+    others: Mapping[str, Classifier],
+    configs: Mapping[str, EvaluationConfig],
+    *,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """How far the explanations of other networks resemble the original's.
+
+    The whole pipeline runs for each network and method, explaining the class that the network
+    predicts.
+
+    Parameters
+    ----------
+    dataset
+        At least two images.
+    original, others
+        Networks of the same classes and size of input.
+    configs
+        Settings of the pipeline, by method.
+
+    Returns
+    -------
+    pandas.DataFrame
+        A row per ``method``, ``network`` and image; the columns of :func:`similarity`. Beside the
+        other networks stand two references for explanations without a relation: the original's of
+        the next image of the dataset ("another image"), and those from a map that looks at neither
+        network nor image ("a random map"), whose elements come from the same segments.
+    """
+    if len(dataset) < 2:
+        raise ValueError(f"dataset holds {len(dataset)} images; unrelated ones take at least two")
+    tables = []
+    total = len(configs) * (len(others) + 2)
+    with progress_bar("networks × methods", total, "run", progress) as bar:
+        for method, config in configs.items():
+            own = pipeline.extract(dataset, original, config)
+            blind = config.model_copy(update={"attribution": "random", "attribution_options": {}})
+            found = {
+                OTHER_IMAGE: [*own[1:], own[0]],
+                RANDOM_MAP: pipeline.extract(dataset, original, blind),
+            }
+            bar.update(2)
+            for name, network in others.items():
+                found[name] = pipeline.extract(dataset, network, config)
+                bar.update()
+            tables += [
+                similarity(own, theirs).assign(method=method, network=name)
+                for name, theirs in found.items()
+            ]
+    return pd.concat(tables, ignore_index=True)
+
+
+# Several networks ---------------------------------------------------------------------------------
+
+
+def variance_components(
+    table: pd.DataFrame, value: str, *, n_resamples: int = 999, seed: int = 0
+) -> pd.DataFrame:
+    """Variance between images, between models, and of a model's peculiar view of an image.
+
+    Random effects of a two-way layout with one observation per cell, from its mean squares
+    (Searle, Casella and McCulloch, *Variance Components*, 1992, section 4.3). Negative estimates
+    count as 0.
+
+    Parameters
+    ----------
+    table
+        Columns ``image_id``, ``model`` and ``value``, a row for every pair of image and model.
+    value
+        Name of the column.
+    n_resamples, seed
+        Of the percentile bootstrap, which resamples images and keeps the models.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Index ``image``, ``model``, ``image × model``; columns ``variance``, ``share`` of the sum
+        of the three, and the 95 % interval of the share, ``low`` and ``high``. All are missing
+        where nothing varies.
+
+    Raises
+    ------
+    ValueError
+        If a pair is missing or there are fewer than two images or models.
+    """
+    wide = table.pivot(index="image_id", columns="model", values=value).to_numpy(float)
+    if min(wide.shape) < 2 or not np.isfinite(wide).all():
+        raise ValueError(
+            f"table has {wide.shape[0]} images × {wide.shape[1]} models with "
+            f"{int((~np.isfinite(wide)).sum())} values missing; expected at least 2 × 2, all there"
+        )
+    names = ["image", "model", "image × model"]
+    variance = _components(wide)
+    total = variance.sum()
+    result = pd.DataFrame({"variance": variance, "share": np.nan}, index=names)
+    if total == 0:
+        return result.assign(low=np.nan, high=np.nan)
+    rng = np.random.default_rng(seed)
+    draws = rng.integers(len(wide), size=(n_resamples, len(wide)))
+    resampled = np.array([_components(wide[draw]) for draw in draws])
+    sums = resampled.sum(1, keepdims=True)
+    shares = np.divide(resampled, sums, out=np.full_like(resampled, np.nan), where=sums > 0)
+    low, high = np.nanquantile(shares, [0.025, 0.975], axis=0)
+    return result.assign(share=variance / total, low=low, high=high)
+
+
+def _components(wide: np.ndarray) -> np.ndarray:
+    """Variance of images (rows), of models (columns) and of the rest."""
+    images, models = wide.shape
+    grand = wide.mean()
+    of_image, of_model = wide.mean(1) - grand, wide.mean(0) - grand
+    rest = wide - grand - of_image[:, None] - of_model[None]
+    square = (rest**2).sum() / ((images - 1) * (models - 1))
+    image_square = models * (of_image**2).sum() / (images - 1)
+    model_square = images * (of_model**2).sum() / (models - 1)
+    found = [(image_square - square) / models, (model_square - square) / images, square]
+    return np.maximum(found, 0)
+
+
+# Mirrored images ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Edited:
+    """An image that is changed when it is read; what was drawn in it is then unknown."""
+
+    record: Record
+    edit: str
+
+    @property
+    def id(self) -> str:
+        return self.record.id
+
+    @property
+    def label(self) -> int | None:
+        return self.record.label
+
+    def content_key(self) -> str:
+        params = {"image": self.record.content_key(), "edit": self.edit}
+        return cache.key("edited", params, ["geolib.chapters.sanity"])
+
+    def read(self) -> GeoImage:
+        item = self.record.read()
+        return replace(item, image=EDITS[self.edit](item), scene=None)
+
+
+def edited(dataset: GeoDataset, edit: str) -> GeoDataset:
+    """A dataset whose images are "mirrored", or whose traffic is on the "other side"."""
+    records = [Edited(record, edit) for record in dataset.records]
+    return GeoDataset(dataset.name, dataset.classes, dataset.split, records)
+
+
+def _mirrored(item: GeoImage) -> np.ndarray:
+    return np.ascontiguousarray(item.image[:, ::-1])
+
+
+def _other_side(item: GeoImage) -> np.ndarray:
+    return item.image if item.scene is None else other_side(item.scene).image
+
+
+EDITS: dict[str, Callable[[GeoImage], np.ndarray]] = {
+    "mirrored": _mirrored,
+    "other side": _other_side,
+}
+
+
+def other_side(scene: Scene) -> Scene:
+    """The same scene, all else equal, with traffic on the other side; itself if there is none."""
+    side = scene.cues[DRIVING_SIDE]
+    if side is None:
+        return scene
+    looks = scene.world.table[DRIVING_SIDE].looks
+    place = next(p for p, found in looks.items() if found and found[0].name != side)
+    return scene.swapped(DRIVING_SIDE, place)
+
+
+def mirror_probe(dataset: GeoDataset, classifier: Classifier) -> pd.DataFrame:
+    """Predictions for images and for their mirror images, a row per image.
+
+    Returns
+    -------
+    pandas.DataFrame
+        ``image_id``, ``label``, ``prediction``, ``mirrored`` (the prediction for the mirror image,
+        classes as indices), ``log_change`` (how much the mirror image lowers the log-probability of
+        the true class; missing without labels).
+
+        For scenes also ``group`` ("driving side" if it is visible, else "writing" if a cue with
+        writing is, else "neither"); ``other_side``, the prediction for the scene with nothing but
+        the traffic's side changed; and what the best observer of the visible cues would say:
+        ``ideal`` of the scene, and ``ideal_moved`` when the traffic is on the other side: the same
+        where its side then contradicts the other cues and no country is left (−1 for an observer
+        who sees nothing that tells).
+    """
+    table = shards.predictions(dataset, classifier)
+    mirror = shards.predictions(edited(dataset, "mirrored"), classifier)
+    both = table.merge(mirror, on="image_id", suffixes=("", "_mirrored"), validate="one_to_one")
+    change = np.log(both["label_probability"]) - np.log(both["label_probability_mirrored"])
+    both = both.assign(mirrored=both["prediction_mirrored"], log_change=change)
+    both = both[["image_id", "label", "prediction", "mirrored", "log_change"]]
+    if dataset.name != "geoscenes":
+        return both
+    moved = shards.predictions(edited(dataset, "other side"), classifier)
+    moved = moved[["image_id", "prediction"]].rename(columns={"prediction": "other_side"})
+    return both.merge(moved, on="image_id").merge(observers(dataset), on="image_id")
+
+
+def observers(dataset: GeoDataset) -> pd.DataFrame:
+    """The part of :func:`mirror_probe` that concerns the scenes and no network."""
+
+    def build_table(folder: Path) -> None:
+        rows = []
+        with progress_bar("best observers", len(dataset), "image", True) as bar:
+            for item in (dataset[i] for i in range(len(dataset))):
+                if item.scene is not None:
+                    rows.append({"image_id": item.id, **_observe(item.scene, dataset.classes)})
+                bar.update()
+        (folder / "observers.json").write_text(json.dumps(rows))
+
+    params = {"dataset": shards.identity(dataset)}
+    folder = cache.compute("observers", params, ("geolib.chapters.sanity",), build_table)
+    return pd.DataFrame(json.loads((folder / "observers.json").read_text()))
+
+
+def _observe(scene: Scene, classes: Sequence[str]) -> dict[str, Any]:
+    visible = scene.visible_cues()
+    group = "driving side" if DRIVING_SIDE in visible else "neither"
+    if group == "neither" and WRITING & set(visible):
+        group = "writing"
+    ideal = moved = _best(scene, classes)
+    if scene.cues[DRIVING_SIDE] is not None:
+        moved = _best(other_side(scene), classes)
+    return {"group": group, "ideal": ideal, "ideal_moved": ideal if moved == NO_ANSWER else moved}
+
+
+def _best(scene: Scene, classes: Sequence[str]) -> int:
+    """The likeliest country of a scene, if one is likelier than another."""
+    belief = posterior(scene, countries=classes)
+    values = [belief[name] for name in classes]
+    return NO_ANSWER if min(values) == max(values) else int(np.argmax(values))

@@ -1,0 +1,420 @@
+"""Shortcut hunt: does an explanation show that a network leans on an artefact?
+
+An artefact that says nothing about geography, such as a smudge on one country's camera, is planted
+in the training scenes. How much of it do attribution maps and object-like elements (§3 of arXiv
+2605.00912) show, and how soon, compared with what it does to accuracy?
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy import ndimage
+
+from geolib import pipeline, statistics
+from geolib.ablation import ablate
+from geolib.data import GeoDataset, to_batch
+from geolib.data.scenes import SceneRecord
+from geolib.model import Classifier
+from geolib.pipeline import shards
+from geolib.pipeline.shards import EvaluationConfig, Extracted
+from geolib.scoring import box_region, element_boxes
+from geoscenes import Scene
+
+ARTEFACT = "shortcut"
+# Intersection over union from which on an element's box shows the artefact and little else.
+MATCH = 0.25
+# Share of the artefact that a hot spot must hold to have found it.
+CAUGHT = 0.5
+# Width of the filter over averaged maps, as a share of the image's.
+SMOOTHING = 1 / 40
+# Images that go through a network at once.
+BATCH = 32
+
+
+# Scenes with the artefact -------------------------------------------------------------------------
+
+
+def planted(dataset: GeoDataset, country: str, correlation: float, kind: str) -> GeoDataset:
+    """The same scenes with an artefact that goes with one country.
+
+    Parameters
+    ----------
+    dataset
+        Scenes.
+    country, correlation, kind
+        See :func:`geoscenes.render`: of the country's scenes (1 + r)/2 carry the artefact,
+        of the others (1 - r)/2.
+
+    Raises
+    ------
+    ValueError
+        If the dataset does not consist of scenes.
+    """
+    options = {"country": country, "correlation": correlation, "kind": kind}
+    return _with_options(dataset, [options] * len(dataset))
+
+
+def carried_by(dataset: GeoDataset, countries: Collection[str], kind: str) -> GeoDataset:
+    """The same scenes with the artefact in all of some countries, and in none of the others."""
+    options = [
+        {"country": one.country, "correlation": 1.0, "kind": kind}
+        if one.country in countries
+        else None
+        for one in _scenes(dataset)
+    ]
+    return _with_options(dataset, options)
+
+
+def _scenes(dataset: GeoDataset) -> list[SceneRecord]:
+    scenes = [one for one in dataset.records if isinstance(one, SceneRecord)]
+    if len(scenes) != len(dataset):
+        raise ValueError(
+            f"dataset={dataset!r} does not consist of scenes: an artefact can be planted in "
+            "dataset='geoscenes' only"
+        )
+    return scenes
+
+
+def _with_options(dataset: GeoDataset, shortcuts: Sequence[dict[str, Any] | None]) -> GeoDataset:
+    records = []
+    for record, shortcut in zip(_scenes(dataset), shortcuts, strict=True):
+        options = {k: v for k, v in record.options.items() if k != ARTEFACT}
+        if shortcut is not None:
+            options[ARTEFACT] = shortcut
+        records.append(replace(record, options=options))
+    return GeoDataset(dataset.name, dataset.classes, dataset.split, records)
+
+
+def of_country(dataset: GeoDataset, country: str) -> GeoDataset:
+    """The images of one country."""
+    label = dataset.classes.index(country)
+    return dataset.subset(i for i, one in enumerate(dataset.labels) if one == label)
+
+
+# Exposure -----------------------------------------------------------------------------------------
+
+
+def exposure(extracted: Sequence[Extracted], k: int = 3) -> pd.DataFrame:
+    """How much of the artefact the explanations of scenes show, a row per scene that carries it.
+
+    Parameters
+    ----------
+    extracted
+        Scenes with their maps and elements.
+    k
+        Number of elements looked at, best first.
+
+    Returns
+    -------
+    pandas.DataFrame
+        ``image_id``; ``area``: share of the image that the artefact fills, which is what a blind
+        map would put on it; ``weight``: share of the map's sum on the artefact (a map of zeros
+        counts as an even one); ``found``: whether one of the first ``k`` elements is the artefact,
+        their boxes having an intersection over union of at least a quarter.
+    """
+    rows = []
+    for one in extracted:
+        mask = None if one.item.scene is None else artefact_mask(one.item.scene)
+        if mask is None:
+            continue
+        values = one.attribution.double().numpy()
+        even = values if values.max() > 0 else np.ones_like(values)
+        box = element_boxes(mask[None], padding=0.05)
+        overlaps = box_iou(one.elements.boxes[:k], box[0])
+        rows.append(
+            {
+                "image_id": one.item.id,
+                "area": float(mask.mean()),
+                "weight": float(even[mask].sum() / even.sum()),
+                "found": bool((overlaps >= MATCH).any()),
+            }
+        )
+    return pd.DataFrame(rows, columns=["image_id", "area", "weight", "found"])
+
+
+def artefact_mask(scene: Scene) -> np.ndarray | None:
+    """Visible pixels of the artefact of a scene, bool ``[H, W]``; None where there are none."""
+    for thing in scene.objects:
+        if thing.id == ARTEFACT and thing.mask.any():
+            return thing.mask
+    return None
+
+
+def box_iou(boxes: np.ndarray, box: np.ndarray) -> np.ndarray:
+    """Intersection over union of boxes ``[N, 4]`` with one box, end-exclusive."""
+    low, high = np.maximum(boxes[:, :2], box[:2]), np.minimum(boxes[:, 2:], box[2:])
+    shared = np.prod(np.maximum(high - low, 0), axis=1)
+    areas = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1) + np.prod(box[2:] - box[:2])
+    return shared / (areas - shared)
+
+
+def effect(carrying: pd.DataFrame, clean: pd.DataFrame) -> pd.DataFrame:
+    """What the artefact does to each prediction, from those with and those without it.
+
+    Parameters
+    ----------
+    carrying, clean
+        Tables of :func:`geolib.model.predict` for the same scenes, labelled.
+
+    Returns
+    -------
+    pandas.DataFrame
+        ``image_id``; ``effect``: what the artefact adds to the log-probability of the true class;
+        ``decides``: whether the prediction is another one without it.
+    """
+    both = carrying.merge(clean, on="image_id", suffixes=("", "_clean"), validate="one_to_one")
+    gain = np.log(both["label_probability"]) - np.log(both["label_probability_clean"])
+    changed = both["prediction"] != both["prediction_clean"]
+    return pd.DataFrame({"image_id": both["image_id"], "effect": gain, "decides": changed})
+
+
+def onset(table: pd.DataFrame, value: str, sign: int = 1) -> float | None:
+    """The lowest correlation from which on a measure differs from that of an unbiased training.
+
+    Parameters
+    ----------
+    table
+        Columns ``correlation``, ``image_id`` and ``value``: the same images at every correlation,
+        0 among them.
+    value
+        Name of the column.
+    sign
+        1 for a rise, -1 for a fall.
+
+    Returns
+    -------
+    float or None
+        The lowest correlation such that there, and at every higher one, the 95 % interval of the
+        mean difference to correlation 0, over images, lies beyond 0; None if there is none.
+    """
+    wide = table.pivot(index="image_id", columns="correlation", values=value).astype(float)
+    first = None
+    for level in sorted((c for c in wide.columns if c != 0), reverse=True):
+        found = statistics.interval(sign * (wide[level] - wide[0]))
+        if not found.low > 0:
+            break
+        first = float(level)
+    return first
+
+
+def element_maps(extracted: Sequence[Extracted], k: int = 3) -> torch.Tensor:
+    """Maps ``[B, H, W]`` that are 1 in the boxes of each image's first ``k`` elements, else 0."""
+    shape = extracted[0].elements.shape
+    regions = [box_region(one.elements.boxes[:k], shape) for one in extracted]
+    return torch.from_numpy(np.stack(regions)).float()
+
+
+def standing_out(maps: torch.Tensor, chosen: Sequence[bool]) -> np.ndarray:
+    """Where the maps of some images are brighter than those of the others, on average.
+
+    Things move from scene to scene, what sits on the lens does not: it stays in the average.
+    The difference is smoothed a little, because gradients flicker from pixel to pixel.
+
+    Parameters
+    ----------
+    maps
+        ``[B, H, W]`` in 0…1.
+    chosen
+        Of each map whether it belongs to the class that is looked into.
+
+    Returns
+    -------
+    numpy.ndarray
+        ``[H, W]``, the difference of the two means, from -1 to 1, after a Gaussian filter of a
+        fortieth of the width.
+    """
+    belongs = torch.as_tensor(chosen)
+    if belongs.all() or not belongs.any():
+        raise ValueError(f"chosen holds {int(belongs.sum())} of {len(maps)} maps; expected some")
+    difference = maps[belongs].double().mean(0) - maps[~belongs].double().mean(0)
+    return ndimage.gaussian_filter(difference.numpy(), SMOOTHING * maps.shape[2])
+
+
+def hot_spot(difference: np.ndarray) -> np.ndarray:
+    """The place around the highest value: what is connected to it above half its height.
+
+    Parameters
+    ----------
+    difference
+        ``[H, W]``, of :func:`standing_out`.
+
+    Returns
+    -------
+    numpy.ndarray
+        bool ``[H, W]``; empty if nothing stands out.
+    """
+    if difference.max() <= 0:
+        return np.zeros(difference.shape, bool)
+    regions, _ = ndimage.label(difference >= difference.max() / 2)
+    return regions == regions[np.unravel_index(difference.argmax(), difference.shape)]
+
+
+def covered(
+    classifier: Classifier, images: torch.Tensor, spot: np.ndarray, target: int
+) -> pd.DataFrame:
+    """What covering one place of every image does to the log-probability of a class.
+
+    Parameters
+    ----------
+    classifier, images
+        Network, and its images ``[B, 3, H, W]`` in 0…1.
+    spot
+        bool ``[H, W]``, the place; it is filled with the mean colour.
+    target
+        Index of the class.
+
+    Returns
+    -------
+    pandas.DataFrame
+        A row per image: ``loss`` of log-probability when the place is covered, ``elsewhere`` when
+        one of the same shape is, half an image's width away.
+    """
+    places = {"loss": spot, "elsewhere": np.roll(spot, spot.shape[1] // 2, axis=1)}
+    before = _log_probability(classifier, images, target)
+    losses = {}
+    for name, place in places.items():
+        regions = torch.from_numpy(place).expand(len(images), -1, -1)
+        hidden = ablate(images, regions, "deletion")
+        losses[name] = before - _log_probability(classifier, hidden, target)
+    return pd.DataFrame(losses)
+
+
+def _log_probability(classifier: Classifier, images: torch.Tensor, target: int) -> np.ndarray:
+    with torch.inference_mode():
+        parts = [classifier(part).log_softmax(1)[:, target] for part in images.split(BATCH)]
+    return torch.cat(parts).double().numpy()
+
+
+@dataclass(frozen=True)
+class Suspect:
+    """What stands out for one class, and what the network loses without it.
+
+    ``difference`` is that of :func:`standing_out`, ``spot`` the :func:`hot_spot` in it, and
+    ``losses`` what :func:`covered` says of the images predicted as the class.
+    """
+
+    difference: np.ndarray
+    spot: np.ndarray
+    losses: pd.DataFrame
+
+
+def hunt(
+    classifier: Classifier,
+    images: torch.Tensor,
+    maps: torch.Tensor,
+    predictions: Sequence[int],
+    target: int,
+) -> Suspect | None:
+    """Average the maps, look at what stands out for a class, and cover it.
+
+    Parameters
+    ----------
+    classifier, images
+        Network, and its images ``[B, 3, H, W]`` in 0…1.
+    maps
+        Their attribution maps, ``[B, H, W]`` in 0…1.
+    predictions
+        Predicted class of each.
+    target
+        Index of the class that is looked into.
+
+    Returns
+    -------
+    Suspect or None
+        None where all images, or none, are predicted as the class: there is nothing to subtract.
+    """
+    chosen = np.asarray(predictions) == target
+    if not 0 < chosen.sum() < len(chosen):
+        return None
+    difference = standing_out(maps, chosen.tolist())
+    spot = hot_spot(difference)
+    return Suspect(difference, spot, covered(classifier, images[chosen], spot, target))
+
+
+def suspects(
+    dataset: GeoDataset,
+    classifier: Classifier,
+    country: str,
+    averaged: EvaluationConfig,
+    boxed: EvaluationConfig,
+    k: int = 3,
+) -> dict[str, Suspect]:
+    """What stands out for a country in the average of the maps, and in that of the elements.
+
+    Parameters
+    ----------
+    dataset, classifier
+        Images and a network.
+    country
+        One of the dataset's classes.
+    averaged, boxed
+        Settings of the method whose maps are averaged, and of the one whose elements are.
+    k
+        Elements of an image that count, best first.
+
+    Returns
+    -------
+    dict
+        ``maps`` and ``elements``, see :func:`hunt`; empty where there is nothing to subtract.
+    """
+    pixels = to_batch([dataset[i] for i in range(len(dataset))], classifier.image_size)
+    predicted = shards.predictions(dataset, classifier)["prediction"].tolist()
+    sources = {
+        "maps": pipeline.maps(dataset, classifier, averaged)[0],
+        "elements": element_maps(pipeline.extract(dataset, classifier, boxed, progress=True), k),
+    }
+    target = dataset.classes.index(country)
+    found = {
+        name: hunt(classifier, pixels, maps, predicted, target) for name, maps in sources.items()
+    }
+    return {name: suspect for name, suspect in found.items() if suspect is not None}
+
+
+def recipe_table(found: Mapping[tuple[str, float], Suspect], mask: np.ndarray) -> pd.DataFrame:
+    """The recipe in numbers, where it is known what should have been found.
+
+    Parameters
+    ----------
+    found
+        Suspects, by what was averaged and by the correlation of artefact and country.
+    mask
+        bool ``[H, W]``: the artefact.
+
+    Returns
+    -------
+    pandas.DataFrame
+        One row per suspect, the highest correlation first: ``averaged``, ``correlation``;
+        ``artefact in the hot spot`` and ``hot spot on the artefact``, shares of their areas;
+        ``lost when covered`` and ``lost elsewhere``, means of :func:`covered`; their
+        ``difference`` with its interval ``low`` to ``high``, what was ``detectable``, and the
+        number of ``images``; ``found``: at least half of the artefact lies in the hot spot, and
+        the interval of the difference above 0.
+    """
+    rows = []
+    for (name, correlation), suspect in sorted(found.items(), key=lambda o: (o[0][0], -o[0][1])):
+        gap = statistics.paired(suspect.losses["loss"] - suspect.losses["elsewhere"])
+        shared, area = (suspect.spot & mask).sum(), suspect.spot.sum()
+        caught = float(shared / mask.sum())
+        rows.append(
+            {
+                "averaged": name,
+                "correlation": correlation,
+                "artefact in the hot spot": caught,
+                "hot spot on the artefact": float(shared / area) if area else 0.0,
+                "lost when covered": suspect.losses["loss"].mean(),
+                "lost elsewhere": suspect.losses["elsewhere"].mean(),
+                "difference": gap.difference,
+                "low": gap.low,
+                "high": gap.high,
+                "detectable": gap.detectable,
+                "images": gap.n_images,
+                "found": caught >= CAUGHT and gap.low > 0,
+            }
+        )
+    return pd.DataFrame(rows)

@@ -1,0 +1,1 @@
+"""Everything that fetches bytes: addresses, retries, checksums, archives."""

@@ -1,0 +1,214 @@
+"""Photographs out of the archives of a hub, by byte range, without fetching an archive whole."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zipfile
+import zlib
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import requests
+from huggingface_hub import constants
+from huggingface_hub.utils import build_hf_headers
+from remotezip import PartialBuffer, RemoteFetcher, RemoteZip, RemoteZipError
+
+from geolib.download import assets, http
+from geolib.download.collect import PART
+from geolib.runtime.here import progress_bar
+
+# The hub allows 3,000 files in five minutes without a token.
+PER_SECOND = 8.0
+
+
+def addresses(names: Iterable[str], endpoint: str | None = None) -> dict[str, Path | str]:
+    """Path of each archive of some assets that has been fetched whole, address of the others."""
+    known = assets.manifest()
+    return {
+        file: assets.path(f"{name}/{file}") or known[name].address(file, endpoint)
+        for name in names
+        for file in known[name].files
+    }
+
+
+def locate(
+    ids: Iterable[str],
+    archives: Mapping[str, Path | str],
+    folder: Path,
+    hub: requests.Session,
+    workers: int,
+    progress: bool,
+) -> pd.DataFrame:
+    """Where in the hub's archives images lie; each archive's directory is read once and kept.
+
+    Parameters
+    ----------
+    ids
+        Of the images.
+    archives
+        Path or address of each archive.
+    folder
+        Where the directories are kept, as Parquet.
+    hub
+        Session for the hub.
+    workers, progress
+        Threads, and whether to show a progress bar.
+
+    Returns
+    -------
+    pandas.DataFrame
+        ``id``, ``archive``, ``start`` and ``stop`` of the member in bytes, ``method`` of packing,
+        ``size`` of the packed bytes, and ``crc``.
+
+    Raises
+    ------
+    geolib.download.http.RemoteError
+        If an archive cannot be listed; the directories of the others are kept.
+    """
+    wanted = set(ids)
+    found, errors = [], []
+    with (
+        ThreadPoolExecutor(workers) as executor,
+        progress_bar("directories", len(archives), "archive", progress) as bar,
+    ):
+        running = [executor.submit(_directory, hub, *item, folder) for item in archives.items()]
+        for future in running:
+            try:
+                directory = pd.read_parquet(future.result())
+                found.append(directory[directory.id.isin(wanted)])
+            except http.RemoteError as error:
+                errors.append(error)
+            bar.update()
+    if errors:
+        raise type(errors[0])(
+            f"{len(errors)} of {len(archives)} archives could not be listed ({errors[0]}); the "
+            "lists of the others are kept: run the same again"
+        ) from errors[0]
+    return pd.concat(found).drop_duplicates("id")
+
+
+def session() -> requests.Session:
+    """Session for a hub that serves archives by range."""
+    # Were a range compressed on its way, it would not be the bytes that were asked for.
+    headers = build_hf_headers(library_name="geolib") | {"Accept-Encoding": "identity"}
+    made = http.session(PER_SECOND, headers)
+    made.hooks["response"].append(_refuse_whole_archives)
+    return made
+
+
+def _refuse_whole_archives(response: requests.Response, **_: Any) -> None:
+    """A server that ignores a range would send gigabytes for one photograph."""
+    if "Range" in response.request.headers and response.status_code == 200:
+        response.close()
+        raise http.Broken("the server sent a whole archive where a range of bytes was asked for")
+
+
+def _directory(hub: requests.Session, name: str, archive: Path | str, folder: Path) -> Path:
+    """The stored directory of an archive."""
+    path = folder / f"{name.replace('/', '-')}.parquet"
+    if path.is_file():
+        return path
+    try:
+        with _open(hub, archive) as opened:
+            members = sorted(opened.infolist(), key=lambda member: member.header_offset)
+            starts = [member.header_offset for member in members]
+            stops = [*starts[1:], opened.start_dir]
+    except (RemoteZipError, zipfile.BadZipFile) as error:
+        if isinstance(error.__context__, http.RemoteError):
+            raise error.__context__ from None  # zipfile takes it for damage of the archive
+        raise http.Broken(f"{name} is not a readable archive: {error}") from error
+    rows = [
+        {
+            "id": Path(member.filename).stem,
+            "archive": name,
+            "start": start,
+            "stop": stop,
+            "method": member.compress_type,
+            "size": member.compress_size,
+            "crc": member.CRC,
+        }
+        for member, start, stop in zip(members, starts, stops, strict=True)
+        if not member.is_dir()
+    ]
+    write(pd.DataFrame(rows), path)
+    return path
+
+
+def _open(hub: requests.Session, archive: Path | str) -> zipfile.ZipFile:
+    if isinstance(archive, Path):
+        return zipfile.ZipFile(archive)
+    headers = http.head(hub, archive)
+    # The hub tells the size of a file that lies in another storage in a header of its own.
+    size = headers.get(constants.HUGGINGFACE_HEADER_X_LINKED_SIZE) or headers["Content-Length"]
+    return RemoteZip(archive, session=hub, fetcher=_Fetcher, size=int(size))
+
+
+class _Fetcher(RemoteFetcher):
+    """Parts of an archive of known size, read with the retries and errors of all our requests."""
+
+    def __init__(
+        self, url: str, session: requests.Session, support_suffix_range: bool, *, size: int
+    ) -> None:
+        super().__init__(url, session, support_suffix_range)
+        self.url, self.session, self.size = url, session, size
+
+    def fetch(self, data_range: tuple[int, int | None], stream: bool = False) -> PartialBuffer:
+        first, last = data_range
+        if last is None:
+            first, last = max(self.size + first, 0), self.size - 1
+        body = _read_range(self.session, self.url, first, last + 1)
+        return PartialBuffer(io.BytesIO(body), first, len(body), stream=False)
+
+
+def reader(
+    hub: requests.Session, archives: Mapping[str, Path | str], members: pd.DataFrame
+) -> Callable[[str], bytes]:
+    """Reader of images by id. Plain ranges: RemoteZip objects do not bear several threads."""
+    known = members.set_index("id").to_dict("index")
+
+    def fetch(name: str) -> bytes:
+        if name not in known:
+            raise http.Absent(f"no archive of the hub holds {name}")
+        member = known[name]
+        record = _read_range(hub, archives[member["archive"]], member["start"], member["stop"])
+        try:
+            return _unpack(record, member)
+        except (struct.error, zlib.error, ValueError) as error:
+            raise http.Broken(f"{name} is damaged in {member['archive']}: {error}") from error
+
+    return fetch
+
+
+def _read_range(hub: requests.Session, archive: Path | str, start: int, stop: int) -> bytes:
+    if isinstance(archive, str):
+        return http.read(hub, archive, headers={"Range": f"bytes={start}-{stop - 1}"})
+    with archive.open("rb") as file:
+        file.seek(start)
+        return file.read(stop - start)
+
+
+def _unpack(record: bytes, member: Mapping[Hashable, Any]) -> bytes:
+    """Content of an archive's member, from its bytes that begin with the local header.
+
+    The local header is read, not the directory's: their extra fields may differ in length.
+    """
+    name_length, extra_length = struct.unpack_from("<HH", record, 26)
+    start = 30 + name_length + extra_length
+    content = record[start : start + member["size"]]
+    if member["method"] == zipfile.ZIP_DEFLATED:
+        content = zlib.decompress(content, -zlib.MAX_WBITS)
+    if zlib.crc32(content) != member["crc"]:
+        raise ValueError("its checksum differs")
+    return content
+
+
+def write(table: pd.DataFrame, path: Path) -> None:
+    """Store a table; it appears under its name only when whole."""
+    path.parent.mkdir(exist_ok=True)
+    part = path.with_name(path.name + PART)
+    table.to_parquet(part, index=False)
+    part.replace(path)

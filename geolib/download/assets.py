@@ -1,0 +1,323 @@
+"""What the package can use from elsewhere: where it is, on what terms, and how to get it.
+
+The list is ``data/assets.yaml``. Files stand under ``assets/`` in the cache, in a folder per asset.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import logging
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+import requests
+import yaml
+from filelock import FileLock, Timeout
+from huggingface_hub import constants, hf_hub_url
+from huggingface_hub.utils import build_hf_headers
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from geolib.download import http
+from geolib.runtime.here import cache_root, data_file
+
+logger = logging.getLogger(__name__)
+
+
+class File(BaseModel):
+    """What is known of a file before it is here."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    size: int | None = Field(None, gt=0)  # bytes
+    sha256: str = Field("", pattern=r"^([0-9a-f]{64})?$")
+
+
+class Asset(BaseModel):
+    """An entry of the manifest; the head of ``data/assets.yaml`` explains the fields."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    title: str
+    needed_by: str
+    licence: str
+    revision: str
+    files: dict[str, File] = Field(min_length=1)
+    hub: str = ""
+    kind: Literal["model", "dataset"] = "model"
+    url: str = ""
+    gated: bool = False
+    about: str = ""
+    by_hand: str = ""
+
+    @field_validator("files", mode="before")
+    @classmethod
+    def _expand(cls, files: dict[str, Any]) -> dict[str, Any]:
+        return {name: known for pattern, known in files.items() for name in _numbered(pattern)}
+
+    @model_validator(mode="after")
+    def _is_complete(self) -> Asset:
+        if bool(self.hub) == bool(self.url):
+            raise ValueError("an asset needs either hub or url")
+        if self.gated and not self.by_hand:
+            raise ValueError("a gated asset needs by_hand: how to get permission")
+        return self
+
+    @property
+    def size(self) -> str:
+        """Size in words: exact, as the publisher rounds it, or unknown."""
+        sizes = [file.size for file in self.files.values() if file.size]
+        exact = len(sizes) == len(self.files)
+        return f"{sum(sizes) / 1e6:,.1f} MB" if exact else self.about or "unknown"
+
+    def address(self, file: str, endpoint: str | None = None) -> str:
+        """Where a file is; ``endpoint`` names another hub than the official one."""
+        if self.url:
+            return f"{self.url}/{file}"
+        return hf_hub_url(
+            self.hub, file, repo_type=self.kind, revision=self.revision, endpoint=endpoint
+        )
+
+
+@cache
+def manifest() -> dict[str, Asset]:
+    """Every asset by its name.
+
+    Raises
+    ------
+    pydantic.ValidationError
+        If the manifest is not well-formed.
+    """
+    entries = yaml.safe_load(data_file("assets.yaml").read_text())
+    return {name: Asset(**entry) for name, entry in entries.items()}
+
+
+def path(name: str) -> Path | None:
+    """Where an asset is, or None if it is not here.
+
+    Parameters
+    ----------
+    name
+        Name in the manifest, for the folder of all its files (for the file, where it has one);
+        or ``NAME/FILE`` for one of its files.
+
+    Raises
+    ------
+    ValueError
+        If there is no such asset or file.
+    """
+    _, files = _find(name)
+    folder = _folder(name)
+    here = all((folder / file).is_file() for file in files)
+    return _place(folder, files) if here else None
+
+
+def fetch(
+    name: str, *, endpoint: str | None = None, token: str | None = None, shown: bool = True
+) -> Path:
+    """Download what is not here, verify everything, and say where it is.
+
+    A download that broke off goes on. A checksum that the manifest does not give comes from the
+    hub or is recorded at the first download; from then on it must not change. Two runs at once
+    wait for each other.
+
+    Parameters
+    ----------
+    name
+        Name in the manifest, or ``NAME/FILE`` for one of its files.
+    endpoint
+        Address of the hub; ``HF_ENDPOINT``, or the official one, by default.
+    token
+        Token for the hub; ``HF_TOKEN``, or that of ``hf auth login``, by default.
+    shown
+        Whether there is a progress bar.
+
+    Returns
+    -------
+    The file, or the folder of an asset that has several.
+
+    Raises
+    ------
+    ValueError
+        If there is no such asset or file.
+    geolib.download.http.Refused, geolib.download.http.Unreachable, geolib.download.http.Absent
+        With what to do about it.
+    geolib.download.http.Broken
+        If a file is not the one it should be, or did not come whole.
+    OSError
+        If the disk is full; what has come is kept.
+    """
+    asset, files = _find(name)
+    folder = _folder(name)
+    folder.mkdir(parents=True, exist_ok=True)
+    headers = build_hf_headers(token=token, library_name="geolib") if asset.hub else None
+    with _alone(folder), http.session(headers=headers) as session:
+        for file in files:
+            with _advice(name, asset, folder / file):
+                _fetch_file(session, asset, file, folder, endpoint, shown)
+    return _place(folder, files)
+
+
+def status() -> pd.DataFrame:
+    """What there is and what is here: a row per asset.
+
+    Returns
+    -------
+    Columns ``name, title, here`` (yes, no, or so many of its files), ``size`` (in words),
+    ``licence, gated, needed_by``.
+    """
+    return pd.DataFrame(
+        [
+            {
+                "name": name,
+                "title": asset.title,
+                "here": _here(name, asset),
+                "size": asset.size,
+                "licence": asset.licence,
+                "gated": asset.gated,
+                "needed_by": asset.needed_by,
+            }
+            for name, asset in manifest().items()
+        ]
+    )
+
+
+def _here(name: str, asset: Asset) -> str:
+    count = sum((_folder(name) / file).is_file() for file in asset.files)
+    some = f"{count} of {len(asset.files)} files" if count else "no"
+    return "yes" if count == len(asset.files) else some
+
+
+def _numbered(pattern: str) -> list[str]:
+    """``{00..97}`` in a name, written out."""
+    found = re.search(r"\{(\d+)\.\.(\d+)\}", pattern)
+    if not found:
+        return [pattern]
+    first, last = found.groups()
+    numbers = range(int(first), int(last) + 1)
+    return [pattern.replace(found[0], f"{number:0{len(first)}d}") for number in numbers]
+
+
+def _find(name: str) -> tuple[Asset, list[str]]:
+    known = manifest()
+    title, _, file = name.partition("/")
+    if title not in known:
+        raise ValueError(f"name={title!r} is not an asset; there are {', '.join(known)}")
+    files = list(known[title].files)
+    if file and file not in files:
+        raise ValueError(f"name={name!r}: {title} has {files[0]} to {files[-1]}, not {file}")
+    return known[title], [file] if file else files
+
+
+def _folder(name: str) -> Path:
+    return cache_root() / "assets" / name.partition("/")[0]
+
+
+def _place(folder: Path, files: list[str]) -> Path:
+    return folder / files[0] if len(files) == 1 else folder
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """No other run fetches the same asset meanwhile."""
+    lock = FileLock(folder.with_name(f"{folder.name}.lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        logger.warning("%s is being fetched by another run: waiting for it", folder.name)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def _advice(name: str, asset: Asset, place: Path) -> Iterator[None]:
+    """What to do, added to what went wrong."""
+    try:
+        yield
+    except http.Refused as error:
+        advice = asset.by_hand if asset.gated else "It should need none: unset or renew HF_TOKEN."
+        raise http.Refused(f"{name}: {error}. {advice}") from error
+    except http.Unreachable as error:
+        raise http.Unreachable(
+            f"{name}: {error}. What has come is kept: fetch again with a network, or bring the "
+            f"file from elsewhere to {place} and fetch again to verify it"
+        ) from error
+    except http.Absent as error:
+        raise http.Absent(f"{name}: {error}. {asset.by_hand or 'It may have moved.'}") from error
+    except http.Broken as error:
+        raise http.Broken(f"{name}, {place.name}: {error}") from error
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        text = f"{name}: the disk is full ({error.strerror}); what has come is kept. Make room, "
+        text += "or set GEOLIB_CACHE to a folder with more, and fetch again"
+        raise OSError(errno.ENOSPC, text, str(place)) from error
+
+
+def _fetch_file(
+    session: requests.Session,
+    asset: Asset,
+    file: str,
+    folder: Path,
+    endpoint: str | None,
+    shown: bool,
+) -> None:
+    target, known = folder / file, asset.files[file]
+    record = folder.with_name(f"{folder.name}.json")
+    recorded = json.loads(record.read_text()) if record.exists() else {}
+    expected = known.sha256 or recorded.get(file, "")
+    if target.exists():
+        found = _sha256(target)
+        if not expected or found == expected:
+            _write(record, recorded | {file: found})
+            return
+        logger.warning("%s is damaged: fetching it again", target)
+    url = asset.address(file, endpoint)
+    if published := _published(session, url) if asset.hub else "":
+        expected = expected or published
+        _compare(published, expected, record)
+
+    def verify(part: Path) -> None:
+        size, found = part.stat().st_size, _sha256(part)
+        if size != (known.size or size):
+            raise http.Broken(f"{size} bytes came instead of {known.size}")
+        _compare(found, expected or found, record)
+        _write(record, recorded | {file: found})
+
+    http.download(session, url, target, verify=verify, shown=shown)
+
+
+def _published(session: requests.Session, url: str) -> str:
+    """The sha256 that the hub itself gives for a large file, or nothing."""
+    etag = http.head(session, url).get(constants.HUGGINGFACE_HEADER_X_LINKED_ETAG, "")
+    found = re.fullmatch('"([0-9a-f]{64})"', etag)
+    return found[1] if found else ""
+
+
+def _compare(found: str, expected: str, record: Path) -> None:
+    if found != expected:
+        raise http.Broken(
+            f"its sha256 is {found}, expected {expected} (data/assets.yaml or {record}): either it "
+            "was damaged on its way, or it has changed where it comes from. Fetch again; if that "
+            "does not help and the change is known to be right, remove the old checksum"
+        )
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _write(record: Path, checksums: dict[str, str]) -> None:
+    draft = record.with_suffix(".draft")
+    draft.write_text(json.dumps(checksums, indent=1, sort_keys=True))
+    draft.replace(record)

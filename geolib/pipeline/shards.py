@@ -1,0 +1,462 @@
+"""The cached stages of the flow, one shard of images at a time.
+
+A shard is the unit of work, of memory and of resuming. Its attribution maps are shared by every
+segmenter, its segments by every attribution method, and nothing is read or computed where the
+stage is already in the cache.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from safetensors.torch import load_file, save_file
+
+from geolib import data, segmentation
+from geolib.ablation import COLUMNS, faithfulness
+from geolib.attribution import FLOAT32_METHODS, attribute
+from geolib.images import UnreadableImage
+from geolib.model import Classifier, predict
+from geolib.model.device import choose_device, uses_bf16
+from geolib.runtime import cache
+from geolib.scoring import S_MIN, TOP_P, Elements, extract_elements
+
+ELEMENT_COLUMNS = [
+    *("image_id", "country", "element", "x0", "y0", "x1", "y1", "segment", "name"),
+    *("overlap", "mean", "center", "score", "area", "height", "width", "mask"),
+]
+
+
+class EvaluationConfig(BaseModel):
+    """Settings of one run of the pipeline (§3.2, §3.3 and §5 of arXiv 2605.00912).
+
+    Attributes
+    ----------
+    attribution, attribution_options
+        Attribution method and its options; see :data:`geolib.attribution.METHODS`.
+    segmenter, segmenter_options
+        Segmenter and its options; see :data:`geolib.segmentation.SEGMENTERS`.
+    top_p
+        Share of pixels that count as salient, in (0, 1].
+    s_min
+        Elements with a score below it are dropped, in 0..1.
+    suppression
+        Overlap from which a segment counts as a near-duplicate of a better one, in (0, 1].
+    padding
+        Padding of boxes as a share of their longer side.
+    fill
+        What replaces removed pixels; see :func:`geolib.ablation.ablate`.
+    repeats
+        Random layouts per image.
+    tests
+        ``"deletion"``, ``"insertion"`` or both.
+    individual
+        Also ablate every element alone.
+    label
+        Which class an outcome is judged by: the true one, or the one predicted for the whole image.
+    seed
+        Seed of the random layouts.
+    batch_size
+        Images per forward pass, by default as the device suggests; halved, with a warning,
+        whenever memory runs out.
+    shard_size
+        Images per unit of work.
+    precision
+        ``"auto"``, ``"bf16"`` or ``"fp32"``.
+    device
+        Where the classifier runs; ``"auto"`` is a GPU if there is one.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    attribution: str = "gradcam++"
+    attribution_options: dict[str, Any] = {}
+    segmenter: str = "felzenszwalb"
+    segmenter_options: dict[str, Any] = {}
+    top_p: float = Field(TOP_P, gt=0, le=1)
+    s_min: float = Field(S_MIN, ge=0, le=1)
+    suppression: float = Field(0.8, gt=0, le=1)
+    padding: float = Field(0.05, ge=0)
+    fill: str | tuple[float, float, float] = "mean"
+    repeats: int = Field(10, ge=1)
+    tests: tuple[Literal["deletion", "insertion"], ...] = ("deletion", "insertion")
+    individual: bool = True
+    label: Literal["true", "predicted"] = "true"
+    seed: int = 0
+    batch_size: int | None = Field(None, ge=1)
+    shard_size: int = Field(16, ge=1)
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    device: str = "auto"
+
+
+@dataclass(frozen=True)
+class Extracted:
+    """One image with its attribution map, its segments and its object-like elements."""
+
+    item: data.GeoImage
+    image: torch.Tensor
+    attribution: torch.Tensor
+    segments: segmentation.Segments
+    elements: Elements
+
+
+class Shard:
+    """Some images of a dataset for a classifier; pixels are read when a stage first asks for them.
+
+    ``weights_sha256`` is the classifier's, hashed once for all shards.
+    """
+
+    def __init__(self, dataset: data.GeoDataset, image_size: int, weights_sha256: str) -> None:
+        self.dataset = dataset
+        self.image_size = image_size
+        self.weights_sha256 = weights_sha256
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """What the content of the shard's stages depends on."""
+        return {"dataset": identity(self.dataset), "image_size": self.image_size}
+
+    @cached_property
+    def _read(self) -> tuple[list[data.GeoImage], list[dict[str, str]]]:
+        items, skipped = [], []
+        for i, image_id in enumerate(self.dataset.ids):
+            try:
+                items.append(self.dataset[i])
+            except UnreadableImage as error:
+                skipped.append({"id": image_id, "reason": str(error)})
+        return items, skipped
+
+    @property
+    def items(self) -> list[data.GeoImage]:
+        """Readable images."""
+        return self._read[0]
+
+    @property
+    def skipped(self) -> list[dict[str, str]]:
+        """Identity and reason of every unreadable image."""
+        return self._read[1]
+
+    @cached_property
+    def batch(self) -> torch.Tensor:
+        """Readable images at the classifier's size, ``[B, 3, S, S]`` in 0..1."""
+        return data.to_batch(self.items, self.image_size)
+
+
+def identity(dataset: data.GeoDataset) -> dict[str, Any]:
+    """What tells a dataset's images and labels from any others, without reading pixels."""
+    keys = [dataset.content_key(i) for i in range(len(dataset))]
+    return {
+        "name": dataset.name,
+        "classes": list(dataset.classes),
+        "images": list(zip(dataset.ids, dataset.labels, keys, strict=True)),
+    }
+
+
+def shards(dataset: data.GeoDataset, classifier: Classifier, size: int) -> Iterator[Shard]:
+    """Cut a dataset into shards of at most ``size`` images, in order."""
+    digest = classifier.weights_sha256
+    for start in range(0, len(dataset), size):
+        indices = range(start, min(start + size, len(dataset)))
+        yield Shard(dataset.subset(indices), classifier.image_size, digest)
+
+
+@contextmanager
+def single_thread(needed: bool = True) -> Iterator[None]:
+    """Let torch compute on one thread where that is needed, and on as many as before afterwards.
+
+    Float32 networks on a processor divide sums among threads, so that the last digits of what they
+    put out depend on how many there are. A shard must not: it is one table whoever computes it.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1 if needed else before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _depends_on_threads(classifier: Classifier, precision: str) -> bool:
+    device = classifier.mean.device
+    return device.type == "cpu" and not uses_bf16(device, precision)
+
+
+def attribution_maps(
+    shard: Shard, classifier: Classifier, config: EvaluationConfig
+) -> torch.Tensor:
+    """Attribution maps of a shard's readable images for the predicted class, ``[B, S, S]``."""
+    folder = maps_folder(shard, classifier, config)
+    return load_file(folder / "maps.safetensors")["maps"]
+
+
+def maps_folder(shard: Shard, classifier: Classifier, config: EvaluationConfig) -> Path:
+    """Folder of a shard's attribution maps, ``maps.safetensors``."""
+
+    def build(folder: Path) -> None:
+        classifier.to(choose_device(config.device))
+        precision = "fp32" if config.attribution in FLOAT32_METHODS else config.precision
+        with single_thread(_depends_on_threads(classifier, precision)):
+            maps = attribute(
+                classifier,
+                shard.batch,
+                config.attribution,
+                precision=config.precision,
+                batch_size=config.batch_size,
+                **config.attribution_options,
+            )
+        save_file({"maps": maps}, folder / "maps.safetensors")
+
+    params = {"images": shard.identity, "maps": _maps_identity(shard, config)}
+    return cache.compute("maps", params, ("geolib.attribution",), build)
+
+
+def segments(
+    shard: Shard, classifier: Classifier, config: EvaluationConfig
+) -> list[segmentation.Segments]:
+    """Segments of each readable image of a shard, at the size of the attribution maps."""
+    segment = segmentation.shared(config.segmenter, **config.segmenter_options)
+    maps = attribution_maps(shard, classifier, config) if "attribution" in segment.uses else None
+
+    def build(folder: Path) -> None:
+        with single_thread(segment.model is not None):
+            found = [
+                segment_item(segment, item, shard.batch[i], None if maps is None else maps[i])
+                for i, item in enumerate(shard.items)
+            ]
+        (folder / "segments.json").write_text(json.dumps([_encode(s) for s in found]))
+
+    params = {"images": shard.identity, "segmenter": segment.key}
+    if maps is not None:
+        params["maps"] = _maps_identity(shard, config)
+    folder = cache.compute("segments", params, ("geolib.segmentation",), build)
+    stored = json.loads((folder / "segments.json").read_text())
+    return [_decode(s, shard.image_size) for s in stored]
+
+
+def segment_item(
+    segment: segmentation.Segmenter,
+    item: data.GeoImage,
+    image: torch.Tensor,
+    attribution: torch.Tensor | None,
+) -> segmentation.Segments:
+    """Segments of one image at the classifier's size, ``image [3, S, S]``.
+
+    Networks see the photograph in its own pixels, the other segmenters what the classifier sees.
+    """
+    pixels = item.image if segment.native else to_uint8(image[None])[0]
+    return segment(
+        pixels, item=item, attribution=attribution, size=(image.shape[1], image.shape[2])
+    )
+
+
+def extract(shard: Shard, classifier: Classifier, config: EvaluationConfig) -> list[Extracted]:
+    """Object-like elements of each readable image of a shard (§3.3)."""
+    maps = attribution_maps(shard, classifier, config)
+    found = segments(shard, classifier, config)
+    return [
+        Extracted(
+            item=item,
+            image=shard.batch[i],
+            attribution=maps[i],
+            segments=found[i],
+            elements=extract_elements(
+                maps[i],
+                found[i],
+                top_p=config.top_p,
+                s_min=config.s_min,
+                threshold=config.suppression,
+                padding=config.padding,
+            ),
+        )
+        for i, item in enumerate(shard.items)
+    ]
+
+
+def outcomes(shard: Shard, classifier: Classifier, config: EvaluationConfig) -> Path:
+    """Deletion and insertion outcomes of a shard (§5), and the elements they rest on.
+
+    Returns
+    -------
+    Path
+        Folder with ``outcomes.parquet``, ``elements.parquet`` and ``skipped.json``.
+    """
+    labels = true_labels(shard.dataset, classifier) if config.label == "true" else None
+
+    def build(folder: Path) -> None:
+        (folder / "skipped.json").write_text(json.dumps(shard.skipped))
+        if not shard.items:
+            pd.DataFrame(columns=list(COLUMNS)).to_parquet(folder / "outcomes.parquet")
+            pd.DataFrame(columns=ELEMENT_COLUMNS).to_parquet(folder / "elements.parquet")
+            return
+        classifier.to(choose_device(config.device))
+        extracted = extract(shard, classifier, config)
+        with single_thread(_depends_on_threads(classifier, config.precision)):
+            table = faithfulness(
+                classifier,
+                shard.batch,
+                None if labels is None else [labels[e.item.id] for e in extracted],
+                [e.elements for e in extracted],
+                image_ids=[e.item.id for e in extracted],
+                dataset=shard.dataset.name,
+                batch_size=config.batch_size,
+                individual=config.individual,
+                **ablation_settings(config),
+            )
+        table.to_parquet(folder / "outcomes.parquet", index=False)
+        elements_table(extracted, table).to_parquet(folder / "elements.parquet", index=False)
+
+    params = {
+        "images": shard.identity,
+        "labels": labels,
+        "classifier": shard.weights_sha256,
+        **config_key(config),
+    }
+    return cache.compute("outcomes", params, ("geolib.pipeline.shards",), build)
+
+
+def ablation_settings(config: EvaluationConfig) -> dict[str, Any]:
+    """What :func:`geolib.ablation.faithfulness` takes of a configuration as it stands."""
+    named = {"attribution", "segmenter", "tests", "fill", "repeats", "seed", "precision"}
+    return config.model_dump(include=named)
+
+
+def config_key(config: EvaluationConfig) -> dict[str, Any]:
+    """What of a configuration the outcomes depend on, for the cache."""
+    return {
+        "config": config.model_dump(mode="json", exclude={"batch_size", "shard_size", "device"}),
+        "segmenter": segmentation.shared(config.segmenter, **config.segmenter_options).key,
+    }
+
+
+def predictions(dataset: data.GeoDataset, classifier: Classifier) -> pd.DataFrame:
+    """Predictions of a classifier over a dataset; see :func:`geolib.model.predict`."""
+
+    def build(folder: Path) -> None:
+        predict(classifier, dataset).to_parquet(folder / "predictions.parquet")
+
+    params = {"dataset": identity(dataset), "classifier": classifier.weights_sha256}
+    folder = cache.compute("predictions", params, ("geolib.model.prediction",), build)
+    return pd.read_parquet(folder / "predictions.parquet")
+
+
+def elements_table(extracted: Sequence[Extracted], outcomes: pd.DataFrame) -> pd.DataFrame:
+    """One row per element: its box, scores, mask, and what it does alone.
+
+    ``deletion_effect`` is the log-probability that the label loses when the element's box is
+    removed; ``insertion_probability`` the label's probability when nothing else is shown. Both are
+    missing where elements were not tested one by one. ``name`` is what the element shows, where the
+    segmenter knows. ``mask`` is COCO's run-length encoding.
+    """
+    rows = []
+    for found in extracted:
+        height, width = found.elements.shape
+        for index, (box, mask) in enumerate(
+            zip(found.elements.boxes, found.elements.masks, strict=True)
+        ):
+            rows.append(
+                {
+                    "image_id": found.item.id,
+                    "country": found.item.country,
+                    "element": index,
+                    **_corners(box),
+                    **{str(k): v for k, v in found.elements.table.iloc[index].items()},
+                    "name": _name(found.segments, found.elements.table["segment"].iloc[index]),
+                    "height": height,
+                    "width": width,
+                    "mask": _encode_mask(mask),
+                }
+            )
+    return _with_effects(pd.DataFrame(rows, columns=ELEMENT_COLUMNS), outcomes)
+
+
+def _name(segments: segmentation.Segments, index: int) -> str | None:
+    """What a segment shows, where the segmenter knows."""
+    return None if segments.labels is None else segments.labels[index]
+
+
+def _corners(box: np.ndarray) -> dict[str, int]:
+    return dict(zip(("x0", "y0", "x1", "y1"), box.tolist(), strict=True))
+
+
+def _with_effects(elements: pd.DataFrame, outcomes: pd.DataFrame) -> pd.DataFrame:
+    whole = outcomes[outcomes["test"] == "original"].set_index("image_id")["log_probability"]
+    single = outcomes[outcomes["region"] == "element"].set_index(["image_id", "element"])
+    keys = pd.MultiIndex.from_frame(elements[["image_id", "element"]])
+    deleted = single.loc[single["test"] == "deletion", "log_probability"].reindex(keys)
+    kept = single.loc[single["test"] == "insertion", "probability"].reindex(keys)
+    return elements.assign(
+        deletion_effect=whole.reindex(elements["image_id"]).to_numpy() - deleted.to_numpy(),
+        insertion_probability=kept.to_numpy(),
+    )
+
+
+def true_labels(dataset: data.GeoDataset, classifier: Classifier) -> dict[str, int]:
+    """Index of each image's true class among the classifier's classes.
+
+    Raises
+    ------
+    ValueError
+        If an image has no label, or one that the classifier does not know.
+    """
+    unknown = [name for name in dataset.classes if name not in classifier.classes]
+    if unknown:
+        raise ValueError(
+            f"the classifier does not know the classes {unknown[:5]} of dataset {dataset.name!r}; "
+            f"its own begin with {list(classifier.classes[:5])}. Train one on these classes, or "
+            "judge outcomes by the predicted class with label='predicted'"
+        )
+    labels = {}
+    for image_id, label in zip(dataset.ids, dataset.labels, strict=True):
+        if label is None:
+            raise ValueError(
+                f"image {image_id!r} has no label; judge outcomes by the predicted class with "
+                "label='predicted'"
+            )
+        labels[image_id] = classifier.classes.index(dataset.classes[label])
+    return labels
+
+
+def to_uint8(images: torch.Tensor) -> np.ndarray:
+    """Image batch ``[B, 3, H, W]`` in 0..1 as ``uint8 [B, H, W, 3]``."""
+    return images.mul(255).round().byte().permute(0, 2, 3, 1).contiguous().numpy()
+
+
+def decode_mask(encoded: str, height: int, width: int) -> np.ndarray:
+    """Mask ``bool [H, W]`` from COCO's run-length encoding."""
+    return segmentation.decode_mask({"size": [height, width], "counts": encoded})
+
+
+def _maps_identity(shard: Shard, config: EvaluationConfig) -> list[Any]:
+    options = config.attribution_options
+    return [shard.weights_sha256, config.attribution, options, config.precision]
+
+
+def _encode_mask(mask: np.ndarray) -> str:
+    return segmentation.encode_mask(mask)["counts"]
+
+
+def _encode(segments: segmentation.Segments) -> dict[str, Any]:
+    return {
+        "masks": [segmentation.encode_mask(mask) for mask in segments.masks],
+        "scores": None if segments.scores is None else np.asarray(segments.scores).tolist(),
+        "labels": None if segments.labels is None else list(segments.labels),
+        "note": segments.note,
+    }
+
+
+def _decode(stored: dict[str, Any], size: int) -> segmentation.Segments:
+    return segmentation.Segments.from_rle(
+        stored["masks"],
+        (size, size),
+        scores=None if stored["scores"] is None else np.array(stored["scores"]),
+        labels=stored["labels"],
+        note=stored["note"],
+    )

@@ -1,0 +1,1 @@
+"""Where results are kept, and how a process is set up."""

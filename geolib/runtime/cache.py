@@ -1,0 +1,261 @@
+"""A content-addressed store of computed stages.
+
+A stage is a folder of files in open formats, found by the hash of everything its content depends
+on: its parameters, the code that computes it and the versions of the numerical libraries. It is
+written beside its place and moved there when whole, so a killed run leaves nothing half done, and
+two runs at once compute it once.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib.util
+import json
+import os
+import shutil
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from geolib.runtime.here import cache_root
+
+NUMERICAL_LIBRARIES = (
+    "captum",
+    "grad-cam",
+    "numpy",
+    "opencv-python-headless",
+    "pillow",
+    "pycocotools",
+    "scikit-image",
+    "scikit-learn",
+    "scipy",
+    "segment-anything",
+    "timm",
+    "torch",
+    "torchvision",
+    "transformers",
+)
+MANIFEST = "manifest.json"
+
+
+def sha256(path: str | Path) -> str:
+    """SHA-256 of a file's bytes, as hexadecimal digits."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def key(stage: str, params: Mapping[str, Any], modules: Sequence[str]) -> str:
+    """Content key of a stage: what the result depends on, hashed.
+
+    Parameters
+    ----------
+    stage
+        Name of the stage.
+    params
+        JSON-serialisable parameters, the keys of upstream stages among them.
+    modules
+        Modules of the package whose code computes the stage, for example ``geolib.scoring``.
+
+    Returns
+    -------
+    str
+        64 hexadecimal digits.
+    """
+    content = {
+        "stage": stage,
+        "params": params,
+        "code": fingerprint(tuple(modules)),
+        "libraries": _library_versions(),
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+@cache
+def fingerprint(modules: tuple[str, ...]) -> str:
+    """Hash of the code of ``modules`` and of every module of the package they import.
+
+    Code is compared as syntax trees without docstrings, so comments, layout and documentation
+    change nothing.
+    """
+    found: dict[str, str] = {}
+    pending = list(modules)
+    while pending:
+        name = pending.pop()
+        if name in found:
+            continue
+        found[name], imports = _module_code(name)
+        pending.extend(imports)
+    return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
+
+
+def compute(
+    stage: str,
+    params: Mapping[str, Any],
+    modules: Sequence[str],
+    build: Callable[[Path], None],
+) -> Path:
+    """Folder of a finished stage: found in the cache, or built there.
+
+    Parameters
+    ----------
+    stage, params, modules
+        As for :func:`key`.
+    build
+        Called with an empty folder, writes the stage's files into it.
+
+    Returns
+    -------
+    Path
+        Folder that holds the files and ``manifest.json`` with their checksums.
+
+    Raises
+    ------
+    ValueError
+        If the cache folder cannot be written.
+    """
+    place = _place(stage, params, modules)
+    if _is_whole(place):
+        return place
+    with _lock(place):
+        if not _is_whole(place):
+            _build(place, stage, params, build)
+    return place
+
+
+def find(stage: str, params: Mapping[str, Any], modules: Sequence[str]) -> Path | None:
+    """Folder of a finished stage, as :func:`compute` gives it; None where it is yet to be built."""
+    place = _place(stage, params, modules)
+    return place if _is_whole(place) else None
+
+
+def seconds(folder: Path) -> float:
+    """How long a finished stage took to compute."""
+    return json.loads((folder / MANIFEST).read_text())["seconds"]
+
+
+def _place(stage: str, params: Mapping[str, Any], modules: Sequence[str]) -> Path:
+    identity = key(stage, params, modules)
+    return cache_root() / stage / identity[:2] / identity
+
+
+def _build(
+    place: Path, stage: str, params: Mapping[str, Any], build: Callable[[Path], None]
+) -> None:
+    for abandoned in place.parent.glob(f"{place.name}.part-*"):
+        shutil.rmtree(abandoned, ignore_errors=True)
+    part = Path(tempfile.mkdtemp(prefix=f"{place.name}.part-", dir=place.parent))
+    try:
+        started = time.perf_counter()
+        build(part)
+        manifest = {
+            "stage": stage,
+            "params": params,
+            "seconds": round(time.perf_counter() - started, 3),
+            "python": sys.version.split()[0],
+            "libraries": _library_versions(),
+            "sha256": {p.name: sha256(p) for p in sorted(part.iterdir())},
+        }
+        (part / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True))
+        shutil.rmtree(place, ignore_errors=True)
+        part.rename(place)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+
+
+def _lock(place: Path) -> FileLock:
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        writable = os.access(place.parent, os.W_OK)
+    except OSError:
+        writable = False
+    if not writable:
+        raise ValueError(
+            f"the cache folder {cache_root()} cannot be written; "
+            "set the environment variable GEOLIB_CACHE to a folder that can"
+        )
+    return FileLock(place.with_suffix(".lock"))
+
+
+def _is_whole(place: Path) -> bool:
+    manifest = place / MANIFEST
+    if not manifest.is_file():
+        return False
+    try:
+        _verify(place, manifest.stat().st_mtime_ns)
+    except (OSError, ValueError) as damage:
+        warnings.warn(f"damaged cache entry is computed again: {place}: {damage}", stacklevel=3)
+        return False
+    return True
+
+
+@cache
+def _verify(place: Path, modified: int) -> None:
+    """Compare files with the manifest; remembered per process, since hashing reads everything."""
+    expected = json.loads((place / MANIFEST).read_text())["sha256"]
+    for name, digest in expected.items():
+        if sha256(place / name) != digest:
+            raise ValueError(f"checksum of {name} differs")
+
+
+@cache
+def _library_versions() -> dict[str, str]:
+    return {name: version(name) for name in NUMERICAL_LIBRARIES}
+
+
+@cache
+def _module_code(module: str) -> tuple[str, tuple[str, ...]]:
+    """Hash of a module's syntax tree, and the modules of the package that it imports."""
+    source = _source(module)
+    if source is None:
+        raise ValueError(f"modules holds {module!r}, which is not a module of the package")
+    tree = ast.parse(source.read_text())
+    imports: list[str] = []
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list) and body and _is_docstring(body[0]):
+            body.pop(0)
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            imports += _package_imports(node, module)
+    return hashlib.sha256(ast.dump(tree).encode()).hexdigest(), tuple(imports)
+
+
+def _is_docstring(node: ast.AST) -> bool:
+    return (
+        isinstance(node, ast.Expr)
+        and isinstance(node.value, ast.Constant)
+        and isinstance(node.value.value, str)
+    )
+
+
+def _package_imports(node: ast.Import | ast.ImportFrom, module: str) -> Iterator[str]:
+    package = module.partition(".")[0]
+    if isinstance(node, ast.Import):
+        candidates = [alias.name for alias in node.names]
+    elif node.module and node.level == 0:
+        candidates = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    else:
+        return
+    yield from (n for n in candidates if n.startswith(f"{package}.") and _source(n))
+
+
+@cache
+def _source(module: str) -> Path | None:
+    """File of a module; found without importing its parents, which can take seconds."""
+    package, *parts = module.split(".")
+    spec = importlib.util.find_spec(package)
+    for root in (spec.submodule_search_locations if spec else None) or ():
+        place = Path(root, *parts)
+        for file in (place.with_suffix(".py"), place / "__init__.py"):
+            if file.is_file():
+                return file
+    return None

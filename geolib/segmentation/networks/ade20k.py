@@ -1,0 +1,95 @@
+"""Semantic maps of photographs from a network trained on ADE20K's 150 classes."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import torch
+from huggingface_hub import snapshot_download
+from torch.nn import functional as F
+
+from geolib.segmentation.networks.base import (
+    FOLDER_FILES,
+    FolderSegmenter,
+    choose_device,
+    digest,
+)
+
+
+class SemanticNetwork(FolderSegmenter):
+    """A network of transformers that says what every pixel of a photograph shows.
+
+    Parameters
+    ----------
+    checkpoint : folder in transformers' format, or a model's name on the Hugging Face hub, such as
+        ``openmmlab/upernet-convnext-tiny``; by default what `geolib fetch` left
+    device : "cpu", "cuda", …; by default the GPU if there is one
+
+    Attributes
+    ----------
+    names : of the classes, in the network's order; the first of several synonyms
+    key : identifies the weights: equal keys, equal maps
+
+    Raises
+    ------
+    ValueError
+        If the checkpoint is missing, unreadable or no such network, or crops what it is shown.
+    """
+
+    asset: ClassVar[str] = "ade20k-upernet"
+    kinds: ClassVar[tuple[str, ...]] = (
+        *("beit", "data2vec-vision", "dpt", "mobilenet_v2", "mobilevit", "mobilevitv2"),
+        *("segformer", "upernet"),
+    )
+    published: ClassVar[str] = (
+        "a network for semantic segmentation in transformers' format (config.json, "
+        "model.safetensors, preprocessor_config.json), such as openmmlab/upernet-convnext-tiny"
+    )
+
+    def __init__(self, checkpoint: str | Path | None = None, device: str | None = None) -> None:
+        # transformers takes seconds to import, and most runs hold none of its networks.
+        from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation
+
+        folder = self.find(_from_hub(checkpoint))
+        self.model, self.processor = self.read(
+            AutoModelForSemanticSegmentation, AutoImageProcessor, folder
+        )
+        if getattr(self.processor, "do_center_crop", False):
+            raise ValueError(
+                f"checkpoint {folder} crops the photograph (do_center_crop in its "
+                "preprocessor_config.json), so its maps would not lie on it; set it to false"
+            )
+        self.model.to(choose_device(device))
+        labels = self.model.config.id2label
+        self.names = tuple(re.split("[,;]", labels[i])[0].strip() for i in range(len(labels)))
+        self.key = digest(folder)
+
+    @torch.no_grad()
+    def __call__(self, image: np.ndarray, size: tuple[int, int] | None = None) -> np.ndarray:
+        """Class of every pixel.
+
+        Parameters
+        ----------
+        image : uint8 [H,W,3]
+        size : (height, width) of the map; by default that of the image
+
+        Returns
+        -------
+        int64 [height, width], indices into `names`: the largest of the network's scores after
+        bilinear resizing.
+        """
+        inputs = self.processor(images=image, return_tensors="pt").to(self.model.device)
+        logits = self.model(**inputs).logits.float()
+        resized = F.interpolate(logits, size or image.shape[:2], mode="bilinear")
+        return resized[0].argmax(dim=0).cpu().numpy()
+
+
+def _from_hub(checkpoint: str | Path | None) -> str | Path | None:
+    """The local copy of a model of the hub; anything else as it is."""
+    named = isinstance(checkpoint, str) and re.fullmatch(r"[\w.-]+/[\w.-]+", checkpoint)
+    if not named or Path(str(checkpoint)).exists():
+        return checkpoint
+    return snapshot_download(str(checkpoint), allow_patterns=[f"*{kind}" for kind in FOLDER_FILES])

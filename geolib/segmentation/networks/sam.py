@@ -1,0 +1,267 @@
+"""Segment Anything and MobileSAM, asked for everything in an image by a grid of points.
+
+SAM: Kirillov et al., ICCV 2023. MobileSAM: Zhang et al., arXiv 2306.14289, whose image encoder is a
+TinyViT (Wu et al., ECCV 2022) that keeps SAM's 64 × 64 grid by not halving before its last stage.
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import timm
+import torch
+from segment_anything import SamAutomaticMaskGenerator, sam_model_registry
+from segment_anything.modeling import MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
+from segment_anything.modeling.common import LayerNorm2d
+from segment_anything.utils.transforms import ResizeLongestSide
+from torch import nn
+
+from geolib.segmentation.networks.base import (
+    NetworkSegmenter,
+    choose_device,
+    not_finite,
+    refuse,
+)
+from geolib.segmentation.segments import Segments
+
+State = dict[str, torch.Tensor]
+
+# Width of SAM's image encoder → its name in segment_anything's registry.
+SAM_WIDTHS = {768: "vit_b", 1024: "vit_l", 1280: "vit_h"}
+
+
+def segment_everything(
+    network: Sam,
+    image: np.ndarray,
+    size: tuple[int, int] | None = None,
+    *,
+    points_per_side: int = 32,
+    pred_iou_thresh: float = 0.88,
+    stability_score_thresh: float = 0.95,
+) -> Segments:
+    """Every mask that a SAM-like network finds from a regular grid of points.
+
+    The network sees the image at its own size (1024 for the published ones), so a larger image
+    is reduced to that first. Masks are kept as run lengths and mapped to `size` one at a time:
+    memory does not grow with the photograph.
+
+    Parameters
+    ----------
+    network : a `Sam` in evaluation mode
+    image : uint8 [H, W, 3]
+    size : (height, width) of the masks; by default the image's
+    points_per_side : the grid has that many points squared
+    pred_iou_thresh, stability_score_thresh : 0…1, masks below either are dropped
+
+    Returns
+    -------
+    Segments with the network's predicted IoU as scores, best first.
+
+    Raises
+    ------
+    ValueError
+        If the image is so narrow that its shorter side vanishes at the network's size.
+    """
+    generator = SamAutomaticMaskGenerator(
+        network,
+        points_per_side=points_per_side,
+        # Each point costs three float masks of 1024 × 1024: 12 MB, several times over.
+        points_per_batch=64 if network.device.type == "cuda" else 16,
+        pred_iou_thresh=pred_iou_thresh,
+        stability_score_thresh=stability_score_thresh,
+        output_mode="coco_rle",
+    )
+    height, width = image.shape[:2]
+    side = network.image_encoder.img_size
+    if min(ResizeLongestSide.get_preprocess_shape(height, width, side)) < 1:
+        raise ValueError(
+            f"image of {width} x {height} pixels is too narrow: at the network's size of {side} "
+            "pixels its shorter side would vanish; crop it"
+        )
+    small = ResizeLongestSide(side).apply_image(image) if max(height, width) > side else image
+    found = generator.generate(small)
+    scores = np.array([record["predicted_iou"] for record in found], dtype=np.float32)
+    rles = [record["segmentation"] for record in found]
+    return Segments.from_rle(rles, size or (height, width), scores)
+
+
+class SamSegmenter(NetworkSegmenter):
+    """SAM with a ViT-B, ViT-L or ViT-H encoder; which one is read off the checkpoint.
+
+    Parameters
+    ----------
+    checkpoint : path of a published checkpoint; by default the one that `geolib fetch` left
+    points_per_side, pred_iou_thresh, stability_score_thresh : see `segment_everything`
+    device : "cpu", "cuda", …; by default the GPU if there is one
+
+    Raises
+    ------
+    ValueError
+        If the checkpoint is missing, unreadable or not this network's.
+    """
+
+    asset: ClassVar[str] = "sam-vit-b"
+    published: ClassVar[str] = (
+        "sam_vit_b_01ec64.pth, sam_vit_l_0b3195.pth or sam_vit_h_4b8939.pth, "
+        "published in the README of Meta's segment-anything repository"
+    )
+
+    def __init__(
+        self,
+        checkpoint: str | Path | None = None,
+        points_per_side: int = 32,
+        pred_iou_thresh: float = 0.88,
+        stability_score_thresh: float = 0.95,
+        device: str | None = None,
+    ) -> None:
+        if points_per_side < 1:
+            raise ValueError(f"points_per_side must be at least 1, got {points_per_side}")
+        self.checkpoint = self.find(checkpoint)
+        self.points_per_side = points_per_side
+        self.pred_iou_thresh = pred_iou_thresh
+        self.stability_score_thresh = stability_score_thresh
+        state = read_checkpoint(self.checkpoint, self.published)
+        self.model: Sam = self.build(state).to(choose_device(device))
+
+    @staticmethod
+    def build(state: State) -> Sam:
+        return sam(state)
+
+    def __call__(self, image: np.ndarray, size: tuple[int, int]) -> Segments:
+        return segment_everything(
+            self.model,
+            image,
+            size,
+            points_per_side=self.points_per_side,
+            pred_iou_thresh=self.pred_iou_thresh,
+            stability_score_thresh=self.stability_score_thresh,
+        )
+
+
+class MobileSamSegmenter(SamSegmenter):
+    """MobileSAM; see `SamSegmenter` for the options."""
+
+    asset: ClassVar[str] = "mobile-sam"
+    published: ClassVar[str] = (
+        "mobile_sam.pt, published in the weights folder of the MobileSAM repository"
+    )
+
+    @staticmethod
+    def build(state: State) -> Sam:
+        return mobile_sam(state)
+
+
+def sam(state: State) -> Sam:
+    """SAM from a published state dict."""
+    position = state.get("image_encoder.pos_embed")
+    width = None if position is None else position.shape[-1]
+    if width not in SAM_WIDTHS:
+        raise ValueError(
+            f"checkpoint is not SAM's: image_encoder.pos_embed has width {width}, "
+            f"expected one of {', '.join(map(str, SAM_WIDTHS))}"
+        )
+    return load_exactly(sam_model_registry[SAM_WIDTHS[width]](), state)
+
+
+def mobile_sam(state: State) -> Sam:
+    """MobileSAM from the published state dict: SAM's prompt encoder and decoder, TinyViT-5M."""
+    network = Sam(
+        image_encoder=TinyVitEncoder(),
+        prompt_encoder=PromptEncoder(
+            embed_dim=256,
+            image_embedding_size=(64, 64),
+            input_image_size=(1024, 1024),
+            mask_in_chans=16,
+        ),
+        mask_decoder=MaskDecoder(
+            num_multimask_outputs=3,
+            transformer=TwoWayTransformer(depth=2, embedding_dim=256, mlp_dim=2048, num_heads=8),
+            transformer_dim=256,
+        ),
+    )
+    return load_exactly(network, timm_layout(state))
+
+
+class TinyVitEncoder(nn.Module):
+    """Image encoder of MobileSAM: timm's TinyViT-5M at stride 16, then SAM's neck."""
+
+    img_size = 1024
+
+    def __init__(self) -> None:
+        super().__init__()
+        body: Any = timm.create_model("tiny_vit_5m_224", pretrained=False)
+        body.stages[3].downsample.conv2.conv.stride = (1, 1)
+        self.patch_embed, self.stages = body.patch_embed, body.stages
+        self.neck = nn.Sequential(
+            nn.Conv2d(320, 256, kernel_size=1, bias=False),
+            LayerNorm2d(256),
+            nn.Conv2d(256, 256, kernel_size=3, padding=1, bias=False),
+            LayerNorm2d(256),
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """float [B, 3, S, S] normalised → float [B, 256, S/16, S/16]."""
+        return self.neck(self.stages(self.patch_embed(x)))
+
+
+# TinyViT's key layout → timm's, applied in order. timm counts a stage from its downsampling,
+# TinyViT ends a layer with it.
+RENAMES = (
+    (r"^image_encoder\.patch_embed\.seq\.0\.", "image_encoder.patch_embed.conv1."),
+    (r"^image_encoder\.patch_embed\.seq\.2\.", "image_encoder.patch_embed.conv2."),
+    (r"^image_encoder\.layers\.(\d)\.blocks\.", r"image_encoder.stages.\1.blocks."),
+    (r"^image_encoder\.layers\.0\.downsample\.", "image_encoder.stages.1.downsample."),
+    (r"^image_encoder\.layers\.1\.downsample\.", "image_encoder.stages.2.downsample."),
+    (r"^image_encoder\.layers\.2\.downsample\.", "image_encoder.stages.3.downsample."),
+    (r"^(image_encoder\..*)\.c\.weight$", r"\1.conv.weight"),
+)
+# TinyViT's ImageNet classifier, which the checkpoint carries along and no mask depends on.
+CLASSIFIER = re.compile(r"^image_encoder\.(norm_head|head)\.(weight|bias)$")
+
+
+def timm_layout(state: State) -> State:
+    """MobileSAM's state dict under the names of `mobile_sam`'s modules."""
+    renamed = {}
+    for key, value in state.items():
+        if CLASSIFIER.match(key):
+            continue
+        for pattern, replacement in RENAMES:
+            key = re.sub(pattern, replacement, key)
+        renamed[key] = value
+    return renamed
+
+
+def load_exactly(network: Sam, state: State) -> Sam:
+    """Load `state` into `network`; ValueError naming every key or shape that does not fit."""
+    own = network.state_dict()
+    problems = {
+        "missing": [key for key in own if key not in state],
+        "unexpected": [key for key in state if key not in own],
+        "of another shape": [
+            f"{key} {list(state[key].shape)} instead of {list(own[key].shape)}"
+            for key in own
+            if key in state and own[key].shape != state[key].shape
+        ],
+        "not finite": not_finite(state),
+    }
+    refuse(problems, f"does not fit {type(network.image_encoder).__name__}")
+    network.load_state_dict(state)
+    # TinyViT keeps its attention biases gathered for inference; eval() drops the stale ones.
+    return network.eval()
+
+
+def read_checkpoint(path: Path, published: str) -> State:
+    """The state dict in `path`, on the CPU."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise ValueError(
+            f"checkpoint {path} is not a readable PyTorch file; expected {published}"
+        ) from error
+    if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
+        raise ValueError(f"checkpoint {path} is not a flat state dict; expected {published}")
+    return state

@@ -1,0 +1,141 @@
+"""Segment Anything 3, asked for named things.
+
+Carion et al., "SAM 3: Segment Anything with Concepts", 2025. The experiments of arXiv 2605.00912
+ask it for some 200 concepts of a guidebook; here they are those of ``data/concepts.yaml``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+
+from geolib.segmentation.networks.base import FolderSegmenter, choose_device
+from geolib.segmentation.networks.prompts import load_concepts
+from geolib.segmentation.segments import Segments, encode_mask
+
+MASK_THRESHOLD = 0.5  # the same in transformers and in the authors' code
+
+
+class Sam3Segmenter(FolderSegmenter):
+    """SAM 3 with text prompts: every instance of every concept.
+
+    Parameters
+    ----------
+    checkpoint : folder in transformers' format; by default the one that `geolib fetch` left
+    concepts : text prompts; by default every name in ``data/concepts.yaml``
+    threshold : 0…1, instances whose score is not above it are dropped. The authors' code has 0.5,
+        transformers 0.3. The authors' is taken: most of the concepts are absent from any one
+        photograph, and each of them is one more chance of a false find.
+    prompts_per_batch : how many prompts go through the network at once. Each costs about 0.3 GB.
+        The result does not depend on it.
+    device : "cpu", "cuda", …; by default the GPU if there is one
+
+    Raises
+    ------
+    ValueError
+        If the checkpoint is missing, unreadable or not this network's, or a prompt is empty,
+        given twice or too long.
+    """
+
+    asset: ClassVar[str] = "sam3"
+    kinds: ClassVar[tuple[str, ...]] = ("sam3", "sam3_video")
+    published: ClassVar[str] = (
+        "SAM 3 in transformers' format (config.json, model.safetensors, processor and tokenizer "
+        "files), published as facebook/sam3 on the Hugging Face hub once its licence is accepted"
+    )
+
+    def __init__(
+        self,
+        checkpoint: str | Path | None = None,
+        concepts: Sequence[str] | None = None,
+        threshold: float = 0.5,
+        prompts_per_batch: int = 4,
+        device: str | None = None,
+    ) -> None:
+        # transformers takes seconds to import, and most runs hold none of its networks.
+        from transformers import Sam3Model, Sam3Processor
+
+        if prompts_per_batch < 1:
+            raise ValueError(f"prompts_per_batch must be at least 1, got {prompts_per_batch}")
+        self.checkpoint = self.find(checkpoint)
+        names = [concept.name for concept in load_concepts()] if concepts is None else concepts
+        self.concepts = list(names)
+        self.threshold = threshold
+        self.prompts_per_batch = prompts_per_batch
+        self.model, self.processor = self.read(Sam3Model, Sam3Processor, self.checkpoint)
+        self.model.to(choose_device(device))
+        longest = self.model.config.text_config.max_position_embeddings
+        _check_prompts(self.concepts, self.processor.tokenizer, longest)
+
+    @torch.no_grad()
+    def __call__(self, image: np.ndarray, size: tuple[int, int]) -> Segments:
+        """Segments of `size`, labelled with their concepts, best score first.
+
+        The network is asked at its own resolution, and masks are kept as run lengths and mapped
+        to `size` one at a time, so memory does not grow with the photograph.
+        """
+        pixels = self.processor(images=image, return_tensors="pt")["pixel_values"]
+        vision = self.model.get_vision_features(pixels.to(self.model.device))
+        resolution = _fitted(image.shape[:2], max(pixels.shape[-2:]))
+        rles: list[dict[str, Any]] = []
+        scores: list[float] = []
+        labels: list[str] = []
+        for start in range(0, len(self.concepts), self.prompts_per_batch):
+            batch = self.concepts[start : start + self.prompts_per_batch]
+            # The tokens and their attention mask: without it, padding would count as words.
+            prompts = self.processor(text=batch, return_tensors="pt").to(self.model.device)
+            outputs = self.model(vision_embeds=_repeated(vision, len(batch)), **prompts)
+            for concept, found in zip(batch, self._instances(outputs, resolution), strict=True):
+                rles += [encode_mask(mask) for mask in found["masks"].bool().cpu().numpy()]
+                scores += found["scores"].tolist()
+                labels += [concept] * len(found["scores"])
+        best = np.argsort(-np.array(scores), kind="stable")
+        return Segments.from_rle(
+            [rles[i] for i in best],
+            size,
+            np.array(scores, dtype=np.float32)[best],
+            [labels[i] for i in best],
+        )
+
+    def _instances(self, outputs: Any, resolution: tuple[int, int]) -> Iterator[dict[str, Any]]:
+        """Masks and scores of each prompt; one at a time, since transformers' masks are int64."""
+        for i in range(len(outputs.pred_masks)):
+            one = {name: outputs[name][i : i + 1] for name in _POST_PROCESSED}
+            yield self.processor.post_process_instance_segmentation(
+                type(outputs)(**one),
+                threshold=self.threshold,
+                mask_threshold=MASK_THRESHOLD,
+                target_sizes=[resolution],
+            )[0]
+
+
+_POST_PROCESSED = ("pred_masks", "pred_boxes", "pred_logits", "presence_logits")
+
+
+def _repeated(vision: Any, n: int) -> Any:
+    """One image's features as those of a batch of `n`; no copy."""
+    levels = {
+        name: tuple(level.expand(n, -1, -1, -1) for level in vision[name])
+        for name in ("fpn_hidden_states", "fpn_position_encoding")
+    }
+    return type(vision)(**levels)
+
+
+def _fitted(shape: tuple[int, int], side: int) -> tuple[int, int]:
+    """(height, width), reduced where the longer one is above `side`."""
+    factor = min(1.0, side / max(shape))
+    return max(1, round(shape[0] * factor)), max(1, round(shape[1] * factor))
+
+
+def _check_prompts(prompts: Sequence[str], tokenizer: Any, longest: int) -> None:
+    if not prompts or len(set(prompts)) < len(prompts) or not all(p.strip() for p in prompts):
+        raise ValueError(f"concepts must be distinct, non-empty text prompts, got {prompts}")
+    for prompt, tokens in zip(prompts, tokenizer(list(prompts))["input_ids"], strict=True):
+        if len(tokens) > longest:
+            raise ValueError(
+                f"concept {prompt!r} has {len(tokens)} tokens, SAM 3 reads {longest}: shorten it"
+            )

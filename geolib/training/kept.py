@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from geolib import data, model
+from geolib.pipeline import shards
+from geolib.runtime import cache
+
+WEIGHTS = "{stage}.safetensors"
+
+
+class Saved(Protocol):
+    """A network that can be written to a file."""
+
+    def save(self, path: Path) -> None: ...
+
+
+Network = TypeVar("Network", bound=Saved)
+
+
+def trained_once(
+    stage: str,
+    params: Mapping[str, Any],
+    modules: Sequence[str],
+    train: Callable[[Path], Network],
+    load: Callable[[Path], Network],
+) -> Network:
+    """A trained network from the cache, or trained and kept there.
+
+    Parameters
+    ----------
+    stage, params, modules
+        As for :func:`geolib.runtime.cache.key`.
+    train
+        Trains; called with a folder from which a training that was killed goes on.
+    load
+        Reads the file of a network.
+    """
+    unfinished = cache.cache_root() / "unfinished" / cache.key("training", params, modules)
+    name = WEIGHTS.format(stage=stage)
+
+    def build(folder: Path) -> None:
+        train(unfinished).save(folder / name)
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+    if model.Process.this().rank > 0 and not cache.find(stage, params, modules):
+        # The first process keeps the result; the others take part in the training.
+        return train(unfinished)
+    return load(cache.compute(stage, params, modules, build) / name)
+
+
+def trained_classifier(
+    train: data.GeoDataset, validation: data.GeoDataset, config: model.TrainConfig
+) -> model.Classifier:
+    """A classifier from the cache, or trained once.
+
+    Parameters
+    ----------
+    train, validation, config
+        As for :func:`geolib.model.train`.
+    """
+    weights = Path(config.weights or "")
+    params = {
+        "config": config.model_dump(mode="json"),
+        "weights": cache.sha256(weights) if weights.is_file() else config.weights,
+        "train": shards.identity(train),
+        "validation": shards.identity(validation),
+    }
+
+    def fit(unfinished: Path) -> model.Classifier:
+        return model.train(train, validation, config, checkpoints=unfinished)
+
+    return trained_once("classifier", params, ("geolib.training.recipe",), fit, model.load)

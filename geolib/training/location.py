@@ -1,0 +1,320 @@
+"""A network that says where a photograph was taken (§3.1.3 and §4.1 of Theiner et al., WACV 2022).
+
+One backbone carries one linear layer, a head, per partitioning of the earth, ordered from fine to
+coarse. Heads on the same features are blocks of one layer, so a location model is a classifier of
+the cells of all partitionings, and this module needs to know of a cell nothing but its name.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+
+from geolib.data import (
+    GeoDataset,
+    PixelBatch,
+    collate,
+    default_workers,
+    pixel_batches,
+    single_threaded,
+)
+from geolib.model.classifier import Classifier, load, read_header, take_classes
+from geolib.model.device import BatchSize, choose_batch_size, choose_device, inference_precision
+from geolib.model.prediction import as_images
+from geolib.model.settings import TrainConfig
+from geolib.runtime.here import progress_bar
+from geolib.training.batches import Examples
+from geolib.training.crops import five_crops
+
+HEADS = "heads"
+
+# Appendix A: a country classifier to start from. The cycles of SGDR begin three times an epoch.
+THEINER_COUNTRIES = TrainConfig(
+    arch="resnet50",
+    weights="imagenet",
+    image_size=224,
+    batch_size=128,
+    optimizer="sgd",
+    learning_rate=5e-3,
+    momentum=0.9,
+    weight_decay=1e-4,
+    label_smoothing=0.0,
+    schedule="warm_restarts",
+    max_epochs=10,
+    patience=10,
+    horizontal_flip=True,
+    crops=True,
+    color_jitter=0.0,
+)
+# §4.1. The paper validates every 512,000 images; here that happens after every epoch.
+THEINER = THEINER_COUNTRIES.model_copy(
+    update={
+        "batch_size": 200,
+        "learning_rate": 0.01,
+        "schedule": "halving",
+        "max_epochs": 15,
+        "patience": 15,
+    }
+)
+
+
+class LocationModel(nn.Module):
+    """Backbone with one linear head per partitioning, fine to coarse (§3.1.3).
+
+    Attributes
+    ----------
+    classifier : Classifier
+        The network; its classes are the cells of all heads, one head after the other.
+    sizes : tuple of int
+        Number of cells of each head.
+    """
+
+    def __init__(self, classifier: Classifier, sizes: Sequence[int]) -> None:
+        super().__init__()
+        if sum(sizes) != len(classifier.classes) or min(sizes, default=0) < 1:
+            raise ValueError(
+                f"sizes={tuple(sizes)} do not add up to the {len(classifier.classes)} classes of "
+                "the classifier; each head needs at least one"
+            )
+        self.classifier = classifier
+        self.sizes = tuple(sizes)
+
+    def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
+        """Logits ``[B,C]`` of every head for images ``[B,3,H,W]``, 0…1."""
+        return list(self.classifier(images).split(self.sizes, dim=1))
+
+    @property
+    def image_size(self) -> int:
+        """Side in pixels of the images it is meant for."""
+        return self.classifier.image_size
+
+    @property
+    def weights_sha256(self) -> str:
+        """Hash of all weights and buffers."""
+        return self.classifier.weights_sha256
+
+    def head(self, index: int) -> Classifier:
+        """A copy with one head alone: a classifier of its cells, for attribution among others."""
+        starts = np.cumsum((0, *self.sizes)).tolist()
+        start, stop = starts[:-1][index], starts[1:][index]
+        return take_classes(self.classifier, start, stop)
+
+    def save(self, path: str | Path) -> None:
+        """Write a checkpoint for :func:`load_location`, as :meth:`Classifier.save` does."""
+        self.classifier.save(path, **{HEADS: json.dumps(self.sizes)})
+
+
+def load_location(path: str | Path) -> LocationModel:
+    """Read a checkpoint of :meth:`LocationModel.save`.
+
+    Raises
+    ------
+    ValueError
+        If the file is damaged, or holds no location model.
+    """
+    classifier = load(path)
+    sizes = read_header(Path(path)).get(HEADS)
+    if sizes is None:
+        raise ValueError(f"path={str(path)!r} holds a classifier, not a location model")
+    return LocationModel(classifier, json.loads(sizes)).eval()
+
+
+class Targets(NamedTuple):
+    """Cells of a training, and the cell of each image.
+
+    ``heads`` holds the names of the cells of each head, fine to coarse; ``train`` and
+    ``validation`` are ``int64 [N,heads]``, -1 for an image in no cell of a head.
+    """
+
+    heads: Sequence[Sequence[str]]
+    train: np.ndarray
+    validation: np.ndarray
+
+
+def train_location(
+    train: GeoDataset,
+    validation: GeoDataset,
+    targets: Targets,
+    config: TrainConfig = THEINER,
+    *,
+    initial: Classifier | None = None,
+    checkpoints: str | Path | None = None,
+    device: str | torch.device = "auto",
+    progress: bool = True,
+) -> LocationModel:
+    """Train all heads at once; the loss is the sum of their cross-entropies (§3.1.3).
+
+    Parameters
+    ----------
+    train, validation
+        Images.
+    targets
+        Their cells.
+    config
+        Settings, by default the paper's.
+    initial
+        Trained network to start from: in the paper's appendix A a classifier of countries. By
+        default the network and the weights that ``config`` names.
+    checkpoints, device, progress
+        As for :func:`geolib.model.train`.
+
+    Returns
+    -------
+    LocationModel
+        In evaluation mode on the CPU: the weights of the epoch with the lowest validation loss.
+
+    Raises
+    ------
+    ValueError
+        If targets and images do not match, or as for :func:`geolib.model.train`.
+    """
+    # Here, and not above: Lightning takes seconds to import.
+    from geolib.training.recipe import fit
+
+    classifier = fit(
+        _examples(train, targets.train, targets.heads),
+        _examples(validation, targets.validation, targets.heads),
+        targets.heads,
+        config,
+        initial=initial,
+        checkpoints=checkpoints,
+        device=device,
+        progress=progress,
+    )
+    return LocationModel(classifier, [len(head) for head in targets.heads]).eval()
+
+
+def _examples(images: GeoDataset, found: np.ndarray, heads: Sequence[Sequence[str]]) -> Examples:
+    cells = np.asarray(found, dtype=np.int64)
+    if cells.shape != (len(images), len(heads)):
+        raise ValueError(
+            f"targets of the {images.split} split have shape {cells.shape}; expected "
+            f"({len(images)}, {len(heads)}), a row per image and a column per head"
+        )
+    sizes = np.array([len(head) for head in heads])
+    if (cells < -1).any() or (cells >= sizes).any():
+        raise ValueError(f"targets lie outside -1…C-1 for heads of {sizes.tolist()} cells")
+    return Examples(images, torch.from_numpy(cells))
+
+
+class Located(NamedTuple):
+    """What a model says of a dataset's readable images.
+
+    ``indices`` are their places in the dataset; ``probabilities`` holds ``float32 [N,C]`` of each
+    head, fine to coarse.
+    """
+
+    indices: list[int]
+    probabilities: list[np.ndarray]
+
+
+def probabilities(
+    model: LocationModel,
+    dataset: GeoDataset,
+    *,
+    crops: bool = False,
+    batch_size: int | None = None,
+    device: str | torch.device = "auto",
+    precision: str = "auto",
+    progress: bool = True,
+) -> Located:
+    """Probability of every cell of every head; unreadable images are left out.
+
+    Parameters
+    ----------
+    model
+        Moved to ``device`` and set to evaluation mode.
+    dataset
+        Images.
+    crops
+        Average the softmax over five crops of each photograph (§4.1) instead of looking at the
+        whole of it, resized.
+    batch_size, device, precision, progress
+        As for :func:`geolib.model.predict`.
+    """
+    place = choose_device(device)
+    model.to(place).to(memory_format=torch.channels_last).eval()
+    fitting = BatchSize(choose_batch_size(place) if batch_size is None else batch_size)
+    read = _five_crop_batches if crops else _whole_batches
+    parts = [[torch.empty(0, size) for size in model.sizes]]
+    indices: list[int] = []
+    for batch in read(dataset, model.image_size, fitting.images, progress):
+        with torch.inference_mode(), inference_precision(place, precision):
+            parts.append(fitting.run(partial(_mean_softmax, model, batch.pixels, place)))
+        indices += batch.indices
+    heads = [torch.cat(head).numpy() for head in zip(*parts, strict=True)]
+    return Located(indices, heads)
+
+
+def _mean_softmax(
+    model: Callable[[torch.Tensor], list[torch.Tensor]],
+    pixels: torch.Tensor,
+    device: torch.device,
+    batch_size: int,
+) -> list[torch.Tensor]:
+    """Softmax of each head for views ``uint8 [B,V,S,S,3]``, averaged over the V views."""
+    n_views = pixels.shape[1]
+    views = pixels.flatten(0, 1).split(batch_size)
+    logits = zip(*(model(as_images(part, device)) for part in views), strict=True)
+    return [
+        torch.cat(head).float().softmax(1).unflatten(0, (-1, n_views)).mean(1).cpu()
+        for head in logits
+    ]
+
+
+def _whole_batches(
+    dataset: GeoDataset, image_size: int, batch_size: int, progress: bool
+) -> Iterator[PixelBatch]:
+    for batch in pixel_batches(dataset, image_size, batch_size, progress=progress):
+        yield batch._replace(pixels=batch.pixels[:, None])
+
+
+def _five_crop_batches(
+    dataset: GeoDataset, image_size: int, batch_size: int, progress: bool
+) -> Iterator[PixelBatch]:
+    loader = DataLoader(
+        five_crops(dataset, image_size),
+        batch_size=batch_size,
+        collate_fn=collate,
+        num_workers=default_workers(len(dataset)),
+        worker_init_fn=single_threaded,
+    )
+    with progress_bar(f"{dataset.name} {dataset.split}", len(dataset), "image", progress) as bar:
+        for batch in loader:
+            for index, error in batch.unreadable:
+                dataset.skip(error, index)
+            bar.update(len(batch.indices) + len(batch.unreadable))
+            if batch.indices:
+                yield batch
+
+
+def down_the_hierarchy(
+    probabilities: Sequence[np.ndarray], parents: Sequence[np.ndarray]
+) -> np.ndarray:
+    """Probability of each finest cell times those of the cells around it (f* in §4.1).
+
+    Parameters
+    ----------
+    probabilities
+        ``[N,C]`` of each head, fine to coarse.
+    parents
+        For each coarser head, ``int64 [C_0]``: the cell that holds each finest cell, or -1 where
+        there is none; the head then counts as if it knew nothing, with one over its cells.
+
+    Returns
+    -------
+    numpy.ndarray
+        ``[N,C_0]``, scaled to sum to 1 per image.
+    """
+    product = probabilities[0].astype(np.float64)
+    for head, parent in zip(probabilities[1:], parents, strict=True):
+        product *= np.where(parent < 0, 1 / head.shape[1], head[:, parent])
+    return product / product.sum(1, keepdims=True)

@@ -1,0 +1,410 @@
+"""Drawing: an object is sketched once as a list of strokes, and the list is replayed.
+
+Replayed onto the picture a stroke blends its colour in; replayed onto a coverage map it writes the
+same anti-aliased coverage. Every stroke changes only pixels under its coverage, by an amount that
+depends on that pixel alone. Hence leaving an object out changes nothing outside its footprint.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import cv2
+import numpy as np
+
+from geoscenes.camera import Camera, Colour, Light, Vector
+
+FRACTION_BITS = 4  # sub-pixel positions handed to OpenCV: 1/16 pixel
+SUPERSAMPLING = 2  # the picture is drawn this much larger and averaged down
+LONGEST_SHADOW = 1.5  # in heights of what casts it; longer ones would clutter the road
+SKY, GROUND, STANDING, LENS = range(4)  # layers, painted in this order
+
+FRONT: Vector = (0.0, 0.0, -1.0)  # faces the camera
+TOP: Vector = (0.0, 1.0, 0.0)
+LEFT: Vector = (-1.0, 0.0, 0.0)
+RIGHT: Vector = (1.0, 0.0, 0.0)
+
+
+@dataclass(frozen=True)
+class Polygon:
+    points: np.ndarray  # int32 [N, 1, 2], in 1/16 pixel
+    colour: Colour
+
+    def paint(self, image: np.ndarray) -> None:
+        cv2.fillPoly(image, [self.points], self.colour, cv2.LINE_AA, FRACTION_BITS)
+
+    def cover(self, coverage: np.ndarray) -> None:
+        cv2.fillPoly(coverage, [self.points], 255, cv2.LINE_AA, FRACTION_BITS)
+
+
+@dataclass(frozen=True)
+class Line:
+    points: np.ndarray
+    colour: Colour
+    thickness: int
+
+    def paint(self, image: np.ndarray) -> None:
+        cv2.polylines(
+            image, [self.points], False, self.colour, self.thickness, cv2.LINE_AA, FRACTION_BITS
+        )
+
+    def cover(self, coverage: np.ndarray) -> None:
+        cv2.polylines(coverage, [self.points], False, 255, self.thickness, cv2.LINE_AA, 4)
+
+
+@dataclass(frozen=True)
+class Sprite:
+    """A shaded bitmap with alpha, already at its place and size."""
+
+    x: int
+    y: int
+    colour: np.ndarray  # uint8 [h, w, 3]
+    alpha: np.ndarray  # uint8 [h, w]
+
+    def paint(self, image: np.ndarray) -> None:
+        h, w = self.alpha.shape
+        patch = image[self.y : self.y + h, self.x : self.x + w]
+        a = cv2.merge([self.alpha] * 3).astype(np.uint16)
+        mixed = patch * (255 - a) + self.colour * a + np.uint16(128)
+        np.right_shift(mixed + np.right_shift(mixed, 8), 8, out=patch, casting="unsafe")
+
+    def cover(self, coverage: np.ndarray) -> None:
+        h, w = self.alpha.shape
+        patch = coverage[self.y : self.y + h, self.x : self.x + w]
+        np.maximum(patch, self.alpha, out=patch)
+
+
+Stroke = Polygon | Line | Sprite
+
+
+@dataclass
+class Part:
+    """Strokes at one depth."""
+
+    layer: int
+    depth: float
+    strokes: list[Stroke] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Bitmap:
+    """A picture that stands upright in the scene; finer to coarser copies avoid aliasing."""
+
+    levels: tuple[np.ndarray, ...]  # uint8 [h, w, 4], each half the size of the one before
+
+
+@dataclass(frozen=True)
+class _Pending:
+    part: Part
+    start: int
+    stop: int
+    colour: Colour
+    thickness: int  # 0: filled
+
+
+class Sketch:
+    """What one object puts on the picture. Points are road coordinates in metres."""
+
+    def __init__(self, camera: Camera, light: Light, side: int, rng: np.random.Generator) -> None:
+        self.camera = camera
+        self.light = light
+        self.side = side  # pixels of the supersampled picture
+        self.rng = rng
+        self.parts: list[Part] = []
+        self.shadows: list[np.ndarray] = []
+        self._points: list[Vector] = []
+        self._pending: list[_Pending] = []
+        self._shadow_points: list[list[Vector]] = []
+        self._haze = 0.0
+
+    # -- strokes -------------------------------------------------------------------------------
+
+    def part(self, depth: float, layer: int = STANDING) -> None:
+        """Begin a group of strokes that is painted at this depth."""
+        self.parts.append(Part(layer, depth))
+        self.veil(depth)
+
+    def veil(self, depth: float) -> None:
+        """Give what follows the haze of another depth within the same part."""
+        self._haze = self.light.haze(depth)
+
+    def seen(self, colour: Sequence[float], normal: Vector = FRONT) -> Colour:
+        """The colour as it reaches the camera: lit, then veiled by haze."""
+        g, h, f = self.light.gain(normal), self.light.haze_colour, self._haze
+        k = 1 - f
+        return (
+            min(255.0, colour[0] * g[0]) * k + h[0] * f,
+            min(255.0, colour[1] * g[1]) * k + h[1] * f,
+            min(255.0, colour[2] * g[2]) * k + h[2] * f,
+        )
+
+    def reflection(self, strength: float) -> Colour:
+        """Colour of a level surface that mirrors the sky near the horizon."""
+        g = self.light.gain(TOP)
+        low, high = self.light.haze_colour, self.light.zenith_colour
+        r, gr, b = (
+            strength * (0.55 * h + 0.45 * z) / k for h, z, k in zip(low, high, g, strict=True)
+        )
+        return (r, gr, b)
+
+    def face(
+        self, points: Sequence[Vector], colour: Sequence[float], normal: Vector = FRONT
+    ) -> None:
+        """A filled polygon."""
+        self._push(points, self.seen(colour, normal), 0)
+
+    def film(
+        self, points: Sequence[Vector], colour: Sequence[float], normal: Vector, opacity: float
+    ) -> None:
+        """A translucent polygon with a soft edge."""
+        self._flush()
+        pixels = self._pixels(points)
+        blur = max(3, round(0.012 * self.side)) | 1
+        low = np.maximum((pixels.min(axis=(0, 1)) >> FRACTION_BITS) - blur, 0)
+        high = np.minimum((pixels.max(axis=(0, 1)) >> FRACTION_BITS) + blur + 2, self.side)
+        if (high <= low).any():
+            return
+        w, h = (high - low).tolist()
+        alpha = np.zeros((h, w), dtype=np.uint8)
+        shifted = pixels - (low << FRACTION_BITS).astype(np.int32)
+        cv2.fillPoly(alpha, [shifted], round(255 * opacity), cv2.LINE_AA, FRACTION_BITS)
+        sheet = np.empty((h, w, 3), dtype=np.uint8)
+        sheet[:] = np.rint(self.seen(colour, normal))
+        soft = cv2.blur(alpha, (blur, blur))
+        self.parts[-1].strokes.append(Sprite(int(low[0]), int(low[1]), sheet, soft))
+
+    def wire(self, points: Sequence[Vector], colour: Sequence[float], width: float) -> None:
+        """A thin line, ``width`` metres at the part's depth, at least one drawn pixel."""
+        pixels = width * self.camera.focal / self.parts[-1].depth * self.side
+        self._push(points, self.seen(colour), max(1, round(pixels)))
+
+    def quad(
+        self,
+        u: tuple[float, float],
+        y: tuple[float, float],
+        z: float,
+        colour: Sequence[float],
+    ) -> None:
+        """An upright rectangle that faces the camera."""
+        self.face([(u[0], y[0], z), (u[1], y[0], z), (u[1], y[1], z), (u[0], y[1], z)], colour)
+
+    def flat(
+        self,
+        u: tuple[float, float],
+        z: tuple[float, float],
+        colour: Sequence[float],
+        y: float = 0.0,
+        steps: int = 1,
+    ) -> None:
+        """A horizontal rectangle; ``steps`` pieces along z let it follow the bend."""
+        start = max(z[0], 1.0)
+        zs = [start * (z[1] / start) ** (k / steps) for k in range(steps + 1)]
+        near = [(u[0], y, k) for k in zs]
+        far = [(u[1], y, k) for k in reversed(zs)]
+        self.face(near + far, colour, TOP)
+
+    def box(
+        self,
+        u: tuple[float, float],
+        y: tuple[float, float],
+        z: tuple[float, float],
+        colour: Sequence[float],
+    ) -> None:
+        """The faces of a box that the camera sees."""
+        side = self.visible_side(u, z[0])
+        if side is not None:
+            k = u[0] if side == LEFT else u[1]
+            self.face(
+                [(k, y[0], z[0]), (k, y[0], z[1]), (k, y[1], z[1]), (k, y[1], z[0])], colour, side
+            )
+        if y[1] < self.camera.height:
+            self.flat(u, z, colour, y[1])
+        self.quad(u, y, z[0], colour)
+
+    def visible_side(self, u: tuple[float, float], z: float) -> Vector | None:
+        """Which side of a box the camera sees."""
+        if self.camera.offset(u[0], z) > 0:
+            return LEFT
+        return RIGHT if self.camera.offset(u[1], z) < 0 else None
+
+    def disc(
+        self,
+        centre: Vector,
+        radius: float,
+        colour: Sequence[float],
+        *,
+        corners: int = 20,
+        turn: float = 0.0,
+        squash: float = 1.0,
+        normal: Vector = FRONT,
+    ) -> None:
+        """A regular polygon or ellipse; it faces the camera, or lies in the plane of ``normal``."""
+        u, y, z = centre
+        a = [2 * math.pi * k / corners + turn for k in range(corners)]
+        if normal in (LEFT, RIGHT):
+            ring = [(u, y + radius * math.sin(t) * squash, z + radius * math.cos(t)) for t in a]
+        elif normal == TOP:
+            ring = [(u + radius * math.cos(t) * squash, y, z + radius * math.sin(t)) for t in a]
+        else:
+            ring = [(u + radius * math.cos(t), y + radius * math.sin(t) * squash, z) for t in a]
+        self.face(ring, colour, normal)
+
+    def rod(
+        self, foot: Vector, head: Vector, width: float, colour: Sequence[float], taper: float = 1.0
+    ) -> None:
+        """A round post: a lit and a shaded half."""
+        (u0, y0, z0), (u1, y1, z1) = foot, head
+        du, dy = u1 - u0, y1 - y0
+        length = math.hypot(du, dy) or 1.0
+        nu, ny = dy / length * width / 2, -du / length * width / 2
+        mu, my = nu * taper, ny * taper
+        left, right = (LEFT, RIGHT) if nu >= 0 else (RIGHT, LEFT)
+        half = 0.15
+        self.face(
+            [
+                (u0 - nu, y0 - ny, z0),
+                (u0 + nu, y0 + ny, z0),
+                (u1 + mu, y1 + my, z1),
+                (u1 - mu, y1 - my, z1),
+            ],
+            colour,
+            _between(right, FRONT),
+        )
+        self.face(
+            [
+                (u0 - nu, y0 - ny, z0),
+                (u0 + nu * half, y0 + ny * half, z0),
+                (u1 + mu * half, y1 + my * half, z1),
+                (u1 - mu, y1 - my, z1),
+            ],
+            colour,
+            _between(left, FRONT),
+        )
+
+    def sprite(
+        self,
+        bitmap: Bitmap,
+        foot: Vector,
+        size: tuple[float, float],
+        *,
+        tint: Sequence[float] = (1.0, 1.0, 1.0),
+        flip: bool = False,
+        emissive: bool = False,
+    ) -> None:
+        """An upright bitmap whose bottom centre stands at ``foot``; size = (width, height) in m."""
+        u, y, z = foot
+        w, h = size
+        a, b = (u + w / 2, u - w / 2) if flip else (u - w / 2, u + w / 2)
+        corners = np.array([(a, y + h, z), (b, y + h, z), (a, y, z)])
+        target = (self.camera.project(corners) * self.side - 0.5).astype(np.float32)
+        gain = (1.0, 1.0, 1.0) if emissive else self.light.gain(_SPRITE_NORMAL)
+        table = _tint_table(gain, tint, self._haze, self.light.haze_colour)
+        stroke = _place(bitmap, target, self.side, table)
+        if stroke is not None:
+            self._flush()
+            self.parts[-1].strokes.append(stroke)
+
+    # -- shadows -------------------------------------------------------------------------------
+
+    def shadow(self, points: Sequence[Vector]) -> None:
+        """Shadow of the convex hull of these points on the ground."""
+        sun = self.light.sun
+        reach = min(1 / sun[1], LONGEST_SHADOW / math.hypot(sun[0], sun[2]))
+        self._shadow_points.append(
+            [(u - sun[0] * reach * y, 0.0, z - sun[2] * reach * y) for u, y, z in points]
+        )
+
+    def shadow_box(
+        self, u: tuple[float, float], y: tuple[float, float], z: tuple[float, float]
+    ) -> None:
+        self.shadow([(a, b, c) for a in u for b in y for c in z])
+
+    def shadow_disc(self, centre: Vector, radius: float, squash: float = 1.0) -> None:
+        """Shadow of a ball or, with ``squash``, of an upright ellipsoid."""
+        u, y, z = centre
+        a = [2 * math.pi * k / 14 for k in range(14)]
+        ring = [(u + radius * math.cos(t), y, z + radius * math.sin(t)) for t in a]
+        up = [(u + radius * math.cos(t), y + radius * squash * math.sin(t), z) for t in a]
+        self.shadow(ring + up)
+
+    # -- result --------------------------------------------------------------------------------
+
+    def finish(self) -> Sketch:
+        """Turn what is pending into strokes."""
+        self._flush()
+        if self._shadow_points:
+            pixels = self._pixels([p for points in self._shadow_points for p in points])
+            start = 0
+            for points in self._shadow_points:
+                self.shadows.append(cv2.convexHull(pixels[start : start + len(points)]))
+                start += len(points)
+            self._shadow_points = []
+        return self
+
+    def _push(self, points: Sequence[Vector], colour: Colour, thickness: int) -> None:
+        start = len(self._points)
+        self._points.extend(points)
+        self._pending.append(_Pending(self.parts[-1], start, len(self._points), colour, thickness))
+
+    def _flush(self) -> None:
+        if not self._pending:
+            return
+        pixels = self._pixels(self._points)
+        for p in self._pending:
+            points = pixels[p.start : p.stop]
+            p.part.strokes.append(
+                Line(points, p.colour, p.thickness) if p.thickness else Polygon(points, p.colour)
+            )
+        self._points, self._pending = [], []
+
+    def _pixels(self, points: Sequence[Vector]) -> np.ndarray:
+        image = self.camera.project(np.array(points, dtype=np.float64)) * self.side - 0.5
+        fixed = np.rint(image * 2**FRACTION_BITS)
+        return np.minimum(np.maximum(fixed, -(2**18)), 2**18).astype(np.int32)[:, None, :]
+
+
+_SPRITE_NORMAL: Vector = (0.0, 0.6, -0.8)
+
+
+def _between(a: Vector, b: Vector) -> Vector:
+    s = 0.7071
+    return ((a[0] + b[0]) * s, (a[1] + b[1]) * s, (a[2] + b[2]) * s)
+
+
+def _tint_table(
+    gain: Colour, tint: Sequence[float], haze: float, haze_colour: Colour
+) -> np.ndarray:
+    """Look-up table ``[1, 256, 3]`` that lights, tints and veils a bitmap."""
+    level = np.arange(256, dtype=np.float64)[:, None]
+    lit = np.minimum(level * (np.array(gain) * np.array(tint)), 255)
+    return np.rint(lit * (1 - haze) + np.array(haze_colour) * haze).astype(np.uint8)[None]
+
+
+def _place(bitmap: Bitmap, target: np.ndarray, side: int, table: np.ndarray) -> Sprite | None:
+    """Warp a bitmap so that its top-left, top-right and bottom-left corners meet ``target``."""
+    width = float(np.hypot(*(target[1] - target[0])))
+    height = float(np.hypot(*(target[2] - target[0])))
+    level = 0
+    last = len(bitmap.levels) - 1
+    while level < last and bitmap.levels[level].shape[0] > 1.6 * height:
+        level += 1
+    source = bitmap.levels[level]
+    h, w = source.shape[:2]
+    if width < 1 or height < 1:
+        return None
+    corners = np.vstack([target, target[1:2] + target[2:3] - target[0:1]])
+    x0, y0 = np.maximum(np.floor(corners.min(axis=0)).astype(int) - 1, 0)
+    x1, y1 = np.minimum(np.ceil(corners.max(axis=0)).astype(int) + 2, side)
+    if x1 <= x0 or y1 <= y0:
+        return None
+    origin = np.array([x0, y0], dtype=np.float32)
+    start = np.array([[-0.5, -0.5], [w - 0.5, -0.5], [-0.5, h - 0.5]], dtype=np.float32)
+    matrix = cv2.getAffineTransform(start, (target - origin).astype(np.float32))
+    warped = cv2.warpAffine(
+        source, matrix, (int(x1 - x0), int(y1 - y0)), flags=cv2.INTER_LINEAR, borderValue=0
+    )
+    alpha = cv2.extractChannel(warped, 3)
+    colour = cv2.LUT(cv2.cvtColor(warped, cv2.COLOR_RGBA2RGB), table)
+    return Sprite(int(x0), int(y0), colour, alpha)

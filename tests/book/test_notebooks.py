@@ -1,0 +1,132 @@
+"""The notebooks of the repository: pairs, kept outputs, parameters and figures."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import jupytext
+import nbformat
+import pytest
+import yaml
+from nbformat import NotebookNode
+
+from geolib.book import run
+
+ROOT = Path(__file__).parents[2]
+CHAPTERS = (
+    "01-data",
+    "02-classifier",
+    "03-attribution",
+    "04-segmentation",
+    "05-elements",
+    "06-faithfulness",
+    "07-your-photos",
+    "08-combicam",
+    "09-partitioning",
+    "10-concept-influence",
+    "11-causes",
+    "12-controls",
+    "13-sanity",
+    "14-shortcuts",
+    "15-human-study",
+)
+
+
+def _notebook(name: str) -> NotebookNode:
+    return nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
+
+
+def _tags(cell: NotebookNode) -> set[str]:
+    return set(cell.metadata.get("tags", ()))
+
+
+def test_every_source_has_its_notebook_and_the_reverse() -> None:
+    folder = ROOT / "notebooks"
+    assert tuple(run.names(ROOT)) == CHAPTERS
+    assert sorted(p.stem for p in folder.glob("*.md")) == list(CHAPTERS)
+
+
+@pytest.mark.parametrize("name", CHAPTERS)
+def test_a_pair_has_not_drifted(name: str) -> None:
+    source = jupytext.read(ROOT / "notebooks" / f"{name}.md")
+    paired = _notebook(name)
+    assert [(c.cell_type, c.source, c.metadata) for c in paired.cells] == [
+        (c.cell_type, c.source, c.metadata) for c in source.cells
+    ], "run `make notebooks`"
+
+
+@pytest.mark.parametrize("name", CHAPTERS)
+def test_kept_outputs_are_there_and_no_others(name: str) -> None:
+    code = [cell for cell in _notebook(name).cells if cell.cell_type == "code"]
+    kept = [cell for cell in code if run.is_kept(cell)]
+    assert kept, "nbval compares nothing"
+    for cell in kept:
+        # nbval passes over a cell that has neither output nor count.
+        assert cell.outputs and cell.execution_count is not None, cell.source
+    assert [cell.source for cell in code if cell not in kept and cell.outputs] == []
+    half_tagged = [cell.source for cell in code if len(_tags(cell) & run.KEPT_TAGS) == 1]
+    assert half_tagged == []
+
+
+@pytest.mark.parametrize("name", CHAPTERS)
+def test_kept_outputs_name_no_machine(name: str) -> None:
+    kept = [cell.outputs for cell in _notebook(name).cells if run.is_kept(cell)]
+    text = json.dumps(kept)
+    assert "image/png" not in text
+    assert not any(f"/{top}/" in text for top in ("home", "root", "tmp", "Users"))
+
+
+@pytest.mark.parametrize("name", CHAPTERS)
+def test_defaults_are_the_values_of_the_smoke_profile(name: str) -> None:
+    defaults = run.declared_parameters(ROOT / "notebooks" / f"{name}.ipynb")
+    assert defaults, "the notebook declares no parameter"
+    assert run.resolve([name], "smoke", root=ROOT)[name] == defaults
+
+
+@pytest.mark.parametrize("profile", ["smoke", "default", "paper", "theiner"])
+def test_profiles_name_known_parameters_only(profile: str) -> None:
+    assert set(run.resolve(CHAPTERS, profile, root=ROOT)) == set(CHAPTERS)
+
+
+def test_the_smoke_profile_sets_every_shared_parameter_of_the_others() -> None:
+    shared = {
+        profile: set(
+            yaml.safe_load((ROOT / f"notebooks/profiles/{profile}.yaml").read_text())["shared"]
+        )
+        for profile in ("smoke", "default", "paper", "theiner")
+    }
+    assert shared["default"] | shared["paper"] <= shared["smoke"]
+
+
+@pytest.mark.parametrize("name", CHAPTERS)
+def test_parameters_stand_in_the_first_code_cell(name: str) -> None:
+    code = [cell for cell in _notebook(name).cells if cell.cell_type == "code"]
+    assert ["parameters" in _tags(cell) for cell in code].index(True) == 0
+
+
+@pytest.mark.parametrize("name", CHAPTERS)
+def test_figures_have_alternative_texts_and_captions(name: str) -> None:
+    figures = 0
+    for cell in _notebook(name).cells:
+        settings = cell.metadata.get("mystnb", {})
+        if not settings and not (cell.cell_type == "code" and "figures." in cell.source):
+            continue
+        figures += 1
+        alt = settings.get("image", {}).get("alt", "")
+        assert len(alt.split()) >= 4, f"alt text {alt!r} of the cell\n{cell.source}"
+        # A gallery shows several images from one cell: a text, but no number and caption.
+        if "figure" in settings:
+            assert settings["figure"]["caption"].strip(), cell.source
+            assert settings["figure"]["name"].startswith("fig-"), cell.source
+    assert figures, "the chapter shows no figure"
+
+
+def test_names_of_figures_are_unique() -> None:
+    labels = [
+        cell.metadata["mystnb"]["figure"]["name"]
+        for name in CHAPTERS
+        for cell in _notebook(name).cells
+        if cell.metadata.get("mystnb", {}).get("figure")
+    ]
+    assert len(labels) == len(set(labels))

@@ -1,0 +1,104 @@
+"""Results recorded in a notebook come back as they were, and what prose cannot quote is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from nbformat.v4 import new_code_cell, new_notebook, new_output
+
+from geolib.book import results
+
+
+def _executed(path: Path, *bundles: dict[str, Any]) -> Path:
+    outputs = [new_output("display_data", data={results.MIME: bundle}) for bundle in bundles]
+    nbformat.write(new_notebook(cells=[new_code_cell("x", outputs=outputs)]), path)
+    return path
+
+
+@pytest.fixture
+def shown(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    bundles: list[dict[str, Any]] = []
+    monkeypatch.setattr(results, "display", lambda bundle, raw: bundles.append(bundle))
+    return bundles
+
+
+def test_recorded_values_come_back(tmp_path: Path, shown: list[dict[str, Any]]) -> None:
+    results.record(share=np.float32(0.5), n=np.int64(3), word="slic", ahead=np.bool_(True))
+    results.record(loss=torch.tensor(0.25))
+    path = _executed(tmp_path / "a.ipynb", *(bundle[results.MIME] for bundle in shown))
+    assert results.collect(path) == {
+        "share": 0.5,
+        "n": 3,
+        "word": "slic",
+        "ahead": True,
+        "loss": 0.25,
+    }
+
+
+def test_nothing_but_the_result_is_displayed(shown: list[dict[str, Any]]) -> None:
+    results.record(n=1)
+    assert shown == [{results.MIME: {"n": 1}}]
+
+
+@given(st.one_of(st.integers(), st.floats(allow_nan=False, allow_infinity=False), st.booleans()))
+def test_scalars_survive_the_file(value: Any) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        shown: list[Any] = []
+        patch.setattr(results, "display", lambda bundle, raw: shown.append(bundle))
+        results.record(value=value)
+    text = nbformat.writes(
+        new_notebook(cells=[new_code_cell(outputs=[new_output("display_data", data=shown[0])])])
+    )
+    back = nbformat.reads(text, as_version=4).cells[0].outputs[0].data[results.MIME]["value"]
+    assert back == value and type(back) is type(value)
+
+
+@pytest.mark.parametrize("value", [None, float("nan"), float("inf"), np.float32("nan"), "", "  "])
+def test_missing_values_are_refused(value: Any, shown: list[dict[str, Any]]) -> None:
+    with pytest.raises(ValueError, match="result 'advantage'"):
+        results.record(advantage=value)
+    assert shown == []
+
+
+@pytest.mark.parametrize("value", [[1.0], {"a": 1}, np.ones(2), object()])
+def test_only_scalars_are_recorded(value: Any, shown: list[dict[str, Any]]) -> None:
+    with pytest.raises(TypeError, match="result 'advantage'"):
+        results.record(advantage=value)
+
+
+def test_record_needs_a_value() -> None:
+    with pytest.raises(ValueError, match="at least one"):
+        results.record()
+
+
+def test_a_name_recorded_twice_is_refused(tmp_path: Path) -> None:
+    path = _executed(tmp_path / "06-x.ipynb", {"n": 1}, {"n": 2})
+    with pytest.raises(ValueError, match=r"06-x\.ipynb records 'n' twice"):
+        results.collect(path)
+
+
+def test_a_damaged_result_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="result 'n' is None"):
+        results.collect(_executed(tmp_path / "a.ipynb", {"n": None}))
+
+
+def test_attached_files_come_back(tmp_path: Path, shown: list[dict[str, Any]]) -> None:
+    (tmp_path / "page" / "deep").mkdir(parents=True)
+    (tmp_path / "page" / "index.html").write_text("<p>")
+    (tmp_path / "page" / "deep" / "a.png").write_bytes(bytes(range(256)))
+    results.attach("study", tmp_path / "page")
+    outputs = [new_output("display_data", data=shown[0])]
+    path = tmp_path / "a.ipynb"
+    nbformat.write(new_notebook(cells=[new_code_cell("x", outputs=outputs)]), path)
+    assert results.attached(path) == {
+        "study/deep/a.png": bytes(range(256)),
+        "study/index.html": b"<p>",
+    }
+    assert results.collect(path) == {}

@@ -1,0 +1,876 @@
+"""Controls: fills and nulls by hand, specifications counted, curves of oracles, the twin."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from oracle import SIDE, write_photographs
+from oracle import classifier as oracle
+
+from geolib import data, model, statistics
+from geolib.ablation import ablate, donor_indices, faithfulness
+from geolib.chapters.causes.effects import scene_of
+from geolib.chapters.controls import equal_area, removal, wording
+from geolib.chapters.controls import specifications as specifications_
+from geolib.chapters.controls.specifications import Specification
+from geolib.chapters.experiment import Experiment
+from geolib.pipeline import shards
+from geolib.pipeline.shards import EvaluationConfig
+from geolib.scoring import Elements, box_region
+from geolib.training.augmentation import BOXES, MASK_DRAWS, mask_boxes
+from geoscenes import render
+
+# grad-cam's imputer hands a tensor to NumPy.
+pytestmark = pytest.mark.filterwarnings("ignore:__array_wrap__:DeprecationWarning")
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("GEOLIB_CACHE", str(tmp_path / "cache"))
+
+
+def elements(*boxes, size=12):
+    """Elements whose masks are their boxes without the last column."""
+    boxes = np.array(boxes, dtype=np.int64).reshape(-1, 4)
+    masks = [box_region([box - [0, 0, 1, 0]], (size, size)) for box in boxes]
+    stacked = np.stack(masks) if masks else np.zeros((0, size, size), bool)
+    return Elements(stacked, boxes, pd.DataFrame())
+
+
+# Fills and nulls ----------------------------------------------------------------------------------
+
+
+def test_road_fills_a_hole_of_nine_pixels_as_worked_out_by_hand():
+    # Around the hole, 1 at the middle of each side and 0 elsewhere. With weights 1/6 for the four
+    # neighbours and 1/12 for the diagonals, symmetry leaves three unknowns, centre x, edge y and
+    # corner z: x = (2y + z)/3, y = (1 + 2z + x)/6 + y/6, z = y/3 + (2 + x)/12.
+    image = torch.zeros(1, 3, 5, 5)
+    for row, column in ((0, 2), (2, 0), (2, 4), (4, 2)):
+        image[..., row, column] = 1
+    hole = np.zeros((1, 5, 5), bool)
+    hole[0, 1:4, 1:4] = True
+    filled = ablate(image, hole, "deletion", "road")
+    noise = torch.randn(3, 5, 5, generator=torch.Generator().manual_seed(0))
+    z, y, x = 40 / 119, 49 / 119, 46 / 119
+    expected = torch.tensor([[z, y, z], [y, x, y], [z, y, z]])
+    smooth = filled[0, :, 1:4, 1:4] - 0.01 * noise[:, 1:4, 1:4]
+    torch.testing.assert_close(smooth, expected.expand(3, 3, 3), atol=1e-5, rtol=0)
+
+
+def test_donors_are_others_and_do_not_depend_on_the_order():
+    names = [f"image {i}" for i in range(6)]
+    donors = donor_indices(names, seed=3, repeats=5)
+    for index, row in enumerate(donors):
+        assert sorted(row) == [i for i in range(6) if i != index]  # every other one, once
+    assert (donors != donor_indices(names, seed=4, repeats=5)).any()
+    backwards = donor_indices(names[::-1], seed=3, repeats=5)[::-1]
+    np.testing.assert_array_equal(5 - backwards, donors)
+    assert donor_indices(["a", "b"], repeats=3).tolist() == [[1, 1, 1], [0, 0, 0]]
+    with pytest.raises(ValueError, match="expected at least 2, all different"):
+        donor_indices(["a", "a"])
+
+
+def test_null_regions_keep_coverage_or_are_another_images_layout():
+    found = [elements((0, 0, 4, 3), (2, 2, 6, 6)), elements((5, 5, 9, 12)), elements()]
+    nulls = specifications_.null_regions(found, ["a", "b", "c"], repeats=2, seed=1)
+    assert set(nulls) == {"donor", "torus", "masks", "masks torus"}
+    layouts = [one.region() for one in found]
+    for index, one in enumerate(found):
+        assert nulls["torus"][index].sum(axis=(1, 2)).tolist() == [one.region().sum()] * 2
+        areas = nulls["masks torus"][index].sum(axis=(1, 2))
+        assert areas.tolist() == [one.mask_region().sum()] * 2
+        np.testing.assert_array_equal(nulls["masks"][index], one.mask_region()[None])
+        others = [layout for k, layout in enumerate(layouts) if k != index]
+        for donor in nulls["donor"][index]:
+            assert any((donor == other).all() for other in others)
+
+
+# Masked boxes in training -------------------------------------------------------------------------
+
+
+def drawn(masked, inverted, *boxes):
+    """Draws of one image; a box is centre x, centre y, width, height, all 0…1."""
+    values = np.array([*boxes, *[(0.5, 0.5, 0, 0)] * (BOXES - len(boxes))]).T.ravel()
+    return torch.tensor([masked, inverted, *values], dtype=torch.float32)[:, None]
+
+
+def test_boxes_hide_what_they_should():
+    image = torch.full((1, 3, 10, 10), 0.9)
+    fill = torch.tensor([0.1, 0.2, 0.3]).view(1, 3, 1, 1)
+    # Widest: half of the side. The two boxes not given are a tenth wide, about the middle, and
+    # cover no pixel's middle.
+    draws = drawn(0.3, 0.9, (0.25, 0.5, 1, 1))
+    hidden = mask_boxes(image, draws, 0.5, fill)
+    expected = torch.zeros(10, 10, dtype=torch.bool)
+    expected[3:7, :5] = True  # |row − 0.5| < 0.25 and |column − 0.25| < 0.25, at pixels' middles
+    expected[2:8, :5] |= (torch.arange(10) + 0.5).div(10).sub(0.5).abs()[2:8, None] < 0.25
+    assert torch.equal(hidden[0, 0] != 0.9, expected)
+    assert torch.equal(hidden[0, :, 5, 0], fill.flatten())
+    inside_out = mask_boxes(image, drawn(0.3, 0.1, (0.25, 0.5, 1, 1)), 0.5, fill)
+    assert torch.equal(inside_out[0, 0] == 0.9, expected)
+    assert torch.equal(mask_boxes(image, draws, 0.2, fill), image)  # drawn 0.3: not masked
+
+
+def test_masks_come_as_often_as_asked_and_leave_the_other_draws_alone():
+    many = torch.rand(MASK_DRAWS, 2000, generator=torch.Generator().manual_seed(0))
+    images = torch.ones(2000, 3, 8, 8)
+    masked = mask_boxes(images, many, 0.25, torch.zeros(1, 3, 1, 1))
+    assert 0.21 < (masked == 0).flatten(1).any(1).float().mean() < 0.28
+    both, alone = (torch.Generator().manual_seed(7) for _ in range(2))
+    assert torch.equal(
+        torch.rand(4 + MASK_DRAWS, 32, generator=both)[:4], torch.rand(4, 32, generator=alone)
+    )
+
+
+def test_the_twin_goes_on_from_the_classifier_with_masked_boxes(tmp_path):
+    write_photographs(tmp_path / "photos", 14)
+    experiment = Experiment(
+        **{"dataset": "folder", "root": str(tmp_path / "photos"), "image_size": SIDE},
+        **{"max_epochs": 1, "batch_size": 8, "arch": "squeezenet1_1"},
+        **{"top_p": 0.3, "s_min": 0.4},
+    )
+    twin = specifications_.twin(experiment, n_train=8, max_epochs=2, box_masks=0.4)
+    first, second = experiment.classifier, twin.classifier
+    assert second.training_config["box_masks"] == 0.4
+    assert second.training_config["max_epochs"] == 2
+    assert len(second.history) == 2
+    assert second.classes == first.classes
+    assert second.weights_sha256 != first.weights_sha256
+    assert (twin.s_min, twin.top_p, twin.n_train) == (0.4, 0.3, experiment.n_train)
+    # One pass at a small rate moves the last layer, and does not start it anew.
+    head = "network.classifier.1.bias"
+    assert head in first.state_dict()
+    assert (second.state_dict()[head] - first.state_dict()[head]).abs().max() < 0.01
+    again = specifications_.twin(experiment, n_train=8, max_epochs=2, box_masks=0.4)
+    assert again.checkpoint == twin.checkpoint
+
+
+# Specifications -----------------------------------------------------------------------------------
+
+
+def test_sweeps_change_one_choice_each():
+    base = EvaluationConfig(repeats=2)
+    found = specifications_.sweeps(base, {"padding": [0.0, 0.15], "combine": ["overlap"]})
+    assert [(one.varied, one.setting, one.combine) for one in found] == [
+        ("padding", "0.0", "geometric"),
+        ("padding", "0.15", "geometric"),
+        ("combine", "overlap", "overlap"),
+    ]
+    assert [one.config.padding for one in found] == [0.0, 0.15, 0.05]
+    assert found[2].config == base
+    with pytest.raises(ValueError, match="pading"):
+        specifications_.sweeps(base, {"pading": [0.1]})
+    # What is so already would count twice.
+    tuned = EvaluationConfig(repeats=2, top_p=0.3)
+    left = specifications_.sweeps(
+        tuned, {"top_p": [0.1, 0.3], "combine": ["geometric"], "fill": ["mean"]}
+    )
+    assert [(one.varied, one.setting) for one in left] == [("top_p", "0.1")]
+
+
+class Spot(torch.nn.Module):
+    """Class 1 as far as the middle of the image is bright; the class of every image here."""
+
+    mean = torch.zeros(1, 3, 1, 1)
+
+    def forward(self, images):
+        middle = images[:, :, 4:8, 4:8].mean((1, 2, 3))
+        return torch.stack([torch.full_like(middle, 0.5), middle], 1) * 8
+
+
+def spot_outcomes(found, nulls=True, **names):
+    ids = [str(i) for i in range(len(found))]
+    regions = specifications_.null_regions(found, ids, 2) if nulls else {}
+    images = torch.ones(len(found), 3, 12, 12)
+    labels = [1] * len(found)
+    table = faithfulness(
+        Spot(), images, labels, found, fill="black", repeats=2, individual=False, controls=regions,
+        precision="fp32",
+    )  # fmt: skip
+    named = {"attribution": "a", "segmenter": "s", "varied": "", "setting": ""}
+    return table.assign(**named | names)
+
+
+def test_specifications_are_counted_and_judged_as_by_hand():
+    on, off = elements((4, 4, 8, 8)), elements((0, 0, 3, 3))
+    # Layouts that hit the spot in every image; layouts that miss it in every image.
+    hits = spot_outcomes([on] * 8)
+    misses = spot_outcomes([off] * 8, attribution="b")
+    alone = spot_outcomes([on] * 8, nulls=False, varied="padding", setting="0")
+    rows = specifications_.per_image(pd.concat([hits, misses, alone]))
+    curve = specifications_.specifications(rows)
+    # Two full ones: boxes against three baselines, masks against one, two tests each; the third
+    # was run against random boxes only.
+    assert len(curve) == 2 * 4 * 2 + 2
+    assert curve["advantage"].is_monotonic_increasing
+    boxes = curve[(curve["region"] == "boxes") & (curve["varied"] == "")]
+    best = boxes[(boxes["attribution"] == "a") & (boxes["baseline"] == "torus shift")]
+    torus = hits[(hits["region"] == "torus") & (hits["test"] == "insertion")]
+    expected = 1 - torus.groupby("image_id")["correct"].mean().mean()
+    assert best.set_index("test").loc["insertion", "advantage"] == pytest.approx(expected)
+    # Every donor has the same layout: nothing can be gained over it.
+    donor = boxes[boxes["baseline"] == "donor layout"]
+    assert (donor["advantage"] == 0).all()
+    assert set(donor["verdict"]) == {"undecided"}
+    worst = boxes[(boxes["attribution"] == "b") & (boxes["test"] == "insertion")]
+    assert (worst["advantage"] <= 0).all()
+    assert curve.set_index("varied").loc["padding", "changed"].tolist() == ["padding 0"] * 2
+    one = rows[(rows["baseline"] == "torus shift") & (rows["region"] == "boxes")]
+    one = one[(one["attribution"] == "a") & (one["test"] == "insertion")]
+    assert one["advantage"].mean() == pytest.approx(expected)
+
+
+def test_images_without_elements_are_counted():
+    table = spot_outcomes([elements((4, 4, 8, 8))] * 3 + [elements()], nulls=False)
+    curve = specifications_.specifications(specifications_.per_image(table))
+    assert curve["without_elements"].tolist() == [0.25] * 2
+    assert curve["coverage"].tolist() == pytest.approx([0.75 * 16 / 144] * 2)
+
+
+def curve_and_rows(advantages):
+    """A curve of segmenter × test, and its rows: for each pair one advantage per image."""
+    named = {"attribution": "a", "fill": "mean", "varied": "", "setting": "", "changed": ""}
+    named |= {"region": "boxes", "baseline": "random boxes", "coverage": 0.1, "n_elements": 1}
+    rows = pd.DataFrame(
+        {**named, "segmenter": s, "test": t, "image_id": str(i), "advantage": value}
+        for (s, t), values in advantages.items()
+        for i, value in enumerate(values)
+    )
+    return specifications_.specifications(rows), rows
+
+
+def test_verdicts_counts_and_importance_by_hand():
+    assert [
+        specifications_.verdict(*ends) for ends in ((0.1, 0.2), (-0.1, 0.2), (-0.2, -0.1), (0, 1))
+    ] == [
+        "holds",
+        "undecided",
+        "reversed",
+        "undecided",
+    ]
+    curve, rows = curve_and_rows(
+        {
+            ("s", "deletion"): [0.3, 0.4, 0.5],
+            ("s", "insertion"): [0.1, 0.2, 0.3],
+            ("t", "deletion"): [0.1, 0.1, 0.1],
+            ("t", "insertion"): [-0.1, -0.1, -0.1],
+        }
+    )
+    found = specifications_.counts(curve, rows, "segmenter")
+    assert found.index.tolist() == ["s", "t"]
+    assert found["share"].tolist() == [1.0, 0.5]
+    assert found.loc["t", ["holds", "undecided", "reversed"]].tolist() == [1, 0, 1]
+    # An image's mean under s is 0.2, 0.3, 0.4; under t always 0.
+    assert found["advantage"].tolist() == pytest.approx([0.3, 0.0])
+    assert 0.2 <= found.loc["s", "low"] < 0.3 < found.loc["s", "high"] <= 0.4
+    expected = statistics.detectable_effect([0.2, 0.3, 0.4])
+    assert found.loc["s", "detectable"] == pytest.approx(expected)
+    assert np.isnan(found.loc["t", "detectable"])
+    assert found["coverage"].tolist() == pytest.approx([0.1] * 2)
+    assert found["without_elements"].tolist() == [0, 0]
+    only = specifications_.counts(curve[curve["test"] == "deletion"], rows, "segmenter")
+    assert only["advantage"].tolist() == pytest.approx([0.4, 0.1])  # the others play no part
+    html = wording.choice_table({"segments": found}).to_html()
+    assert "+0.300 (" in html
+    assert wording.UNDEFINED in html
+
+
+def test_importance_by_hand():
+    curve, rows = curve_and_rows(
+        {
+            ("s", "deletion"): [0.3, 0.5],
+            ("s", "insertion"): [0.1, 0.3],
+            ("t", "deletion"): [0.0, 0.0],
+            ("t", "insertion"): [0.0, 0.0],
+        }
+    )
+    found = specifications_.importance(curve, rows, ["test", "segmenter"])
+    assert found.index.tolist() == ["segmenter", "test"]
+    # Segmenters: 0.2 and 0.4 per image against 0, hence effects of ±0.1 and ±0.2; tests: ±0.05.
+    assert found["spread"].tolist() == pytest.approx([0.15, 0.05])
+    assert found.loc["segmenter", ["low", "high"]].tolist() == pytest.approx([0.1, 0.2])
+    chance = np.sqrt(np.var([0.1, 0.2], ddof=1) / 2)
+    assert found["by_chance"].tolist() == pytest.approx([chance, 0], abs=1e-12)
+    assert found["values"].tolist() == [2, 2]
+    html = wording.importance_table(found.iloc[::-1]).to_html()
+    assert html.index("segmenter") < html.index(">test<")
+
+
+def test_a_choice_without_influence_spreads_as_much_as_chance_says():
+    rng = np.random.default_rng(0)
+    squares = []
+    for _ in range(60):
+        noise = {(s, "deletion"): rng.normal(size=12) for s in "abcd"}
+        _, rows = curve_and_rows(noise)
+        curve = rows.drop_duplicates(list(specifications_.SPECIFICATION))
+        found = specifications_.importance(curve, rows, ["segmenter"]).loc["segmenter"]
+        squares.append((found["spread"] ** 2, found["by_chance"] ** 2))
+    spread, chance = np.mean(squares, axis=0)
+    assert spread == pytest.approx(chance, rel=0.2)
+
+
+def test_the_share_of_blind_maps_is_taken_among_the_same_choices():
+    base = {"coverage": 0.2, "without_elements": 0.0, "advantage": 0.1, "detectable": 0.3}
+    base |= {"ci_low": 0.0, "ci_high": 0.2, "segmenter": "s", "test": "deletion"}
+    base |= {"baseline": "donor layout", "changed": "as everywhere"}
+    rows = [
+        {"attribution": "m", "varied": "", "verdict": "holds"},
+        {"attribution": "m", "varied": "", "verdict": "undecided", "detectable": np.nan},
+        {"attribution": "edges", "varied": "", "verdict": "reversed", "coverage": 0.1},
+        {"attribution": "edges", "varied": "", "verdict": "undecided", "without_elements": 0.5},
+        *[{"attribution": "m", "varied": "fill", "verdict": "holds"}] * 3,
+        {"attribution": "edges", "varied": "fill", "verdict": "holds"}
+        | {"advantage": 0.4, "changed": "fill donor"},
+    ]
+    curve = pd.DataFrame(base | row for row in rows)
+    note = wording.specification_note(curve, ["edges", "random"])
+    assert "holds in 1 of 2 specifications (50%; elements cover 20% of an image, 0% of" in note
+    assert "undecided in 1 and reversed in 0" in note
+    assert "*holds* for them in 0 of 2 specifications (0%; elements cover 15% of an image, 25%" in (
+        note
+    )
+    assert "changed, for `m`: 3 of 3" in note
+    assert "the same changes for `edges`: 1 of 1" in note
+    assert "+0.40 (+0.00 to +0.20), `edges` on `s`, deletion, donor layout, fill donor." in note
+    assert "0.30 (accuracy; the median over what is compared; undefined for 1 of 2" in note
+    real = curve[curve["attribution"] == "m"]
+    assert "ignore" not in wording.specification_note(real, ["edges", "random"])
+
+
+def test_undefined_power_is_said_to_be_undefined():
+    note = wording.detectable_note([np.nan, 0.2, 0.4], "advantage", "accuracy")
+    assert "0.30 (accuracy" in note
+    assert "undefined for 1 of 3, where nothing changed" in note
+    assert "undefined for" not in wording.detectable_note([0.2], "advantage", "accuracy")
+    none = wording.detectable_note([np.nan], "advantage", "accuracy")
+    assert "is undefined: nothing changed" in none
+    rows = pd.DataFrame({"m": ["a"] * 3 + ["b"] * 3, "advantage": [0, 0, 0, 0, 0.1, 0.3]})
+    note = wording.power_note(rows, ["m"], "accuracy")
+    assert note.startswith("Four of five samples") and note.endswith(" over 3 images.")
+
+
+def test_the_note_on_the_twin_says_whether_its_training_took():
+    columns = ["classifier", "attribution", "test", "ci_low", "ci_high"]
+    both = pd.DataFrame(
+        [
+            ("first", "m", "deletion", 0.1, 0.3),
+            ("twin", "m", "deletion", -0.1, 0.3),
+            ("first", "m", "insertion", 0.1, 0.2),
+            ("twin", "m", "insertion", 0.2, 0.4),
+        ],
+        columns=columns,
+    )
+    right = {"first": [False] * 5 + [True], "twin": [True] * 5 + [False]}
+    masks_cost = {"first": 0.5, "twin": 0.2}
+    outcomes = pd.DataFrame(
+        {"classifier": c, "image_id": str(i), "region": r, "test": t, "correct": v}
+        | {"log_probability": -1 - (masks_cost[c] + i / 50 if r == "random" else 0)}
+        for c, values in right.items()
+        for i, value in enumerate(values)
+        for r, t, v in (
+            *(("random", "deletion", value), ("random", "insertion", False)),
+            *(("guided", "deletion", True), ("original", "original", True)),
+        )
+    )
+    note = wording.twin_note(both, {"first": 0.8, "twin": 0.7}, outcomes)
+    assert "first: 80%, twin: 70%" in note
+    assert "first is right in 17% of cases and twin in 83%" in note
+    assert "(difference +67%" in note
+    assert "cost the former 0.55 of log-probability and the latter 0.25, +0.30 less" in note
+    assert "the training took" in note
+    assert "**The same for both:** `m` in insertion (holds)." in note
+    assert "**Fragile:** `m` in deletion (holds / undecided) (first / twin)." in note
+    outcomes["log_probability"] = -1.0
+    assert "is not shown to mind" in wording.twin_note(both, {}, outcomes)
+
+
+def test_other_scores_keep_as_many_elements():
+    rng = np.random.default_rng(0)
+    masks = np.stack([box_region([(3 * i, 0, 3 * i + 3, 12)], (12, 12)) for i in range(4)])
+    attribution = np.repeat(rng.random(4), 3)[None].repeat(12, 0)
+    config = EvaluationConfig(top_p=0.5, s_min=0.6, padding=0)
+    kept = specifications_.extract_elements(attribution, masks, 0.5, 0.6, padding=0)
+    extracted = shards.Extracted(None, None, attribution, masks, kept)
+    other = specifications_._elements(extracted, Specification(config, combine="mean"))
+    assert len(other) == len(kept) > 0
+    best = sorted(set(attribution[0]), reverse=True)[: len(kept)]
+    assert other.table["score"].tolist() == pytest.approx(best)
+
+
+# Equal area ---------------------------------------------------------------------------------------
+
+
+def test_pixels_join_box_by_box_then_by_distance():
+    order = equal_area.pixel_order(np.array([[1, 0, 4, 1], [0, 0, 2, 1]]), (1, 6))
+    # The first box grows from its middle, 2, to 1 and 3; the second has only 0 left; then 4 and 5.
+    assert order.tolist() == [[3, 1, 0, 2, 4, 5]]
+    assert equal_area.pixel_order(np.zeros((0, 4), int), (1, 5)).tolist() == [[3, 1, 0, 2, 4]]
+
+
+def test_boxes_grow_with_their_proportions():
+    order = equal_area.pixel_order(np.array([[0, 0, 8, 4]]), (4, 8))
+    half = equal_area.nested_regions(order, [0.25])[0]
+    np.testing.assert_array_equal(half, box_region([[2, 1, 6, 3]], (4, 8)))
+
+
+def test_regions_are_nested_and_exact():
+    boxes = np.array([[2, 2, 7, 5], [4, 4, 12, 9], [0, 10, 3, 12]])
+    order = equal_area.pixel_order(boxes, (12, 12))
+    assert sorted(order.ravel()) == list(range(144))
+    regions = equal_area.nested_regions(order, [0, 0.1, 0.35, 0.8, 1])
+    assert regions.sum(axis=(1, 2)).tolist() == [0, 14, 50, 115, 144]
+    assert all((small <= large).all() for small, large in pairwise(regions))
+
+
+def grown_outcomes(layouts, classifier, coverages=(0.0, 0.2, 0.5, 1.0)):
+    """Outcomes of growing regions for each name's layout, which all images share."""
+    tables = []
+    for name, one in layouts.items():
+        grown = equal_area.nested_regions(equal_area.pixel_order(one.boxes, (12, 12)), coverages)
+        images = torch.ones(4, 3, 12, 12) * torch.tensor([1.0, 0.9, 0.8, 0.7]).view(4, 1, 1, 1)
+        shifted = np.roll(grown, 5, axis=2)
+        table = faithfulness(
+            classifier, images, [1] * 4, [one] * 4, fill="black", repeats=1, individual=False,
+            controls={"grown": [grown] * 4, "shifted": [shifted] * 4}, precision="fp32",
+        )  # fmt: skip
+        tables.append(table.assign(segmenter=name, runs_out=one.coverage))
+    return pd.concat(tables)
+
+
+LAYOUTS = {
+    "on": elements((4, 4, 8, 8)),
+    "off": elements((0, 0, 6, 3)),
+    "wide": elements((0, 0, 12, 7)),
+}
+
+
+def test_curves_meet_at_their_ends_and_follow_coverage():
+    table = grown_outcomes(LAYOUTS, Spot())
+    curves = equal_area.curves(table).set_index(["test", "region", "coverage", "segmenter"])[
+        "value"
+    ]
+    wide = curves.unstack()
+    ends = wide[wide.index.get_level_values("coverage").isin([0.0, 1.0])]
+    assert (ends.max(axis=1) - ends.min(axis=1)).max() < 1e-12
+    assert wide.loc[("deletion", "grown"), "on"].is_monotonic_decreasing
+    assert wide.loc[("insertion", "grown"), "on"].is_monotonic_increasing
+    # The spot is 16 of 144 pixels: deleted by the first 20 %, before it is by the layout beside it.
+    assert wide.loc[("deletion", "grown", 29 / 144), "on"] < 0.05 < 0.9
+    assert wide.loc[("deletion", "grown", 29 / 144), "off"] > 0.9
+
+
+def test_areas_by_the_trapezoid_rule_and_the_ranking():
+    table = grown_outcomes(LAYOUTS, Spot())
+    found = equal_area.areas(table, up_to=0.3)
+    rows = table[(table["segmenter"] == "on") & (table["image_id"] == "0")]
+    grown = rows[(rows["region"] == "grown") & (rows["test"] == "insertion")]
+    shares, values = grown["coverage"].to_numpy(), grown["probability"].to_numpy()
+    by_hand = (np.diff(shares) * (values[1:] + values[:-1]) / 2).sum()
+    one = found[(found["segmenter"] == "on") & (found["image_id"] == "0")].set_index("test")
+    assert one.loc["insertion", "whole_area"] == pytest.approx(by_hand)
+    # Up to 0.3, between the second place (0.2) and the third (0.5).
+    first, second, third = values[:3]
+    end = second + (third - second) * (0.3 - shares[1]) / (shares[2] - shares[1])
+    rest = 0.3 - shares[1]
+    by_hand = (shares[1] * (first + second) / 2 + rest * (second + end) / 2) / 0.3
+    assert one.loc["insertion", "area"] == pytest.approx(by_hand)
+    ranking = equal_area.ranking(found)
+    assert ranking.loc["deletion"].index[0] == ranking.loc["insertion"].index[0] == "on"
+    winners = ranking[ranking["behind"].isna()]
+    assert winners.index.tolist() == [("deletion", "on"), ("insertion", "on")]
+    assert np.isnan(winners[["behind_low", "detectable"]]).to_numpy().all()
+    assert (ranking["behind"].dropna() > 0).all()
+    html = wording.area_table(ranking, equal_area.by_coverage_alone(table)).to_html()
+    assert html.count(f">{wording.UNDEFINED}<") == 4  # the winners' distance, and its power
+    assert "area up to 30%" in html
+    assert html.count(">11%<") == 4  # 16 of 144 pixels: what `on` covers, and where it runs out
+
+
+class Brightness(torch.nn.Module):
+    """Class 1 as far as the whole image is bright: only how much is covered can matter."""
+
+    def forward(self, images):
+        bright = images.mean((1, 2, 3))
+        return torch.stack([torch.zeros_like(bright), bright], 1)
+
+
+def test_coverage_explains_everything_where_nothing_else_matters():
+    coverages = tuple(np.linspace(0, 1, 37))  # so fine that lines between them are nearly exact
+    own = equal_area.by_coverage_alone(grown_outcomes(LAYOUTS, Brightness(), coverages))
+    np.testing.assert_allclose(own["reached"], own["expected"], atol=1e-3)
+    explained = equal_area.explained(own)
+    assert explained["value"].min() > 0.99
+    assert explained["low"].min() > 0.99
+    # With the spot at stake, the widest region is not the one that matters.
+    assert (
+        equal_area.explained(
+            equal_area.by_coverage_alone(grown_outcomes(LAYOUTS, Spot(), coverages))
+        )["value"].max()
+        < 0.5
+    )
+
+
+@pytest.mark.filterwarnings("ignore::scipy.stats.DegenerateDataWarning")
+def test_coverage_explains_nothing_where_curves_are_flat():
+    """Segmenters that differ, each by the same amount at every coverage: a share of zero."""
+    rows = [
+        {"segmenter": s, "test": "deletion", "image_id": i, "region": region, "coverage": c}
+        | {"probability": value, "n_elements": 1, "runs_out": 0.5}
+        for s, value, own in (("a", 0.1, 0.2), ("b", 0.5, 0.4), ("c", 0.9, 0.7))
+        for i in "xy"
+        for region, shares in (("grown", (0.0, 0.5, 1.0)), ("guided", (own,)))
+        for c in shares
+    ]
+    own = equal_area.by_coverage_alone(pd.DataFrame(rows))
+    assert own["expected"].tolist() == pytest.approx([0.5] * 6)
+    assert equal_area.explained(own).loc["deletion", "value"] == pytest.approx(0)
+    alike = equal_area.explained(own.assign(reached=0.5))
+    assert np.isnan(alike.loc["deletion", "value"])
+    row = alike.assign(low=np.nan, high=np.nan, detectable=np.nan)
+    ranking = equal_area.ranking(equal_area.areas(pd.DataFrame(rows)))
+    note = wording.coverage_note(row, ranking, own)
+    assert f"explains {wording.UNDEFINED} of the differences" in note
+    row = row.assign(value=-0.2, low=-0.5, high=0.3, detectable=29.0)
+    note = wording.coverage_note(row, ranking, own)
+    assert "with their own elements `a` comes first and `c` last" in note
+    assert "less than nothing of the differences" in note
+    assert "from less than nothing to 30%; no value would have been told" in note
+
+
+def test_share_explained_by_hand():
+    rows = [("a", 1.0, 1.5), ("b", 2.0, 2.0), ("c", 3.0, 2.5)]
+    table = pd.DataFrame(
+        {"test": "deletion", "image_id": image, "segmenter": s, "reached": r, "expected": e}
+        for image in ("0", "1")
+        for s, r, e in rows
+    )
+    # Squares left: 0.25 + 0 + 0.25 of 1 + 0 + 1.
+    assert equal_area.explained(table).loc["deletion", "value"] == pytest.approx(0.75)
+    # What all segmenters share is no difference between them.
+    more = equal_area.explained(table.assign(expected=table["expected"] + 3))
+    assert more.loc["deletion", "value"] == pytest.approx(0.75)
+
+
+def test_a_contrast_of_two_segmenters_by_hand():
+    columns = ["test", "image_id", "segmenter"]
+    keys = [("deletion", i, s) for i in "xyz" for s in ("few", "many")]
+    own = pd.DataFrame(keys, columns=columns).assign(reached=[0.5, 0.1, 0.6, 0.4, 0.7, 0.4])
+    area = pd.DataFrame(keys, columns=columns).assign(area=[0.3, 0.4, 0.3, 0.3, 0.3, 0.2])
+    found = equal_area.contrast(own, area, "many", "few").loc["deletion"]
+    assert found.index.tolist() == ["own elements", "equal area", "change"]
+    assert found["difference"].tolist() == pytest.approx([0.3, 0.0, -0.3])
+    assert found.loc["own elements", "low"] > 0 > found.loc["equal area", "low"]
+    # Image by image: −0.1 − 0.4, 0 − 0.2, 0.1 − 0.3.
+    spread = statistics.detectable_effect([-0.5, -0.2, -0.2])
+    assert found.loc["change", "detectable"] == pytest.approx(spread)
+    both = equal_area.contrast(own, area, "many", "few")
+    note = wording.contrast_note(both, own.assign(coverage=0.25), "many", "few")
+    assert "deletion: holds with their own elements, undecided at equal area (a change of" in note
+    assert note.endswith(", told from zero).")
+
+
+# Removal ------------------------------------------------------------------------------------------
+
+
+def test_agreement_of_shifted_and_of_reversed_effects():
+    true = {"a": [0.1, 0.4, 0.2], "b": [0.9, -0.3, 0.0, 0.5]}
+    rows = [(i, value) for i, values in true.items() for value in values]
+    base = pd.DataFrame(rows, columns=["image_id", "true"]).assign(region="box")
+    shifted = base.assign(fill="shifted", masked=base["true"] + 0.25)
+    reversed_ = base.assign(fill="reversed", masked=-base["true"])
+    flat = base.assign(fill="flat", masked=0.3)
+    found = removal.agreement(pd.concat([reversed_, flat, shifted])).set_index("fill")
+    assert found.index.tolist() == ["shifted", "flat", "reversed"]
+    best, worst = found.loc["shifted"], found.loc["reversed"]
+    names = ["correlation", "correlation_low", "correlation_high"]
+    assert best[names].tolist() == pytest.approx([1] * 3)
+    assert best[["bias", "bias_low", "bias_high"]].tolist() == pytest.approx([0.25] * 3)
+    assert worst["correlation"] == pytest.approx(-1)
+    # Scenes count alike, however many objects they have.
+    means = [np.mean(values) for values in true.values()]
+    assert worst["bias"] == pytest.approx(-2 * np.mean(means))
+    expected = statistics.detectable_effect([-2 * mean for mean in means])
+    assert worst["detectable_bias"] == pytest.approx(expected)
+    assert found.loc["flat", "correlation"] == 0
+    assert np.isnan(best["behind"])
+    assert found["behind"].tolist()[1:] == pytest.approx([1, 2])
+    note = wording.best_fill_note(found.reset_index(), "box")
+    assert "Of a box, `shifted` orders objects best (+1.00" in note
+    assert "better than `flat`, `reversed`, and not told from no other" in note
+
+
+def test_what_sets_scenes_apart_is_no_agreement():
+    rows = [("a", 1.0, 9.0), ("a", 2.0, 8.0), ("a", 3.0, 7.0)]
+    rows += [("b", 11.0, 19.0), ("b", 12.0, 18.0), ("b", 13.0, 17.0)]
+    rows += [("few", 1.0, 1.0), ("few", 2.0, 2.0), *[("still", 0.0, float(i)) for i in range(4)]]
+    table = pd.DataFrame(rows, columns=["image_id", "true", "masked"])
+    found = removal.agreement(table.assign(region="box", fill="f")).iloc[0]
+    assert found["correlation"] == pytest.approx(-1)  # over all objects of a and b it is +0.5
+    assert (found["n_images"], found["n_objects"]) == (2, 12)
+
+
+@pytest.fixture(scope="module")
+def scenes():
+    return data.load("geoscenes", "eval", 2, size=64)
+
+
+@pytest.fixture(scope="module")
+def classifier():
+    network = model.load("timm/resnet10t", weights="random", classes=["France", "India", "Japan"])
+    network.image_size = 64
+    return network
+
+
+def test_regions_of_an_object(scenes):
+    scene = scene_of(scenes[0])
+    for one in removal.visible_objects(scene):
+        mask, footprint, box = (
+            removal.object_regions(scene, [one], name)[0] for name in removal.REGIONS
+        )
+        assert (mask <= box).all()
+        assert (mask <= footprint).all()
+        rows, columns = np.nonzero(box)
+        assert box.sum() == len(set(rows)) * len(set(columns))
+
+
+@pytest.fixture(scope="module")
+def carrying():
+    """A scene, an object in it, and what is fixed to it, all of which is visible."""
+    for seed in range(60):
+        scene = render(seed, "France", size=128)
+        objects = {o.id: o for o in scene.objects if o.mask.any()}
+        for item in scene.items:
+            if item.host in objects and item.id in objects:
+                return scene, objects[item.host], objects[item.id]
+    raise AssertionError("no scene with something fixed to a visible object")
+
+
+def test_what_is_fixed_to_an_object_is_hidden_with_it_and_goes_with_it(carrying):
+    scene, host, plate = carrying
+    mask = removal.object_regions(scene, [host, plate], "mask")
+    np.testing.assert_array_equal(mask[0], host.mask | plate.mask)
+    assert (plate.mask & ~host.mask).any()
+    np.testing.assert_array_equal(mask[1], plate.mask)
+    gone = scene.without(host.id).image
+    np.testing.assert_array_equal(removal._without(scene, [host.id, plate.id]), gone)
+    np.testing.assert_array_equal(removal._without(scene, [plate.id, host.id]), gone)
+
+
+def test_removals_agree_with_one_object_hidden_by_hand(scenes, classifier):
+    table = removal.removals(
+        scenes, classifier, fills=["black", "donor"], regions=["mask", "box"], progress=False
+    )
+    item = scenes[0]
+    objects = removal.visible_objects(scene_of(item))
+    assert len(table[table["image_id"] == item.id]) == 4 * len(objects)
+    one = objects[-1]
+    image, other = data.to_batch([item, scenes[1]], 64)
+    region = removal.object_regions(scene_of(item), [one], "mask")
+    hidden = ablate(image[None], region, "deletion", "donor", donors=other[None])
+    gone = data.to_batch([scene_of(item).without(one.id).image], 64)
+    values = removal.log_probabilities(classifier, torch.cat([image[None], hidden, gone]))
+    lost = (values[0] - values[1:])[:, item.label]
+    row = table[(table["image_id"] == item.id) & (table["object"] == one.id)]
+    row = row[(row["region"] == "mask") & (row["fill"] == "donor")].iloc[0]
+    np.testing.assert_allclose(row[["masked", "true"]].astype(float), lost, atol=1e-5)
+    assert row["area"] == region.mean()
+
+
+def test_sets_of_objects_are_those_of_the_map_and_others_of_like_coverage(scenes):
+    scene = scene_of(scenes[0])
+    objects = removal.visible_objects(scene)
+    wanted = (0, 2)
+    bright = np.logical_or.reduce([objects[i].mask for i in wanted]).astype(float)
+    chosen = removal.chosen_sets(scene, {"m": bright}, top=2, repeats=3)
+    guided = chosen[chosen["region"] == "guided"]["objects"].item()
+    assert guided == wanted
+    others = chosen[chosen["region"] == "random"]
+    assert len(set(others["objects"])) == 3
+    assert guided not in set(others["objects"])
+    for row in others.to_dict("records"):
+        assert row["overlap"] == len({*row["objects"]} & {*guided}) / 2
+    again = removal.chosen_sets(scene, {"x": bright, "m": bright}, top=2, repeats=3)
+    assert again[again["attribution"] == "m"]["objects"].tolist() == chosen["objects"].tolist()
+    assert set(again[again["attribution"] == "x"]["objects"]) == set(chosen["objects"])
+
+
+def test_random_sets_match_in_coverage_then_share_little():
+    # Gaps in coverage: 1 % and 2 % are as good; then fewer shared objects; further out, the gap.
+    sets = {(0, 3): 0.01, (3, 4): -0.02, (4, 5): 0.05, (0, 4): 0.03}
+    order = sorted(sets, key=lambda s: removal._unlike(s, (0, 1), sets[s]))
+    assert order == [(3, 4), (0, 3), (0, 4), (4, 5)]
+
+
+def own_pixels(objects, i):
+    """Pixels that only one of the objects has."""
+    others = [o.mask for k, o in enumerate(objects) if k != i]
+    return objects[i].mask & ~np.logical_or.reduce(others)
+
+
+def centred(objects):
+    """An object whose own pixels hold its centre."""
+    for i, one in enumerate(objects):
+        row, column = np.floor(np.argwhere(one.mask).mean(0) + 0.5).astype(int)
+        if own_pixels(objects, i)[row, column]:
+            return i
+    raise AssertionError("every object's centre is shared")
+
+
+def test_objects_without_a_score_are_not_guided(scenes):
+    scene = scene_of(scenes[0])
+    objects = removal.visible_objects(scene)
+    only = centred(objects)
+    alone = own_pixels(objects, only).astype(float)
+    chosen = removal.chosen_sets(scene, {"m": alone, "nothing": np.zeros_like(alone)}, 2, 2)
+    assert min(2, len(objects) // 2) == 2
+    assert chosen[chosen["attribution"] == "m"]["objects"].tolist()[0] == (only,)
+    # Nothing to delete: guided and random are the scene as it is, and none is better.
+    assert chosen[chosen["attribution"] == "nothing"]["objects"].tolist() == [(), ()]
+    assert chosen[chosen["attribution"] == "nothing"]["coverage"].tolist() == [0, 0]
+
+
+def test_sets_are_scored_with_the_salient_set_that_was_asked_for(scenes):
+    scene = scene_of(scenes[0])
+    objects = removal.visible_objects(scene)
+    best = centred(objects)
+    own = own_pixels(objects, best)
+    # A little brighter than all the rest: of the salient pixels it has all while these are few.
+    bright = np.where(own, 1.0, 0.9)
+    few = removal.chosen_sets(scene, {"m": bright}, 2, 1, top_p=0.5 * own.mean())
+    many = removal.chosen_sets(scene, {"m": bright}, 2, 1, top_p=1.0)
+    assert few["objects"].iloc[0] == (best,)
+    assert len(many["objects"].iloc[0]) == 2
+
+
+def test_outcomes_of_a_set_are_those_of_pictures_made_by_hand(scenes, classifier):
+    scene, item = scene_of(scenes[0]), scenes[0]
+    maps = {"m": torch.rand(2, 64, 64, generator=torch.Generator().manual_seed(0))}
+    table = removal.object_tests(
+        scenes, maps, classifier, top=2, repeats=2, fills=["black"], progress=False
+    )
+    chosen = removal.chosen_sets(scene, {"m": maps["m"][0].numpy()}, top=2, repeats=2)
+    objects = removal.visible_objects(scene)
+    rows = table[table["image_id"] == item.id].set_index(["fill", "region", "repeat"])
+    image = data.to_batch([item], 64)
+    for one in chosen.to_dict("records"):
+        ids = [objects[i].id for i in one["objects"]]
+        gone = data.to_batch([scene.without(ids[0]).without(ids[1]).image], 64)
+        region = removal.object_regions(scene, objects, "box")[list(one["objects"])].any(0)
+        black = ablate(image, region[None], "deletion", "black")
+        values = removal.log_probabilities(classifier, torch.cat([gone, black]))
+        for fill, value in zip((removal.TRUE, "black"), values, strict=True):
+            row = rows.loc[(fill, one["region"], one["repeat"])]
+            assert row["log_probability"] == pytest.approx(value[item.label], abs=1e-5)
+            assert row["correct"] == (value.argmax() == item.label)
+            assert row["coverage"] == region.mean()
+    compared = statistics.compare(table, ("attribution", "fill"), "log_probability")
+    assert compared["n_images"].tolist() == [2, 2]
+
+
+def masked_and_true(n=8):
+    """Outcomes in log-probability: under true removal an advantage of 1, and per fill another."""
+    advantages = {removal.TRUE: 1.0, "same": 1.0, "larger": 2.0, "none": 0.0}
+    wobble = np.linspace(-0.1, 0.1, n)
+    spread = {"noisy": np.linspace(-6, 7, n)}
+    return pd.DataFrame(
+        {"attribution": "m", "fill": f, "test": "deletion", "image_id": str(i), "region": region}
+        | {"coverage": 0.1, "coverage_gap": 0.0, "n_elements": 1, "log_probability": value}
+        for f, each in ({k: v + wobble for k, v in advantages.items()} | spread).items()
+        for i, advantage in enumerate(each)
+        for region, value in (("guided", -advantage), ("random", 0.0))
+    )
+
+
+def test_a_conclusion_changes_only_where_the_difference_is_told():
+    outcomes = masked_and_true()
+    changes = removal.changes(outcomes)
+    by = changes.set_index("fill")
+    assert by["difference"].to_dict() == pytest.approx(
+        {"same": 0, "larger": 1, "none": -1, "noisy": -0.5}
+    )
+    assert by.loc["larger", ["low", "high"]].tolist() == pytest.approx([1, 1])
+    assert by["p_holm"].between(by["p_value"], 1).all()
+    assert np.isnan(by.loc["larger", "detectable"]) or by.loc["larger", "detectable"] < 1e-6
+    conclusions = statistics.compare(outcomes, ("attribution", "fill"), "log_probability")
+    judged = wording.with_verdicts(conclusions, changes).set_index("fill")
+    assert judged["verdict"].to_dict() == {
+        **{removal.TRUE: "holds", "same": "holds", "larger": "holds"},
+        **{"none": "undecided", "noisy": "undecided"},
+    }
+    assert judged["change"].to_dict() == {
+        **{removal.TRUE: "same", "same": "same", "larger": "size only"},
+        **{"none": "changes", "noisy": "certainty only"},
+    }
+    note = wording.conclusions_note(conclusions, changes)
+    assert note.startswith("**1 of 4 conclusions change**")
+    assert "`m` with `none`: undecided instead of holds (-1.00, -1.00 to -1.00)." in note
+    assert "Another 1 gain or lose certainty only: `m` with `noisy`" in note
+    assert "for 4 comparisons, the interval of none of these leaves out zero" in note
+    assert "In 1 the verdict stays" in note
+    html = wording.conclusions_table(conclusions, changes).to_html()
+    assert [html.count(sign) for sign in ("≠", "~", "±")] == [1, 1, 1]
+    order = [html.index(f">{fill}<") for fill in (removal.TRUE, "same", "noisy", "none")]
+    assert order == sorted(order)
+
+
+# The pipeline's own tables ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def photographs(tmp_path):
+    write_photographs(tmp_path / "photos", 2)
+    return data.load("folder", "all", root=tmp_path / "photos")
+
+
+FINDS = EvaluationConfig(
+    attribution="gradcam", segmenter="felzenszwalb", top_p=0.12, s_min=0.3, repeats=2, fill="mean"
+)
+
+
+def test_outcomes_of_a_network_whose_cause_is_known(photographs):
+    specifications = [Specification(FINDS), *specifications_.sweeps(FINDS, {"padding": [0.2]})]
+    table = specifications_.outcomes(photographs, oracle(), specifications, progress=False)
+    assert set(table["region"]) == {
+        *("original", "guided", "random", "donor", "torus", "masks", "masks torus")
+    }
+    found = table[table["varied"] == ""].groupby(["test", "region"])["probability"].mean()
+    whole = found["original", "original"]
+    # The box is the cause and all of it: hidden, nothing speaks for either class; alone, all does.
+    assert found["deletion", "guided"] == pytest.approx(0.5)
+    assert found["insertion", "guided"] == pytest.approx(whole)
+    assert found["deletion", "torus"] > 0.5
+    # Every photograph has its box at the same place, so another's layout is as good.
+    assert found["deletion", "donor"] == pytest.approx(0.5)
+    curve = specifications_.specifications(specifications_.per_image(table, "probability"))
+    wide, plain = (curve[curve["varied"] == name] for name in ("padding", ""))
+    assert wide["changed"].unique().tolist() == ["padding 0.2"]
+    boxes = [part[part["region"] == "boxes"]["coverage"] for part in (wide, plain)]
+    assert boxes[0].min() > boxes[1].max() >= 256 / 48**2
+    masks = [part[part["region"] == "masks"]["coverage"] for part in (wide, plain)]
+    assert masks[0].tolist() == pytest.approx(masks[1].tolist())  # outlines know no padding
+    alone = specifications_.outcomes(
+        photographs, oracle(), specifications, nulls=False, progress=False
+    )
+    assert set(alone["region"]) == {"original", "guided", "random"}
+
+
+def test_responses_of_a_network_whose_cause_is_known(photographs):
+    table = equal_area.responses(
+        photographs, oracle(), {"ours": FINDS}, coverages=(0.0, 0.2, 0.6, 1.0), progress=False
+    )
+    places = ["test", "region", "coverage"]
+    curves = equal_area.curves(table).set_index(places)["value"].sort_index()
+    grown = curves["deletion", "grown"]
+    assert grown.index.tolist() == pytest.approx([0, 0.2, 0.6, 1], abs=1e-3)
+    # The cause is 16² of 48² pixels, 11 %, and the best element: gone within the first fifth.
+    assert grown.iloc[0] > 0.9
+    assert grown.iloc[1:].tolist() == pytest.approx([0.5] * 3)
+    assert curves["insertion", "grown"].iloc[1] == pytest.approx(grown.iloc[0])
+    assert curves["insertion", "shifted"].iloc[1] < grown.iloc[0]
+    assert table["runs_out"].between(256 / 48**2, 1).all()
+    own = equal_area.by_coverage_alone(table).set_index("test")
+    assert own.loc["deletion", "reached"].tolist() == pytest.approx([0.5] * 4)

@@ -1,0 +1,349 @@
+"""Findings of the object-level chapters: by hand, and turned over with their data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from geolib import statistics
+from geolib.book import claims
+from geolib.book.claims import Finding
+from geolib.chapters import findings
+from geolib.chapters.controls import wording
+from geolib.segmentation.regions import truth
+
+N = 40
+PAIRS = [("gradcam++", "felzenszwalb"), ("smoothgrad", "felzenszwalb"), ("random", "felzenszwalb")]
+PAIRS += [("gradcam++", name) for name in ("slic", "grid", "mobilesam", "sam2", "sam3")]
+
+
+def outcomes(guided_wins: bool, pairs=PAIRS, coverage=None, empty=()) -> pd.DataFrame:
+    """Outcomes in which guided boxes win, or lose, on all images but every fifth."""
+    rows = []
+    for attribution, segmenter in pairs:
+        share = (coverage or {}).get(segmenter, 0.2)
+        for i in range(N):
+            wins = guided_wins == (i % 5 > 0)
+            for test, region, correct in (
+                ("original", "original", True),
+                ("deletion", "guided", not wins),
+                ("deletion", "random", wins),
+                ("insertion", "guided", wins),
+                ("insertion", "random", not wins),
+            ):
+                rows.append(
+                    {
+                        "image_id": str(i),
+                        "attribution": attribution,
+                        "segmenter": segmenter,
+                        "test": test,
+                        "region": region,
+                        "coverage": share,
+                        "coverage_gap": 0.0,
+                        "n_elements": 0 if attribution in empty else 3,
+                        "correct": correct,
+                    }
+                )
+    return pd.DataFrame(rows)
+
+
+def faithfulness(table: pd.DataFrame, dataset: str = "GeoScenes") -> findings.Found:
+    chosen = table[(table["attribution"] == "gradcam++") & (table["segmenter"] == "felzenszwalb")]
+    return findings.faithfulness(table, chosen, "gradcam++", "felzenszwalb", dataset)
+
+
+TESTED = [
+    f"object-{test}{what}"
+    for test in ("deletion", "insertion")
+    for what in ("", "-configurations", "-gradcampp", "-smoothgrad", "-sam2", "-sam3")
+]
+SAMS = ("mobilesam", "sam2", "sam3")
+
+
+def test_verdicts_flip_when_the_data_do() -> None:
+    for wins, status in ((True, "reproduced"), (False, "not reproduced")):
+        found = faithfulness(outcomes(wins))
+        table = claims.ledger({k: v for k, v in found.items() if v}).set_index("name")
+        assert table.loc[TESTED, "verdict"].unique().tolist() == [f"{status} on GeoScenes"]
+
+
+def test_advantages_by_hand() -> None:
+    # 32 of 40 images win by one, 8 lose by one.
+    found = faithfulness(outcomes(True))
+    main = found["object-deletion"]
+    assert main is not None and main.value == pytest.approx(0.6)
+    assert main.low < 0.6 < main.high and main.n == N
+    pair = "gradcam++ with felzenszwalb"
+    assert main.data == f"GeoScenes, {pair}, no element in 0% of the images, 40 images"
+    # Right on all images before, on 32 of 40 when only the elements are shown.
+    kept = found["object-keeps-information"]
+    assert kept is not None and kept.value == pytest.approx(-0.2)
+
+
+def test_every_name_is_a_claim_and_what_was_not_run_has_no_finding() -> None:
+    found = faithfulness(outcomes(True, PAIRS[:3]))
+    assert set(found) <= set(claims.claims())
+    assert {name for name, finding in found.items() if finding} == {
+        f"object-{test}{what}"
+        for test in ("deletion", "insertion")
+        for what in ("", "-configurations", "-gradcampp", "-smoothgrad")
+    } | {"object-keeps-information"}
+
+
+def test_the_weakest_configuration_leaves_controls_out() -> None:
+    good = outcomes(True, PAIRS[:2])
+    bad = outcomes(False, [("random", "felzenszwalb"), ("gradcam++", "grid")])
+    found = faithfulness(pd.concat([good, bad]))["object-deletion-configurations"]
+    assert found is not None and found.value == pytest.approx(0.6)
+    told = "GeoScenes, 2 configurations, no element in up to 0% of the images, 40 images"
+    assert found.data == told
+    one = faithfulness(good[good["attribution"] == "gradcam++"])["object-deletion-configurations"]
+    assert one is not None and found.low < one.low, "two configurations need a wider interval"
+    worse = faithfulness(pd.concat([good, outcomes(False, [("gradcam++", "slic")])]))
+    weakest = worse["object-deletion-configurations"]
+    assert weakest is not None and weakest.value == pytest.approx(-0.6)
+
+
+def test_configurations_without_elements_stay_in() -> None:
+    table = outcomes(True, PAIRS[:2])
+    # SmoothGrad keeps no element in 30 of 40 images, so that guided and random are alike there.
+    none = (table["attribution"] == "smoothgrad") & (table["image_id"].astype(int) < 30)
+    table.loc[none, "n_elements"] = 0
+    table.loc[none, "correct"] = table["test"][none] != "insertion"
+    found = faithfulness(table)
+    for test in ("deletion", "insertion"):
+        alone = found[f"object-{test}-smoothgrad"]
+        assert alone is not None and alone.n == N
+        assert alone.value == pytest.approx(6 / 40), "8 of the other 10 images win, 2 lose"
+        assert alone.data == "GeoScenes, felzenszwalb, no element in 75% of the images, 40 images"
+        every = found[f"object-{test}-configurations"]
+        assert every is not None and every.value == pytest.approx(6 / 40)
+        told = "GeoScenes, 2 configurations, no element in up to 75% of the images, 40 images"
+        assert every.data == told
+
+
+def test_a_configuration_that_never_keeps_an_element_decides_nothing() -> None:
+    table = outcomes(True, PAIRS[:2])
+    none = table["attribution"] == "smoothgrad"
+    table.loc[none, "n_elements"] = 0
+    table.loc[none, "correct"] = table["test"][none] != "insertion"
+    found = faithfulness(table)
+    for name in ("object-deletion-smoothgrad", "object-deletion-configurations"):
+        verdict = claims.verdict(claims.claims()[name], found[name])
+        assert verdict == "inconclusive on GeoScenes"
+
+
+FIVE = ("felzenszwalb", "slic", *SAMS)
+
+
+def covered(names: tuple[str, ...]) -> pd.DataFrame:
+    """Segmenters that cover 0.1, 0.2, …; deletion makes every sixth, fifth, … image wrong."""
+    covers = {name: (i + 1) / 10 for i, name in enumerate(names)}
+    table = outcomes(True, [("gradcam++", name) for name in names], covers)
+    wrong = {name: 6 - i for i, name in enumerate(names)}
+    guided = (table["test"] == "deletion") & (table["region"] == "guided")
+    number = table["image_id"].astype(int)
+    table.loc[guided, "correct"] = number[guided] % table["segmenter"][guided].map(wrong) != 0
+    return table
+
+
+def test_coverage_goes_with_what_the_tests_do() -> None:
+    found = faithfulness(covered(FIVE))
+    finding = found["object-coverage-deletion"]
+    wrong = [7 / 40, 8 / 40, 10 / 40, 14 / 40, 20 / 40]
+    assert finding is not None
+    assert finding.value == pytest.approx(np.corrcoef(range(5), wrong)[0, 1])
+    assert finding.low > 0.5
+    names = "felzenszwalb; mobilesam; sam2; sam3; slic"
+    told = f"GeoScenes, gradcam++, these segmenters only: {names}, 40 images"
+    assert finding.data == told
+    # In the insertion test all segmenters do the same: there is no correlation to speak of.
+    assert found["object-coverage-insertion"] is None
+
+
+def test_yardsticks_make_no_correlation() -> None:
+    with_grid = faithfulness(covered((*FIVE, "grid")))["object-coverage-deletion"]
+    assert with_grid == faithfulness(covered(FIVE))["object-coverage-deletion"]
+    few = faithfulness(covered((*FIVE[:4], "grid", "none")))["object-coverage-deletion"]
+    assert few is None, "four segmenters and two yardsticks"
+
+
+def test_data_names_the_segmenters_and_whether_some_are_yardsticks() -> None:
+    assert findings.only_these(("slic", "sam2")) == "these segmenters only: slic; sam2"
+    named = findings.only_these(["slic", "grid"])
+    assert named == "these segmenters only: slic; grid; yardsticks included"
+
+
+def test_coverage_at_equal_area_rests_on_the_segmenters_compared() -> None:
+    explained = pd.DataFrame(
+        {"value": [0.7, 0.6], "low": [0.6, np.nan], "high": [0.9, 0.8], "detectable": np.nan},
+        index=["deletion", "insertion"],
+    )
+    data = f"GeoScenes, {findings.only_these(('slic', 'grid'))}"
+    found = wording.coverage_findings(explained, 40, data)
+    assert list(found) == ["object-coverage-explains-deletion"], "the other has no interval"
+    (finding,) = found.values()
+    assert finding == Finding(value=0.7, low=0.6, high=0.9, n=40, data=data)
+    assert finding.data.endswith("yardsticks included")
+
+
+def test_the_means_of_segmenters_are_compared_and_not_the_best_of_each_image() -> None:
+    """Independent shares of 0.6, 0.5 and 0.4: the others' maximum image by image would be 0.7."""
+    shares = {"sam3": 0.6, "mobilesam": 0.5, "sam2": 0.4}
+    # Every combination of outcomes, as often as independence makes it: 1000 images.
+    grid = [(a, b, c) for a in range(10) for b in range(10) for c in range(10)]
+    effects = pd.DataFrame(
+        {
+            name: [draw[i] < 10 * share for draw in grid]
+            for i, (name, share) in enumerate(shares.items())
+        },
+        dtype=float,
+    )
+    rows = [
+        {
+            "image_id": f"{i:04}",
+            "attribution": "gradcam++",
+            "segmenter": name,
+            "test": test,
+            "region": region,
+            "coverage": 0.2,
+            "coverage_gap": 0.0,
+            "n_elements": 3,
+            "correct": bool(hit) if test == "insertion" else not hit,
+        }
+        for name, hits in effects.items()
+        for i, hit in enumerate(hits)
+        for test in ("deletion", "insertion", "original")
+        for region in (("guided", "random") if test != "original" else ("original",))
+    ]
+    found = faithfulness_of_the_sams(pd.DataFrame(rows))
+    for name in ("object-sam3-deletion-best", "object-sam3-insertion-best"):
+        best = found[name]
+        assert best is not None and best.value == pytest.approx(0.1)
+        narrower, wider = effects["sam3"] - effects["mobilesam"], effects["sam3"] - effects["sam2"]
+        ends = [statistics.interval(one) for one in (narrower, wider)]
+        assert (best.low, best.high) == (ends[0].low, ends[0].high) < (ends[1].low, ends[1].high)
+        assert claims.verdict(claims.claims()[name], best) == "reproduced on GeoScenes"
+    worst = found["object-sam2-deletion-worst"]
+    assert worst is not None and worst.value == pytest.approx(-0.1)
+    ends = statistics.interval(effects["sam2"] - effects["mobilesam"])
+    assert (worst.low, worst.high) == (ends.low, ends.high)
+    known = claims.claims()["object-sam2-deletion-worst"]
+    assert claims.verdict(known, worst) == "reproduced on GeoScenes"
+
+
+def faithfulness_of_the_sams(table: pd.DataFrame) -> findings.Found:
+    chosen = table[table["segmenter"] == "sam3"]
+    return findings.faithfulness(table, chosen, "gradcam++", "sam3", "GeoScenes")
+
+
+@pytest.mark.parametrize("missing", SAMS)
+def test_sams_are_judged_only_when_all_are_there(missing: str) -> None:
+    names = [name for name in SAMS if name != missing]
+    found = faithfulness(outcomes(True, [("gradcam++", n) for n in ("felzenszwalb", *names)]))
+    judged = ("sam3-deletion-best", "sam3-insertion-best", "sam2-deletion-worst")
+    assert {found[f"object-{name}"] for name in judged} == {None}
+    segments = findings.segments({n: [Kept(4, 0.1), Kept(8, 0.3)] for n in names}, "GeoScenes")
+    assert len(segments) == 4 and not any(segments.values())
+
+
+@dataclass
+class Kept:
+    """Stands in for an extracted image."""
+
+    n_segments: int
+    coverage: float
+
+    @property
+    def segments(self) -> range:
+        return range(self.n_segments)
+
+    @property
+    def elements(self) -> SimpleNamespace:
+        return SimpleNamespace(coverage=self.coverage)
+
+
+def test_segments_are_compared_by_their_means() -> None:
+    images = {
+        "mobilesam": [Kept(10, 0.2), Kept(30, 0.3)],
+        "sam2": [Kept(4, 0.1), Kept(8, 0.1)],
+        "sam3": [Kept(50, 0.4), Kept(20, 0.4)],
+        "grid": [Kept(1, 0.9), Kept(99, 0.9)],
+    }
+    found = findings.segments(images, "GeoScenes")
+    values = {name: finding.value for name, finding in found.items() if finding}
+    assert values == pytest.approx(
+        {
+            "object-sam2-few": 6 - 20,  # 35 with SAM 3, the larger
+            "object-sam2-coverage": 0.1 - 0.25,
+            "object-sam3-many": 35 - 20,
+            "object-sam3-coverage": 0.4 - 0.25,
+        }
+    )
+    few = found["object-sam2-few"]
+    assert few is not None and (few.low, few.high) == (-22, -6)
+    assert few.data == "GeoScenes, 2 images"
+
+
+def test_elements_are_counted_over_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    marks = {
+        1: (["whole", "part"], [True, False], ["sign", "car"]),
+        2: (["shapeless"], [False], []),
+        3: (["part", "part", "part"], [False, True, True], ["sign", "sign", "sign"]),
+    }
+    known = [SimpleNamespace(number=n, elements=range(len(marks[n][0]))) for n in marks]
+    monkeypatch.setattr(truth, "has_truth", lambda extracted: True)
+    monkeypatch.setattr(
+        truth,
+        "mark_elements",
+        lambda one: pd.DataFrame(
+            {"kind": marks[one.number][0], "overlapping": marks[one.number][1]}
+        ),
+    )
+    monkeypatch.setattr(truth, "element_categories", lambda one: marks[one.number][2])
+    found = findings.elements([*known, SimpleNamespace(number=4, elements=range(0))], "GeoScenes")
+    values = {name: finding.value for name, finding in found.items() if finding}
+    assert values == pytest.approx(
+        {
+            "object-overlap": 3 / 6,
+            "object-part": 4 / 6,
+            "object-shapeless": 1 / 6,
+            "object-diverse": 4 / 5,
+        }
+    )
+    assert found["object-part"].data == "GeoScenes, 6 elements, 3 images"
+    assert found["object-diverse"].n == 2, "one image shows no object"
+
+
+def test_photographs_have_no_outlines_to_count() -> None:
+    photograph = SimpleNamespace(item=SimpleNamespace(scene=None), elements=range(3))
+    assert set(findings.elements([photograph], "photographs of a folder").values()) == {None}
+
+
+def test_accuracies_are_per_cent_and_belong_to_their_photographs() -> None:
+    row = {"value": 0.874, "low": 0.868, "high": 0.88, "n_images": 600.0}
+    found = findings.accuracies({"test": row}, "OSV-5M")
+    finding = found["object-accuracy-test"]
+    assert finding is not None and (finding.low, finding.n) == (pytest.approx(86.8), 600)
+    known = claims.claims()["object-accuracy-test"]
+    assert claims.verdict(known, finding) == "reproduced on OSV-5M"
+    scenes = findings.accuracies({"test": row}, "GeoScenes")["object-accuracy-test"]
+    assert claims.verdict(known, scenes) == "not testable here"
+
+
+@pytest.mark.parametrize("values", [[], [0.3]])
+def test_one_image_has_no_interval(values: list[float]) -> None:
+    assert findings.mean(values, "GeoScenes") is None
+    assert findings.over_images(lambda chosen: 1.0, len(values), "GeoScenes") is None
+
+
+@pytest.mark.parametrize(
+    ("dataset", "name"),
+    [("geoscenes", "GeoScenes"), ("osv5m", "OSV-5M"), ("folder", "photographs of a folder")],
+)
+def test_only_scenes_are_called_scenes(dataset: str, name: str) -> None:
+    assert findings.dataset_name(dataset) == name

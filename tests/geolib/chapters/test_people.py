@@ -1,0 +1,816 @@
+"""The study of people: who sees what, what the page holds and keeps, and how answers are read."""
+
+from __future__ import annotations
+
+import ast
+import html
+import json
+import shutil
+import subprocess
+from collections import Counter
+from pathlib import Path
+
+import jupytext
+import numpy as np
+import oracle
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from matplotlib.figure import Figure
+from pandas.io.formats.style import Styler
+from PIL import Image
+from statsmodels.stats.inter_rater import aggregate_raters, fleiss_kappa
+
+import geoscenes
+from geolib import statistics
+from geolib.book import claims, results
+from geolib.chapters import people as people_
+from geolib.chapters.experiment import Experiment
+from geolib.chapters.people import judging, material
+from geolib.chapters.people.answers import GENERATED, PERSON
+from geolib.chapters.people.material import CANNOT_TELL, CONDITIONS, OTHER, THINGS
+from geoscenes.semantic import CONCEPTS
+
+SIDE = 32
+
+
+def key(n_scenes=6, n_participants=6, seed=0):
+    """A study by hand: scene s is in the s-th country, round and round, and shows a vehicle."""
+    classes = ("France", "India", "Japan")
+    countries = [classes[scene % 3] for scene in range(n_scenes)]
+    items = [
+        people_.Item(
+            item=3 * scene + i,
+            condition=condition,
+            picture=f"{3 * scene + i:04d}.png",
+            frame=None if condition == "whole" else (4, 8, 20, 24),
+            credit="",
+            scene=scene,
+            country=countries[scene],
+            model="France",
+            observer=countries[scene] if condition != "random" else CANNOT_TELL,
+            things=() if condition == "whole" else ("vehicle", "sky"),
+            cues=("vehicle", "building") if condition == "whole" else (),
+        )
+        for scene in range(n_scenes)
+        for i, condition in enumerate(CONDITIONS)
+    ]
+    orders = people_.schedule(countries, n_participants, seed)
+    numbered = [[3 * scene + CONDITIONS.index(c) for scene, c in order] for order in orders]
+    return people_.Key(
+        id="abc", classes=classes, size=SIDE, drawn=True, items=items, schedule=numbered
+    )
+
+
+def answers(
+    experiment, answer=lambda item, person: item.country, element=lambda item, person: "sky"
+):
+    """What people would hand back who answer by a rule."""
+    rows = [
+        {
+            "study": experiment.id,
+            "source": PERSON,
+            "participant": person,
+            "position": position,
+            "item": number,
+            "condition": experiment.items[number].condition,
+            "answer": answer(experiment.items[number], person),
+            "element": element(experiment.items[number], person),
+            "other": "",
+            "seconds": 2.5,
+        }
+        for person, order in enumerate(experiment.schedule, start=1)
+        for position, number in enumerate(order, start=1)
+    ]
+    return pd.DataFrame(rows)
+
+
+# Who sees what ------------------------------------------------------------------------------------
+
+
+@given(
+    countries=st.lists(st.sampled_from(["France", "India", "Japan"]), min_size=1, max_size=20),
+    n_participants=st.integers(1, 7),
+    seed=st.integers(0, 99),
+)
+@settings(max_examples=60, deadline=None)
+def test_the_square_is_balanced(countries, n_participants, seed):
+    orders = people_.schedule(countries, n_participants, seed)
+    for order in orders:
+        assert sorted(scene for scene, _ in order) == list(range(len(countries)))
+        for among in (set(countries), *({c} for c in countries)):
+            counts = Counter(c for scene, c in order if countries[scene] in among)
+            shares = [counts[condition] for condition in CONDITIONS]
+            assert max(shares) - min(shares) <= 1
+    for three in zip(orders, orders[1:], orders[2:], strict=False):
+        seen = [dict(order) for order in three]
+        for scene in range(len(countries)):
+            assert {one[scene] for one in seen} == set(CONDITIONS)
+
+
+def test_orders_follow_from_the_seed_and_the_number_alone():
+    countries = ["France", "India"] * 5
+    few, many = people_.schedule(countries, 3, 7), people_.schedule(countries, 9, 7)
+    assert few == many[:3]
+    assert people_.schedule(countries, 3, 8) != few
+    assert len({tuple(scene for scene, _ in order) for order in many}) == 9
+
+
+def test_nobody_and_nothing_are_refused():
+    with pytest.raises(ValueError, match="0 scenes"):
+        people_.schedule([], 3)
+    with pytest.raises(ValueError, match="n_participants=0"):
+        people_.schedule(["France"], 0)
+
+
+def test_as_many_scenes_of_each_country_as_can_be():
+    countries = ["France"] * 6 + [None] + ["India"] * 2 + ["Japan"] * 4
+    chosen = material._choose(countries, 8, np.random.default_rng(0))
+    assert Counter(countries[place] for place in chosen) == {"France": 3, "India": 2, "Japan": 3}
+    assert len(material._choose(countries, 99, np.random.default_rng(0))) == 12
+
+
+# What is known of a picture -----------------------------------------------------------------------
+
+
+def test_every_concept_of_a_scene_can_be_named():
+    named = [concept for concepts in THINGS.values() for concept in concepts]
+    assert sorted(named) == sorted(CONCEPTS)
+
+
+def test_things_fill_a_quarter_of_the_frame():
+    names = list(THINGS)
+    things = np.zeros((10, 10), int)
+    things[0:4, 0:4] = 3
+    things[0:4, 2:4] = 5  # of a 4 × 4 frame: eight pixels each
+    assert material.things_in(things, (0, 0, 4, 4)) == (names[3], names[5])
+    assert material.things_in(things, (0, 0, 10, 4)) == (names[0],)  # 24, 8 and 8 of 40
+    things[0, 0:4] = range(6, 10)
+    things[1, 0:3] = 10
+    assert material.things_in(things, (0, 0, 4, 2)) == (names[10],)  # three of eight, others one
+
+
+def test_the_observer_multiplies_the_cues_shown_and_knows_nothing_without():
+    scene = geoscenes.render(3, "Japan", size=96, all_cues=True)
+    everything = np.ones((96, 96), bool)
+    cues = people_.material.shown_cues(scene, everything)
+    assert {cue.category for cue in cues} == set(scene.visible_cues())
+    for cue in cues:
+        kind = geoscenes.table()[cue.category]
+        shares = {name: kind.probability(name, cue.look) for name in geoscenes.COUNTRIES}
+        best = max(shares.values())
+        ahead = [name for name, share in shares.items() if share == best]
+        expected = ahead[0] if len(ahead) == 1 else CANNOT_TELL
+        assert material.observe(scene, [cue], geoscenes.COUNTRIES) == expected
+    assert material.observe(scene, cues, geoscenes.COUNTRIES) == "Japan"
+    assert material.observe(scene, [], geoscenes.COUNTRIES) == CANNOT_TELL
+    assert people_.material.shown_cues(scene, ~everything) == []
+
+
+# Pictures and page --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def photographs(tmp_path, monkeypatch):
+    """A study of photographs that carry positions, and a classifier that sees a planted square."""
+    monkeypatch.setenv("GEOLIB_CACHE", str(tmp_path / "cache"))
+    position = Image.Exif()
+    position.get_ifd(0x8825)[1] = "N"
+    position[0x010E] = "somebody's garden"
+    for colour in oracle.CLASSES:
+        (tmp_path / "photos" / colour).mkdir(parents=True)
+        for i in range(2):
+            pixels = oracle.photograph(colour, seed=2 * i + (colour == "red"))
+            file = tmp_path / "photos" / colour / f"{i}.png"
+            Image.fromarray(pixels).save(file, exif=position)
+    settings = {"classes": oracle.CLASSES, "image_size": oracle.SIDE, "top_p": 0.1, "s_min": 0.3}
+    experiment = Experiment(dataset="folder", root=str(tmp_path / "photos"), **settings)
+    experiment.__dict__["classifier"] = oracle.classifier()
+    experiment.__dict__["evaluation"] = experiment._split("all", None)
+    return experiment
+
+
+def test_pictures_hide_what_is_not_shown_and_the_model_answers_them(photographs):
+    made = people_.prepare(photographs, 4, 3, segmenter="grid")
+    x0, y0, x1, y1 = oracle.BOX
+    # Noise about the same grey surrounds the square, so a shown pixel is one that differs at all.
+    shown = (made.pictures != np.round(np.array(oracle.MEAN) * 255)).any(-1).mean((1, 2))
+    coverage: dict[int, dict[str, float]] = {}
+    for item, picture, share in zip(made.key.items, made.pictures, shown, strict=True):
+        coverage.setdefault(item.scene, {})[item.condition] = share
+        if item.condition == "guided":
+            square = picture[y0:y1, x0:x1].mean((0, 1))
+            assert square.argmax() == (0 if item.country == "red" else 2)
+        if item.condition != "random":
+            assert item.model == item.country
+        assert (item.observer, item.things, item.cues) == (None, (), ())
+    for one in coverage.values():
+        assert 0.05 < one["guided"] < 0.5 < 0.8 < one["whole"]
+        assert one["random"] == pytest.approx(one["guided"], abs=0.05)
+    assert not made.key.drawn
+    again = people_.prepare(photographs, 4, 3, segmenter="grid")
+    assert again.key == made.key
+    assert (again.pictures == made.pictures).all()
+
+
+def test_the_page_tells_no_answer_and_its_pictures_no_place(photographs, tmp_path):
+    made = people_.prepare(photographs, 4, 3, segmenter="grid")
+    contact = "</script><b>Ada & Co</b>"
+    page = people_.write(tmp_path / "study", made, contact)
+    pictures = sorted(page.parent.glob("*.png"))
+    assert len(pictures) == 12
+    for picture, expected in zip(pictures, made.pictures, strict=True):
+        with Image.open(picture) as image:
+            assert (np.asarray(image) == expected).all()
+            assert not image.info and not image.getexif()
+        assert b"garden" not in picture.read_bytes()
+    told = json.loads((page.parent / "items.json").read_text())
+    assert set(told["items"][0]) == {"item", "condition", "picture", "frame", "credit"}
+    text = page.read_text()
+    data = text.partition('<script type="application/json" id="study">')[2].partition("</script>")[
+        0
+    ]
+    assert json.loads(data) == told and told["contact"] == contact
+    assert "http:" not in text and "https:" not in text
+    assert people_.read_key(tmp_path / "study") == made.key
+    with pytest.raises(ValueError, match="is not empty"):
+        people_.write(tmp_path / "study", made)
+
+
+# Answers ------------------------------------------------------------------------------------------
+
+
+def test_answers_come_back_from_files(tmp_path):
+    experiment = key()
+    table = answers(experiment)
+    table.loc[0, ["element", "other"]] = [OTHER, 'a "red", round thing']
+    table[table["participant"] <= 3].to_csv(tmp_path / "b.csv", index=False)
+    # One stopped early; another file was saved by a spreadsheet, with a mark at its start.
+    rest = table[(table["participant"] == 4) & (table["position"] <= 2)]
+    rest.to_csv(tmp_path / "a.csv", index=False, encoding="utf-8-sig", lineterminator="\r\n")
+    back = people_.read_answers(tmp_path, experiment)
+    expected = pd.concat([rest, table[table["participant"] <= 3]], ignore_index=True)
+    pd.testing.assert_frame_equal(back, expected, check_dtype=False)
+    assert people_.label(back) == "Answers of 4 people"
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "words"),
+    [
+        ("study", "other", "'abc'"),
+        ("source", "me", "'person', 'generated'"),
+        ("participant", "7", "'1', '2', '3', '4', '5', '6'"),
+        ("participant", "x", "'1'"),
+        ("position", "9", "'6'"),
+        ("item", "0.5", "expected '"),
+        ("condition", "guide", "expected '"),
+        ("answer", "Spain", "'France', 'India', 'Japan', 'cannot tell'"),
+        ("element", "", "'vehicle'"),
+        ("seconds", "-1", "at least 0"),
+        ("seconds", "inf", "at least 0"),
+        ("seconds", "soon", "at least 0"),
+    ],
+)
+def test_a_wrong_value_is_named_by_file_row_and_column(tmp_path, column, value, words):
+    table = answers(key()).astype(str)
+    table.loc[2, column] = value
+    table.to_csv(tmp_path / "anna.csv", index=False)
+    with pytest.raises(ValueError, match=rf"anna.csv row 4, column '{column}': '{value}'") as error:
+        people_.read_answers(tmp_path, key())
+    assert words in str(error.value)
+
+
+def test_a_picture_of_somebody_elses_order_is_refused(tmp_path):
+    table = answers(key())
+    first, second = table.index[table["participant"] == 1][:2]
+    table.loc[first, ["item", "condition"]] = table.loc[second, ["item", "condition"]]
+    table.to_csv(tmp_path / "a.csv", index=False)
+    with pytest.raises(ValueError, match=r"row 2, column 'item'"):
+        people_.read_answers(tmp_path, key())
+
+
+def test_files_that_hold_no_answers_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="no CSV file"):
+        people_.read_answers(tmp_path, key())
+    with pytest.raises(ValueError, match=r"key\.json is not in"):
+        people_.read_key(tmp_path)
+    file = tmp_path / "a.csv"
+    file.write_text("study;participant\nabc;1\n")
+    with pytest.raises(ValueError, match=r"a\.csv row 1 lacks the columns \['study', 'source'"):
+        people_.read_answers(tmp_path, key())
+    for content in (b"", b"\xff\xfe\x00", b"study,source\nabc,person,1,2\nabc,person,1,2,3\n"):
+        file.write_bytes(content)
+        with pytest.raises(ValueError, match=r"a\.csv"):
+            people_.read_answers(tmp_path, key())
+
+
+def test_a_file_that_was_copied_is_refused(tmp_path):
+    for name in ("a.csv", "copy.csv"):
+        answers(key()).to_csv(tmp_path / name, index=False)
+    with pytest.raises(ValueError, match=r"twice \(a\.csv row (\d+), copy\.csv row \1\)"):
+        people_.read_answers(tmp_path, key())
+
+
+def test_generated_answers_say_so_and_cannot_hide_among_peoples(tmp_path):
+    experiment = key()
+    made = people_.simulate(experiment, 6)
+    assert set(made["source"]) == {GENERATED}
+    pd.testing.assert_frame_equal(made, people_.simulate(experiment, 6))
+    assert not made.equals(people_.simulate(experiment, 6, seed=1))
+    made[made["participant"] > 1].to_csv(tmp_path / "a.csv", index=False)
+    back = people_.read_answers(tmp_path, experiment)
+    assert people_.label(back).startswith("GENERATED answers of 5 simulated participants")
+    assert "no person has answered" in people_.label(back)
+    people = answers(experiment)
+    people[people["participant"] == 1].to_csv(tmp_path / "b.csv", index=False)
+    with pytest.raises(ValueError, match="mixes people's answers with generated ones"):
+        people_.read_answers(tmp_path, experiment)
+
+
+def test_the_report_finds_what_the_generator_was_told(tmp_path):
+    experiment = key(n_scenes=30, n_participants=30)
+    even = people_.judge(people_.simulate(experiment, 30), experiment)
+    assert people_.advantage(even)["low"] < 0 < people_.advantage(even)["high"]
+    told = {"whole": 0.9, "guided": 0.9, "random": 0.2}
+    uneven = people_.judge(people_.simulate(experiment, 30, knows=told), experiment)
+    found = people_.advantage(uneven)
+    assert found["low"] > 0.2
+    assert "Guided boxes tell the country better" in people_.verdict(found)
+    turned = {"value": -0.2, "low": -0.3, "high": -0.1, "detectable": 0.14}
+    assert "Random boxes tell the country better" in people_.verdict(turned)
+    assert "a difference of 14 points four times in five" in people_.verdict(turned)
+    assert "No difference" in people_.verdict(turned | {"high": 0.0})
+    alone = turned | dict.fromkeys(("low", "high", "detectable"), np.nan)
+    assert people_.verdict(alone) == (
+        "**Too few people or scenes for an interval.** Right with guided minus right with random "
+        "boxes: -20 percentage points."
+    )
+
+
+def test_answers_to_one_condition_alone_are_refused():
+    experiment = key()
+    table = answers(experiment)
+    with pytest.raises(ValueError, match="shown as guided or random; expected some of each"):
+        people_.judge(table[table["condition"] == "whole"], experiment)
+
+
+# People, model and true cues ----------------------------------------------------------------------
+
+
+def test_accuracies_by_hand():
+    """Everyone is right on whole scenes, on guided ones if French, and never on random ones."""
+    experiment = key()
+    rule = {
+        "whole": lambda item: item.country,
+        "guided": lambda item: "France",
+        "random": lambda item: CANNOT_TELL,
+    }
+    given = answers(experiment, lambda item, person: rule[item.condition](item))
+    judged = people_.judge(given, experiment)
+    found = people_.accuracy(judged).set_index(["row", "group"])
+    people = found.xs("people", level="group")
+    assert people["value"].to_dict() == {"whole": 1, "guided": pytest.approx(1 / 3), "random": 0}
+    assert people.index.tolist() == ["whole", "guided", "random"]
+    assert (people.loc["whole"] == 1).all() and (people.loc["random"] == 0).all()
+    assert people.loc["guided", "low"] < 1 / 3 < people.loc["guided", "high"]
+    assert found.loc[("guided", "model"), "value"] == pytest.approx(1 / 3)
+    assert found.loc[("guided", "true cues"), "value"] == 1
+    assert found.loc[("random", "true cues"), "value"] == 0
+    # Guided minus random: one scene in three, for everyone alike.
+    gap = people_.advantage(judged)
+    assert gap["value"] == pytest.approx(1 / 3)
+    # 2.8 standard errors show themselves four times in five; an interval spans 3.92 of them.
+    assert gap["detectable"] == pytest.approx(
+        2.8016 / 3.9199 * (gap["high"] - gap["low"]), rel=1e-4
+    )
+    shown = people_.accuracy_table(judged, people_.accuracy(judged)).data
+    assert shown.loc["random", "people cannot tell"] == "100%"
+    assert shown.loc["whole", ["people", "seconds", "answers"]].tolist() == [
+        *("100% (100% to 100%)", "2.5", 12)
+    ]
+
+
+@pytest.mark.parametrize("varies", ["participant", "scene"])
+def test_the_detectable_difference_allows_for_whatever_varies(varies):
+    """Where only the scene (or only the person) decides, it is that of so many scenes (people)."""
+    rng = np.random.default_rng(0)
+    gaps = rng.normal(0, 1, 30)
+    names = ["participant", "scene", "condition"]
+    rows = pd.MultiIndex.from_product([range(30), range(30), ["guided", "random"]], names=names)
+    table = rows.to_frame(index=False)
+    table["right"] = np.where(table["condition"] == "guided", gaps[table[varies]], 0.0)
+    found = people_.advantage(table)["detectable"]
+    assert found == pytest.approx(statistics.detectable_effect(gaps), rel=0.15)
+
+
+def test_nothing_is_known_of_what_answers_all_alike_could_have_shown():
+    for low, high in ((0.5, 0.5), (np.nan, np.nan)):
+        assert np.isnan(people_.detectable(statistics.Interval(0.5, low, high, "")))
+
+
+def test_kappa_of_two_people_by_hand():
+    """They agree on three of four; 3/8 of the answers are 0: (48 − 34) / (64 − 34)."""
+    codes = np.array([0, 0, 0, 1, 1, 1, 1, 1])
+    items = np.array([0, 0, 1, 1, 2, 2, 3, 3])
+    ones = np.ones(8)
+    found = people_.kappa_among(codes, items, 2)(ones, ones)
+    assert found == pytest.approx(7 / 15)
+    assert found == pytest.approx(fleiss_kappa(aggregate_raters(codes.reshape(4, 2))[0]))
+
+
+def test_kappa_among_many_is_fleiss():
+    codes = np.random.default_rng(0).integers(0, 3, (20, 5))
+    items = np.repeat(np.arange(20), 5)
+    ones = np.ones(100)
+    found = people_.kappa_among(codes.ravel(), items, 3)(ones, ones)
+    assert found == pytest.approx(fleiss_kappa(aggregate_raters(codes, 3)[0]))
+
+
+def test_kappa_counts_pairs_where_pictures_have_unequal_numbers_of_answers():
+    """Of three answers 0, 0, 1 one pair in three agrees, and the pair 1, 1: half, as by chance."""
+    codes, items = np.array([0, 0, 1, 1, 1]), np.array([0, 0, 0, 1, 1])
+    assert people_.kappa_among(codes, items, 2)(np.ones(5), np.ones(5)) == pytest.approx(0)
+
+
+def test_nobody_is_compared_with_themselves():
+    """Two who never agree still never do when one of them is drawn twice."""
+    codes, items = np.array([0, 1, 1, 0]), np.array([0, 0, 1, 1])
+    drawn = np.array([2.0, 1, 2, 1])
+    assert people_.kappa_among(codes, items, 2)(drawn, np.ones(4)) == pytest.approx(-1)
+    alone = people_.kappa_among(np.array([0, 1]), np.array([0, 1]), 2)
+    assert np.isnan(alone(np.ones(2), np.ones(2)))
+
+
+def test_kappa_with_the_model_by_hand():
+    """Three of five agree; both say 0, 0, 1, 1, 2 in some order: (15 − 9) / (25 − 9)."""
+    people, machine = np.array([0, 0, 1, 1, 2]), np.array([0, 1, 1, 0, 2])
+    ones = np.ones(5)
+    assert people_.kappa(people, machine, 3)(ones, ones) == pytest.approx((15 - 9) / (25 - 9))
+    twice = np.array([1.0, 0, 1, 0, 1])
+    assert people_.kappa(people, machine, 3)(twice, ones) == pytest.approx(1)
+
+
+def test_agreement_of_people_who_all_know_and_a_model_that_knows_one_country():
+    experiment = key()
+    judged = people_.judge(answers(experiment), experiment)
+    found = people_.agreement(judged).set_index(["row", "group"])["value"]
+    for condition in CONDITIONS:
+        assert found[("people with each other", condition)] == pytest.approx(1)
+        assert found[("people with model", condition)] == pytest.approx(0)
+    assert found[("people with true cues", "guided")] == pytest.approx(1)
+    assert found[("people with true cues", "random")] == pytest.approx(0)
+    shown = people_.agreement_table(people_.agreement(judged)).data
+    assert shown.index[-1] != "people with each other"
+    assert shown.loc["people with each other", "guided"].startswith("1.00 (")
+    # All alike: nothing is known of what could have been detected.
+    assert shown.loc["people with each other", "guided: detectable"] == "–"
+
+
+def test_kappa_says_what_it_could_have_detected():
+    experiment = key(n_scenes=12, n_participants=12)
+    found = people_.agreement(people_.judge(people_.simulate(experiment, 12), experiment))
+    width = found["high"] - found["low"]
+    assert (width > 0).sum() >= 4
+    expected = (2.8016 / 3.9199 * width).where(width > 0)
+    np.testing.assert_allclose(found["detectable"], expected, rtol=1e-4)
+    pair = found["row"] == "people with each other"
+    value = found.loc[pair & (found["group"] == "whole"), "detectable"].item()
+    shown = people_.agreement_table(found).data.loc["people with each other", "whole: detectable"]
+    assert shown == f"{value:.2f}"
+
+
+def test_photographs_have_no_true_cues_to_agree_with():
+    experiment = key()
+    items = [item.model_copy(update={"observer": None}) for item in experiment.items]
+    photographs = experiment.model_copy(update={"items": tuple(items)})
+    judged = people_.judge(answers(photographs), photographs)
+    assert set(people_.accuracy(judged)["group"]) == {"people", "model"}
+    assert set(people_.agreement(judged)["row"]) == {"people with each other", "people with model"}
+
+
+def test_naming_by_hand():
+    """All frames show a vehicle and the sky, all scenes have vehicle and building as cues."""
+    experiment = key()
+    rule = {"guided": "sky", "random": "building", "whole": "building"}
+    given = answers(experiment, element=lambda item, person: rule[item.condition])
+    judged = people_.judge(given, experiment)
+    table = people_.naming(judged)
+    assert table["value"].to_dict() == {"guided": 1, "whole": 1, "random": 0}
+    assert table["by_chance"].to_dict() == {"guided": 1, "whole": 1, "random": 0}
+    told = people_.telling(judged, experiment).set_index(["row", "group"])["value"]
+    assert told[("building", "people")] == 1
+    assert told[("vehicle", "model")] == 1
+    assert told[("vehicle", "true cues")] == told[("building", "true cues")] == 0.5
+    assert ("mountain or hill", "people") not in told
+    # One thing in every second scene, named in every scene: right in half, and so by chance.
+    items = [
+        i.model_copy(update={"cues": ("sky",)}) if i.scene % 2 else i for i in experiment.items
+    ]
+    half = experiment.model_copy(update={"items": tuple(items)})
+    row = people_.naming(people_.judge(given, half)).loc["whole"]
+    assert (row["value"], row["by_chance"], row["excess"]) == (0.5, 0.5, 0)
+
+
+def test_naming_above_chance_by_hand():
+    """Frames show a vehicle in every second scene, else a building; guided ones are named right.
+
+    Of the eleven other scenes of twelve, five show what one shows: by chance 5/11.
+    """
+    experiment = key(n_scenes=12)
+    shown = {0: ("vehicle",), 1: ("building",)}
+    items = [
+        i.model_copy(update={"things": shown[i.scene % 2] if i.frame else ()})
+        for i in experiment.items
+    ]
+    experiment = experiment.model_copy(update={"items": tuple(items)})
+
+    def element(item, person):
+        return item.things[0] if item.condition == "guided" else "sky"
+
+    table = people_.naming(people_.judge(answers(experiment, element=element), experiment))
+    assert table.index.tolist()[0] == "guided"
+    row = table.loc["guided"]
+    assert (row["value"], row["low"], row["high"]) == (1, 1, 1)
+    assert (row["by_chance"], row["excess"]) == (pytest.approx(5 / 11), pytest.approx(6 / 11))
+    # The mix of scenes changes what chance gives, so the excess varies although the share does not.
+    assert 0 < row["excess_low"] < row["excess"] < row["excess_high"] <= 1
+    width = row["excess_high"] - row["excess_low"]
+    assert row["detectable"] == pytest.approx(2.8016 / 3.9199 * width, rel=1e-4)
+    shown = people_.naming_table(table).to_html()
+    assert "100% (100% to 100%)" in shown and "+55% (" in shown and ">45%<" in shown
+
+
+def test_naming_that_knows_nothing_of_the_picture_is_by_chance_on_average():
+    experiment = key(n_scenes=6, n_participants=30)
+    items = [i.model_copy(update={"cues": (list(THINGS)[i.scene % 3],)}) for i in experiment.items]
+    experiment = experiment.model_copy(update={"items": tuple(items)})
+    rng = np.random.default_rng(0)
+    found = []
+    for _ in range(60):
+        given = answers(experiment, element=lambda item, person: list(THINGS)[rng.integers(3)])
+        judged = people_.judge(given, experiment)
+        whole = judged[judged["condition"] == "whole"]
+        found.append(judging._excess(whole)(np.ones(len(whole)), np.ones(len(whole))))
+    assert abs(np.mean(found)) < 3 * np.std(found) / np.sqrt(len(found))
+
+
+# The claim, and the chapter that reads answers ----------------------------------------------------
+
+
+def test_people_who_name_a_thing_in_nine_of_ten_frames():
+    experiment = key(n_scenes=24, n_participants=30)
+    rng, said = np.random.default_rng(0), ["vehicle", "sky", OTHER, CANNOT_TELL]
+    shares = [0.4, 0.3, 0.2, 0.1]
+    table = answers(experiment, element=lambda item, person: rng.choice(said, p=shares))
+    table["other"] = np.where(table["element"] == OTHER, "a well", "")
+    judged = people_.judge(table, experiment)
+    found = people_.perceptible(judged, experiment)
+    guided = table[table["condition"] == "guided"]
+    assert found.value == pytest.approx((guided["element"] != CANNOT_TELL).mean())
+    assert found.low < found.value < found.high and found.n == 24
+    assert found.data == "GeoScenes, one element in each of 24, answers of 30 people"
+    claim = claims.claims()["object-perceptible"]
+    assert claims.verdict(claim, found) == "reproduced on GeoScenes"
+    # Few people decide nothing, however many scenes they saw.
+    few = people_.perceptible(judged[judged["participant"] <= 6], experiment)
+    assert few.n == 6 and claims.verdict(claim, few) == "inconclusive on GeoScenes"
+    # "Something else" without a word names nothing, and random frames do not count.
+    table["other"] = " "
+    table.loc[table["condition"] == "random", "element"] = CANNOT_TELL
+    wordless = people_.perceptible(people_.judge(table, experiment), experiment)
+    assert wordless.value == pytest.approx(guided["element"].isin(THINGS).mean())
+    photographs = people_.perceptible(judged, experiment.model_copy(update={"drawn": False}))
+    assert photographs.data.startswith("photographs,") and photographs.value == found.value
+
+
+def test_one_person_earns_no_claim():
+    experiment = key()
+    table = answers(experiment)
+    assert (
+        people_.perceptible(people_.judge(table[table["participant"] == 1], experiment), experiment)
+        is None
+    )
+
+
+def _report(experiment, folder, monkeypatch):
+    """What the chapter's report shows of a folder of answers, cell by cell, and what it records."""
+    notebook = jupytext.read(Path(__file__).parents[3] / "notebooks" / "15-human-study.md")
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    first = next(i for i, cell in enumerate(cells) if "read_answers" in cell.source)
+    shown, kept = [], {}
+    monkeypatch.setattr(results, "record", lambda **values: kept.update(values))
+    material = people_.Material(experiment, np.zeros((0, SIDE, SIDE, 3), np.uint8))
+    names = {
+        "answers": folder,
+        "material": material,
+        "key": experiment,
+        "seed": 0,
+        "n_participants": 6,
+    }
+    names["display"] = shown.append
+    imports = next(cell for cell in cells if "import" in cell.source)
+    lines = [line for line in imports.source.splitlines() if line.startswith(("import", "from"))]
+    exec("\n".join(lines), names)
+    for cell in cells[first:]:
+        *body, last = ast.parse(cell.source).body
+        is_value = isinstance(last, ast.Expr)
+        exec(compile(ast.Module(body if is_value else [*body, last], []), "cell", "exec"), names)
+        if is_value:
+            shown.append(eval(compile(ast.Expression(last.value), "cell", "eval"), names))
+    return [_text(one) for one in shown if one is not None], kept
+
+
+def _text(shown):
+    if isinstance(shown, Figure):
+        return shown.get_suptitle()
+    return shown.to_html() if isinstance(shown, Styler) else shown.data
+
+
+def test_the_chapter_records_the_claim_of_people_and_of_nobody_else(tmp_path, monkeypatch):
+    """The same answers, as they were generated and as if people had given them."""
+    experiment = key()
+    made = people_.simulate(experiment, 6, seed=1)
+    for source in (GENERATED, PERSON):
+        folder = tmp_path / source
+        folder.mkdir()
+        made.assign(source=source).to_csv(folder / "answers.csv", index=False)
+        (folder / "key.json").write_text(experiment.model_dump_json())
+    shown, kept = _report(experiment, str(tmp_path / GENERATED), monkeypatch)
+    assert len(shown) > 8
+    assert [text for text in shown if "GENERATED answers of 6 simulated" not in text] == []
+    assert shown[0].startswith("**Nobody has answered yet.**")
+    assert "not testable here" in shown[-1]
+    assert kept == {"n_scenes": 6, "n_pictures": 18, "n_participants": 6, "n_people": 0}
+
+    shown, kept = _report(experiment, str(tmp_path / PERSON), monkeypatch)
+    assert [text for text in shown if "Answers of 6 people" not in text] == []
+    assert not any("GENERATED" in text or "Nobody" in text for text in shown)
+    assert kept["n_people"] == 6
+    guided = made[made["condition"] == "guided"]
+    assert kept["claim.object-perceptible.value"] == (guided["element"] != CANNOT_TELL).mean()
+    assert "other pictures" not in shown[0]
+
+
+def test_the_report_of_one_person_has_no_intervals_and_no_claim(tmp_path, monkeypatch):
+    experiment = key()
+    table = answers(experiment)
+    table[table["participant"] == 2].to_csv(tmp_path / "a.csv", index=False)
+    (tmp_path / "key.json").write_text(experiment.model_dump_json())
+    shown, kept = _report(experiment, str(tmp_path), monkeypatch)
+    assert not any("nan" in text for text in shown)
+    assert any("Too few people or scenes for an interval" in text for text in shown)
+    assert not any(name.startswith("claim.") for name in kept)
+
+
+@pytest.mark.parametrize("varies", ["participant", "scene"])
+def test_intervals_are_as_wide_as_whatever_varies(varies):
+    """If only the person (or only the scene) decides, many answers do not narrow the interval."""
+    grid = pd.MultiIndex.from_product([range(20), range(20)], names=["participant", "scene"])
+    table = grid.to_frame(index=False)
+    values = (table[varies] % 2).to_numpy(float)
+    found = people_.interval(table, judging._share(values, np.ones(400, bool)))
+    alone = statistics.interval(np.arange(20) % 2)
+    assert found.mean == 0.5
+    assert found.high - found.low == pytest.approx(alone.high - alone.low, abs=0.101)
+    assert found == people_.interval(table, judging._share(values, np.ones(400, bool)))
+
+
+def test_one_person_has_no_interval():
+    table = pd.DataFrame({"participant": [1, 1], "scene": [1, 2]})
+    found = people_.interval(table, judging._share(np.array([0.0, 1.0]), np.ones(2, bool)))
+    assert found.mean == 0.5 and np.isnan(found.low) and found.method == "undefined"
+
+
+# The page in a browser ----------------------------------------------------------------------------
+
+# Answers two pictures, begins a third, reloads, takes what the page would save, deletes it, tries
+# to go on without agreeing, reloads, and agrees again.
+PROBE = """
+<html><body><pre id="report"></pre><script>
+const frame = document.createElement("iframe");
+frame.style = "width: 390px; height: 800px";
+const seen = {};
+const $ = (id) => frame.contentDocument.getElementById(id);
+const visible = () => ["start", "view", "end"].filter((id) => !$(id).hidden);
+const choose = (name, value) =>
+  frame.contentDocument.querySelector(`input[name="${name}"][value="${value}"]`).click();
+const loaded = () => new Promise((done) => (frame.onload = done));
+const state = () => ({
+  visible: visible(), where: $("where").textContent, frame: !$("frame").hidden,
+  drawn: $("picture").naturalWidth, wide: frame.contentDocument.documentElement.scrollWidth,
+  chosen: [...frame.contentDocument.querySelectorAll("#questions :checked")].map((i) => i.value),
+  other: $("other").value,
+});
+(async () => {
+  let done = loaded();
+  frame.src = "ADDRESS#2";
+  document.body.append(frame);
+  await done;
+  seen.start = visible();
+  seen.number = $("number").value;
+  $("consent").requestSubmit();
+  seen.unconsented = visible();
+  frame.contentDocument.querySelector("#consent [type=checkbox]").click();
+  $("consent").requestSubmit();
+  $("questions").requestSubmit();
+  seen.unanswered = $("where").textContent;
+  for (const [answer, element] of [["Japan", "vehicle"], ["cannot tell", "something else"]]) {
+    choose("answer", answer);
+    choose("element", element);
+    if (element === "something else") {
+      $("other").value = 'a "thing", yes';
+      $("other").dispatchEvent(new Event("input", { bubbles: true }));
+    }
+    $("questions").requestSubmit();
+  }
+  choose("answer", "India");
+  seen.before = state();
+  done = loaded();
+  frame.contentWindow.location.reload();
+  await done;
+  await new Promise((wait) => setTimeout(wait, 300));
+  seen.after = state();
+  let saved;
+  frame.contentWindow.URL.createObjectURL = (blob) => ((saved = blob), "about:blank#saved");
+  frame.contentWindow.HTMLAnchorElement.prototype.click = () => {}; // would leave the page
+  $("stop").click();
+  seen.end = [visible(), $("done").textContent];
+  $("save").click();
+  seen.csv = await saved.text();
+  const kept = () => Object.values(frame.contentWindow.localStorage).length;
+  const now = () => [visible(), kept(), $("agreed").checked, $("deleted").textContent];
+  seen.saved = kept();
+  frame.contentWindow.confirm = () => false;
+  $("delete").click();
+  seen.refused = [visible(), kept()];
+  frame.contentWindow.confirm = () => true;
+  $("delete").click();
+  seen.deleted = now();
+  $("continue").click();
+  choose("answer", "India");
+  $("consent").requestSubmit();
+  seen.later = now();
+  done = loaded();
+  frame.contentWindow.location.reload();
+  await done;
+  seen.reloaded = now();
+  $("agreed").click();
+  $("consent").requestSubmit();
+  seen.again = [visible(), $("where").textContent, $("deleted").textContent];
+})()
+  .catch((error) => (seen.error = String(error)))
+  .then(() => (document.getElementById("report").textContent = JSON.stringify(seen)));
+</script></body></html>
+"""
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    for name in ("chromium", "google-chrome", "chromium-browser"):
+        if path := shutil.which(name):
+            return path
+    pytest.skip("no Chromium: none of chromium, google-chrome, chromium-browser is installed")
+
+
+def test_the_page_keeps_answers_over_a_reload_and_saves_what_the_reader_reads(chromium, tmp_path):
+    experiment = key()
+    pictures = np.random.default_rng(0).integers(0, 255, (18, SIDE, SIDE, 3), np.uint8)
+    page = people_.write(tmp_path / "study", people_.Material(experiment, pictures))
+    probe = tmp_path / "probe.html"
+    probe.write_text(PROBE.replace("ADDRESS", page.as_uri()), encoding="utf-8")
+    command = [chromium, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
+    command += [f"--user-data-dir={tmp_path / 'profile'}", "--allow-file-access-from-files"]
+    command += ["--virtual-time-budget=20000", "--dump-dom", probe.as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    written = done.stdout.partition('<pre id="report">')[2].partition("</pre>")[0]
+    assert written, done.stderr[-2000:]
+    seen = json.loads(html.unescape(written))
+    assert "error" not in seen, seen
+
+    assert (seen["start"], seen["number"]) == (["start"], "2")
+    assert seen["unconsented"] == ["start"]
+    assert seen["unanswered"] == "Picture 1 of 6"
+    third = experiment.items[experiment.schedule[1][2]]
+    for moment in ("before", "after"):
+        state = seen[moment]
+        assert (state["visible"], state["where"]) == (["view"], "Picture 3 of 6")
+        assert state["chosen"] == ["India"] and state["other"] == ""
+        assert state["frame"] == (third.frame is not None)
+        assert state["wide"] <= 390
+    assert seen["after"]["drawn"] == SIDE
+    assert seen["end"] == [["end"], "You answered 2 of 6 pictures."]
+    assert seen["saved"] == 1 and seen["refused"] == [["end"], 1]
+    gone = [["start"], 0, False, "Your answers are deleted here. You can close this page."]
+    assert seen["deleted"] == seen["later"] == gone
+    assert seen["reloaded"] == [["start"], 0, False, ""]
+    assert seen["again"] == [["view"], "Picture 1 of 6", ""]
+
+    (tmp_path / "answers.csv").write_text(seen["csv"], encoding="utf-8", newline="")
+    table = people_.read_answers(tmp_path, experiment)
+    assert table["item"].tolist() == list(experiment.schedule[1][:2])
+    assert set(table["participant"]) == {2} and set(table["source"]) == {PERSON}
+    assert table[["answer", "element", "other"]].to_numpy().tolist() == [
+        ["Japan", "vehicle", ""],
+        [CANNOT_TELL, OTHER, 'a "thing", yes'],
+    ]

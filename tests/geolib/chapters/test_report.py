@@ -1,0 +1,243 @@
+"""Sentences and tables follow the numbers they are made of."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import oracle
+import pandas as pd
+import pytest
+import torch
+from markdown_it import MarkdownIt
+
+from geolib import data, pipeline
+from geolib.chapters import attribution_maps, classifier, faithfulness, photographs, tables
+from geolib.chapters.experiment import Experiment
+from geolib.download.http import Unreachable
+
+
+def comparison(low, high):
+    row = {
+        **{"guided": 0.5, "random": 0.8, "advantage": 0.3, "ci_low": low, "ci_high": high},
+        **{
+            "p_value": 0.01,
+            "p_holm": 0.02,
+            "coverage": 0.12,
+            "random_coverage": 0.12,
+            "rate_without_elements": 0.0,
+        },
+        **{"advantage_matched": 0.3, "n_images": 40, "segmenter": "grid"},
+    }
+    rows = [{**row, "test": test} for test in ("deletion", "insertion")]
+    return pd.DataFrame(rows)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "words"),
+    [
+        (0.1, 0.4, "guided boxes carry more"),
+        (-0.1, 0.4, "no difference can be shown"),
+        (0.0, 0.4, "no difference can be shown"),
+        (-0.4, -0.1, "random boxes carry more"),
+    ],
+)
+def test_the_verdict_flips_with_the_interval(low, high, words):
+    text = faithfulness.verdict(comparison(low, high).set_index("test"), "gradcam", "grid")
+    assert text.count(words) == 2
+    assert "40 images" in text
+    assert "12%" in text
+
+
+def test_comparison_table_is_sorted_best_first():
+    table = pd.concat([comparison(0, 1), comparison(0, 1).assign(segmenter="slic", advantage=0.4)])
+    shown = faithfulness.comparison_table(table, "segmenter").data
+    assert shown.loc["deletion"].index.tolist() == ["slic", "grid"]
+
+
+def test_training_note_names_each_departure_and_only_those():
+    paper = {
+        **{"arch": "resnet50", "weights": "imagenet", "image_size": 224, "max_epochs": 300},
+        **{"patience": 30, "schedule": "constant", "batch_size": 64, "horizontal_flip": True},
+        **{"learning_rate": 3e-4},
+    }
+    assert "exactly as the paper" in classifier.training_note(Experiment(**paper))
+    changed = classifier.training_note(Experiment(**paper | {"max_epochs": 9}))
+    assert "most epochs 9 instead of 300" in changed
+    assert ";" not in changed
+    assert "nothing was trained" in classifier.training_note(Experiment(checkpoint="x.safetensors"))
+
+
+def test_accuracy_note_states_the_gap_in_points():
+    assert "4.0 percentage points" in classifier.accuracy_note(0.90, {"upright": 0.94})
+    assert "unknown" in classifier.accuracy_note(0.90, {})
+
+
+def test_map_agreement_is_rank_correlation():
+    ramp = torch.arange(16.0).reshape(1, 4, 4) / 15
+    maps = {"up": ramp, "squared": ramp**2, "down": 1 - ramp, "flat": torch.zeros(1, 4, 4)}
+    table = attribution_maps.map_agreement(maps)
+    assert table.loc["up", "squared"] == pytest.approx(1)
+    assert table.loc["up", "down"] == pytest.approx(-1)
+    assert np.isnan(table.loc["up", "flat"])
+
+
+def test_map_concentration_by_hand():
+    spike = torch.zeros(1, 4, 5)
+    spike[0, 0, 0], spike[0, 0, 1], spike[0, 0, 2] = 1.0, 0.5, 0.5
+    table = attribution_maps.map_concentration({"spike": spike, "flat": torch.zeros(1, 4, 5)})
+    assert table.to_dict("records") == [{"method": "spike", "share": pytest.approx(0.75)}]
+
+
+def test_fineness_is_the_frequency_of_a_cosine():
+    """The k-th cosine of the transform makes k / 2 cycles; of two equally strong ones, the mean."""
+    x = (torch.arange(32) + 0.5) / 32
+    three, eight = (0.5 + 0.5 * torch.cos(torch.pi * k * x) for k in (6, 16))
+    maps = {
+        "down": three[:, None].expand(1, 32, 20),
+        "both": ((three + eight) / 2)[None, :, None].expand(1, 32, 32),
+        "flat": torch.full((1, 32, 32), 0.3),
+    }
+    table = attribution_maps.map_fineness(maps).set_index("method")["frequency"]
+    assert table.to_dict() == pytest.approx({"down": 3, "both": 5.5}, abs=1e-5)
+
+
+def test_means_and_differences_are_taken_image_by_image():
+    table = pd.DataFrame(
+        {
+            "method": ["a", "a", "a", "b", "b"],
+            "image_id": [1, 2, 3, 2, 1],
+            "mark": [0.5, 0.7, 0.9, 0.6, 0.1],
+        }
+    )
+    found = tables.mean_intervals(table, "mark", "method")
+    assert found["value"].to_dict() == pytest.approx({"a": 0.7, "b": 0.35})
+    assert (found["low"] <= found["value"]).all() and (found["value"] <= found["high"]).all()
+    differences = tables.difference(table, "mark", "method", "a", "b")
+    assert differences.to_dict() == pytest.approx({1: 0.4, 2: 0.1})
+
+
+def test_a_method_without_elements_is_named():
+    table = pd.concat([comparison(0, 1), comparison(0, 1).assign(segmenter="slic")])
+    assert "at least one element" in faithfulness.empty_note(table, "segmenter")
+    table.loc[table["segmenter"] == "slic", "rate_without_elements"] = 0.9
+    note = faithfulness.empty_note(table, "segmenter")
+    assert "`slic` (90% of the images)" in note
+    assert "grid" not in note
+
+
+# Photographs --------------------------------------------------------------------------------------
+
+AREAS = {"France": (48.0, 2.0, 1.0), "Japan": (35.0, 139.0, 1.0)}
+HOSTILE = "<script>steal()</script> [me](javascript:steal()) **/ Panoramax"
+
+
+def fails(error: Exception):
+    def call(*args, **options):
+        raise error
+
+    return call
+
+
+@pytest.fixture
+def street_photos(tmp_path):
+    oracle.write_photographs(tmp_path, 2)
+    return data.load("folder", "all", root=tmp_path)
+
+
+def test_real_streets_leave_the_network_alone_unless_told(monkeypatch):
+    monkeypatch.setattr(data, "load", fails(AssertionError("the network was used")))
+    streets = photographs.real_streets(AREAS, 2, network=False)
+    assert (streets.images, streets.classifier) == (None, None)
+    assert "was not to use the network" in streets.note
+    assert "up to 2 openly licensed photographs each of France, Japan" in streets.note
+
+
+def test_real_streets_say_what_they_would_have_done(monkeypatch):
+    monkeypatch.setattr(data, "load", fails(Unreachable("<b>host</b> does not answer")))
+    streets = photographs.real_streets(AREAS, 2, network=True)
+    assert (streets.images, streets.classifier) == (None, None)
+    shown = MarkdownIt().render(streets.note)
+    assert "&lt;b&gt;host&lt;/b&gt; does not answer" in shown
+    assert "Otherwise the chapter fetches up to 2" in shown
+
+
+def test_real_streets_without_weights_name_no_folder(monkeypatch, street_photos):
+    monkeypatch.setattr(data, "load", lambda *_, **__: street_photos)
+    monkeypatch.setattr(
+        photographs.assets, "fetch", fails(Unreachable("bring it to /home/ada/x.pth"))
+    )
+    streets = photographs.real_streets(AREAS, 2, network=True)
+    assert (streets.images, streets.classifier) == (None, None)
+    assert "could not be had (Unreachable)" in streets.note
+    assert "ada" not in streets.note
+
+
+def test_real_streets_count_what_came(monkeypatch, street_photos):
+    network = oracle.classifier()
+    monkeypatch.setattr(data, "load", lambda *_, **__: street_photos)
+    monkeypatch.setattr(photographs.assets, "fetch", lambda *_, **__: "resnet50.pth")
+    monkeypatch.setattr(photographs.model, "load", lambda name, weights: network)
+    streets = photographs.real_streets(AREAS, 2, network=True)
+    assert streets.images is street_photos
+    assert streets.classifier is network
+    assert "2 of blue, 2 of red" in MarkdownIt().render(streets.note)
+
+
+def test_a_credit_is_shown_as_it_is_and_does_nothing():
+    shown = MarkdownIt("commonmark", {"html": True}).render(
+        photographs.credit(SimpleNamespace(credit=f"{HOSTILE}, CC-BY-SA-4.0"))
+    )
+    assert "<script" not in shown and "<a " not in shown and "<strong" not in shown
+    assert "Photograph: &lt;script&gt;steal()&lt;/script&gt; [me](javascript:steal())" in shown
+    assert "CC-BY-SA-4.0" in shown
+    assert photographs.credit(SimpleNamespace(credit="")) == ""
+
+
+def test_a_study_without_labels_has_the_default_thresholds():
+    experiment = photographs.untuned(Experiment(image_size=64, repeats=3, s_min=0.0))
+    defaults = pipeline.EvaluationConfig()
+    config = experiment.config()
+    assert (config.top_p, config.s_min) == (defaults.top_p, 0.0)
+    assert (config.repeats, config.label, experiment.image_size) == (3, "predicted", 64)
+
+
+def test_segmenters_that_cannot_run_say_why(monkeypatch, street_photos):
+    reasons = {"grid": "", "truth": "", "sam": "run `geolib fetch sam_vit_b`"}
+    monkeypatch.setattr(photographs.segmentation, "available", lambda checkpoints: dict(reasons))
+    present, note = photographs.segmenters(Experiment(), street_photos)
+    assert present == ["grid"]
+    shown = MarkdownIt().render(note)
+    assert "Present: <code>grid</code>" in shown
+    assert "<li><code>sam</code>: run <code>geolib fetch sam_vit_b</code></li>" in shown
+    assert "<code>truth</code>: only scenes" in shown
+    scenes = data.load("geoscenes", "eval", 1, size=32)
+    assert photographs.segmenters(Experiment(), scenes)[0] == ["grid", "truth"]
+
+
+def test_element_pictures_are_a_row_per_photograph(street_photos):
+    few = street_photos.subset([0, 1])
+    config = pipeline.EvaluationConfig(segmenter="grid", s_min=0.0)
+    found = pipeline.explain_all(oracle.classifier(), few, config, progress=False)
+    assert all(len(one.elements) for one in found)
+    empty = [replace(one, elements=one.elements.iloc[:0]) for one in found]
+    rows = photographs.element_pictures({"grid": found, "slic": empty})
+    for i, (photo, outlined, untouched) in enumerate(rows):
+        np.testing.assert_allclose(photo, few[i].image / 255)
+        assert untouched is photo
+        assert len(np.unique(outlined.reshape(-1, 3), axis=0)) > len(
+            np.unique(photo.reshape(-1, 3), axis=0)
+        )
+    assert len(rows) == 2
+
+
+def test_segmenter_table_by_hand():
+    def one(*effects: float):
+        return SimpleNamespace(elements=pd.DataFrame({"deletion_effect": list(effects)}))
+
+    found = {"grid": [one(0.5, 0.25), one(1.0)], "slic": [one(0.5), one()], "sam": [one(), one()]}
+    table = photographs.segmenter_table(found).data
+    assert table["elements per photograph"].tolist() == [1.5, 0.5, 0.0]
+    assert table["largest effect"].tolist()[:2] == [0.75, 0.5]
+    assert np.isnan(table["largest effect"].iloc[2])

@@ -1,0 +1,357 @@
+"""Randomised weights, permuted labels, similar explanations, variance components, mirrors."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from oracle import SIDE, photograph
+from PIL import Image
+from statsmodels.formula.api import ols
+from statsmodels.stats.anova import anova_lm
+from torch import nn
+
+from geolib import data, model
+from geolib.attribution import attribute
+from geolib.chapters import sanity, tables
+from geolib.data import GeoImage
+from geolib.model import Classifier
+from geolib.model.classifier import Card
+from geolib.pipeline.shards import EvaluationConfig, Extracted
+from geolib.scoring import Elements, element_boxes
+from geolib.segmentation import Segments
+from geoscenes import posterior
+
+SCENES = {"size": 96, "all_cues": True}
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("GEOLIB_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture(scope="module")
+def resnet():
+    return model.load("resnet18", weights="random", classes=["a", "b"], image_size=64, seed=5)
+
+
+# Randomised weights -------------------------------------------------------------------------------
+
+
+def test_a_resnet_comes_apart_from_its_last_layer_to_its_stem(resnet):
+    blocks = [f"layer{stage}.{block}" for stage in (4, 3, 2, 1) for block in (1, 0)]
+    assert sanity.parts(resnet) == ["fc", *blocks, "bn1", "conv1"]
+
+
+def test_a_mobilenet_comes_apart_into_the_members_of_its_sequences():
+    network = model.load("mobilenet_v2", weights="random", classes=["a", "b"])
+    assert sanity.parts(network)[:3] == ["classifier.1", "features.18.1", "features.18.0"]
+
+
+def test_only_the_named_modules_are_randomised(resnet):
+    before = {k: v.clone() for k, v in resnet.network.state_dict().items()}
+    copy = sanity.randomised(resnet, ["fc", "layer4.1"], seed=0).network.state_dict()
+    changed = {k for k in before if not torch.equal(before[k], copy[k])}
+    weights = {"layer4.1.conv1.weight", "layer4.1.conv2.weight"}  # untrained batch norm is 1 and 0
+    assert changed == {"fc.weight", "fc.bias", *weights}
+    after = resnet.network.state_dict()
+    assert all(torch.equal(before[k], after[k]) for k in before)
+
+
+def test_a_name_is_not_taken_for_the_beginning_of_another():
+    network = model.load("mobilenet_v2", weights="random", classes=["a", "b"], seed=5)
+    before = network.network.state_dict()
+    copy = sanity.randomised(network, ["features.1"], seed=0).network.state_dict()
+    changed = {k for k in before if not torch.equal(before[k], copy[k])}
+    assert changed == {"features.1.conv.0.0.weight", "features.1.conv.1.weight"}
+
+
+def test_the_seed_decides_and_other_names_do_not(resnet):
+    one = sanity.randomised(resnet, ["fc"], seed=1).network.fc.weight
+    assert torch.equal(one, sanity.randomised(resnet, ["conv1", "fc"], seed=1).network.fc.weight)
+    assert not torch.equal(one, sanity.randomised(resnet, ["fc"], seed=2).network.fc.weight)
+
+
+def test_weights_that_the_training_began_with_are_refused(resnet):
+    trained = model.load("resnet18", weights="random", classes=["a", "b"], image_size=64, seed=5)
+    trained.training_config = {"seed": 5}
+    with pytest.raises(ValueError, match=r"seed=5 .* began with; choose another"):
+        sanity.randomised(trained, ["fc"], seed=5)
+    began_with = resnet.network.conv1.weight
+    other = sanity.randomised(trained, ["conv1"], seed=6).network.conv1.weight
+    assert torch.equal(trained.network.conv1.weight, began_with)
+    assert abs(torch.corrcoef(torch.stack([other.flatten(), began_with.flatten()]))[0, 1]) < 0.1
+
+
+def test_unknown_modules_are_refused(resnet):
+    with pytest.raises(ValueError, match=r"layer9.*resnet18.*conv1"):
+        sanity.randomised(resnet, ["layer9"], seed=0)
+
+
+def test_the_cascade_goes_down_from_the_last_layer_to_all(resnet):
+    levels = sanity.cascade(resnet, 3, seed=0)
+    assert list(levels) == ["fc", "layer2.1", "conv1"]
+    trained = resnet.network.state_dict()
+    kept = [
+        sum(torch.equal(v, trained[k]) for k, v in network.network.state_dict().items())
+        for network in levels.values()
+    ]
+    assert kept == sorted(kept, reverse=True)
+    assert not torch.equal(levels["conv1"].network.conv1.weight, trained["conv1.weight"])
+    with pytest.raises(ValueError, match="2 to 11"):
+        sanity.cascade(resnet, 12, seed=0)
+
+
+def test_edges_stay_and_class_activation_maps_change(resnet):
+    images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    other = sanity.randomised(resnet, sanity.parts(resnet), seed=0)
+    for method, same in (("edges", True), ("gradcam++", False)):
+        one, two = (attribute(network, images, method) for network in (resnet, other))
+        assert torch.equal(one, two) == same
+
+
+def test_permuted_labels_keep_images_and_counts():
+    images = data.load("geoscenes", "train", 60, size=32)
+    permuted = sanity.permuted_labels(images, seed=3)
+    assert permuted.ids == images.ids
+    assert permuted.content_key(7) == images.content_key(7)
+    assert sorted(permuted.labels) == sorted(images.labels)
+    agreeing = np.mean(np.equal(permuted.labels, images.labels))
+    assert 0.1 < agreeing < 0.6  # a third by chance
+    assert permuted.labels == sanity.permuted_labels(images, seed=3).labels
+    assert permuted.labels != sanity.permuted_labels(images, seed=4).labels
+    assert images.labels == [0, 1, 2] * 20
+
+
+# Similarity of explanations -----------------------------------------------------------------------
+
+
+def extracted(attribution, boxes, name="a"):
+    side = len(attribution)
+    masks = np.zeros((len(boxes), side, side), bool)
+    for mask, (x0, y0, x1, y1) in zip(masks, boxes, strict=True):
+        mask[y0:y1, x0:x1] = True
+    elements = Elements(masks, element_boxes(masks, 0.0), pd.DataFrame(index=range(len(masks))))
+    item = GeoImage(name, np.zeros((side, side, 3), np.uint8), None, None, None, None)
+    segments = Segments(masks)
+    attribution = torch.as_tensor(attribution)
+    return Extracted(item, torch.zeros(3, side, side), attribution, segments, elements)
+
+
+RAMP = np.linspace(0, 1, 256).reshape(16, 16)
+
+
+def test_the_same_explanation_is_similar_in_everything():
+    one = extracted(RAMP, [(0, 0, 4, 4)])
+    row = sanity.similarity([one], [one]).iloc[0]
+    assert row[["correlation", "ssim", "boxes", "masks"]].tolist() == pytest.approx([1] * 4)
+
+
+def test_similarity_by_hand():
+    # The map turned round orders pixels the other way. Boxes share 2 × 4 of 16 + 16 - 8 pixels.
+    one, other = extracted(RAMP, [(0, 0, 4, 4)]), extracted(1 - RAMP, [(2, 0, 6, 4)])
+    row = sanity.similarity([one], [other]).iloc[0]
+    assert row["correlation"] == pytest.approx(-1)
+    assert row["ssim"] < 0
+    assert (row["boxes"], row["masks"]) == pytest.approx((1 / 3, 1 / 3))
+
+
+def test_ranks_are_compared_and_not_values():
+    row = sanity.similarity([extracted(RAMP, [])], [extracted(RAMP**3, [])]).iloc[0]
+    assert row["correlation"] == pytest.approx(1)
+    assert 0.3 < row["ssim"] < 0.99
+
+
+def test_constant_maps_and_missing_elements():
+    empty, full = extracted(0 * RAMP, []), extracted(RAMP, [(0, 0, 4, 4)])
+    table = sanity.similarity([empty, empty], [full, empty])
+    assert table[["correlation", "ssim"]].isna().all(axis=None)
+    assert table[["boxes", "masks", "beyond"]].isna().all(axis=None)  # nothing to agree with
+    assert sanity.similarity([full], [empty])["boxes"].tolist() == [0]
+
+
+def test_overlap_beyond_chance():
+    # Whatever is compared with the whole image overlaps it by its own area, moved or not.
+    whole, corner = extracted(RAMP, [(0, 0, 16, 16)]), extracted(RAMP, [(0, 0, 4, 4)])
+    row = sanity.similarity([corner], [whole]).iloc[0]
+    assert (row["boxes"], row["beyond"]) == pytest.approx((1 / 16, 0))
+    # A box of 16 of the 256 pixels hardly ever meets itself by chance.
+    assert 0.7 < sanity.similarity([corner], [corner])["beyond"][0] <= 1
+
+
+def test_changes_compare_the_pipeline_of_every_network_with_the_originals(resnet):
+    images = data.load("geoscenes", "eval", 3, size=64)
+    configs = {
+        method: EvaluationConfig(attribution=method, segmenter="grid", top_p=0.2, s_min=0.1)
+        for method in ("edges", "gradcam")
+    }
+    others = {
+        "itself": resnet,
+        "untrained": sanity.randomised(resnet, sanity.parts(resnet), seed=0),
+    }
+    table = sanity.changes(images, resnet, others, configs, progress=False)
+    found = table.groupby(["method", "network"])["correlation"].mean()
+    assert len(table) == 2 * 4 * 3
+    assert found.xs("itself", level="network").tolist() == pytest.approx([1, 1])
+    assert found["edges", "untrained"] == pytest.approx(1)
+    assert found["gradcam", "untrained"] < 0.9
+    assert found["edges", sanity.OTHER_IMAGE] < 0.9
+    assert abs(found["edges", sanity.RANDOM_MAP]) < 0.5
+
+
+# Variance components ------------------------------------------------------------------------------
+
+
+def long(values):
+    images, models = np.indices(values.shape)
+    columns = {"image_id": images.ravel(), "model": models.ravel(), "value": values.ravel()}
+    return pd.DataFrame(columns)
+
+
+def test_variance_components_of_a_sum_by_hand():
+    # Image means 2 and 6, model means 3 and 5, nothing left over: mean squares 16, 4 and 0.
+    table = sanity.variance_components(long(np.array([[1.0, 3.0], [5.0, 7.0]])), "value")
+    assert table["variance"].tolist() == pytest.approx([8, 2, 0])
+    assert table["share"].tolist() == pytest.approx([0.8, 0.2, 0])
+
+
+def test_variance_components_of_an_interaction_by_hand():
+    # All three mean squares are 4: nothing is left for images and models.
+    table = sanity.variance_components(long(np.array([[0.0, 0.0], [0.0, 4.0]])), "value")
+    assert table["variance"].tolist() == pytest.approx([0, 0, 4])
+
+
+def test_variance_components_agree_with_the_analysis_of_variance():
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(12, 1)) * 2 + rng.normal(size=(1, 4)) + rng.normal(size=(12, 4))
+    table = long(values)
+    squares = anova_lm(ols("value ~ C(image_id) + C(model)", table).fit())["mean_sq"]
+    rest = squares["Residual"]
+    expected = [(squares["C(image_id)"] - rest) / 4, (squares["C(model)"] - rest) / 12, rest]
+    found = sanity.variance_components(table, "value")
+    assert found["variance"].tolist() == pytest.approx(expected)
+    assert ((found["low"] <= found["share"]) & (found["share"] <= found["high"])).all()
+
+
+def test_rows_may_come_in_any_order():
+    table = long(np.random.default_rng(0).normal(size=(6, 3)))
+    shuffled = table.sample(frac=1, random_state=1)
+    pd.testing.assert_frame_equal(
+        sanity.variance_components(table, "value"), sanity.variance_components(shuffled, "value")
+    )
+
+
+def test_nothing_varies_or_something_is_missing():
+    flat = sanity.variance_components(long(np.ones((3, 2))), "value")
+    assert flat[["share", "low", "high"]].isna().all(axis=None)
+    with pytest.raises(ValueError, match="3 images × 2 models with 1 values missing"):
+        sanity.variance_components(long(np.arange(6.0).reshape(3, 2)).iloc[:-1], "value")
+
+
+# Mirrors ------------------------------------------------------------------------------------------
+
+
+class LooksLeft(nn.Module):
+    """Blue minus red, and red minus blue, over the left half."""
+
+    def __init__(self):
+        super().__init__()
+        self.features = nn.Conv2d(3, 2, 1, bias=False)
+        with torch.no_grad():
+            weight = torch.tensor([[-1.0, 0.0, 1.0], [1.0, 0.0, -1.0]])
+            self.features.weight.copy_(weight[:, :, None, None])
+
+    def forward(self, images):
+        return self.features(images)[..., : images.shape[-1] // 2].mean((2, 3))
+
+
+def test_a_classifier_that_only_looks_left_flips_where_the_halves_differ(tmp_path):
+    red, blue = photograph("red", 0), photograph("blue", 1)
+    red[:], blue[:] = (230, 30, 30), (30, 30, 230)
+    half = SIDE // 2
+    pictures = {
+        "red/left": np.hstack([red[:, :half], blue[:, half:]]),
+        "red/whole": red,
+        "blue/left": np.hstack([blue[:, :half], red[:, half:]]),
+        "blue/whole": blue,
+    }
+    for name, pixels in pictures.items():
+        path = tmp_path / "photos" / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(path)
+    images = data.load("folder", "all", root=tmp_path / "photos")
+    network = Classifier(LooksLeft(), Card("left", ("blue", "red"), SIDE)).eval()
+    probe = sanity.mirror_probe(images, network)
+    flipped = dict(zip(probe["image_id"], probe["mirrored"] != probe["prediction"], strict=True))
+    assert {name: "left" in name for name in flipped} == flipped
+    assert sum(flipped.values()) == 2
+    assert (probe["prediction"] == probe["label"]).all()
+    batch, labels = data.to_batch([images[i] for i in range(4)], SIDE), torch.tensor(images.labels)
+    of_label = [
+        network(one).detach().log_softmax(1)[range(4), labels] for one in (batch, batch.flip(3))
+    ]
+    lost = (of_label[0] - of_label[1]).numpy()
+    assert probe["log_change"].to_numpy() == pytest.approx(lost, rel=0.01, abs=1e-4)  # bfloat16
+    assert (lost > 1).tolist() == list(flipped.values())
+    assert "group" not in probe
+
+
+def test_edited_images_are_others_with_the_same_names():
+    images = data.load("geoscenes", "eval", 2, **SCENES)
+    mirrored = sanity.edited(images, "mirrored")
+    assert mirrored.ids == images.ids and mirrored.labels == images.labels
+    assert mirrored.content_key(0) not in (images.content_key(0), mirrored.content_key(1))
+    assert np.array_equal(mirrored[1].image, images[1].image[:, ::-1])
+    assert mirrored[1].scene is None
+    moved = sanity.edited(images, "other side")
+    assert np.array_equal(moved[1].image, sanity.other_side(images[1].scene).image)
+    assert not np.array_equal(moved[1].image, images[1].image)
+
+
+def test_the_other_side_changes_nothing_but_the_side():
+    for item in (data.load("geoscenes", "eval", 3, **SCENES)[i] for i in range(3)):
+        before, after = item.scene.cues, sanity.other_side(item.scene).cues
+        assert {before["driving_side"], after["driving_side"]} == {"left", "right"}
+        assert before | {"driving_side": None} == after | {"driving_side": None}
+    empty = item.scene.without("driving_side")
+    assert sanity.other_side(empty) is empty
+
+
+def test_the_best_observer_follows_the_traffic():
+    images = data.load("geoscenes", "eval", 45, size=96)
+    seen = sanity.observers(images).set_index("image_id")
+    for item in (images[i] for i in range(len(images))):
+        row, side = seen.loc[item.id], item.scene.cues["driving_side"]
+        # France alone keeps right.
+        if row["group"] == "driving side":
+            assert (row["ideal"] == 0) == (side == "right")
+        moved = sanity.other_side(item.scene)
+        if side and "driving_side" in moved.visible_cues():
+            contradiction = len(set(posterior(moved).values())) == 1
+            expected = row["ideal"] == 0 if contradiction else side == "left"
+            assert (row["ideal_moved"] == 0) == expected
+    assert (seen["ideal"] != seen["ideal_moved"]).sum() >= 2
+
+
+def test_groups_of_scenes_without_traffic():
+    scene = data.load("geoscenes", "eval", 1, **SCENES)[0].scene
+    bare = scene
+    for kind in ("driving_side", *sorted(sanity.WRITING)):
+        if bare.cues[kind] is not None:
+            bare = bare.without(kind)
+    observed = sanity._observe(bare, data.COUNTRIES)
+    assert observed["group"] == "neither"
+    assert observed["ideal"] == observed["ideal_moved"]
+    written = sanity._observe(scene.without("driving_side"), data.COUNTRIES)
+    assert written["group"] == "writing"
+
+
+def test_means_of_groups_leave_missing_values_out():
+    table = pd.DataFrame(
+        {"method": list("aaab"), "network": list("xxyx"), "value": [1.0, np.nan, 4.0, 2.0]}
+    )
+    found = tables.grouped_means(table, "value", ["method", "network"])
+    rows = found[["method", "network", "value", "n"]].to_numpy().tolist()
+    assert rows == [["a", "x", 1.0, 1], ["a", "y", 4.0, 1], ["b", "x", 2.0, 1]]
+    assert found["low"].isna().all()  # one image has no interval

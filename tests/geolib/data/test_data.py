@@ -1,0 +1,420 @@
+"""Datasets: what is in them, and that no image is in two splits."""
+
+import warnings
+from collections import Counter
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from geolib import data
+from geolib.data.folder import _cell
+from geolib.images import UnreadableImage
+
+PHOTOS = Path(__file__).parents[4] / "shared" / "photos"
+SPLITS = ("train", "validation", "test")
+
+
+def write_photo(path: Path, content: int, side: int = 16) -> None:
+    """A picture whose pixels, and so whose bytes, tell ``content``."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(content).integers(0, 256, (side, side, 3), np.uint8)
+    Image.fromarray(pixels).save(path)
+
+
+def country_folders(root: Path, **amounts: int) -> Path:
+    for number, (country, amount) in enumerate(amounts.items()):
+        for i in range(amount):
+            write_photo(root / country / f"{i}.png", 1000 * number + i)
+    return root
+
+
+def with_metadata(root: Path, rows: list[dict]) -> Path:
+    for content, row in enumerate(rows):
+        write_photo(root / row["file"], content)
+    pd.DataFrame(rows).to_csv(root / "metadata.csv", index=False)
+    return root
+
+
+def splits(root: Path, **options) -> dict[str, data.GeoDataset]:
+    return {name: data.load("folder", name, root=root, **options) for name in SPLITS}
+
+
+# Folders of countries ----------------------------------------------------------------------------
+
+
+def test_country_folders_give_sorted_classes_and_labels(tmp_path):
+    country_folders(tmp_path, Peru=2, Chad=1)
+    (tmp_path / "Peru" / "notes.txt").write_text("no photograph")
+    (tmp_path / "Peru" / ".hidden.png").write_bytes(b"")
+    write_photo(tmp_path / "stray.png", 99)
+    dataset = data.load("folder", "all", root=tmp_path)
+    assert dataset.classes == ("Chad", "Peru")
+    by_id = dict(zip(dataset.ids, dataset.labels, strict=True))
+    assert by_id == {"Chad/0.png": 0, "Peru/0.png": 1, "Peru/1.png": 1}
+    assert dataset.skipped == [("stray.png", "lies outside the folders of countries")]
+    item = dataset[dataset.ids.index("Chad/0.png")]
+    expected = np.random.default_rng(1000).integers(0, 256, (16, 16, 3), np.uint8)
+    np.testing.assert_array_equal(item.image, expected)
+    assert (item.country, item.label, item.latitude, item.scene) == ("Chad", 0, None, None)
+
+
+def test_photos_alone_have_no_labels(tmp_path):
+    for i in range(4):
+        write_photo(tmp_path / f"{i}.png", i)
+    dataset = data.load("folder", "all", root=tmp_path)
+    assert dataset.classes == ()
+    assert dataset.labels == [None] * 4
+
+
+@pytest.mark.parametrize("make", [lambda p: None, lambda p: (p / "a.txt").write_text("x")])
+def test_empty_folder(tmp_path, make):
+    make(tmp_path)
+    with pytest.raises(ValueError, match=r"holds no images .*expected ROOT/COUNTRY"):
+        data.load("folder", "all", root=tmp_path)
+
+
+def test_root_that_is_no_folder(tmp_path):
+    with pytest.raises(ValueError, match="is not a folder"):
+        data.load("folder", "all", root=tmp_path / "absent")
+
+
+# Classes -----------------------------------------------------------------------------------------
+
+
+def test_given_classes_keep_their_order(tmp_path):
+    country_folders(tmp_path, FR=1, IN=1)
+    dataset = data.load("folder", "all", root=tmp_path, classes=("IN", "JP", "FR"))
+    assert dataset.classes == ("IN", "JP", "FR")
+    assert dict(zip(dataset.ids, dataset.labels, strict=True)) == {"FR/0.png": 2, "IN/0.png": 0}
+
+
+def test_label_outside_the_classes(tmp_path):
+    country_folders(tmp_path, FR=1, IN=1)
+    with pytest.raises(ValueError, match=r"do not hold 'IN', the country of IN/0\.png.*'other'"):
+        data.load("folder", "all", root=tmp_path, classes=("FR", "JP"))
+
+
+def test_other_takes_the_remaining_countries(tmp_path):
+    country_folders(tmp_path, FR=2, IN=1, JP=3)
+    dataset = data.load("folder", "all", root=tmp_path, classes=("FR", "other"))
+    assert Counter(dataset.labels) == {0: 2, 1: 4}
+    assert {dataset[i].country for i in range(6)} == {"FR", "IN", "JP"}
+
+
+# metadata.csv ------------------------------------------------------------------------------------
+
+
+def test_metadata_columns_reach_the_items(tmp_path):
+    row = {
+        "file": "a.png",
+        "country": "NA",  # Namibia, not a missing value
+        "latitude": "-22.57",
+        "longitude": "17.08",
+        "licence": "CC0",
+        "attribution": "Someone",
+    }
+    with_metadata(tmp_path, [row, {"file": "b.png"}])
+    dataset = data.load("folder", "all", root=tmp_path)
+    assert dataset.classes == ("NA",)
+    a, b = (dataset[dataset.ids.index(name)] for name in ("a.png", "b.png"))
+    assert (a.country, a.label, a.latitude, a.longitude) == ("NA", 0, -22.57, 17.08)
+    assert (a.licence, a.attribution) == ("CC0", "Someone")
+    assert (b.country, b.label, b.latitude, b.longitude, b.licence) == (None,) * 5
+
+
+def test_missing_and_unlisted_files_are_counted(tmp_path):
+    with_metadata(
+        tmp_path, [{"file": "a.png", "country": "FR"}, {"file": "b.png", "country": "FR"}]
+    )
+    (tmp_path / "b.png").rename(tmp_path / "c.png")
+    dataset = data.load("folder", "all", root=tmp_path)
+    assert dataset.ids == ["a.png"]
+    assert set(dataset.skipped) == {
+        ("b.png", "listed in metadata.csv but missing"),
+        ("c.png", "not listed in metadata.csv"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([{"file": "a.png"}, {"file": "a.png"}], "lists 'a.png' more than once"),
+        ([{"file": "a.png", "latitude": "91", "longitude": "0"}], "line 2: latitude='91'"),
+        ([{"file": "a.png", "latitude": "x", "longitude": "0"}], "line 2: latitude='x'"),
+        ([{"file": "a.png", "latitude": "nan", "longitude": "0"}], "line 2: latitude='nan'"),
+        ([{"file": "a.png", "latitude": "1", "longitude": ""}], "both be given"),
+    ],
+)
+def test_faulty_metadata(tmp_path, rows, message):
+    with pytest.raises(ValueError, match=message):
+        data.load("folder", "all", root=with_metadata(tmp_path, rows))
+
+
+def test_metadata_without_files_column(tmp_path):
+    write_photo(tmp_path / "a.png", 0)
+    (tmp_path / "metadata.csv").write_text("name,country\na.png,FR\n")
+    with pytest.raises(ValueError, match="lacks the column 'file'"):
+        data.load("folder", "all", root=tmp_path)
+
+
+# Splits ------------------------------------------------------------------------------------------
+
+
+def test_shares_are_kept_per_class(tmp_path):
+    country_folders(tmp_path, FR=60, IN=20)
+    counts = {name: Counter(d.labels) for name, d in splits(tmp_path).items()}
+    assert counts == {
+        "train": {0: 42, 1: 14},
+        "validation": {0: 9, 1: 3},
+        "test": {0: 9, 1: 3},
+    }
+    evaluated = data.load("folder", "eval", root=tmp_path).ids
+    assert evaluated == data.load("folder", "test", root=tmp_path).ids
+
+
+def test_one_place_is_in_one_split(tmp_path):
+    # Ten places 5 km apart, six photographs within 200 m of each.
+    rows = [
+        {
+            "file": f"{place}-{i}.png",
+            "country": "FR",
+            "latitude": 45.0052 + 0.05 * place + 0.0003 * i,
+            "longitude": 1.003,
+        }
+        for place in range(10)
+        for i in range(6)
+    ]
+    found = splits(with_metadata(tmp_path, rows))
+    places = {name: {i.split("-")[0] for i in d.ids} for name, d in found.items()}
+    assert sum(len(p) for p in places.values()) == 10
+    assert sum(len(d) for d in found.values()) == 60
+    assert all(places.values())
+
+
+def test_cells_are_about_a_kilometre_at_any_latitude():
+    def cell(latitude, longitude):
+        return _cell(data.PhotoRecord("", Path(), None, None, latitude, longitude))
+
+    # A kilometre east is 0.009° at the equator and 0.018° at 60° north.
+    assert cell(60.005, 10.003) == cell(60.005, 10.019)
+    assert cell(0.005, 10.003) != cell(0.005, 10.019)
+
+
+def test_copies_of_a_photo_stay_together(tmp_path):
+    for country in ("FR", "IN"):
+        for i in range(30):
+            write_photo(tmp_path / country / f"{i}.png", i if country == "FR" else 100 + i)
+            write_photo(tmp_path / country / f"copy-{i}.png", i if country == "FR" else 100 + i)
+    split_of = {i: name for name, d in splits(tmp_path).items() for i in d.ids}
+    assert len(split_of) == 120
+    for photo, split in split_of.items():
+        country, _, name = photo.partition("/")
+        assert split_of[f"{country}/copy-{name.removeprefix('copy-')}"] == split
+
+
+def test_a_class_within_one_place_is_split_by_content_with_a_warning(tmp_path):
+    rows = [
+        {"file": f"fr{i}.png", "country": "FR", "latitude": 45.005, "longitude": 1.0}
+        for i in range(20)
+    ] + [
+        {"file": f"in{i}.png", "country": "IN", "latitude": 20 + i, "longitude": 80.0}
+        for i in range(20)
+    ]
+    with_metadata(tmp_path, rows)
+    with pytest.warns(UserWarning, match="too few places to split by location: FR; .*near-dup"):
+        found = splits(tmp_path)
+    assert {n: Counter(d.labels) for n, d in found.items()} == {
+        "train": {0: 14, 1: 14},
+        "validation": {0: 3, 1: 3},
+        "test": {0: 3, 1: 3},
+    }
+
+
+def test_a_class_with_two_photos_cannot_be_in_every_split(tmp_path):
+    country_folders(tmp_path, FR=20, IN=2)
+    with pytest.warns(UserWarning, match="too few images to be in every split: IN"):
+        found = splits(tmp_path)
+    assert [Counter(d.labels)[1] for d in found.values()] == [1, 1, 0]
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.data())
+def test_splits_partition_the_photos_whatever_their_names(tmp_path_factory, data_):
+    places = data_.draw(st.lists(st.integers(0, 6), min_size=3, max_size=25))
+    countries = data_.draw(
+        st.lists(st.sampled_from(["FR", "IN", ""]), min_size=len(places), max_size=len(places))
+    )
+    names = data_.draw(st.permutations(range(len(places))))
+    seed = data_.draw(st.integers(0, 3))
+
+    def contents(named):
+        """Contents in each split when photograph i bears the name named[i]."""
+        root = tmp_path_factory.mktemp("photos")
+        content_of = {}
+        rows = []
+        for content, name in enumerate(named):
+            write_photo(root / f"{name:03}.png", content)
+            content_of[f"{name:03}.png"] = content
+            latitude = "" if places[content] == 0 else str(10.0 + places[content])
+            rows.append(
+                {
+                    "file": f"{name:03}.png",
+                    "country": countries[content],
+                    "latitude": latitude,
+                    "longitude": latitude,
+                }
+            )
+        rows.sort(key=lambda row: row["file"])
+        pd.DataFrame(rows).to_csv(root / "metadata.csv", index=False)
+        found = splits(root, seed=seed)
+        return {name: [content_of[i] for i in d.ids] for name, d in found.items()}
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        one, other = contents(range(len(places))), contents(names)
+    assert one == other
+    assert sorted(chain(*one.values())) == list(range(len(places)))
+
+
+def test_n_takes_a_seeded_part_in_a_seeded_order(tmp_path):
+    country_folders(tmp_path, FR=40)
+    everything = data.load("folder", "all", root=tmp_path).ids
+    assert data.load("folder", "all", n=5, root=tmp_path).ids == everything[:5]
+    assert set(data.load("folder", "all", seed=1, root=tmp_path).ids) == set(everything)
+    assert data.load("folder", "all", seed=1, root=tmp_path).ids != everything
+    assert len(data.load("folder", "all", n=100, root=tmp_path)) == 40
+
+
+# Unreadable photographs --------------------------------------------------------------------------
+
+
+def test_unreadable_photos_are_skipped_and_counted(tmp_path):
+    country_folders(tmp_path, FR=5)
+    (tmp_path / "FR" / "2.png").write_text("not a picture")
+    write_photo(tmp_path / "FR" / "3.png", 0, side=8)
+    dataset = data.load("folder", "all", root=tmp_path)
+    with pytest.raises(UnreadableImage, match=r"2\.png: not an image"):
+        dataset[dataset.ids.index("FR/2.png")]
+    batches = list(data.pixel_batches(dataset, 16, 2, progress=False))
+    shown = [dataset.ids[i] for batch in batches for i in batch.indices]
+    assert sorted(shown) == ["FR/0.png", "FR/1.png", "FR/4.png"]
+    assert {s.id: s.reason.split(",")[0] for s in dataset.skipped} == {
+        "FR/2.png": "not an image",
+        "FR/3.png": "8 × 8 px is too small: both sides must reach 16 px",
+    }
+
+
+def test_worker_processes_read_the_same(tmp_path):
+    country_folders(tmp_path, FR=7)
+    (tmp_path / "FR" / "2.png").write_text("not a picture")
+    alone = data.load("folder", "all", root=tmp_path)
+    helped = data.load("folder", "all", root=tmp_path)
+    expected = list(data.pixel_batches(alone, 16, 3, workers=0, progress=False))
+    found = list(data.pixel_batches(helped, 16, 3, workers=2, progress=False))
+    assert [b.indices for b in found] == [b.indices for b in expected]
+    assert all(torch.equal(a.pixels, b.pixels) for a, b in zip(found, expected, strict=True))
+    assert helped.skipped == alone.skipped
+
+
+# Pixels ------------------------------------------------------------------------------------------
+
+
+def test_batch_is_0_to_1_and_exact_without_resizing():
+    image = np.random.default_rng(0).integers(0, 256, (20, 20, 3), np.uint8)
+    batch = data.to_batch([image, image[::-1]], 20)
+    assert batch.dtype == torch.float32
+    np.testing.assert_array_equal(batch[0].permute(1, 2, 0).numpy(), image / np.float32(255))
+    np.testing.assert_array_equal(batch[1].permute(1, 2, 0).numpy(), image[::-1] / np.float32(255))
+
+
+def test_resizing_averages_and_keeps_everything():
+    # Halving both sides with an anti-aliasing filter keeps the mean; nothing is cropped.
+    image = np.zeros((40, 80, 3), np.uint8)
+    image[:, 40:] = 200
+    resized = data.resize(image, 20)
+    assert resized.shape == (20, 20, 3)
+    assert abs(resized.mean() - 100) < 1
+    assert (resized[:, :8] == 0).all()
+    assert (resized[:, 12:] == 200).all()
+    board = np.indices((40, 40)).sum(0) % 2 * 255
+    grey = data.resize(np.repeat(board[..., None], 3, 2).astype(np.uint8), 20)
+    np.testing.assert_allclose(grey[2:-2, 2:-2], 127.5, atol=8)
+
+
+# Scenes ------------------------------------------------------------------------------------------
+
+
+def test_scene_splits_share_no_scene():
+    seen = Counter()
+    for split in data.SPLITS:
+        for seed in range(3):
+            seen.update(data.load("geoscenes", split, n=50, seed=seed).ids)
+    assert max(seen.values()) == 1
+    assert len(seen) == 600
+
+
+def test_scenes_are_balanced_and_do_not_depend_on_n():
+    few, many = (data.load("geoscenes", "train", n=n, size=64) for n in (4, 9))
+    assert many.labels == [0, 1, 2] * 3
+    assert many.ids[:4] == few.ids
+    assert [few.content_key(i) for i in range(4)] == [many.content_key(i) for i in range(4)]
+    np.testing.assert_array_equal(few[3].image, many[3].image)
+
+
+def test_scene_items_match_their_labels():
+    dataset = data.load("geoscenes", n=3, size=64)
+    for item, country in zip(dataset, ("France", "India", "Japan"), strict=True):
+        assert item.country == item.scene.country == country
+        assert dataset.classes[item.label] == country
+        assert item.image.shape == (64, 64, 3)
+        np.testing.assert_array_equal(item.image, item.scene.image)
+        assert (item.latitude, item.longitude) == (item.scene.latitude, item.scene.longitude)
+
+
+def test_scene_content_depends_on_the_options():
+    keys = {
+        data.load("geoscenes", split, n=1, **options).content_key(0)
+        for split in ("train", "eval")
+        for options in ({"size": 64}, {"size": 96}, {"size": 64, "countries": ("France", "India")})
+    }
+    assert len(keys) == 6
+
+
+# Requests ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"name": "osv"}, "name='osv' is not a dataset; known: folder, geoscenes"),
+        ({"name": "geoscenes", "split": "dev"}, "split='dev' is not known; expected one of train"),
+        ({"name": "geoscenes", "split": "all"}, "split='all' is not known"),
+        ({"name": "geoscenes", "n": 0}, "n=0 images"),
+        ({"name": "geoscenes", "n": 10**7}, "exceeds"),
+    ],
+)
+def test_unknown_requests(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        data.load(**arguments)
+
+
+# Real photographs --------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not PHOTOS.is_dir(), reason=f"no photographs at {PHOTOS}")
+def test_shared_photographs_against_the_rest():
+    found = splits(PHOTOS, classes=("FR", "other"))
+    assert sum(len(d) for d in found.values()) == 137
+    assert {n: Counter(d.labels) for n, d in found.items()}["test"] == {0: 15, 1: 6}
+    everything = data.load("folder", "all", root=PHOTOS)
+    assert everything.skipped == []
+    item = everything[everything.ids.index("panoramax-a0b0309d.jpg")]
+    assert (item.country, item.latitude) == ("FR", 44.765164912)
+    assert "Panoramax" in item.attribution

@@ -1,0 +1,650 @@
+"""OSV-5M: splits that share no place, and photographs out of archives and from Mapillary."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+import zipfile
+from collections import Counter
+from dataclasses import replace
+from functools import partial
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from s2sphere import Cell, CellId
+from servers import Answer, busy, hub, serve
+from typer.testing import CliRunner
+
+from geolib import data
+from geolib.cli import app
+from geolib.data.osv5m import country_name, metadata, prepare, split_table
+from geolib.data.splits import leakage, places, s2_cells, splits
+from geolib.download import archives, assets, http
+from geolib.download.collect import Summary, failures
+
+MODULE = sys.modules["geolib.data.osv5m"]  # the attribute of that name is the function
+HEADER = "id,latitude,longitude,thumb_original_url,country,sequence,captured_at,city,"
+HEADER += "creator_username,creator_id"
+SMALL = {
+    "n_train_per_country": 6,
+    "n_eval_per_country": 2,
+    "n_validation_per_country": 1,
+    "n_test_per_country": 1,
+}
+FR = [f"3859149887{n:06d}" for n in range(14)]
+IN = [f"1592653589{n:06d}" for n in range(14)]
+PHOTOS = [*FR, *IN]
+
+
+# Splits -------------------------------------------------------------------------------------------
+
+
+def table(rows: list[tuple], country: str = "FR") -> pd.DataFrame:
+    """Rows of id, sequence, latitude and longitude."""
+    made = pd.DataFrame(rows, columns=["id", "sequence", "latitude", "longitude"])
+    return made.assign(country=country)
+
+
+def apart(n: int, country: str = "FR", east: float = 0.0) -> pd.DataFrame:
+    """Images with a sequence each, about 11 km from each other."""
+    return table([(f"{country}{i}", f"{country}{i}", 45 + i / 10, east) for i in range(n)], country)
+
+
+def test_places_are_what_sequences_and_cells_link():
+    # a -s1- b, b =X= c, c -s2- d: one place. e =Y= f: another. g stands alone.
+    linked = pd.DataFrame(
+        [
+            ("d", "s2", "W"),
+            ("a", "s1", "V"),
+            ("f", "s4", "Y"),
+            ("b", "s1", "X"),
+            ("g", "s5", "Z"),
+            ("c", "s2", "X"),
+            ("e", "s3", "Y"),
+        ],
+        columns=["id", "sequence", "cell"],
+    )
+    found = dict(zip(linked.id, places(linked), strict=True))
+    assert found == {"a": "a", "b": "a", "c": "a", "d": "a", "e": "e", "f": "e", "g": "g"}
+
+
+def test_a_cell_is_about_a_kilometre_across():
+    rng = np.random.default_rng(0)
+    north = np.degrees(np.arcsin(rng.uniform(-1, 1, 200)))
+    cells = s2_cells(north, rng.uniform(-180, 180, 200))
+    areas = [Cell(CellId.from_token(token)).exact_area() * 6371.0088**2 for token in cells]
+    assert np.mean(np.sqrt(areas)) == pytest.approx(1.1, abs=0.1)
+    # 0.001° are 111 m: most neighbours share a cell. 0.1° are 11 km: none do.
+    here, there = (np.array(s2_cells(north + d, np.zeros(200))) for d in (0, 0.001))
+    assert np.mean(here == there) > 0.8
+    assert len(set(s2_cells(np.arange(0, 50, 0.1), [2.0] * 500))) == 500
+
+
+@st.composite
+def worlds(draw) -> pd.DataFrame:
+    """Images in two countries that share sequences and spots at random, across borders, too."""
+    n = draw(st.integers(16, 60))
+    n_sequences, n_spots = draw(st.integers(8, 60)), draw(st.integers(8, 60))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    spots = rng.integers(0, n_spots, n)
+    return pd.DataFrame(
+        {
+            "id": rng.permutation(n).astype(str),
+            "sequence": [f"s{i}" for i in rng.integers(0, n_sequences, n)],
+            "latitude": 45 + spots / 10,
+            "longitude": 7.0,
+            "country": np.where(rng.random(n) < 0.5, "FR", "IT"),
+            "creator_username": "someone",
+        }
+    )
+
+
+@settings(max_examples=25, deadline=None)
+@given(worlds(), st.integers(0, 3), st.randoms(use_true_random=False))
+def test_splits_are_disjoint_complete_and_independent_of_order(world, seed, random):
+    sizes = {name: n // 2 or 1 for name, n in SMALL.items()}
+    try:
+        made = splits(world, ("FR", "IT"), seed=seed, **sizes)
+    except ValueError as error:
+        assert "places, too few" in str(error)
+        return
+    wanted = {"train": 3, "eval": 1, "validation": 1, "test": 1}
+    counts = Counter(zip(made.country, made.split, strict=True))
+    for country in ("FR", "IT"):
+        assert {name: counts[country, name] for name in wanted} == wanted
+    for one, other in combinations(wanted, 2):
+        a, b = made[made.split == one], made[made.split == other]
+        for column in ("id", "sequence", "cell", "place", "latitude"):
+            assert not set(a[column]) & set(b[column]), (one, other, column)
+    held = made[made.split.isin(["eval", "validation", "test"])]
+    assert held.place.is_unique
+
+    rows = list(range(len(world)))
+    random.shuffle(rows)
+    pd.testing.assert_frame_equal(splits(world.iloc[rows], ("FR", "IT"), seed=seed, **sizes), made)
+
+
+def test_most_worlds_can_be_split():
+    """The property above would hold for a function that always refuses."""
+    n_split = 0
+    for seed in range(8):
+        rng = np.random.default_rng(seed)
+        world = apart(40).assign(sequence=[f"s{i}" for i in rng.integers(0, 30, 40)])
+        n_split += len(splits(world, ("FR",), seed=seed, **SMALL)) == 40
+    assert n_split == 8
+
+
+def test_the_seed_decides_which_images_are_drawn():
+    drawn = [
+        set(made.id[made.split == "eval"])
+        for made in (splits(apart(100), ("FR",), seed=seed, **SMALL) for seed in range(5))
+    ]
+    assert len(set(map(frozenset, drawn))) == 5
+
+
+def test_just_enough_images_are_enough_and_one_less_is_not():
+    assert splits(apart(10), ("FR",), **SMALL).split.notna().all()
+    both = pd.concat([apart(10), apart(9, "JP", 140)])
+    with pytest.raises(ValueError, match=r"country 'JP' has 9 images in 9 places, too few"):
+        splits(both, ("FR", "JP"), **SMALL)
+    with pytest.raises(ValueError, match="country 'IN' has 0 images"):
+        splits(both, ("FR", "IN"), **SMALL)
+
+
+def test_a_place_that_training_cannot_do_without_is_left_to_it():
+    city = table([(f"city{i}", "drive", 48.0, 2.0) for i in range(30)])
+    world = pd.concat([city, apart(8)])
+    for seed in range(10):
+        made = splits(world, ("FR",), seed=seed, **SMALL | {"n_train_per_country": 30})
+        assert (made.split[made.place == "city0"] == "train").sum() >= 26
+        assert set(made.place[made.split == "eval"]) <= set(apart(8).id)
+
+
+def test_large_places_are_drawn_in_proportion_to_their_size():
+    # 30 places of four images and 120 of one: one image in two is in a place of four.
+    large = table([(f"l{i}-{j}", f"l{i}", 10 + i / 10, 0.0) for i in range(30) for j in range(4)])
+    world = pd.concat([large, apart(120)])
+    sizes = SMALL | {"n_train_per_country": 100, "n_eval_per_country": 15}
+    shares = [
+        made.id[made.split == "eval"].str.startswith("l").mean()
+        for made in (splits(world, ("FR",), seed=seed, **sizes) for seed in range(20))
+    ]
+    assert np.mean(shares) == pytest.approx(0.5, abs=0.1)  # 300 draws: standard error 0.03
+
+
+def test_images_without_a_sequence_are_not_lumped_together():
+    world = apart(20).assign(sequence=pd.Series([None] * 20, dtype="str"))
+    assert splits(world, ("FR",), **SMALL).place.nunique() == 20
+
+
+def test_an_id_that_comes_twice_is_an_error():
+    with pytest.raises(ValueError, match="metadata lists 'FR0' twice"):
+        splits(pd.concat([apart(20), apart(1)]), ("FR",), **SMALL)
+
+
+def test_leakage_of_a_planted_example():
+    # Two drives, 1° of longitude apart on the equator: 111.195 km.
+    west = table([(f"w{i}", "west", 0.0, 0.0) for i in range(40)]).assign(split="train", cell="W")
+    east = table([(f"e{i}", "east", 0.0, 1.0) for i in range(20)]).assign(split="eval", cell="E")
+    spare = table([("x", "east", 0.0, 1.0)]).assign(split=None, cell="E")
+    found = leakage(pd.concat([west, east, spare], ignore_index=True), seed=1)
+    found = found.set_index("method")
+    assert list(found.index) == ["random", "places"]
+    assert (found.split == "eval").all()
+    assert (found.n_images == 20).all()
+    ours, random = found.loc["places"], found.loc["random"]
+    assert (ours.shared_sequence, ours.shared_cell, ours.within_1_km) == (0, 0, 0)
+    assert ours.km_min == pytest.approx(111.195, abs=0.001)
+    assert ours.km_median == pytest.approx(111.195, abs=0.001)
+    assert (random.shared_sequence, random.shared_cell, random.within_1_km) == (1, 1, 1)
+    assert random.km_median == pytest.approx(0, abs=1e-6)
+
+
+def test_leakage_of_our_splits_is_none_where_a_random_split_leaks():
+    rng = np.random.default_rng(0)
+    drives = []
+    for d in range(60):
+        spots = [40 + d / 10 + i / 5000 for i in range(rng.integers(1, 9))]
+        drives.append(table([(f"{d}-{i}", f"d{d}", at, 5.0) for i, at in enumerate(spots)]))
+    made = splits(pd.concat(drives), ("FR",), seed=3, **SMALL | {"n_train_per_country": 100})
+    found = leakage(made).set_index(["method", "split"])
+    assert (found.loc["places", ["shared_sequence", "shared_cell"]].to_numpy() == 0).all()
+    assert found.loc["places"].km_min.min() > 1
+    assert found.loc["random"].shared_sequence.mean() > 0.3
+    assert list(found.loc["random"].n_images) == list(found.loc["places"].n_images) == [1, 1, 2]
+
+
+# Metadata -----------------------------------------------------------------------------------------
+
+
+def line(name: str, country: str, north: float, sequence: str, author: str = "ann") -> str:
+    return f'{name},{north},1.5,,{country},{sequence},1500000000000,"Town, the",{author},11.0'
+
+
+def test_metadata_are_read_piece_by_piece(tmp_path, monkeypatch):
+    monkeypatch.setattr(MODULE, "CHUNK_ROWS", 2)
+    rows = [
+        line("385914988746550123456", "NA", 1.25, "s1"),
+        line("007", "FR", 2, "s1"),
+        line("8", "DE", 3, "s2"),
+        line("9", "FR", 4, "", ""),
+        line("10", "NA", 5, "NA"),
+    ]
+    (tmp_path / "a.csv").write_text("\n".join([HEADER, *rows]))
+    (tmp_path / "b.csv").write_text("\n".join([HEADER, line("11", "FR", 6, "s1")]))
+    paths = {"train": tmp_path / "a.csv", "test": tmp_path / "b.csv"}
+    found = metadata(paths, ("FR", "NA"), progress=False)
+    assert list(found.id) == ["385914988746550123456", "007", "9", "10", "11"]
+    assert list(found.country) == ["NA", "FR", "FR", "NA", "FR"]
+    assert list(found.part) == ["train"] * 4 + ["test"]
+    assert list(found.latitude) == [1.25, 2, 4, 5, 6]
+    assert list(found.sequence.isna()) == [False, False, True, False, False]
+    assert found.sequence[3] == "NA"
+    assert found.creator_username[2] == "an unnamed author"
+
+
+def test_a_file_without_the_columns_is_named(tmp_path):
+    (tmp_path / "a.csv").write_text("id,latitude,country\n1,2,FR\n")
+    with pytest.raises(ValueError, match=r"a\.csv lacks the columns .*longitude, sequence"):
+        metadata({"train": tmp_path / "a.csv"}, progress=False)
+
+
+@pytest.mark.parametrize("code", ["XX", "France", "fr", "001", ""])
+def test_countries_are_iso_codes(code):
+    assert [country_name(c) for c in ("FR", "IN", "JP")] == ["France", "India", "Japan"]
+    with pytest.raises(ValueError, match="expected ISO 3166"):
+        country_name(code)
+
+
+# Photographs --------------------------------------------------------------------------------------
+
+
+def jpeg(name: str) -> bytes:
+    pixels = np.random.default_rng(int(name)).integers(0, 256, (24, 32, 3), np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "JPEG")
+    return file.getvalue()
+
+
+def archive(names: list[str], method: int) -> bytes:
+    """As on the hub: photographs in a folder, among them larger ones that nobody asks for."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", method) as made:
+        made.mkdir("00")
+        for name in names:
+            # The local header of such a member is longer than its entry in the directory says.
+            with made.open(f"00/{name}.jpg", "w", force_zip64=True) as member:
+                member.write(jpeg(name))
+            made.writestr(f"00/9{name}.jpg", np.random.default_rng(1).bytes(20_000))
+    return file.getvalue()
+
+
+FILES = {
+    "train.csv": "\n".join(
+        [
+            HEADER,
+            *(line(name, "FR", 43 + i / 10, f"f{i}", f"marie{i}") for i, name in enumerate(FR)),
+            *(line(name, "IN", 20 + i / 10, f"i{i}", f"ravi{i}") for i, name in enumerate(IN)),
+        ]
+    ).encode(),
+    "images/train/00.zip": archive(PHOTOS[::3], zipfile.ZIP_STORED),
+    "images/train/01.zip": archive(PHOTOS[1::3], zipfile.ZIP_DEFLATED),
+    "images/train/02.zip": archive(PHOTOS[2::3], zipfile.ZIP_STORED),
+}
+
+
+@pytest.fixture
+def _small_repository(tmp_path, monkeypatch):
+    """A repository of the hub with three archives, and nothing kept from elsewhere."""
+    monkeypatch.setenv("GEOLIB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("MAPILLARY_TOKEN", raising=False)
+    known = assets.manifest()
+    small = {
+        "osv5m-metadata": ["train.csv"],
+        "osv5m-train-images": [f"images/train/{i:02d}.zip" for i in range(3)],
+    }
+    made = {
+        name: known[name].model_copy(
+            update={"files": dict.fromkeys(files, assets.File()), "revision": "main"}
+        )
+        for name, files in small.items()
+    }
+    monkeypatch.setattr(assets, "manifest", lambda: made)
+    monkeypatch.setattr(archives, "PER_SECOND", 200.0)
+    monkeypatch.setattr(MODULE, "MAPILLARY_PER_SECOND", 200.0)
+
+
+@pytest.fixture
+def server(_small_repository):
+    with serve(hub("osv5m/osv5m", FILES, kind="datasets")) as running:
+        yield running
+
+
+def fetched(server, tmp_path, **options) -> Summary:
+    given = SMALL | {"countries": ("FR", "IN"), "progress": False, "endpoint": server.url}
+    return prepare(tmp_path / "osv5m", **given | options)
+
+
+def kept(tmp_path, source="hub") -> dict[str, bytes]:
+    folder = tmp_path / "osv5m" / "images" / source
+    return {path.stem: path.read_bytes() for path in folder.glob("*.jpg")}
+
+
+def drawn(tmp_path, *which: str) -> set[str]:
+    made = split_table(tmp_path / "osv5m", countries=("FR", "IN"))
+    return set(made.id[made.split.isin(which) if which else made.split.notna()])
+
+
+def photographs(server) -> list:
+    """Requests for parts of archives, other than for their directories, as the storage got them."""
+    return [
+        request
+        for request in server.requests
+        if request.path.startswith("/storage/")
+        and "range" in request.headers
+        and _length(request.headers["range"]) < 15_000
+    ]
+
+
+def _length(asked: str) -> int:
+    first, last = asked.removeprefix("bytes=").split("-")
+    return int(last) - int(first) + 1
+
+
+def test_photographs_are_read_out_of_archives(server, tmp_path):
+    assert fetched(server, tmp_path) == Summary(20, 0, 20, {}, 0)
+    ids = drawn(tmp_path)
+    assert len(ids) == 20
+    assert kept(tmp_path) == {name: jpeg(name) for name in ids}
+    assert len(photographs(server)) == 20
+    stored = [r for r in server.requests if r.path.startswith("/storage/")]
+    assert sum("range" not in r.headers for r in stored) == 1, (
+        "only the metadata are downloaded whole"
+    )
+
+    server.requests.clear()
+    assert fetched(server, tmp_path) == Summary(20, 20, 0, {}, 0)
+    assert server.requests == []
+
+
+def test_splits_can_be_fetched_one_by_one_and_are_drawn_anew_when_sizes_change(server, tmp_path):
+    assert fetched(server, tmp_path, which=["eval"]) == Summary(4, 0, 4, {}, 0)
+    assert set(kept(tmp_path)) == drawn(tmp_path, "eval")
+    assert fetched(server, tmp_path, which=["test", "eval"]) == Summary(6, 4, 2, {}, 0)
+    assert set(kept(tmp_path)) == drawn(tmp_path, "eval", "test")
+    fetched(server, tmp_path, n_train_per_country=8)
+    assert len(drawn(tmp_path, "train")) == 16
+    with pytest.raises(ValueError, match="split='dev'"):
+        fetched(server, tmp_path, which=["dev"])
+    with pytest.raises(ValueError, match="country 'FR' has 14 images"):
+        fetched(server, tmp_path, n_train_per_country=11)
+
+
+def test_a_hub_that_fails_in_every_way_loses_and_repeats_nothing(server, tmp_path):
+    storages = {path: body for path, body in server.routes.items() if path.startswith("/storage/")}
+    fetched(server, tmp_path, which=[])  # metadata and directories
+    turns = Counter()
+
+    def troubled(request):
+        body = Answer(storages[request.path])
+        asked = request.headers["range"]
+        turns[asked, request.path] += 1
+        if turns[asked, request.path] > 1:
+            return body
+        troubles = [
+            busy(0),
+            Answer(status=500),
+            Answer(status=503),
+            replace(body, cut=50),
+            replace(body, ranges=False),
+            replace(Answer(b"<html>", status=206, kind="text/html"), ranges=False),
+            body,
+        ]
+        return troubles[sum(turns.values()) % len(troubles)]
+
+    server.routes |= dict.fromkeys(storages, troubled)
+    first = fetched(server, tmp_path)
+    assert first.fetched == len(kept(tmp_path))
+    assert first.fetched + sum(first.failed.values()) == 20
+    assert set(first.failed) <= {"Broken"}, "only a web page is left to a later call"
+    table = failures(tmp_path / "osv5m" / "images" / "hub")
+    assert set(table.id) == drawn(tmp_path) - set(kept(tmp_path))
+    assert fetched(server, tmp_path) == Summary(20, first.fetched, 20 - first.fetched, {}, 0)
+    assert kept(tmp_path) == {name: jpeg(name) for name in drawn(tmp_path)}
+
+
+def test_a_hub_without_ranges_is_not_read_whole(server, tmp_path):
+    for path, body in list(server.routes.items()):
+        if path.startswith("/storage/") and body != FILES["train.csv"]:
+            server.routes[path] = Answer(body, ranges=False)
+    with pytest.raises(http.Broken, match=r"3 of 3 archives .* a whole archive"):
+        fetched(server, tmp_path)
+
+
+def test_directories_that_were_read_are_kept(server, tmp_path):
+    path = "/datasets/osv5m/osv5m/resolve/main/images/train/01.zip"
+    missing = server.routes.pop(path)
+    with pytest.raises(http.Absent, match="1 of 3 archives could not be listed"):
+        fetched(server, tmp_path)
+    index = tmp_path / "osv5m" / "index"
+    assert len(list(index.glob("*.parquet"))) == 2
+    server.routes[path] = missing
+    server.requests.clear()
+    assert fetched(server, tmp_path).complete
+    heads = [request.path for request in server.requests if request.method == "HEAD"]
+    assert heads == [path]
+
+
+def test_an_archive_that_is_damaged_gives_no_photograph(server, tmp_path):
+    fetched(server, tmp_path, which=[])
+    name = min(drawn(tmp_path) & set(PHOTOS[::3]))
+    body = FILES["images/train/00.zip"]
+    at = body.index(jpeg(name)) + 400
+    damaged = body[:at] + bytes([body[at] ^ 1]) + body[at + 1 :]
+    (path,) = (path for path, known in server.routes.items() if known == body)
+    server.routes[path] = damaged
+    assert fetched(server, tmp_path) == Summary(20, 0, 19, {"Broken": 1}, 0)
+    table = failures(tmp_path / "osv5m" / "images" / "hub")
+    assert list(table.id) == [name]
+    assert "checksum differs" in table.reason[0]
+
+
+def test_a_photograph_in_no_archive_is_listed(server, tmp_path):
+    lost = FR[0]
+    rest = [name for name in PHOTOS[::3] if name != lost]
+    (path,) = (p for p, known in server.routes.items() if known == FILES["images/train/00.zip"])
+    server.routes[path] = other = archive(rest, zipfile.ZIP_STORED)
+    at = "/datasets/osv5m/osv5m/resolve/main/images/train/00.zip"
+    server.routes[at] = Answer(
+        status=302, headers={"Location": path, "X-Linked-Size": str(len(other))}
+    )
+    sizes = {"n_train_per_country": 10}  # every image is drawn
+    summary = fetched(server, tmp_path, **sizes)
+    assert summary == Summary(28, 0, 27, {"Absent": 1}, 0)
+    assert list(failures(tmp_path / "osv5m" / "images" / "hub").id) == [lost]
+
+
+def test_archives_that_were_fetched_whole_need_no_network(server, tmp_path):
+    for file in ("images/train/00.zip", "images/train/01.zip", "images/train/02.zip"):
+        assets.fetch(f"osv5m-train-images/{file}", endpoint=server.url, shown=False)
+    assets.fetch("osv5m-metadata/train.csv", endpoint=server.url, shown=False)
+    server.requests.clear()
+    assert fetched(server, tmp_path).complete
+    assert [r for r in server.requests if "range" in r.headers] == []
+    assert kept(tmp_path) == {name: jpeg(name) for name in drawn(tmp_path)}
+
+
+# Mapillary ----------------------------------------------------------------------------------------
+
+
+class Mapillary:
+    """Its API on one host, its photographs on another, as it is."""
+
+    def __init__(self, token: str = "MLY|1|secret") -> None:
+        self.token = token
+        self.answers: dict[str, Answer] = {}  # of the API, in place of the address
+        self.photos: dict[str, Answer] = {}  # of the storage, in place of the photograph
+        self.storage_url = ""
+
+    def api(self, request):
+        name = request.path.strip("/")
+        if request.headers.get("authorization") != f"OAuth {self.token}":
+            return self.error(400, 190, f"Malformed token {request.headers['authorization']}")
+        assert request.query == {"fields": "thumb_original_url"}
+        address = {"thumb_original_url": f"{self.storage_url}/m1?of={name}&signature=s", "id": name}
+        fine = Answer(json.dumps(address).encode(), kind="text/javascript; charset=UTF-8")
+        return self.answers.get(name, fine)
+
+    def storage(self, request):
+        name = request.query["of"]
+        return self.photos.get(name, Answer(jpeg(name), kind="image/jpeg"))
+
+    @staticmethod
+    def error(status: int, code: int, message: str = "no") -> Answer:
+        body = {"error": {"message": message, "type": "OAuthException", "code": code}}
+        return Answer(json.dumps(body).encode(), status, "application/json")
+
+
+@pytest.fixture
+def mapillary(server, tmp_path):
+    """A function that fetches from Mapillary, with what it talks to."""
+    made = Mapillary()
+    with serve({"/*": made.api}) as api, serve({"/*": made.storage}) as storage:
+        made.storage_url = storage.url
+
+        def fetch(**options) -> Summary:
+            given = {"source": "mapillary", "mapillary": api.url, "token": "MLY|1|secret"}
+            return fetched(server, tmp_path, **given | options)
+
+        made.fetch, made.api_server, made.storage_server = fetch, api, storage
+        yield made
+
+
+def test_originals_come_from_mapillary_and_the_token_stays_with_its_api(mapillary, tmp_path):
+    assert mapillary.fetch() == Summary(20, 0, 20, {}, 0)
+    assert kept(tmp_path, "mapillary") == {name: jpeg(name) for name in drawn(tmp_path)}
+    assert len(mapillary.api_server.requests) == len(mapillary.storage_server.requests) == 20
+    for request in mapillary.storage_server.requests:
+        assert "secret" not in str(request)
+    assert not any("access_token" in r.query for r in mapillary.api_server.requests)
+
+
+def test_what_mapillary_no_longer_has_is_listed(mapillary, tmp_path):
+    gone, blank, wrong, stale = FR[:4]
+    mapillary.answers = {
+        gone: mapillary.error(400, 100),
+        blank: Answer(b'{"id": "1"}', kind="application/json"),
+        wrong: Answer(b"<html>", kind="text/html"),
+    }
+    mapillary.photos = {stale: Answer(b"URL signature expired", 403, "text/plain")}
+    summary = mapillary.fetch(n_train_per_country=10)  # every image is drawn
+    assert summary == Summary(28, 0, 24, {"Absent": 1, "Broken": 3}, 0)
+    table = failures(tmp_path / "osv5m" / "images" / "mapillary").set_index("id")
+    assert set(table.index) == {gone, blank, wrong, stale}
+    assert table.kind[gone] == "Absent"
+    assert "address" in table.reason[stale]
+
+
+def test_a_token_that_expires_stops_the_run_and_a_new_one_goes_on(mapillary, tmp_path):
+    asked = mapillary.api_server.requests
+
+    def expiring(request):
+        if len(asked) > 8:
+            mapillary.token = "MLY|1|renewed"
+        return mapillary.api(request)
+
+    mapillary.api_server.routes = {"/*": expiring}
+    with pytest.raises(http.Refused, match="the token in MAPILLARY_TOKEN") as caught:
+        mapillary.fetch(workers=2)
+    assert "secret" not in str(caught.value)
+    assert "20 images wanted" in str(caught.value)
+    got = kept(tmp_path, "mapillary")
+    assert 6 <= len(got) <= 8
+    assert len(asked) <= 14
+    folder = tmp_path / "osv5m" / "images" / "mapillary"
+    assert not failures(folder).reason.str.contains("secret").any()
+
+    assert mapillary.fetch(token="MLY|1|renewed") == Summary(20, len(got), 20 - len(got), {}, 0)
+    assert kept(tmp_path, "mapillary") == {name: jpeg(name) for name in drawn(tmp_path)}
+    names = Counter(r.query["of"] for r in mapillary.storage_server.requests)
+    assert names == Counter(drawn(tmp_path)), "an image was fetched twice"
+
+
+def test_mapillarys_request_limit_is_named(mapillary):
+    mapillary.answers = dict.fromkeys(PHOTOS, mapillary.error(403, 4))
+    with pytest.raises(http.Refused, match="request limit is reached"):
+        mapillary.fetch()
+
+
+def test_a_missing_token_is_asked_for_before_anything_is_fetched(mapillary, server, monkeypatch):
+    with pytest.raises(ValueError, match="MAPILLARY_TOKEN"):
+        mapillary.fetch(token=None)
+    assert server.requests == []
+    monkeypatch.setenv("MAPILLARY_TOKEN", "MLY|1|secret")
+    assert mapillary.fetch(token=None, which=["eval"]).complete
+
+
+# The data set -------------------------------------------------------------------------------------
+
+
+def test_load_gives_what_was_prepared(server, tmp_path):
+    fetched(server, tmp_path)
+    root = tmp_path / "osv5m"
+    assert data.load("osv5m", root=root, countries=("IN", "FR")).classes == ("India", "France")
+    train = data.load("osv5m", "train", root=root, countries=("FR", "IN"))
+    assert train.classes == ("France", "India")
+    assert train.labels == [0, 1] * 6
+    assert set(train.ids) == drawn(tmp_path, "train")
+    assert data.load("osv5m", "train", n=5, root=root, countries=("FR", "IN")).ids == train.ids[:5]
+    for item in (train[0], train[1]):
+        country, first = (("France", FR), ("India", IN))[item.label]
+        assert item.country == country
+        number = first.index(item.id)
+        assert item.latitude == pytest.approx((43, 20)[item.label] + number / 10)
+        assert item.longitude == 1.5
+        assert item.licence == "CC-BY-SA-4.0"
+        assert item.attribution == f"{('marie', 'ravi')[item.label]}{number} via Mapillary"
+        assert np.array_equal(item.image, np.array(Image.open(io.BytesIO(jpeg(item.id)))))
+    parts = [data.load("osv5m", s, root=root, countries=("FR", "IN")).ids for s in data.SPLITS]
+    assert sorted(map(len, parts)) == [2, 2, 4, 12]
+    assert len(set().union(*parts)) == 20
+
+
+def test_load_says_what_is_missing(server, tmp_path):
+    options = {"root": tmp_path / "osv5m", "countries": ("FR", "IN")}
+    with pytest.raises(ValueError, match=r"fetch it with geolib osv5m --countries FR,IN --seed 0"):
+        data.load("osv5m", **options)
+    fetched(server, tmp_path, which=["eval"])
+    with pytest.raises(ValueError, match="no photograph of split='train'"):
+        data.load("osv5m", "train", **options)
+    lost = sorted(kept(tmp_path))[0]
+    (tmp_path / "osv5m" / "images" / "hub" / f"{lost}.jpg").unlink()
+    with pytest.warns(UserWarning, match=r"1 of 4 photographs of split='eval' .* geolib osv5m"):
+        part = data.load("osv5m", **options)
+    assert [s.id for s in part.skipped] == [lost]
+    assert lost not in part.ids
+    with pytest.raises(ValueError, match="source='web'"):
+        data.load("osv5m", source="web", **options)
+    with pytest.raises(ValueError, match="split='dev'"):
+        data.load("osv5m", "dev", **options)
+
+
+def test_the_command_fetches_and_says_what_came(server, tmp_path, monkeypatch):
+    options = SMALL | {"endpoint": server.url, "progress": False}
+    monkeypatch.setattr(MODULE, "prepare", partial(prepare, **options))
+    arguments = ["osv5m", "--countries", "FR,IN", "--root", str(tmp_path / "osv5m")]
+    result = CliRunner().invoke(app, [*arguments, "--split", "eval"])
+    assert result.exit_code == 0, result.output
+    assert result.stdout == "4 images wanted: 0 were there, 4 fetched, 0 failed\n"
+    assert set(kept(tmp_path)) == drawn(tmp_path, "eval")
+    result = CliRunner().invoke(app, arguments)
+    assert result.stdout == "20 images wanted: 4 were there, 16 fetched, 0 failed\n"
+    result = CliRunner().invoke(app, [*arguments, "--source", "mapillary"])
+    assert result.exit_code == 1
+    assert "MAPILLARY_TOKEN" in result.output

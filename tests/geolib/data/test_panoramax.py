@@ -1,0 +1,524 @@
+"""Panoramax: from a server that misbehaves, every photograph once, with its licence and author."""
+
+from __future__ import annotations
+
+import importlib
+import io
+import json
+import threading
+import time
+from collections import Counter
+from dataclasses import replace
+from types import ModuleType
+
+import numpy as np
+import pandas as pd
+import pytest
+import requests
+from PIL import Image
+from servers import Answer, Request, Route, busy, serve
+
+from geolib import data
+from geolib.download import http
+from geolib.download.collect import failures
+
+# The package's attribute of that name is the dataset's function.
+panoramax: ModuleType = importlib.import_module("geolib.data.panoramax")
+
+FRANCE, JAPAN = (2.0, 48.0, 3.0, 49.0), (139.0, 35.0, 140.0, 36.0)
+
+
+def jpeg(number: int) -> bytes:
+    """A picture of one grey that tells its number."""
+    buffer = io.BytesIO()
+    Image.fromarray(np.full((32, 40, 3), 20 + 5 * number, np.uint8)).save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+def item(number: int, south: float = 48.0, west: float = 2.0, **properties) -> dict:
+    """A picture as the catalogue describes it; numbers lie 1.1 km apart from south to north."""
+    name = f"0000-{number:04}"
+    return {
+        "type": "Feature",
+        "id": name,
+        "geometry": {"type": "Point", "coordinates": [west + 0.5, south + 0.005 + 0.01 * number]},
+        "providers": [{"name": "Ada", "roles": ["producer"]}],
+        "properties": {
+            "datetime": "2023-05-01T10:00:00Z",
+            "license": "CC-BY-SA-4.0",
+            "geovisio:producer": "Ada",
+            "geovisio:status": "ready",
+            "geovisio:visibility": "anyone",
+            "view:azimuth": 90,
+            "pers:interior_orientation": {
+                "field_of_view": 70,
+                "sensor_array_dimensions": [4000, 3000],
+            },
+            "exif": {"Exif.Photo.BodySerialNumber": "SECRET-4711"},
+            **properties,
+        },
+        "assets": {"sd": {"href": f"/pictures/{name}.jpg"}, "thumb": {"href": "/thumb.jpg"}},
+    }
+
+
+class Catalogue:
+    """Routes of a server that knows some pictures; it answers GET only, page by page."""
+
+    def __init__(self, items: list[dict]) -> None:
+        self.items = items
+        self.routes: dict[str, Route] = {
+            f"/pictures/{one['id']}.jpg": Answer(jpeg(number), kind="image/jpeg")
+            for number, one in enumerate(items)
+        }
+        self.routes["/api/search"] = self.search
+
+    def search(self, request: Request) -> Answer:
+        if request.method != "GET":
+            return Answer(status=405)
+        west, south, east, north = map(float, request.query["bbox"].split(","))
+        inside = [
+            one
+            for one in self.items
+            if west <= one["geometry"]["coordinates"][0] <= east
+            and south <= one["geometry"]["coordinates"][1] <= north
+        ]
+        host = f"http://{request.headers['host']}"
+        start, limit = int(request.query.get("from", 0)), int(request.query["limit"])
+        links = [{"rel": "root", "href": f"{host}/api"}]
+        if start + limit < len(inside):
+            query = f"bbox={request.query['bbox']}&limit={limit}&from={start + limit}"
+            links.append({"rel": "next", "href": f"{host}/api/search?{query}"})
+        page = json.loads(json.dumps(inside[start : start + limit]))
+        for one in page:
+            for asset in one["assets"].values():
+                asset["href"] = host + asset["href"]
+        body = json.dumps({"features": page, "links": links}).encode()
+        return Answer(body, kind="application/geo+json")
+
+
+def asked(server, prefix: str = "/pictures/") -> Counter[str]:
+    """How often each address was asked for."""
+    paths = (request.path for request in server.requests)
+    return Counter(path for path in paths if path.startswith(prefix))
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch, tmp_path):
+    monkeypatch.setenv("GEOLIB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(panoramax, "PER_SECOND", None)
+    # Waiting is the business of the tests of geolib.download.http.
+    monkeypatch.setattr(http.read.retry, "sleep", lambda seconds: None)
+
+
+def load(server, split="all", areas=None, **options) -> data.GeoDataset:
+    return data.load(
+        "panoramax",
+        split,
+        areas=areas or {"France": FRANCE},
+        api=f"{server.url}/api",
+        progress=False,
+        **options,
+    )
+
+
+# What comes back ----------------------------------------------------------------------------------
+
+
+def test_photographs_know_country_place_licence_and_author(tmp_path):
+    tokyo = item(1, 35.0, 139.0, **{"license": "etalab-2.0", "geovisio:producer": "Bo"})
+    tokyo["providers"] = [{"name": "Bo"}, {"name": "Cy  Co."}]
+    with serve(Catalogue([item(0), tokyo]).routes) as server:
+        areas = {"Japan": JAPAN, "France": FRANCE}
+        found = load(server, areas=areas, root=tmp_path)
+    assert found.name == "panoramax"
+    assert found.classes == ("Japan", "France")
+    items = {one.country: one for one in (found[i] for i in range(2))}
+    first, second = items["France"], items["Japan"]
+    assert (first.label, second.label) == (1, 0)
+    assert (first.latitude, first.longitude) == (48.005, 2.5)
+    assert (first.licence, first.attribution) == ("CC-BY-SA-4.0", "Ada / Panoramax")
+    assert (second.licence, second.attribution) == ("etalab-2.0", "Bo, Cy Co. / Panoramax")
+    assert first.image.shape == (32, 40, 3)
+    assert (first.image.mean().round(), second.image.mean().round()) == (20, 25)
+
+
+def test_the_folder_dataset_reads_it_too_and_nothing_private_is_kept(tmp_path):
+    with serve(Catalogue([item(i) for i in range(3)]).routes) as server:
+        load(server, root=tmp_path)
+    again = data.load("folder", "all", root=tmp_path)
+    assert sorted(again.ids) == [f"0000-000{i}.jpg" for i in range(3)]
+    assert {again[i].attribution for i in range(3)} == {"Ada / Panoramax"}
+    texts = [p.read_bytes() for p in tmp_path.iterdir() if p.suffix in (".csv", ".json")]
+    assert len(texts) == 2
+    assert not any(b"SECRET" in text for text in texts)
+
+
+def test_every_page_is_read_and_every_picture_taken_once(monkeypatch, tmp_path):
+    monkeypatch.setattr(panoramax, "PAGE", 7)
+    # A catalogue that grows while it is read shows some pictures on two pages.
+    items = [item(i) for i in range(18)]
+    items.insert(9, items[3])
+    with serve(Catalogue(items).routes) as server:
+        found = load(server, root=tmp_path, dates=("2023-05", "2024"))
+    assert sorted(found.ids) == [f"0000-{i:04}.jpg" for i in range(18)]
+    searches = [r for r in server.requests if r.path == "/api/search"]
+    assert [(r.method, r.query.get("from")) for r in searches] == [
+        ("GET", None),
+        ("GET", "7"),
+        ("GET", "14"),
+    ]
+    assert searches[0].query == {
+        "bbox": "2.0,48.0,3.0,49.0",
+        "datetime": "2023-05-01T00:00:00Z/2024-12-31T23:59:59Z",
+        "limit": "7",
+    }
+    assert set(asked(server).values()) == {1}
+
+
+def test_a_next_page_that_is_the_same_page_ends_the_search(tmp_path):
+    catalogue = Catalogue([item(0), item(1)])
+
+    def endless(request: Request) -> Answer:
+        page = json.loads(catalogue.search(request).body)
+        page["links"] = [
+            {
+                "rel": "next",
+                "href": f"http://{request.headers['host']}/api/search?bbox=2,48,3,49&limit=5",
+            }
+        ]
+        return Answer(json.dumps(page).encode(), kind="application/json")
+
+    with serve(catalogue.routes | {"/api/search": endless}) as server:
+        assert len(load(server, root=tmp_path)) == 2
+    assert asked(server, "/api/search").total() == 2
+
+
+def test_per_area_ends_the_search_early(monkeypatch, tmp_path):
+    monkeypatch.setattr(panoramax, "LOOKED_AT", 2)
+    with serve(Catalogue([item(i) for i in range(30)]).routes) as server:
+        found = load(server, root=tmp_path, per_area=3)
+    assert sorted(found.ids) == ["0000-0000.jpg", "0000-0001.jpg", "0000-0002.jpg"]
+    assert asked(server, "/api/search").total() == 1
+
+
+def changed(**changes) -> dict:
+    return {**item(5), **changes}
+
+
+@pytest.mark.parametrize(
+    ("unwanted", "reason"),
+    [
+        (item(5, license=None), "without an open licence"),
+        (item(5, license=" "), "without an open licence"),
+        (item(5, license="proprietary"), "without an open licence"),
+        (item(5, **{"geovisio:producer": None}) | {"providers": []}, "without an author"),
+        (item(5, **{"geovisio:visibility": "owner-only"}), "not public"),
+        (item(5, **{"geovisio:status": "broken"}), "not public"),
+        (item(5, **{"pers:interior_orientation": {"field_of_view": 360}}), "panorama"),
+        (
+            item(5, **{"pers:interior_orientation": {"sensor_array_dimensions": [5760, 2880]}}),
+            "panorama",
+        ),
+        (changed(assets={"thumb": {"href": "/thumb.jpg"}}), "without an image"),
+        (changed(id="../../escape"), "damaged record"),
+        (changed(id=7), "damaged record"),
+        (changed(properties=None), "damaged record"),
+        (changed(geometry={"type": "Point", "coordinates": [2.5, 480.0]}), "damaged record"),
+        (changed(geometry={"type": "Point", "coordinates": [2.5, "north"]}), "damaged record"),
+        (["not", "a", "record"], "damaged record"),
+        (changed(geometry={"type": "Point", "coordinates": [2.5, 47.9]}), "outside the area"),
+        # 20 m north of another; 200 m north would be far enough.
+        (changed(geometry={"type": "Point", "coordinates": [2.5, 48.00518]}), "close to another"),
+    ],
+)
+def test_what_cannot_be_used_is_left_out_and_counted(tmp_path, unwanted, reason):
+    page = {"features": [item(0), unwanted, item(1)], "links": []}
+    for one in (page["features"][0], page["features"][2]):
+        one["assets"]["sd"]["href"] = "PLACE/picture.jpg"
+
+    def search(request: Request) -> Answer:
+        text = json.dumps(page).replace("PLACE", f"http://{request.headers['host']}")
+        return Answer(text.encode(), kind="application/geo+json")
+
+    photo = Answer(jpeg(0), kind="image/jpeg")
+    with serve({"/api/search": search, "/picture.jpg": photo}) as server:
+        done = panoramax.prepare(
+            tmp_path, {"France": FRANCE}, api=f"{server.url}/api", progress=False
+        )
+    assert done.left_out == {reason: 1}
+    assert f"left out: 1 {reason}" in str(done)
+    assert done.images.complete
+    assert {p.name for p in tmp_path.glob("*.jpg")} == {"0000-0000.jpg", "0000-0001.jpg"}
+
+
+@pytest.mark.parametrize(("north", "kept"), [(48.00518, 1), (48.007, 2)])
+def test_one_frame_is_kept_of_a_drive_that_stands_still(tmp_path, north, kept):
+    near = item(1)
+    near["geometry"]["coordinates"] = [2.5, north]
+    with serve(Catalogue([item(0), near]).routes) as server:
+        assert len(load(server, root=tmp_path)) == kept
+
+
+def test_fields_that_older_servers_lack_are_not_missed(tmp_path):
+    bare = item(0)
+    for name in ("geovisio:status", "geovisio:visibility", "pers:interior_orientation"):
+        del bare["properties"][name]
+    with serve(Catalogue([bare]).routes) as server:
+        assert len(load(server, root=tmp_path)) == 1
+
+
+def test_a_picture_of_two_areas_belongs_to_the_first(tmp_path):
+    areas = {"West": FRANCE, "East": (2.4, 48.0, 2.6, 49.0)}
+    with serve(Catalogue([item(i) for i in range(4)]).routes) as server:
+        found = load(server, root=tmp_path, areas=areas)
+    assert [found[i].country for i in range(len(found))] == ["West"] * 4
+
+
+def test_a_circle_of_100_km_by_hand(tmp_path):
+    # A degree on a sphere of 6371 km is 111.195 km: 0.8993° are 100 km.
+    places = {"near": (0.89, 0), "far": (0.91, 0), "corner": (0.7, 0.7), "inner": (0.6, 0.6)}
+    items = []
+    for number, (name, (latitude, longitude)) in enumerate(places.items()):
+        one = {**item(number), "id": name}
+        one["geometry"] = {"type": "Point", "coordinates": [longitude, latitude, 35.0]}
+        one["assets"] = {"sd": {"href": f"/pictures/{name}.jpg"}}
+        items.append(one)
+    with serve(Catalogue(items).routes) as server:
+        done = panoramax.prepare(
+            tmp_path, {"Sea": (0, 0, 100)}, api=f"{server.url}/api", progress=False
+        )
+        search = next(r for r in server.requests if r.path == "/api/search")
+    assert {p.stem for p in tmp_path.glob("*.jpg")} == {"near", "inner"}
+    # The server was asked for the box around the circle, which leaves out "far".
+    assert done.left_out == {"outside the area": 1}
+    bbox = np.array(search.query["bbox"].split(","), float)
+    np.testing.assert_allclose(bbox, [-0.89932, -0.89932, 0.89932, 0.89932], atol=2e-5)
+
+
+def test_splits_share_no_place_and_lose_nothing(tmp_path):
+    with serve(Catalogue([item(i) for i in range(40)]).routes) as server:
+        parts = [load(server, split) for split in ("train", "validation", "test")]
+        whole = load(server)
+    ids = [set(part.ids) for part in parts]
+    assert sum(map(len, ids)) == len(set.union(*ids)) == len(whole) == 40
+    assert [len(part) for part in parts] == [28, 6, 6]
+    # The second to fourth call read what the first had fetched, in a folder of the cache.
+    assert set(asked(server).values()) == {1}
+    assert asked(server, "/api/search").total() == 1
+
+
+# A bad server -------------------------------------------------------------------------------------
+
+
+def test_a_server_that_misbehaves_loses_nothing_and_doubles_nothing(monkeypatch, tmp_path):
+    monkeypatch.setattr(panoramax, "DEADLINE", 0.6)
+    catalogue = Catalogue([item(i) for i in range(12)])
+    faults = {
+        1: lambda photo: [busy(1), photo],
+        2: lambda photo: [Answer(status=500), photo],
+        3: lambda photo: [replace(photo, cut=100), photo],
+        4: lambda photo: [Answer(b"<html>", kind="text/html"), photo],
+        5: lambda photo: [replace(photo, drip=0.15), photo],
+        6: lambda photo: [Answer(status=503), replace(photo, cut=10), Answer(b"{}"), photo],
+    }
+    for number, fault in faults.items():
+        path = f"/pictures/0000-{number:04}.jpg"
+        catalogue.routes[path] = fault(catalogue.routes[path])
+    good = catalogue.search
+    answers = iter(
+        [
+            lambda r: busy(1),
+            lambda r: replace(good(r), cut=50),
+            lambda r: replace(good(r), drip=0.02),
+        ]
+    )
+    catalogue.routes["/api/search"] = lambda r: next(answers, good)(r)
+    with serve(catalogue.routes) as server:
+        found = load(server, root=tmp_path)
+    assert sorted(found.ids) == [f"0000-{i:04}.jpg" for i in range(12)]
+    assert found.skipped == []
+    means = [found[i].image.mean().round() for i in range(12)]
+    assert dict(zip(found.ids, means, strict=True)) == {
+        f"0000-{i:04}.jpg": 20 + 5 * i for i in range(12)
+    }
+    assert [asked(server)[f"/pictures/0000-{i:04}.jpg"] for i in range(12)] == (
+        [1, 2, 2, 2, 2, 2, 4] + 5 * [1]
+    )
+    assert asked(server, "/api/search").total() == 4
+
+
+def test_what_cannot_be_had_is_listed_and_asked_for_again_only_on_demand(tmp_path):
+    catalogue = Catalogue([item(i) for i in range(8)])
+    whole = dict(catalogue.routes)
+    paths = [f"/pictures/0000-{i:04}.jpg" for i in range(8)]
+    del catalogue.routes[paths[0]]
+    catalogue.routes[paths[1]] = Answer(b"gone", 403, "text/plain")
+    catalogue.routes[paths[2]] = Answer(b"<html>", kind="text/html")
+    catalogue.routes[paths[3]] = Answer(b"no picture at all", kind="image/jpeg")
+    with serve(catalogue.routes) as server:
+        with pytest.warns(UserWarning, match=r"8 images wanted: 0 were there, 4 fetched, 4 failed"):
+            found = load(server, root=tmp_path)
+        assert sorted(found.ids) == [f"0000-{i:04}.jpg" for i in range(4, 8)]
+        reasons = dict(found.skipped)
+        assert sorted(reasons) == [f"0000-{i:04}.jpg" for i in range(4)]
+        assert "withdrawn" in reasons["0000-0001.jpg"]
+        kinds = failures(tmp_path).set_index("id")["kind"]
+        assert kinds.to_dict() == {
+            "0000-0000": "Absent",
+            "0000-0001": "Absent",
+            "0000-0002": "Broken",
+            "0000-0003": "UnreadableImage",
+        }
+        before = len(server.requests)
+        assert len(load(server, root=tmp_path)) == 4
+        assert len(server.requests) == before
+        server.routes.update(whole)
+        areas = {"France": FRANCE}
+        done = panoramax.prepare(tmp_path, areas, api=f"{server.url}/api", progress=False)
+        assert (done.images.present, done.images.fetched) == (4, 4)
+        assert len(load(server, root=tmp_path)) == 8
+    assert load(server, root=tmp_path).skipped == []
+
+
+def test_a_server_that_is_killed_half_way(tmp_path):
+    catalogue = Catalogue([item(i) for i in range(12)])
+    served = []
+
+    def until_killed(request: Request) -> Answer:
+        served.append(request.path)
+        if len(served) == 6:
+            server.kill()
+        return photos[request.path]
+
+    photos = {path: route for path, route in catalogue.routes.items() if "pictures" in path}
+    catalogue.routes.update(dict.fromkeys(photos, until_killed))
+    with serve(catalogue.routes) as server:
+        with pytest.warns(UserWarning, match="Unreachable"):
+            part = load(server, root=tmp_path)
+        assert 0 < len(part) < 12
+        had = set(part.ids)
+        server.revive()
+        whole = load(server, root=tmp_path)
+    assert sorted(whole.ids) == [f"0000-{i:04}.jpg" for i in range(12)]
+    assert len(failures(tmp_path)) == 0
+    counts = asked(server)
+    assert all(counts[f"/pictures/{name}"] == 1 for name in had)
+    # The catalogue had been read before, and is not asked again.
+    assert asked(server, "/api/search").total() == 1
+
+
+def test_a_run_that_is_killed_half_way_goes_on(monkeypatch, tmp_path):
+    read = http.read
+    fetched = []
+
+    def killed(session, address, **options):
+        if len(fetched) == 5:
+            raise KeyboardInterrupt
+        fetched.append(address)
+        return read(session, address, **options)
+
+    with serve(Catalogue([item(i) for i in range(12)]).routes) as server:
+        monkeypatch.setattr(http, "read", killed)
+        monkeypatch.setattr(panoramax, "WORKERS", 1)
+        with pytest.raises(KeyboardInterrupt):
+            load(server, root=tmp_path)
+        there = len(list(tmp_path.glob("*.jpg")))
+        assert 0 < there < 12
+        monkeypatch.setattr(http, "read", read)
+        assert len(load(server, root=tmp_path)) == 12
+    assert asked(server) == {f"/pictures/0000-{i:04}.jpg": 1 for i in range(12)}
+
+
+def test_no_answer_is_noticed_at_once_and_said(tmp_path):
+    with serve({}) as server:
+        pass
+    started = time.monotonic()
+    with pytest.raises(http.Unreachable, match=r"127\.0\.0\.1.* does not answer"):
+        load(server, root=tmp_path)
+    assert time.monotonic() - started < 3
+
+
+def test_a_search_for_the_address_that_hangs_is_given_up(monkeypatch):
+    released = threading.Event()
+
+    def hang(address, timeout):
+        released.wait(20)
+        raise requests.ConnectionError
+
+    monkeypatch.setattr(requests, "head", hang)
+    started = time.monotonic()
+    assert not panoramax.answers(seconds=0.2)
+    assert time.monotonic() - started < 2
+    released.set()
+
+
+@pytest.mark.parametrize("body", [b"[]", b'{"features": 3}', b'{"features": [', b"\xff\xfe"])
+def test_an_answer_that_is_no_list_of_pictures(tmp_path, body):
+    with (
+        serve({"/api/search": Answer(body, kind="application/json")}) as server,
+        pytest.raises(http.Broken, match="something else than a list of pictures"),
+    ):
+        load(server, root=tmp_path)
+
+
+def test_the_rate_is_limited(monkeypatch, tmp_path):
+    monkeypatch.setattr(panoramax, "PER_SECOND", 3)
+    catalogue = Catalogue([item(i) for i in range(8)])
+    times = []
+
+    def timed(request: Request) -> Answer:
+        times.append(time.monotonic())
+        return Answer(jpeg(0), kind="image/jpeg")
+
+    catalogue.routes.update({p: timed for p in catalogue.routes if "pictures" in p})
+    with serve(catalogue.routes) as server:
+        load(server, root=tmp_path)
+    times.sort()
+    # Four requests never fall into one second; the clocks of two threads differ a little.
+    assert min(b - a for a, b in zip(times, times[3:], strict=False)) > 0.9
+
+
+# Arguments ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"areas": {}}, "areas is empty"),
+        ({"areas": {" France": FRANCE}}, "' France'"),
+        ({"areas": {"France": "Paris"}}, r"areas\['France'\]='Paris'; expected numbers"),
+        ({"areas": {"France": (3, 48, 2, 49)}}, "west < east"),
+        ({"areas": {"Fiji": (-17, 180, 50)}}, "180th meridian"),
+        ({"areas": {"France": (48, 2, -1)}}, "latitude, longitude, radius"),
+        ({"areas": {"France": (48, 2)}}, r"west, south, east, north.* or "),
+        ({"areas": {"France": FRANCE}, "per_area": 0}, "per_area=0"),
+        ({"areas": {"France": FRANCE}, "dates": "last year"}, "dates='last year'.*'2023'"),
+    ],
+)
+def test_wrong_arguments_are_named(options, words):
+    with pytest.raises(ValueError, match=words):
+        data.load("panoramax", **options)
+
+
+def test_a_folder_holds_one_request(tmp_path):
+    with serve(Catalogue([item(i) for i in range(3)]).routes) as server:
+        load(server, root=tmp_path)
+        with pytest.raises(ValueError, match=r"root=.* another request, .*give another root"):
+            load(server, root=tmp_path, dates="2023")
+
+
+def test_an_area_without_photographs(tmp_path):
+    with (
+        serve(Catalogue([item(0, license=None)]).routes) as server,
+        pytest.raises(ValueError, match=r"no photograph was found \(left out: 1 without an open"),
+    ):
+        load(server, root=tmp_path)
+
+
+def test_metadata_lists_every_photograph_once(tmp_path):
+    with serve(Catalogue([item(i) for i in range(5)]).routes) as server:
+        load(server, root=tmp_path)
+    table = pd.read_csv(tmp_path / "metadata.csv")
+    columns = ["file", "country", "latitude", "longitude", "licence", "attribution", "address"]
+    assert table.columns.tolist() == columns
+    assert table["file"].is_unique and len(table) == 5

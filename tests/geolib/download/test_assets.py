@@ -1,0 +1,375 @@
+"""The manifest, and fetching what it names from servers that are not to be trusted."""
+
+import hashlib
+import re
+import shutil
+import socket
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from pydantic import ValidationError
+from servers import Answer, hub, serve
+from tenacity import wait_none
+from typer.testing import CliRunner
+
+from geolib.cli import app
+from geolib.download import assets, http
+
+WEIGHTS = bytes(range(251)) * 400
+COMMIT = "c0ffee" + "0" * 34
+
+
+def sha256(body: bytes) -> str:
+    return hashlib.sha256(body).hexdigest()
+
+
+@pytest.fixture(autouse=True)
+def alone(tmp_path, monkeypatch):
+    """A cache of its own, no patience, and no token of whoever runs the tests."""
+    monkeypatch.setenv("GEOLIB_CACHE", str(tmp_path))
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(http._complete.retry, "wait", wait_none())
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    monkeypatch.delenv("HUGGING_FACE_HUB_TOKEN", raising=False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "no-token"))
+
+
+@pytest.fixture
+def declare(monkeypatch):
+    """Put assets into an otherwise empty manifest."""
+
+    def declare(**entries):
+        common = {"title": "A toy", "needed_by": "tests", "licence": "CC0-1.0", "revision": "1"}
+        made = {name: assets.Asset(**{**common, **entry}) for name, entry in entries.items()}
+        monkeypatch.setattr(assets, "manifest", lambda: made)
+
+    return declare
+
+
+# --- the manifest ---
+
+
+def test_every_remote_thing_of_the_paper_has_an_entry():
+    named = {
+        "osv5m-metadata": ["train.csv", "test.csv"],
+        "osv5m-train-images": [f"images/train/{i:02d}.zip" for i in range(98)],
+        "osv5m-test-images": [f"images/test/{i:02d}.zip" for i in range(5)],
+        "resnet50-imagenet": ["resnet50-11ad3fa6.pth"],
+        "mobile-sam": ["mobile_sam.pt"],
+        "sam-vit-b": ["sam_vit_b_01ec64.pth"],
+        "sam2.1-hiera-tiny": ["model.safetensors", "config.json"],
+        "sam2.1-hiera-large": ["model.safetensors", "config.json"],
+        "sam3": ["model.safetensors", "config.json", "tokenizer.json"],
+        "ade20k-upernet": ["model.safetensors", "config.json", "preprocessor_config.json"],
+        "mp16": ["mp16_places365.csv", "mp16_urls.csv"],
+        "yfcc-val26k": ["yfcc25600_places365.csv", "yfcc25600_urls.csv"],
+        "im2gps": ["im2gps_places365.csv"],
+        "im2gps3k": ["im2gps3k_places365.csv"],
+        "yfcc4k": ["yfcc4k_places365.csv"],
+    }
+    known = assets.manifest()
+    assert set(known) == set(named)
+    for name, files in named.items():
+        assert set(files) <= set(known[name].files), name
+    assert len(known["osv5m-train-images"].files) == 98
+    assert {name for name, asset in known.items() if asset.gated} == {"sam3"}
+
+
+@pytest.mark.parametrize("name", assets.manifest())
+def test_every_entry_is_well_formed(name):
+    asset = assets.manifest()[name]
+    texts = (asset.title, asset.needed_by, asset.licence, asset.revision)
+    assert all(text and text == text.strip() for text in texts)
+    if asset.hub:  # a branch could change, a commit cannot
+        assert re.fullmatch("[0-9a-f]{40}", asset.revision)
+    for file in asset.files:
+        assert asset.address(file).startswith("https://")
+        assert asset.address(file).endswith(f"/{file}")
+    if "photographs" in asset.licence:
+        assert "root=" in asset.by_hand
+    if asset.gated:
+        assert f"https://huggingface.co/{asset.hub}" in asset.by_hand
+    sizes = [file.size for file in asset.files.values()]
+    assert not (all(sizes) and asset.about), "the bytes are known: about says less"
+
+
+def test_addresses_and_names_agree_with_their_publishers():
+    from torchvision.models import ResNet50_Weights
+
+    known = assets.manifest()
+    published = ResNet50_Weights.IMAGENET1K_V2.url
+    (file,) = known["resnet50-imagenet"].files
+    assert known["resnet50-imagenet"].address(file) == published
+    assert known["resnet50-imagenet"].files[file].sha256.startswith("11ad3fa6")
+    assert known["osv5m-test-images"].address("images/test/04.zip", "http://mirror") == (
+        "http://mirror/datasets/osv5m/osv5m/resolve/"
+        "cff33609b56b54d8743b7ee7a416eb8433e9a681/images/test/04.zip"
+    )
+    assert known["sam3"].address("config.json", "http://mirror") == (
+        "http://mirror/facebook/sam3/resolve/3c879f39826c281e95690f02c7821c4de09afae7/config.json"
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"checksum": "abc"}, "Extra inputs are not permitted"),
+        ({"hub": "a/b"}, "either hub or url"),
+        ({"url": ""}, "either hub or url"),
+        ({"files": {}}, "at least 1 item"),
+        ({"files": {"a": {"sha256": "11ad3fa6"}}}, "should match pattern"),
+        ({"files": {"a": {"size": 0}}}, "greater than 0"),
+        ({"files": {"a": {"bytes": 1}}}, "Extra inputs are not permitted"),
+        ({"gated": True}, "needs by_hand"),
+        ({"kind": "space"}, "'model' or 'dataset'"),
+        ({"licence": None}, "valid string"),
+    ],
+)
+def test_a_malformed_entry_is_refused(change, complaint):
+    entry = {
+        "title": "A toy",
+        "needed_by": "tests",
+        "licence": "CC0-1.0",
+        "revision": "1",
+        "url": "https://example.org",
+        "files": {"a": {}},
+    }
+    assets.Asset(**entry)
+    with pytest.raises(ValidationError, match=complaint):
+        assets.Asset(**{**entry, **change})
+
+
+@pytest.mark.parametrize("function", [assets.path, assets.fetch])
+def test_a_name_that_is_not_in_the_manifest_is_answered_with_those_that_are(function):
+    with pytest.raises(ValueError, match=r"name='sam4' is not an asset; there are .*sam3"):
+        function("sam4")
+    with pytest.raises(ValueError, match=r"osv5m-test-images has images/test/00\.zip to images/te"):
+        function("osv5m-test-images/images/test/05.zip")
+
+
+# --- plain addresses ---
+
+
+def test_a_file_is_fetched_once_and_its_checksum_recorded(declare, tmp_path):
+    with serve({"/toy.pt": WEIGHTS}) as server:
+        declare(toy={"url": server.url, "files": {"toy.pt": {}}})
+        assert assets.path("toy") is None
+        target = assets.fetch("toy")
+        assert assets.fetch("toy") == assets.path("toy") == assets.path("toy/toy.pt") == target
+        assert len(server.requests) == 1
+    assert target == tmp_path / "assets" / "toy" / "toy.pt"
+    assert target.read_bytes() == WEIGHTS
+    assert sha256(WEIGHTS) in (tmp_path / "assets" / "toy.json").read_text()
+
+
+def test_a_cut_download_goes_on_in_the_next_run(declare):
+    with serve({"/toy.pt": Answer(WEIGHTS, cut=20_000)}) as server:
+        declare(toy={"url": server.url, "files": {"toy.pt": {"sha256": sha256(WEIGHTS)}}})
+        with pytest.raises(http.Broken, match=r"toy, toy\.pt: .* broke off"):
+            assets.fetch("toy")
+        assert assets.path("toy") is None
+        assert assets.fetch("toy").read_bytes() == WEIGHTS
+        starts = [int(request.headers["range"][6:-1]) for request in server.requests[1:]]
+    assert starts == [20_000, 40_000, 60_000, 80_000, 100_000]
+
+
+def test_a_wrong_checksum_keeps_the_file_out(declare):
+    with serve({"/toy.pt": WEIGHTS}) as server:
+        declare(toy={"url": server.url, "files": {"toy.pt": {"sha256": "0" * 64}}})
+        with pytest.raises(http.Broken, match=f"sha256 is {sha256(WEIGHTS)}, expected 0000"):
+            assets.fetch("toy")
+        assert len(server.requests) == 1
+        assert assets.path("toy") is None
+
+
+def test_a_wrong_size_keeps_the_file_out(declare):
+    with serve({"/toy.pt": WEIGHTS}) as server:
+        declare(toy={"url": server.url, "files": {"toy.pt": {"size": 7}}})
+        with pytest.raises(http.Broken, match="100400 bytes came instead of 7"):
+            assets.fetch("toy")
+    assert assets.path("toy") is None
+
+
+def test_a_file_that_has_changed_at_its_source_is_refused_until_it_is_allowed(declare, tmp_path):
+    with serve({"/toy.pt": WEIGHTS}) as server:
+        declare(toy={"url": server.url, "files": {"toy.pt": {}}})
+        assets.fetch("toy").unlink()
+        server.routes["/toy.pt"] = WEIGHTS[::-1]
+        with pytest.raises(http.Broken, match=r"expected .*toy\.json.*has changed"):
+            assets.fetch("toy")
+        assert assets.path("toy") is None
+        (tmp_path / "assets" / "toy.json").unlink()
+        assert assets.fetch("toy").read_bytes() == WEIGHTS[::-1]
+
+
+def test_a_damaged_file_is_noticed_and_fetched_again(declare, caplog):
+    with serve({"/toy.pt": WEIGHTS}) as server:
+        declare(toy={"url": server.url, "files": {"toy.pt": {}}})
+        target = assets.fetch("toy")
+        target.write_bytes(WEIGHTS[:-1] + b"x")
+        assert assets.fetch("toy").read_bytes() == WEIGHTS
+        assert "toy.pt is damaged" in caplog.text
+        assert len(server.requests) == 2
+
+
+def test_without_a_network_it_says_where_to_put_the_file(declare, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    declare(
+        toy={
+            "url": f"http://127.0.0.1:{port}",
+            "files": {"toy.pt": {"sha256": sha256(WEIGHTS)}},
+        }
+    )
+    place = tmp_path / "assets" / "toy" / "toy.pt"
+    with pytest.raises(http.Unreachable, match=f"cannot be reached .* to {place}"):
+        assets.fetch("toy")
+    place.write_bytes(WEIGHTS)
+    assert assets.fetch("toy") == place
+    place.write_bytes(b"something else")
+    with pytest.raises(http.Unreachable):
+        assets.fetch("toy")
+
+
+def test_a_full_disk_is_told_with_the_way_out(declare, tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1))
+    with serve({"/toy.pt": WEIGHTS}) as server:
+        declare(toy={"url": server.url, "files": {"toy.pt": {}}})
+        with pytest.raises(OSError, match=r"disk is full \(0\.1 MB are needed.*GEOLIB_CACHE"):
+            assets.fetch("toy")
+
+
+def test_two_runs_at_once_fetch_once(declare):
+    with serve({"/toy.pt": Answer(WEIGHTS[:640], drip=0.03)}) as server:
+        declare(toy={"url": server.url, "files": {"toy.pt": {}}})
+        with ThreadPoolExecutor(4) as pool:
+            targets = list(pool.map(assets.fetch, ["toy"] * 4))
+        assert len(server.requests) == 1
+    assert [target.read_bytes() for target in targets] == [WEIGHTS[:640]] * 4
+
+
+# --- the hub ---
+
+FILES = {"model.safetensors": WEIGHTS, "config.json": b"{}"}
+
+
+def on_the_hub(**more):
+    return {"hub": "team/toy", "revision": COMMIT, "files": {name: {} for name in FILES}, **more}
+
+
+def test_a_repository_becomes_a_folder(declare, tmp_path):
+    with serve(hub("team/toy", FILES, commit=COMMIT)) as server:
+        declare(toy=on_the_hub())
+        one = assets.fetch("toy/config.json", endpoint=server.url)
+        assert one.read_bytes() == b"{}"
+        assert assets.path("toy") is None
+        assert list(assets.status()["here"]) == ["1 of 2 files"]
+        folder = assets.fetch("toy", endpoint=server.url)
+        assert folder == assets.path("toy") == tmp_path / "assets" / "toy"
+        assert {file.name: file.read_bytes() for file in folder.iterdir()} == FILES
+        assert list(assets.status()["here"]) == ["yes"]
+        assert [r.path for r in server.requests].count("/storage/" + sha256(b"{}")) == 1
+
+
+def test_a_gated_repository_says_how_to_get_permission(declare):
+    gated = on_the_hub(gated=True, by_hand="Ask at the door, then set HF_TOKEN.")
+    with serve(hub("team/toy", FILES, commit=COMMIT, token="hf_right")) as server:
+        declare(toy=gated)
+        with pytest.raises(http.Refused, match=r"401: a valid token is needed\. Ask at the door"):
+            assets.fetch("toy", endpoint=server.url)
+        with pytest.raises(http.Refused, match=r"403: .* not accepted\. Ask at the door"):
+            assets.fetch("toy", endpoint=server.url, token="hf_wrong")
+        assert not any(request.path.startswith("/storage") for request in server.requests)
+        folder = assets.fetch("toy", endpoint=server.url, token="hf_right")
+    assert {file.name: file.read_bytes() for file in folder.iterdir()} == FILES
+
+
+def test_an_old_token_in_the_way_of_an_open_repository_is_named(declare, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_expired")
+    with serve({"/*": Answer(status=401)}) as server:
+        declare(toy=on_the_hub())
+        with pytest.raises(http.Refused, match=r"not accepted\. .*unset or renew HF_TOKEN"):
+            assets.fetch("toy", endpoint=server.url)
+        assert server.requests[0].headers["authorization"] == "Bearer hf_expired"
+
+
+def test_the_token_stays_with_the_hub(declare):
+    with serve({"/storage/*": WEIGHTS}) as storage:
+        routes = hub("team/toy", {"model.safetensors": WEIGHTS}, commit=COMMIT, token="hf_right")
+        address = f"/team/toy/resolve/{COMMIT}/model.safetensors"
+        inner = routes[address]
+
+        def elsewhere(request):
+            answer = inner(request)
+            there = storage.url + answer.headers["Location"]
+            return Answer(status=302, headers={**answer.headers, "Location": there})
+
+        with serve({address: elsewhere}) as server:
+            declare(toy=on_the_hub(files={"model.safetensors": {}}))
+            assets.fetch("toy", endpoint=server.url, token="hf_right")
+            assert all("authorization" in request.headers for request in server.requests)
+        assert [request.headers.get("authorization") for request in storage.requests] == [None]
+
+
+def test_the_checksum_of_the_hub_is_held_against_the_file(declare):
+    routes = hub("team/toy", FILES, commit=COMMIT)
+    routes["/storage/" + sha256(WEIGHTS)] = WEIGHTS[::-1]
+    with serve(routes) as server:
+        declare(toy=on_the_hub())
+        with pytest.raises(http.Broken, match=f"expected {sha256(WEIGHTS)}"):
+            assets.fetch("toy", endpoint=server.url)
+    assert assets.path("toy/model.safetensors") is None
+
+
+def test_a_file_that_the_hub_itself_calls_another_is_not_downloaded(declare):
+    with serve(hub("team/toy", FILES, commit=COMMIT)) as server:
+        declare(toy=on_the_hub(files={"model.safetensors": {"sha256": "0" * 64}}))
+        with pytest.raises(http.Broken, match=f"sha256 is {sha256(WEIGHTS)}, expected 0000"):
+            assets.fetch("toy", endpoint=server.url)
+        assert [request.method for request in server.requests] == ["HEAD"]
+
+
+def test_a_file_that_has_moved_is_told_with_what_else_there_is(declare):
+    with serve({}) as server:
+        declare(toy=on_the_hub(by_hand="The list is also at the library."))
+        with pytest.raises(http.Absent, match=r"has nothing at .* also at the library"):
+            assets.fetch("toy", endpoint=server.url)
+
+
+# --- the command ---
+
+
+def test_the_list_shows_what_is_here_and_on_what_terms():
+    result = CliRunner().invoke(app, ["fetch", "--list"])
+    assert result.exit_code == 0
+    assert re.search(r"│ sam3 +│ no +│ 3\.44 GB +│ SAM License [^│]+│ yes +│", result.stdout)
+
+
+def test_fetching_prints_the_place_and_what_is_left_to_do(declare, tmp_path):
+    with serve({"/list.csv": b"IMG_ID,LAT,LON\n"}) as server:
+        declare(toy={"url": server.url, "files": {"list.csv": {}}, "by_hand": "Bring photographs."})
+        result = CliRunner().invoke(app, ["fetch", "toy"])
+        assert result.exit_code == 0
+        assert str(tmp_path / "assets" / "toy" / "list.csv") in result.stdout
+        assert "Bring photographs." in result.stdout
+        server.kill()
+        (tmp_path / "assets" / "toy" / "list.csv").unlink()
+        result = CliRunner().invoke(app, ["fetch", "toy"])
+        assert result.exit_code == 1
+        assert "cannot be reached" in result.stderr
+
+
+def test_mistakes_are_answered_plainly():
+    result = CliRunner().invoke(app, ["fetch"])
+    assert result.exit_code == 1
+    assert "NAME is missing; `geolib fetch --list`" in result.stderr
+    result = CliRunner().invoke(app, ["fetch", "sam4"])
+    assert result.exit_code == 1
+    assert "'sam4' is not an asset" in result.stderr
+
+
+def test_the_help_teaches_with_examples():
+    result = CliRunner().invoke(app, ["fetch", "--help"])
+    assert "geolib fetch --list" in result.stdout
+    assert "geolib fetch mobile-sam" in result.stdout

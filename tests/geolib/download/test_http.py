@@ -1,0 +1,345 @@
+"""Reading from servers that refuse, lie, break off and dawdle."""
+
+import errno
+import gzip
+import shutil
+import socket
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import replace
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from servers import Answer, Request, busy, serve
+from tenacity import wait_none
+
+from geolib.download import http
+
+PHOTO = Answer(bytes(range(256)) * 40, kind="image/jpeg")  # 10,240 bytes
+LARGE = bytes(range(251)) * 1200  # 301,200 bytes, no two aligned pieces alike
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch):
+    monkeypatch.setattr(http.read.retry, "wait", wait_none())
+    monkeypatch.setattr(http._complete.retry, "wait", wait_none())
+
+
+@pytest.fixture
+def session():
+    with http.session() as made:
+        yield made
+
+
+def anything(path):
+    """Every file is the right one."""
+
+
+def ranges(server):
+    return [request.headers.get("range") for request in server.requests]
+
+
+def test_it_waits_as_long_as_it_is_told(session):
+    with serve({"/a": [busy(1), PHOTO]}) as server:
+        started = time.monotonic()
+        assert http.read(session, f"{server.url}/a") == PHOTO.body
+        assert time.monotonic() - started > 0.95
+        assert len(server.requests) == 2
+
+
+def test_a_server_that_recovers_is_asked_again(session):
+    with serve({"/a": [Answer(status=500), Answer(status=503), PHOTO]}) as server:
+        assert http.read(session, f"{server.url}/a") == PHOTO.body
+        assert len(server.requests) == 3
+
+
+def test_a_server_that_does_not_is_given_up_after_as_many_attempts(monkeypatch):
+    monkeypatch.setattr(http, "ATTEMPTS", 1)
+    with serve({"/a": Answer(status=502)}) as server, http.session() as session:
+        with pytest.raises(http.Failed, match=r"127\.0\.0\.1:\d+ answered 502 Bad Gateway"):
+            http.read(session, f"{server.url}/a")
+        assert len(server.requests) == 2  # the attempts of the session are not multiplied
+
+
+@pytest.mark.parametrize("cut", [0, 1, 5000, 10239])
+def test_a_truncated_body_is_never_returned(session, cut):
+    broken = replace(PHOTO, cut=cut)
+    with serve({"/a": [broken, PHOTO], "/b": broken}) as server:
+        assert http.read(session, f"{server.url}/a") == PHOTO.body
+        with pytest.raises(http.Broken, match="broke off"):
+            http.read(session, f"{server.url}/b")
+        assert [request.path for request in server.requests] == ["/a"] * 2 + ["/b"] * 3
+
+
+def test_another_type_is_not_taken_for_a_photograph(session):
+    with serve({"/a": Answer(b"<html>sorry", kind="text/html")}) as server:
+        with pytest.raises(http.Broken, match="sent text/html instead of image/"):
+            http.read(session, f"{server.url}/a", kind="image/")
+        assert http.read(session, f"{server.url}/a") == b"<html>sorry"
+
+
+def test_a_body_that_trickles_in_is_given_up(session):
+    slow = replace(PHOTO, drip=0.05)  # 8 seconds in all, far less than a chunk at any time
+    with serve({"/a": slow, "/b": [slow, PHOTO]}) as server:
+        started = time.monotonic()
+        with pytest.raises(http.Broken, match=r"too slow: only \d+ bytes came in 0\.2 seconds"):
+            http.read(session, f"{server.url}/a", deadline=0.2)
+        assert time.monotonic() - started < 8
+        assert http.read(session, f"{server.url}/b", deadline=0.2) == PHOTO.body
+
+
+def test_tokens_are_asked_for_and_refused_in_different_words(session):
+    with serve({"/a": replace(PHOTO, token="right")}) as server:
+        url = f"{server.url}/a"
+        with pytest.raises(http.Refused, match="401: a valid token is needed"):
+            http.read(session, url)
+        with pytest.raises(http.Refused, match="401: the token that was sent is not accepted"):
+            http.read(session, url, headers={"Authorization": "Bearer expired"})
+        with http.session(headers={"Authorization": "Bearer right"}) as trusted:
+            assert http.read(trusted, url) == PHOTO.body
+        assert len(server.requests) == 3  # asking again would not help
+
+
+def test_what_is_not_there_is_absent(session):
+    with serve({"/a": Answer(status=410), "/b": Answer(status=400)}) as server:
+        for path in ("/a", "/nowhere"):
+            with pytest.raises(http.Absent, match=f"has nothing at {path}"):
+                http.read(session, server.url + path)
+        with pytest.raises(http.Failed, match="400"):
+            http.read(session, f"{server.url}/b")
+        assert len(server.requests) == 3
+
+
+def test_a_host_that_does_not_answer_is_unreachable(session):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    with pytest.raises(http.Unreachable, match=f"127.0.0.1:{port} cannot be reached"):
+        http.read(session, f"http://127.0.0.1:{port}/a")
+
+
+def test_no_message_holds_what_stands_behind_the_question_mark(monkeypatch):
+    monkeypatch.setattr(http, "ATTEMPTS", 0)
+    routes = {
+        "/refused": Answer(status=403),
+        "/failed": Answer(status=500),
+        "/broken": replace(PHOTO, cut=10),
+        "/page": Answer(b"", kind="text/html"),
+        "/slow": replace(PHOTO, drip=0.05),
+    }
+    with serve(routes) as server, http.session() as session:
+        urls = [server.url + path for path in (*routes, "/absent")]
+        for url in [*urls, "http://127.0.0.1:9/unreachable"]:
+            with pytest.raises(http.RemoteError) as caught:
+                http.read(session, f"{url}?access_token=secret", kind="image/", deadline=0.1)
+            assert "secret" not in str(caught.value)
+            assert "127.0.0.1" in str(caught.value)
+
+
+def test_the_rate_of_requests_is_limited():
+    with serve({"/a": PHOTO}) as server, http.session(per_second=5) as session:
+        started = time.monotonic()
+        for _ in range(7):
+            http.read(session, f"{server.url}/a")
+        assert time.monotonic() - started > 0.9
+
+
+def test_bodies_are_decompressed_and_may_be_empty(session):
+    squeezed = Answer(gzip.compress(PHOTO.body), headers={"Content-Encoding": "gzip"})
+    with serve({"/a": squeezed, "/b": b""}) as server:
+        assert http.read(session, f"{server.url}/a") == PHOTO.body
+        assert http.read(session, f"{server.url}/b") == b""
+
+
+def test_threads_share_a_session_without_mixing_bodies(session):
+    def page(request: Request) -> Answer:
+        return replace(PHOTO, body=request.path.encode() * 5000)
+
+    with serve({"/*": page}) as server, ThreadPoolExecutor(8) as pool:
+        urls = [f"{server.url}/{i}" for i in range(40)]
+        bodies = list(pool.map(lambda url: http.read(session, url), urls))
+    assert bodies == [f"/{i}".encode() * 5000 for i in range(40)]
+
+
+def test_a_server_that_dies_is_noticed_and_its_return_too(session):
+    def last_words(request: Request) -> Answer:
+        server.kill()
+        return PHOTO
+
+    with serve({"/a": last_words, "/b": PHOTO}) as server:
+        with pytest.raises(http.Unreachable):
+            http.read(session, f"{server.url}/a")
+        server.revive()
+        assert http.read(session, f"{server.url}/b") == PHOTO.body
+
+
+def test_headers_are_read_without_following_a_redirection(session):
+    moved = Answer(status=302, headers={"Location": "/b", "X-Size": "7"})
+    with serve({"/a": moved, "/c": Answer(status=401)}) as server:
+        assert http.head(session, f"{server.url}/a")["x-size"] == "7"
+        with pytest.raises(http.Refused):
+            http.head(session, f"{server.url}/c")
+        assert [request.method for request in server.requests] == ["HEAD", "HEAD"]
+
+
+# --- files ---
+
+
+def test_a_download_goes_on_where_it_broke_off(session, tmp_path):
+    with serve({"/a": [Answer(LARGE, cut=100_000), Answer(LARGE)]}) as server:
+        http.download(session, f"{server.url}/a", tmp_path / "d" / "a", verify=anything)
+        assert ranges(server) == [None, "bytes=100000-"]
+    assert (tmp_path / "d" / "a").read_bytes() == LARGE
+    assert [file.name for file in (tmp_path / "d").iterdir()] == ["a"]
+
+
+def test_what_has_come_is_kept_from_one_call_to_the_next(session, tmp_path):
+    with serve({"/a": Answer(LARGE, cut=60_000)}) as server:
+        with pytest.raises(http.Broken, match="broke off"):
+            http.download(session, f"{server.url}/a", tmp_path / "a", verify=anything)
+        assert (tmp_path / "a.part").read_bytes() == LARGE[:180_000]
+        assert not (tmp_path / "a").exists()
+        http.download(session, f"{server.url}/a", tmp_path / "a", verify=anything)
+        starts = [60_000 * i for i in range(1, 6)]
+        assert ranges(server) == [None, *(f"bytes={start}-" for start in starts)]
+    assert (tmp_path / "a").read_bytes() == LARGE
+
+
+@settings(
+    max_examples=25,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(
+    cuts=st.lists(st.integers(0, 3000), max_size=6),
+    ranged=st.booleans(),
+    etag=st.sampled_from([None, "", 'W/"weak"']),
+)
+def test_whatever_breaks_off_a_file_is_whole_or_not_there(session, tmp_path, cuts, ranged, etag):
+    body = LARGE[:4000]
+    sound = Answer(body, ranges=ranged, etag=etag)
+    path = tmp_path / "file"
+    path.unlink(missing_ok=True)
+    with serve({"/a": [*(replace(sound, cut=cut) for cut in cuts), sound]}) as server:
+        for _ in range(3):
+            with suppress(http.Broken):
+                http.download(session, f"{server.url}/a", path, verify=anything)
+                break
+            assert not path.exists()
+    assert path.read_bytes() == body
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_two_versions_are_never_joined(session, tmp_path):
+    new = LARGE[::-1]
+    with serve({"/a": [Answer(LARGE, cut=100_000), Answer(new)]}) as server:
+        http.download(session, f"{server.url}/a", tmp_path / "a", verify=anything)
+        assert ranges(server) == [None, "bytes=100000-"]
+    assert (tmp_path / "a").read_bytes() == new
+
+
+def test_a_whole_file_is_not_sent_twice(session, tmp_path):
+    def interrupted(part):
+        raise KeyboardInterrupt
+
+    with serve({"/a": LARGE}) as server:
+        url = f"{server.url}/a"
+        with pytest.raises(KeyboardInterrupt):
+            http.download(session, url, tmp_path / "a", verify=interrupted)
+        server.requests.clear()
+        http.download(session, url, tmp_path / "a", verify=anything)
+        assert ranges(server) == ["bytes=301200-"]
+    assert (tmp_path / "a").read_bytes() == LARGE
+
+
+def test_more_than_there_is_was_not_of_this_file(session, tmp_path):
+    (tmp_path / "a.part").write_bytes(bytes(400_000))
+    (tmp_path / "a.part.from").write_text('"v"')
+    with serve({"/a": Answer(LARGE, etag='"v"')}) as server:
+        http.download(session, f"{server.url}/a", tmp_path / "a", verify=anything)
+        assert ranges(server) == ["bytes=400000-", None]
+    assert (tmp_path / "a").read_bytes() == LARGE
+
+
+def test_a_part_that_was_not_asked_for_is_refused(session, tmp_path):
+    wrong = Answer(LARGE[:9], 206, headers={"Content-Range": "bytes 0-8/301200"})
+    with (
+        serve({"/a": [Answer(LARGE, cut=100), wrong]}) as server,
+        pytest.raises(http.Broken, match="bytes 0-8/301200, not from byte 100 on"),
+    ):
+        http.download(session, f"{server.url}/a", tmp_path / "a", verify=anything)
+    assert (tmp_path / "a.part").read_bytes() == LARGE[:100]
+
+
+def test_a_file_is_not_compressed_on_its_way(session, tmp_path):
+    def helpful(request: Request) -> Answer:
+        if "gzip" in request.headers.get("accept-encoding", ""):
+            return Answer(gzip.compress(LARGE), headers={"Content-Encoding": "gzip"}, cut=500)
+        return Answer(LARGE, cut=200_000)
+
+    with serve({"/a": helpful}) as server:
+        http.download(session, f"{server.url}/a", tmp_path / "a", verify=anything)
+        assert ranges(server) == [None, "bytes=200000-"]
+    assert (tmp_path / "a").read_bytes() == LARGE
+
+
+def test_a_web_page_is_not_a_file(session, tmp_path):
+    page = Answer(b"<html>log in", kind="text/html; charset=utf-8")
+    with (
+        serve({"/a": page}) as server,
+        pytest.raises(http.Broken, match="sent a web page instead of a file"),
+    ):
+        http.download(session, f"{server.url}/a", tmp_path / "a", verify=anything)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_is_not_the_right_one_is_thrown_away(session, tmp_path):
+    def wrong(part):
+        assert part.read_bytes() == LARGE
+        raise http.Broken("not this one")
+
+    with serve({"/a": LARGE}) as server:
+        with pytest.raises(http.Broken, match="not this one"):
+            http.download(session, f"{server.url}/a", tmp_path / "a", verify=wrong)
+        assert len(server.requests) == 1
+        assert not (tmp_path / "a").exists()
+        assert not (tmp_path / "a.part").exists()
+        http.download(session, f"{server.url}/a", tmp_path / "a", verify=anything)
+        assert ranges(server) == [None, None]
+
+
+def test_a_download_that_stalls_is_given_up_and_kept(session, tmp_path):
+    routes = {"/a": [*[Answer(LARGE, drip=0.05)] * 3, Answer(LARGE)]}
+    with serve(routes) as server:
+        with pytest.raises(http.Broken, match="too slow"):
+            http.download(session, f"{server.url}/a", tmp_path / "a", verify=anything, stall=0.2)
+        kept = (tmp_path / "a.part").stat().st_size
+        assert 0 < kept < 3000
+        http.download(session, f"{server.url}/a", tmp_path / "a", verify=anything, stall=0.2)
+        assert ranges(server)[-1] == f"bytes={kept}-"
+    assert (tmp_path / "a").read_bytes() == LARGE
+
+
+def test_a_disk_that_would_be_full_is_told_beforehand(session, tmp_path, monkeypatch):
+    (tmp_path / "a.part").write_bytes(LARGE[:1000])
+    (tmp_path / "a.part.from").write_text('"v"')
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=300_199))
+    with serve({"/a": Answer(LARGE, etag='"v"')}) as server:
+        with pytest.raises(OSError, match=r"0\.3 MB are needed") as caught:
+            http.download(session, f"{server.url}/a", tmp_path / "a", verify=anything)
+        assert caught.value.errno == errno.ENOSPC
+        assert (tmp_path / "a.part").read_bytes() == LARGE[:1000]
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=300_200))
+        http.download(session, f"{server.url}/a", tmp_path / "a", verify=anything)
+    assert (tmp_path / "a").read_bytes() == LARGE
+
+
+def test_a_disk_that_fills_up_meanwhile_is_no_fault_of_the_server(session, tmp_path):
+    (tmp_path / "a.part").symlink_to("/dev/full")
+    with serve({"/a": LARGE}) as server:
+        with pytest.raises(OSError) as caught:
+            http.download(session, f"{server.url}/a", tmp_path / "a", verify=anything)
+        assert caught.value.errno == errno.ENOSPC
+        assert len(server.requests) == 1

@@ -1,0 +1,160 @@
+"""Batch sizes: halved where memory runs out, with the results of the smaller batch."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from geolib import data, model
+from geolib.ablation import faithfulness
+from geolib.attribution import METHODS, attribute
+from geolib.model.device import BatchSize, choose_batch_size
+from geolib.scoring import Elements, box_region
+
+LIMIT = 5
+QUICK = {
+    "scorecam": {"n_channels": 7},
+    "smoothgrad": {"n_samples": 3},
+    "integrated_gradients": {"steps": 3},
+    "integrated_gradients_squared": {"steps": 3, "n_samples": 2},
+}
+HALVED = [
+    "out of memory with 16 images at once: going on with 8; batch_size=8 avoids the attempt",
+    "out of memory with 8 images at once: going on with 4; batch_size=4 avoids the attempt",
+]
+
+
+@pytest.fixture(scope="module")
+def classifier() -> model.Classifier:
+    return model.load("timm/resnet10t", weights="random", classes="ABC", image_size=64)
+
+
+@pytest.fixture
+def little_memory(monkeypatch) -> None:
+    """No more than five images go through a classifier at once."""
+    forward = model.Classifier.forward
+
+    def limited(self: model.Classifier, images: torch.Tensor) -> torch.Tensor:
+        if len(images) > LIMIT:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
+        return forward(self, images)
+
+    monkeypatch.setattr(model.Classifier, "forward", limited)
+
+
+def images(n: int) -> torch.Tensor:
+    return torch.rand(n, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+
+
+def messages(caught) -> list[str]:
+    return [str(warning.message) for warning in caught if "memory" in str(warning.message)]
+
+
+# The helper --------------------------------------------------------------------------------------
+
+
+def fits(limit: int, tried: list[int], error: Exception):
+    """A function of a batch size for which memory suffices up to a limit."""
+
+    def function(size: int) -> str:
+        tried.append(size)
+        if size > limit:
+            raise error
+        return f"{size} at once"
+
+    return function
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("out of memory"),
+        RuntimeError("CUDA out of memory"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"),
+    ],
+)
+def test_the_batch_is_halved_until_it_fits_and_stays_so(error):
+    fitting, tried = BatchSize(21), []
+    with pytest.warns(UserWarning) as caught:
+        assert fitting.run(fits(3, tried, error)) == "2 at once"
+    assert tried == [21, 10, 5, 2]
+    assert len(messages(caught)) == 3
+    assert fitting.run(fits(3, tried, error)) == "2 at once"
+    assert tried == [21, 10, 5, 2, 2]
+
+
+def test_what_halving_cannot_mend():
+    tried = []
+    with pytest.warns(UserWarning), pytest.raises(torch.OutOfMemoryError):
+        BatchSize(2).run(fits(0, tried, torch.OutOfMemoryError("out of memory")))
+    assert tried == [2, 1]
+    with pytest.raises(RuntimeError, match="must match"):
+        BatchSize(2).run(fits(0, tried, RuntimeError("sizes must match")))
+    assert tried == [2, 1, 2]
+    with pytest.raises(ValueError, match="batch_size=0; expected at least 1"):
+        BatchSize(0)
+
+
+def test_the_memory_of_the_failed_pass_is_free_before_the_next():
+    alive = []
+
+    class Held:
+        def __init__(self) -> None:
+            alive.append(self.__class__)
+
+        def __del__(self) -> None:
+            alive.pop()
+
+    def function(size: int) -> int:
+        assert not alive
+        held = Held()
+        if size > 1:
+            raise torch.OutOfMemoryError(f"holding {held}")
+        return size
+
+    with pytest.warns(UserWarning):
+        assert BatchSize(8).run(function) == 1
+
+
+def test_default_batch_sizes():
+    assert choose_batch_size("cpu") == 32
+    assert choose_batch_size("cuda:1") == 128
+
+
+# Every kind of forward pass ----------------------------------------------------------------------
+
+
+def test_prediction(classifier, little_memory):
+    scenes = data.load("geoscenes", "eval", 22, size=64)
+    with pytest.warns(UserWarning) as caught:
+        halved = model.predict(classifier, scenes, batch_size=16, progress=False)
+    assert messages(caught) == HALVED
+    expected = model.predict(classifier, scenes, batch_size=4, progress=False)
+    pd.testing.assert_frame_equal(halved, expected, check_exact=True)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_attribution(classifier, method, request):
+    options = QUICK.get(method, {})
+    expected = attribute(classifier, images(6), method, batch_size=4, **options)
+    request.getfixturevalue("little_memory")
+    if method in ("random", "edges"):  # they do not ask the classifier
+        found = attribute(classifier, images(6), method, batch_size=16, **options)
+    else:
+        with pytest.warns(UserWarning) as caught:
+            found = attribute(classifier, images(6), method, batch_size=16, **options)
+        assert messages(caught) == HALVED
+    assert expected.std() > 0
+    assert torch.equal(found, expected)
+
+
+def test_ablation(classifier, little_memory):
+    boxes = np.array([[2, 3, 30, 34], [40, 20, 61, 64]])
+    masks = np.stack([box_region([box], (64, 64)) for box in boxes])
+    elements = [Elements(masks, boxes, pd.DataFrame())] * 3
+    with pytest.warns(UserWarning) as caught:
+        halved = faithfulness(classifier, images(3), None, elements, batch_size=16)
+    assert messages(caught) == HALVED
+    expected = faithfulness(classifier, images(3), None, elements, batch_size=4)
+    assert len(expected) == 3 * (1 + 2 + 20 + 4)
+    pd.testing.assert_frame_equal(halved, expected, check_exact=True)

@@ -1,0 +1,383 @@
+"""Loading, saving and running classifiers, and the figures of merit of their predictions."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from torch import nn
+from torchmetrics.functional.classification import binary_calibration_error
+from torchvision import models
+
+from geolib import data, model
+from geolib.model import classifier as classifier_module
+
+SHARED = Path(__file__).parents[4] / "shared"
+MOBILENET = SHARED / "weights" / "mobilenet_v2-imagenet1k.safetensors"
+SQUEEZENET = SHARED / "weights" / "squeezenet1_1-imagenet1k.safetensors"
+needs_weights = pytest.mark.skipif(not MOBILENET.is_file(), reason=f"no weights at {SHARED}")
+ABC = ("A", "B", "C")
+
+
+@pytest.fixture
+def resnet_file(tmp_path) -> Path:
+    torch.manual_seed(7)
+    path = tmp_path / "resnet18.safetensors"
+    save_file(models.resnet18(num_classes=3).state_dict(), path)
+    return path
+
+
+def edited(path: Path, edit) -> Path:
+    """Copy of a file of weights after ``edit`` has changed them in place."""
+    tensors = classifier_module.read_weights(path)
+    edit(tensors)
+    save_file(tensors, path.with_stem("edited"))
+    return path.with_stem("edited")
+
+
+# Forward -----------------------------------------------------------------------------------------
+
+
+def test_forward_normalises_with_imagenet_statistics(resnet_file):
+    classifier = model.load("resnet18", weights=resnet_file, classes=ABC)
+    images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    mean = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
+    std = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
+    plain = models.resnet18(num_classes=3).eval()
+    plain.load_state_dict(classifier_module.read_weights(resnet_file))
+    with torch.inference_mode():
+        torch.testing.assert_close(classifier(images), plain((images - mean) / std))
+    assert not classifier.training
+
+
+def test_timm_networks_normalise_as_they_were_trained():
+    card = classifier_module.published_card("vit_tiny_patch16_224")
+    assert (card.mean, card.std, card.image_size) == ((0.5,) * 3, (0.5,) * 3, 224)
+    assert classifier_module.published_card("inception_v3").image_size == 299
+
+
+@pytest.mark.parametrize(
+    ("name", "layer", "kind"),
+    [
+        ("resnet18", "layer4.1", "BasicBlock"),
+        ("resnet50", "layer4.2", "Bottleneck"),
+        ("mobilenet_v2", "features.18", "Conv2dNormActivation"),
+        ("convnext_tiny", "features.7.2", "CNBlock"),
+        ("efficientnet_b0", "features.7.0", "MBConv"),
+        ("squeezenet1_1", "features.12", "Fire"),
+        ("densenet121", "features", "Sequential"),
+        ("timm/resnet18", "layer4.1", "BasicBlock"),
+        ("timm/convnext_tiny", "stages.3.blocks.2", "ConvNeXtBlock"),
+        ("timm/efficientnet_b0", "blocks.6.0", "InvertedResidual"),
+        ("regnety_002", "final_conv", "Identity"),
+    ],
+)
+def test_target_layer_is_the_last_block(name, layer, kind):
+    classifier = model.load(name, weights="random", classes=ABC, image_size=64)
+    assert classifier.target_layer_name == layer
+    assert type(classifier.target_layer).__name__ == kind
+    maps = []
+    classifier.target_layer.register_forward_hook(lambda m, i, output: maps.append(output))
+    with torch.inference_mode():
+        classifier(torch.rand(1, 3, 64, 64))
+    assert maps[0].ndim == 4
+    assert min(maps[0].shape[2:]) >= 2
+
+
+def test_target_layer_of_an_unknown_network_is_its_last_map():
+    network = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)
+    )
+    assert classifier_module.find_target_layer(network, 32) == "1"
+
+
+def test_a_network_without_maps_has_no_target_layer():
+    with pytest.raises(ValueError, match="Sequential has no layer that puts out a map"):
+        classifier_module.find_target_layer(nn.Sequential(nn.Flatten(), nn.Linear(3072, 2)), 32)
+
+
+# Loading -----------------------------------------------------------------------------------------
+
+
+def test_safetensors_and_pth_give_the_same(resnet_file, tmp_path):
+    tensors = classifier_module.read_weights(resnet_file)
+    first = model.load("resnet18", weights=resnet_file, classes=ABC)
+    for number, content in enumerate(
+        [tensors, {"state_dict": tensors}, {f"module.{k}": v for k, v in tensors.items()}]
+    ):
+        path = tmp_path / f"{number}.pth"
+        torch.save(content, path)
+        other = model.load("resnet18", weights=path, classes=ABC)
+        assert other.weights_sha256 == first.weights_sha256
+
+
+def test_checkpoint_round_trip(resnet_file, tmp_path):
+    first = model.load("resnet18", weights=resnet_file, classes=ABC, image_size=96)
+    first.trained_on = "geoscenes"
+    first.training_config = {"seed": 3}
+    first.history = pd.DataFrame({"epoch": [0, 1], "validation_loss": [0.5, 0.25]})
+    first.save(tmp_path / "mine.safetensors")
+    again = model.load(tmp_path / "mine.safetensors")
+    assert (again.name, again.classes, again.image_size) == ("resnet18", ABC, 96)
+    assert (again.trained_on, again.training_config) == ("geoscenes", {"seed": 3})
+    pd.testing.assert_frame_equal(again.history, first.history)
+    assert again.weights_sha256 == first.weights_sha256
+    images = torch.rand(2, 3, 64, 64)
+    with torch.inference_mode():
+        assert torch.equal(first(images), again(images))
+    # It is a plain file of weights as well.
+    plain = model.load("resnet18", weights=tmp_path / "mine.safetensors", classes=ABC)
+    assert plain.weights_sha256 == first.weights_sha256
+
+
+def test_checkpoint_with_other_classes_gets_an_untrained_head(resnet_file, tmp_path):
+    path = tmp_path / "mine.safetensors"
+    first = model.load("resnet18", weights=resnet_file, classes=ABC)
+    first.save(path)
+    for classes in (("A", "B"), ("A", "C", "B")):
+        with pytest.warns(model.HeadReplaced, match=f"does not fit the {len(classes)} classes"):
+            again = model.load(path, classes=classes)
+        assert again.classes == classes
+        assert again.network.fc.out_features == len(classes)
+        assert torch.equal(again.network.conv1.weight, first.network.conv1.weight)
+        if len(classes) == 3:
+            assert not torch.equal(again.network.fc.weight, first.network.fc.weight)
+
+
+def test_weights_hash_sees_every_tensor(resnet_file):
+    classifier = model.load("resnet18", weights=resnet_file, classes=ABC)
+    before = classifier.weights_sha256
+    assert classifier.weights_sha256 == before
+    with torch.no_grad():
+        classifier.network.bn1.running_mean[0] += 1e-6
+    assert classifier.weights_sha256 != before
+
+
+def test_untrained_weights_come_from_the_seed_alone():
+    torch.manual_seed(1)
+    state = torch.random.get_rng_state()
+    first = model.load("resnet18", weights="random", classes=ABC)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    torch.manual_seed(2)
+    assert model.load("resnet18", weights="random", classes=ABC).weights_sha256 == (
+        first.weights_sha256
+    )
+    other = model.load("resnet18", weights="random", classes=ABC, seed=1)
+    assert other.weights_sha256 != first.weights_sha256
+    assert first.trained_on == "nothing"
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda t: t.pop("layer1.0.conv1.weight"), "1 missing: layer1.0.conv1.weight"),
+        (lambda t: t.update(extra=torch.zeros(1)), "1 not expected: extra"),
+        (
+            lambda t: t.update({"conv1.weight": torch.zeros(64, 3, 5, 5)}),
+            r"1 of another shape: conv1.weight (64, 3, 5, 5) instead of (64, 3, 7, 7)",
+        ),
+        (
+            lambda t: t["layer2.0.bn1.bias"].fill_(torch.nan),
+            "hold NaN or infinity in 1 tensors: layer2.0.bn1.bias",
+        ),
+    ],
+)
+def test_a_mismatch_names_the_keys(resnet_file, edit, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        model.load("resnet18", weights=edited(resnet_file, edit), classes=ABC)
+
+
+def test_weights_of_another_network(resnet_file):
+    with pytest.raises(ValueError, match=r"do not fit ConvNeXt: \d+ missing: features.*, …; "):
+        model.load("convnext_tiny", weights=resnet_file, classes=ABC)
+
+
+def test_weights_without_batch_counters_load(resnet_file):
+    def drop(tensors):
+        for key in [k for k in tensors if k.endswith("num_batches_tracked")]:
+            del tensors[key]
+
+    model.load("resnet18", weights=edited(resnet_file, drop), classes=ABC)
+
+
+def test_unnamed_classes(resnet_file):
+    with pytest.raises(ValueError, match=r"classes is missing: .* has 3 outputs; name them"):
+        model.load("resnet18", weights=resnet_file)
+    with pytest.raises(ValueError, match="classes is missing: an untrained network"):
+        model.load("resnet18", weights="random")
+
+
+def test_unknown_names_and_missing_weights(resnet_file, tmp_path):
+    with pytest.raises(ValueError, match=r"'resnet19' is neither a file.*close: .*resnet18"):
+        model.load("resnet19", weights="random", classes=ABC)
+    with pytest.raises(ValueError, match=r"weights is missing: give a file .* 'random'"):
+        model.load("resnet18", classes=ABC)
+    with pytest.raises(ValueError, match=r"absent\.pth cannot be read"):
+        model.load("resnet18", weights=tmp_path / "absent.pth", classes=ABC)
+    with pytest.raises(ValueError, match="is no checkpoint of this package"):
+        model.load(resnet_file)
+    with pytest.raises(ValueError, match=r"absent\.safetensors cannot be read"):
+        model.load(tmp_path / "absent.safetensors")
+    with pytest.raises(ValueError, match="brings its own weights"):
+        model.load(resnet_file, weights=resnet_file)
+
+
+def test_damaged_files(tmp_path):
+    for name in ("a.safetensors", "a.pth"):
+        (tmp_path / name).write_bytes(b"not weights")
+        with pytest.raises(ValueError, match=f"{name} cannot be read"):
+            model.load("resnet18", weights=tmp_path / name, classes=ABC)
+    torch.save([torch.zeros(1)], tmp_path / "list.pth")
+    with pytest.raises(ValueError, match="holds no state dict"):
+        model.load("resnet18", weights=tmp_path / "list.pth", classes=ABC)
+    torch.save({"a": print}, tmp_path / "objects.pth")
+    with pytest.raises(ValueError, match=r"objects\.pth cannot be read"):
+        model.load("resnet18", weights=tmp_path / "objects.pth", classes=ABC)
+
+
+# Published weights -------------------------------------------------------------------------------
+
+
+@needs_weights
+def test_published_weights_know_what_they_see():
+    """ImageNet classes that anyone would name on these street photographs."""
+    everything = data.load("folder", "all", root=SHARED / "photos")
+    streets = {"streetcar", "trailer truck", "traffic light", "street sign", "pole", "car mirror"}
+    streets |= {"passenger car", "moving van", "minivan", "minibus", "limousine", "racer"}
+    streets |= {"cab", "valley", "viaduct", "mobile home", "steel arch bridge", "pier", "boathouse"}
+    for name, file in (("mobilenet_v2", MOBILENET), ("squeezenet1_1", SQUEEZENET)):
+        classifier = model.load(name, weights=file)
+        assert (len(classifier.classes), classifier.trained_on) == (1000, "imagenet")
+        part = everything.subset(range(24))
+        predictions = model.predict(classifier, part, progress=False, precision="fp32")
+        named = predictions["prediction"].map(lambda i, c=classifier.classes: c[i])
+        assert named.isin(streets).mean() > 0.4  # 0.02 by chance
+
+
+@needs_weights
+def test_head_of_published_weights_is_replaced():
+    with pytest.warns(model.HeadReplaced, match="does not fit the 2 classes FR, other"):
+        classifier = model.load("mobilenet_v2", weights=MOBILENET, classes=("FR", "other"))
+    assert classifier(torch.zeros(1, 3, 64, 64)).shape == (1, 2)
+
+
+# Predictions -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def bright_and_dark(tmp_path) -> data.GeoDataset:
+    for i, value in enumerate(np.linspace(0, 250, 9).astype(int)):
+        country = "bright" if value > 127 else "dark"
+        (tmp_path / country).mkdir(exist_ok=True)
+        Image.new("RGB", (20, 20), (int(value),) * 3).save(tmp_path / country / f"{i}.png")
+    (tmp_path / "dark" / "broken.png").write_text("not a picture")
+    return data.load("folder", "all", root=tmp_path)
+
+
+class Brightness(nn.Module):
+    """Logits ±(mean − ½)·8: the right answer is known for every image."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor([8.0, -8.0]))
+        self.classes, self.image_size = ("bright", "dark"), 16
+
+    def forward(self, images):
+        return (images.mean((1, 2, 3)) - 0.5)[:, None] * self.scale
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 64])
+def test_predictions_of_a_known_classifier(bright_and_dark, batch_size):
+    found = model.predict(
+        Brightness(), bright_and_dark, batch_size=batch_size, precision="fp32", progress=False
+    )
+    assert len(found) == 9
+    assert [s.id for s in bright_and_dark.skipped] == ["dark/broken.png"]
+    assert model.accuracy(found) == 1
+    values = np.linspace(0, 250, 9).astype(int)
+    for row in found.itertuples():
+        brightness = values[int(Path(row.image_id).stem)] / 255
+        expected = 1 / (1 + np.exp(-16 * abs(brightness - 0.5)))
+        assert row.probability == pytest.approx(expected, abs=1e-5)
+        assert row.label_probability == row.probability
+
+
+def test_predictions_without_labels(bright_and_dark):
+    records = [r for r in bright_and_dark.records if "broken" not in r.id]
+    for record in records:
+        object.__setattr__(record, "label", None)
+    unlabelled = data.GeoDataset("folder", ("bright", "dark"), "all", records)
+    found = model.predict(Brightness(), unlabelled, progress=False)
+    assert found["label"].isna().all()
+    assert found["label_probability"].isna().all()
+    with pytest.raises(ValueError, match="no labelled image"):
+        model.accuracy(found)
+
+
+def table(label, prediction, probability) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "label": pd.array(label, dtype="Int64"),
+            "prediction": prediction,
+            "probability": probability,
+        }
+    )
+
+
+def test_accuracy_and_confusion_by_hand():
+    found = table([0, 0, 1, None, 2], [0, 1, 1, 0, 0], [0.5] * 5)
+    assert model.accuracy(found) == 0.5
+    expected = [[1, 1, 0], [0, 1, 0], [1, 0, 0]]
+    confusion = model.confusion(found, ABC)
+    assert confusion.to_numpy().tolist() == expected
+    assert confusion.loc["C", "A"] == 1
+
+
+def test_calibration_by_hand():
+    # Two images at 0.6, one of them right: gap 0.1. Two at 0.95, both right: gap 0.05.
+    found = table([0, 1, 0, 1], [0, 0, 0, 1], [0.58, 0.58, 0.95, 0.95])
+    curve = model.reliability(found, n_bins=10)
+    assert curve["n_images"].tolist() == [2, 2]
+    np.testing.assert_allclose(curve["confidence"], [0.58, 0.95])
+    np.testing.assert_allclose(curve["accuracy"], [0.5, 1.0])
+    assert model.calibration_error(found) == pytest.approx((0.08 + 0.05) / 2)
+
+
+def test_calibration_error_agrees_with_torchmetrics():
+    rng = np.random.default_rng(0)
+    confidence = rng.uniform(0.3, 1, 500)
+    right = rng.random(500) < confidence**2
+    found = table(np.zeros(500, int), np.where(right, 0, 1), confidence)
+    expected = binary_calibration_error(
+        torch.tensor(confidence), torch.tensor(right.astype(int)), n_bins=15
+    )
+    assert model.calibration_error(found, n_bins=15) == pytest.approx(float(expected), abs=1e-6)
+
+
+# Precision ---------------------------------------------------------------------------------------
+
+
+def test_precision_is_as_asked():
+    layer, images = nn.Linear(4, 4), torch.rand(2, 4)
+    with model.inference_precision("cpu", "bf16"):
+        assert layer(images).dtype == torch.bfloat16
+    with model.inference_precision("cpu", "fp32"):
+        assert layer(images).dtype == torch.float32
+    with model.inference_precision("cpu"):
+        assert (layer(images).dtype == torch.bfloat16) == model.uses_bf16("cpu")
+    with pytest.raises(ValueError, match="precision='half'; expected one of auto, bf16, fp32"):
+        model.inference_precision("cpu", "half")
+
+
+def test_checkpoint_header_is_json_without_paths(resnet_file, tmp_path):
+    classifier = model.load("resnet18", weights=resnet_file, classes=ABC)
+    classifier.save(tmp_path / "mine.safetensors")
+    header = (tmp_path / "mine.safetensors").read_bytes()[8:]
+    text = json.JSONDecoder().raw_decode(header.decode(errors="replace"))[0]["__metadata__"]
+    assert json.loads(text["geolib"])["classes"] == list(ABC)
+    assert str(tmp_path) not in text["geolib"]

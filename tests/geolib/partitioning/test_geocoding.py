@@ -1,0 +1,577 @@
+"""Reverse geocoders, on the machine and on a server, and the polygons of their locations."""
+
+import json
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+import shapely
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from servers import Answer, busy, serve
+from tenacity import wait_none
+
+from geolib.download import http
+from geolib.partitioning import nominatim, polygons
+from geolib.partitioning.distance import great_circle_distance
+from geolib.partitioning.geocoding import Address, OfflineGeocoder, nearest_places, places
+from geolib.partitioning.nominatim import NominatimGeocoder
+from geolib.partitioning.polygons import approximate_polygons, location_polygons, outlines
+
+AGENT = "geolib tests (nobody@example.org)"
+
+
+# Offline: the nearest place of a table.
+
+
+def reverse(*points, **options):
+    return OfflineGeocoder(**options).reverse(np.array(points, dtype=float))
+
+
+def test_an_address_goes_from_fine_to_coarse():
+    assert reverse((44.66, -1.17)) == [
+        Address(
+            ("Arcachon", "Departement de la Gironde", "Aquitaine", "France"),
+            (
+                "FR/Aquitaine/Departement de la Gironde/Arcachon",
+                "FR/Aquitaine/Departement de la Gironde",
+                "FR/Aquitaine",
+                "FR",
+            ),
+            (False, True, True, True),
+        )
+    ]
+
+
+def test_a_level_without_a_name_is_left_out():
+    (budapest,) = reverse((47.48, 19.09))
+    assert budapest.names[1:] == ("Budapest", "Hungary")
+    assert budapest.keys[1:] == ("HU/Budapest", "HU")
+
+
+def test_namibia_is_not_a_missing_value():
+    assert reverse((-22.57, 17.08))[0].names[-1] == "Namibia"
+
+
+@pytest.mark.parametrize("latitude", [-16.9, -18.0, 52.0, 66.0])
+def test_the_nearest_place_is_found_across_the_antimeridian(latitude):
+    table = places()
+    for longitude in (-179.95, 180.0):
+        (found,), (km,) = nearest_places(np.array([[latitude, longitude]]))
+        everywhere = table[["latitude", "longitude"]].to_numpy()
+        here = np.broadcast_to([latitude, longitude], everywhere.shape)
+        truth = great_circle_distance(here, everywhere)
+        assert km == pytest.approx(truth.min(), abs=1e-6)
+        assert truth[found] == pytest.approx(truth.min(), abs=1e-6)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.floats(-90, 90), st.floats(-180, 180))
+def test_the_nearest_place_is_the_nearest_on_the_sphere(latitude, longitude):
+    _, (km,) = nearest_places(np.array([[latitude, longitude]]))
+    everywhere = places()[["latitude", "longitude"]].to_numpy()
+    here = np.broadcast_to([latitude, longitude], everywhere.shape)
+    assert km == pytest.approx(great_circle_distance(here, everywhere).min(), abs=1e-4)
+
+
+def test_far_at_sea_there_is_no_address():
+    middle_of_the_pacific, near_the_coast = (-40.0, -130.0), (44.66, -1.5)
+    assert reverse(middle_of_the_pacific) == [Address()]
+    assert reverse(near_the_coast)[0].names[-1] == "France"
+    assert reverse(near_the_coast, max_distance=5) == [Address()]
+
+
+def test_the_distance_that_is_far_is_a_great_circle():
+    # One degree of longitude is 111 km at the equator and 38 at 70 degrees north.
+    tromso = (69.6489, 18.9551)
+    ((row,), _) = nearest_places(np.array([tromso]))
+    place = places().iloc[row]
+    away = (place.latitude, place.longitude + 0.02)
+    km = 0.02 * np.radians(1) * 6371 * np.cos(np.radians(place.latitude))
+    assert nearest_places(np.array([away]))[1][0] == pytest.approx(km, rel=1e-3)
+
+
+def test_every_location_has_one_key_and_every_key_one_location():
+    table = places()
+    assert table["place_key"].is_unique
+    levels = [set(table.loc[table[f] != "", f"{f}_key"]) for f in ("admin2", "admin1", "country")]
+    together = [set(table["place_key"]), *levels]
+    assert len(set.union(*together)) == sum(map(len, together))
+    assert len(table) > 144_000
+    assert not table.duplicated(["latitude", "longitude"]).any()
+
+
+def test_namesakes_in_one_area_are_told_apart():
+    table = places()
+    krajan = table[(table["place"] == "Krajan") & (table["admin1"] == "East Java")]
+    assert len(krajan) > 50
+    found = OfflineGeocoder().reverse(krajan[["latitude", "longitude"]].to_numpy())
+    assert [address.keys[0] for address in found] == list(krajan["place_key"])
+    assert {address.names[0] for address in found} == {"Krajan"}
+
+
+def test_an_address_does_not_depend_on_its_neighbours():
+    rng = np.random.default_rng(0)
+    points = np.column_stack([rng.uniform(-60, 70, 300), rng.uniform(-180, 180, 300)])
+    geocoder = OfflineGeocoder(1000)
+    order = rng.permutation(300)
+    whole = geocoder.reverse(points)
+    assert [whole[i] for i in order] == geocoder.reverse(points[order])
+    assert geocoder.reverse(points[7:8]) == whole[7:8]
+    assert geocoder.reverse(points[:0]) == []
+
+
+def test_twenty_five_thousand_points_take_seconds():
+    rng = np.random.default_rng(1)
+    points = np.column_stack([rng.uniform(-60, 70, 25_600), rng.uniform(-180, 180, 25_600)])
+    started = time.process_time()
+    OfflineGeocoder().reverse(points)
+    assert time.process_time() - started < 10
+
+
+@pytest.mark.parametrize("wrong", [(90.5, 0), (0, -180.5), (np.nan, 0), (0, np.inf), (139.7, 35.7)])
+def test_a_pair_out_of_range_is_named(wrong):
+    with pytest.raises(ValueError, match=r"coordinates\[1\].*latitude -90…90 first"):
+        reverse((0, 0), wrong)
+
+
+def test_another_shape_is_refused():
+    with pytest.raises(ValueError, match=r"coordinates has shape \(2,\)"):
+        OfflineGeocoder().reverse(np.array([44.66, -1.17]))
+    with pytest.raises(ValueError, match="max_distance"):
+        OfflineGeocoder(max_distance=0)
+
+
+# Polygons of places.
+
+
+@pytest.fixture(scope="module")
+def french():
+    """Keys of French places, departments and regions, and their polygons."""
+    table = places()
+    some = table["admin1"].isin(["Corsica", "Aquitaine", "Bretagne"])
+    own = table[(table["code"] == "FR") & (table["admin2"] != "") & some]
+    names = own[own["admin1"] == "Corsica"]["place_key"].tolist()
+    keys = [*names, *own["admin2_key"].unique(), *own["admin1_key"].unique(), "FR"]
+    return approximate_polygons(keys)
+
+
+def of_depth(series, depth):
+    return series[[key.count("/") == depth for key in series.index]]
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_cells_of_siblings_do_not_overlap(french, depth):
+    cells = of_depth(french, depth)
+    together = shapely.union_all(cells.to_numpy()).area
+    assert cells.is_valid.all()
+    assert shapely.area(cells.to_numpy()).sum() == pytest.approx(together, rel=1e-9)
+
+
+def test_children_fill_their_parent(french):
+    departments, regions = of_depth(french, 2), of_depth(french, 1)
+    for key, region in regions.items():
+        own = departments[departments.index.str.startswith(f"{key}/")].to_numpy()
+        assert shapely.area(own).sum() == pytest.approx(region.area, rel=0.02)
+
+
+def test_cells_lie_within_the_outline_or_next_to_a_place(french):
+    table = places()
+    own = table[table["code"] == "FR"]
+    islands = shapely.buffer(shapely.points(own["longitude"], own["latitude"]), polygons.ISLAND)
+    beyond = shapely.difference(french.to_numpy(), outlines().geometry["FR"])
+    assert shapely.area(shapely.difference(beyond, shapely.union_all(islands))).max() < 1e-9
+    assert french["FR"].area == pytest.approx(outlines().geometry["FR"].area, rel=0.05)
+
+
+def test_every_place_lies_in_its_own_cell():
+    table = places()
+    points = shapely.points(table["longitude"], table["latitude"])
+    assert shapely.distance(polygons._cells(), points).max() < 1e-3
+
+
+def test_the_cells_of_all_places_tile_the_earth():
+    cells = polygons._cells()
+    assert shapely.is_valid(cells).all()
+    assert shapely.area(cells).sum() == pytest.approx(360 * 180, rel=1e-9)
+    west, south, east, north = shapely.total_bounds(cells)
+    assert (west, south, east, north) == pytest.approx((-180, -90, 180, 90))
+
+
+def test_a_cell_holds_the_points_that_get_its_address():
+    table = places()
+    some = table["code"].isin(["FJ", "NZ", "CL", "SE"]) & (table["admin1"] != "")
+    keys = table.loc[some, "admin1_key"].unique().tolist()
+    inside = approximate_polygons(keys).representative_point()
+    found = OfflineGeocoder(1e5).reverse(np.column_stack([inside.y, inside.x]))
+    assert [a.keys[-2] for a in found] == keys
+
+
+def test_a_country_across_the_antimeridian_is_cut_there():
+    fiji = approximate_polygons(["FJ"])["FJ"]
+    west, _, east, _ = fiji.bounds
+    assert (west, east) == (-180, 180)
+    assert fiji.area < 3
+    assert not fiji.intersects(shapely.Point(0, -17))
+
+
+def test_polygons_are_labelled_with_where_they_come_from():
+    found = location_polygons(["FR/Corsica", "FJ"], OfflineGeocoder())
+    assert found["approximate"].all()
+    assert found.crs == "EPSG:4326"
+    with pytest.raises(ValueError, match="FR/Atlantis"):
+        approximate_polygons(["FR", "FR/Atlantis"])
+
+
+def test_outlines_know_their_countries():
+    table = outlines()
+    inside = {
+        "FR": (46.6, 2.4),
+        "GF": (4.0, -53.0),
+        "RE": (-21.1, 55.5),
+        "XK": (42.6, 20.9),
+        "TW": (23.7, 121.0),
+        "UA": (45.3, 34.4),
+        "SJ": (78.3, 17.4),
+        "NA": (-22.0, 17.0),
+        "RU": (66.5, -172.0),
+        "AQ": (-89.0, 100.0),
+    }
+    for code, (latitude, longitude) in inside.items():
+        assert table.geometry[code].contains(shapely.Point(longitude, latitude)), code
+    assert table.is_valid.all()
+    assert table.index.is_unique
+    assert table.loc["JP", "name"] == "Japan"
+    assert polygons.data_file("outlines.parquet").stat().st_size < 700_000
+
+
+# Nominatim, on loopback.
+
+
+@pytest.fixture(autouse=True)
+def own_cache(monkeypatch, tmp_path):
+    monkeypatch.setenv("GEOLIB_CACHE", str(tmp_path))
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch):
+    monkeypatch.setattr(nominatim, "_passing", wait_none())
+
+
+def answer(content):
+    return Answer(json.dumps(content).encode(), kind="application/json")
+
+
+ARCACHON = answer(
+    {
+        "place_id": 1,
+        "osm_type": "way",
+        "osm_id": 42,
+        "lat": "44.66",
+        "lon": "-1.17",
+        "display_name": "12, Rue du Port/Quai, Arcachon, …",
+        "address": {
+            "house_number": "12",
+            "road": "Rue du Port/Quai",
+            "town": "Arcachon",
+            "county": "Gironde",
+            "ISO3166-2-lvl6": "FR-33",
+            "state": "Nouvelle-Aquitaine",
+            "ISO3166-2-lvl4": "FR-NAQ",
+            "postcode": "33120",
+            "country": "France",
+            "country_code": "fr",
+        },
+    }
+)
+NAMES = ("Rue du Port/Quai", "Arcachon", "Gironde", "Nouvelle-Aquitaine", "France")
+NOTHING = answer({"error": "Unable to geocode"})
+HERE = np.array([[44.66, -1.17]])
+
+
+def geocoder(server, path="", rate=1000, **options):
+    return NominatimGeocoder(AGENT, server.url + path, rate=rate, **options)
+
+
+def test_a_server_is_asked_in_english_and_told_who_asks():
+    with serve({"/reverse": ARCACHON}) as server:
+        (found,) = geocoder(server).reverse(HERE)
+    (request,) = server.requests
+    assert found.names == NAMES
+    assert found.keys[-3:] == ("FR/Nouvelle-Aquitaine/Gironde", "FR/Nouvelle-Aquitaine", "FR")
+    assert found.keys[0] == "FR/Nouvelle-Aquitaine/Gironde/Arcachon/Rue du Port-Quai"
+    assert not any(found.has_area)
+    assert request.headers["user-agent"] == AGENT
+    assert request.query["accept-language"] == "en"
+    assert float(request.query["lat"]) == 44.66
+    assert request.query["format"] == "json"
+
+
+def test_a_server_may_live_at_a_path():
+    with serve({"/geo/nominatim/reverse": ARCACHON}) as server:
+        (found,) = geocoder(server, path="/geo/nominatim/").reverse(HERE)
+    assert found.names == NAMES
+
+
+def test_only_rounded_coordinates_leave_the_machine():
+    with serve({"/reverse": ARCACHON}) as server:
+        close = np.array([[44.661234, -1.171234], [44.661236, -1.171231], [-0.00001, 0.00001]])
+        geocoder(server).reverse(close)
+        sent = [(r.query["lat"], r.query["lon"]) for r in server.requests]
+        assert sorted(sent) == [("0.0", "0.0"), ("44.6612", "-1.1712")]
+        geocoder(server, digits=2).reverse(close)
+    assert (server.requests[-1].query["lat"], server.requests[-1].query["lon"]) == (
+        "44.66",
+        "-1.17",
+    )
+
+
+def test_addresses_come_in_the_order_of_the_points():
+    def by_latitude(request):
+        return answer({"address": {"town": request.query["lat"], "country_code": "fr"}})
+
+    with serve({"/reverse": by_latitude}) as server:
+        found = geocoder(server).reverse(np.array([[3.0, 1], [1.0, 1], [2.0, 1], [1.0, 1]]))
+    assert [address.names for address in found] == [("3.0",), ("1.0",), ("2.0",), ("1.0",)]
+    assert len(server.requests) == 3
+
+
+def test_at_sea_there_is_no_address():
+    with serve({"/reverse": NOTHING}) as server:
+        assert geocoder(server).reverse(HERE) == [Address()]
+        assert geocoder(server).reverse(HERE) == [Address()]
+    assert len(server.requests) == 1
+
+
+def test_no_answer_is_asked_for_twice():
+    with serve({"/reverse": ARCACHON}) as server:
+        first = geocoder(server).reverse(HERE)
+        server.kill()
+        assert geocoder(server).reverse(HERE) == first
+
+
+def test_another_server_has_answers_of_its_own():
+    with serve({"/reverse": ARCACHON}) as server, serve({"/reverse": NOTHING}) as other:
+        assert geocoder(server).reverse(HERE) != geocoder(other).reverse(HERE)
+
+
+def test_a_run_that_is_killed_loses_nothing():
+    points = np.column_stack([np.arange(6.0), np.zeros(6)])
+
+    def interrupt(request):
+        return Answer(status=403) if float(request.query["lat"]) == 4 else ARCACHON
+
+    with serve({"/reverse": interrupt}) as server:
+        with pytest.raises(http.Refused):
+            geocoder(server).reverse(points)
+        server.routes["/reverse"] = ARCACHON
+        assert len(geocoder(server).reverse(points)) == 6
+        asked = [float(request.query["lat"]) for request in server.requests]
+    assert asked == [0, 1, 2, 3, 4, 4, 5]
+
+
+def test_a_server_is_given_the_time_it_asks_for():
+    with serve({"/reverse": [busy(1), ARCACHON]}) as server:
+        started = time.monotonic()
+        (found,) = geocoder(server).reverse(HERE)
+        assert 1 <= time.monotonic() - started < 3
+    assert found.names == NAMES
+
+
+@pytest.mark.parametrize(
+    "trouble", [Answer(status=500), busy(0, 503), Answer(b"<html>"), Answer(b"{", cut=0)]
+)
+def test_a_server_that_recovers_is_asked_again(trouble):
+    with serve({"/reverse": [trouble, trouble, ARCACHON]}) as server:
+        (found,) = geocoder(server).reverse(HERE)
+    assert found.names == NAMES
+
+
+@pytest.mark.parametrize(
+    ("trouble", "error", "requests"),
+    [
+        (Answer(status=500), http.Broken, http.ATTEMPTS),
+        (Answer(b"<html>"), http.Broken, http.ATTEMPTS),
+        (Answer(status=403), http.Refused, 1),
+        (Answer(status=404), http.Broken, 1),
+        (answer(["hello"]), http.Broken, 1),
+        (answer({"error": "Invalid zoom"}), http.Broken, 1),
+        (answer({"osm_id": 3}), http.Broken, 1),
+    ],
+)
+def test_a_server_that_does_not_recover_is_named(trouble, error, requests):
+    with serve({"/reverse": trouble}) as server:
+        with pytest.raises(error, match=server.url):
+            geocoder(server).reverse(HERE)
+        assert len(server.requests) == requests
+        server.routes["/reverse"] = ARCACHON
+        assert geocoder(server).reverse(HERE)[0].names == NAMES
+
+
+def test_a_server_that_is_not_there_is_unreachable(monkeypatch):
+    monkeypatch.setattr(nominatim, "TIMEOUT", 0.2)
+    with serve({"/reverse": ARCACHON}) as server:
+        gone = geocoder(server)
+        server.kill()
+    with pytest.raises(http.Unreachable):
+        gone.reverse(HERE)
+
+
+def test_a_server_that_hangs_is_given_up(monkeypatch):
+    monkeypatch.setattr(nominatim, "TIMEOUT", 0.1)
+    monkeypatch.setattr(http, "ATTEMPTS", 2)
+
+    def hang(request):
+        time.sleep(0.4)
+        return ARCACHON
+
+    with serve({"/reverse": hang}) as server, pytest.raises(http.Unreachable):
+        geocoder(server).reverse(HERE)
+
+
+@pytest.mark.parametrize(("points", "rate", "shown"), [(1, 1, False), (30, 1000, True)])
+def test_what_takes_longer_than_a_moment_has_a_bar(monkeypatch, capsys, points, rate, shown):
+    monkeypatch.delenv("TQDM_DISABLE", raising=False)
+    with serve({"/reverse": ARCACHON}) as server:
+        geocoder(server, rate=rate).reverse(np.column_stack([np.arange(points), np.zeros(points)]))
+    assert ("points geocoded" in capsys.readouterr().err) == shown
+
+
+def test_the_rate_of_requests_is_kept_failures_included():
+    times = []
+
+    def note(request):
+        times.append(time.monotonic())
+        return Answer(status=500) if len(times) == 2 else ARCACHON
+
+    with serve({"/reverse": note}) as server:
+        started = time.monotonic()
+        geocoder(server, rate=10).reverse(np.column_stack([np.arange(4.0), np.zeros(4)]))
+    assert len(times) == 5
+    assert all(t - started >= 0.1 * i for i, t in enumerate(times))
+
+
+def test_the_public_server_is_used_within_its_policy():
+    asked = NominatimGeocoder(AGENT)
+    many = np.column_stack([np.linspace(-60, 60, nominatim.BULK + 1), np.zeros(nominatim.BULK + 1)])
+    with pytest.raises(ValueError, match=r"1001 points .*policy forbids bulk .*OfflineGeocoder"):
+        asked.reverse(many)
+    for wrong in ({"rate": 2}, {"areas": True}):
+        with pytest.raises(ValueError, match="policy"):
+            NominatimGeocoder(AGENT, **wrong)
+    for agent in ("", " ", "my-application"):
+        with pytest.raises(ValueError, match="user_agent"):
+            NominatimGeocoder(agent)
+
+
+def test_wrong_options_are_named():
+    with pytest.raises(ValueError, match="server='localhost:8080'"):
+        NominatimGeocoder(AGENT, "localhost:8080")
+    with pytest.raises(ValueError, match="rate=0"):
+        NominatimGeocoder(AGENT, "http://localhost", rate=0)
+    with pytest.raises(ValueError, match="coordinates"):
+        NominatimGeocoder(AGENT).reverse(np.array([[100.0, 0.0]]))
+
+
+# Nominatim with the objects of OpenStreetMap.
+
+
+def row(kind, number, name, rank, **more):
+    found = {"osm_type": kind, "osm_id": number, "localname": name, "rank_address": rank}
+    return (
+        found
+        | {"place_id": number, "class": "boundary", "type": "administrative"}
+        | {"isaddress": True}
+        | more
+    )
+
+
+SQUARE = shapely.box(-2, 44, -1, 45).__geo_interface__
+LINE = shapely.LineString([(-1, 44), (-2, 45)]).__geo_interface__
+DETAILS = answer(
+    {
+        "place_id": 42,
+        "osm_type": "W",
+        "osm_id": 42,
+        "country_code": "fr",
+        "address": [
+            row("R", 8, "Nouvelle-Aquitaine", 8),
+            row(None, None, "Rue du Port", 26, place_id=42, type="residential"),
+            row("N", 7, "Arcachon", 16),
+            row("R", 9, "Elsewhere", 12, isaddress=False),
+            row(None, None, "33120", 5, place_id=None, type="postcode"),
+            row(None, None, "France", 4, place_id=None, type="country"),
+            row(None, None, "fr", 4, place_id=None, type="country_code", isaddress=False),
+        ],
+    }
+)
+
+
+def lookup(request):
+    shapes = {"W42": LINE, "R8": SQUARE, "N7": {"type": "Point", "coordinates": [-1.17, 44.66]}}
+    long = {"W": "way", "R": "relation", "N": "node"}
+    return answer(
+        [
+            {"osm_type": long[key[0]], "osm_id": int(key[1:]), "geojson": shapes[key]}
+            for key in request.query["osm_ids"].split(",")
+        ]
+    )
+
+
+OBJECTS = {"/reverse": ARCACHON, "/details": DETAILS, "/lookup": lookup}
+
+
+def test_with_areas_locations_are_objects_from_fine_to_coarse():
+    with serve(dict(OBJECTS)) as server:
+        asked = geocoder(server, areas=True)
+        (found,) = asked.reverse(HERE)
+        assert found == Address(
+            ("Rue du Port", "Arcachon", "Nouvelle-Aquitaine", "France"),
+            ("W42", "N7", "R8", "FR"),
+            (False, False, True, False),
+        )
+        shapes = asked.polygons(["R8", "N7"])
+        assert shapes["R8"].equals(shapely.box(-2, 44, -1, 45))
+        assert shapes["N7"] is None
+        assert not location_polygons(["R8"], asked)["approximate"].any()
+        paths = [request.path for request in server.requests]
+        assert paths == ["/reverse", "/details", "/lookup"]
+        assert geocoder(server, areas=True).reverse(HERE) == [found]
+        assert len(server.requests) == 3
+
+
+def test_an_object_without_details_has_no_address():
+    with serve({**OBJECTS, "/details": Answer(status=404)}) as server:
+        assert geocoder(server, areas=True).reverse(HERE) == [Address()]
+    with serve({**OBJECTS, "/reverse": NOTHING}) as server:
+        assert geocoder(server, areas=True).reverse(HERE) == [Address()]
+
+
+def test_outlines_are_asked_for_by_the_fifty():
+    def squares(request):
+        keys = request.query["osm_ids"].split(",")
+        return answer(
+            [{"osm_type": "relation", "osm_id": int(k[1:]), "geojson": SQUARE} for k in keys]
+        )
+
+    with serve({"/lookup": squares}) as server:
+        found = geocoder(server, areas=True).polygons([f"R{i}" for i in range(1, 121)])
+    assert [len(r.query["osm_ids"].split(",")) for r in server.requests] == [50, 50, 20]
+    assert found.notna().all()
+
+
+def test_outlines_take_a_geocoder_that_knows_areas():
+    with pytest.raises(ValueError, match="areas=False"):
+        NominatimGeocoder(AGENT, "http://localhost").polygons(["R8"])
+
+
+def test_a_geocoder_without_polygons_is_told():
+    class Nowhere:
+        name = "nowhere"
+
+        def reverse(self, coordinates):
+            return [Address()] * len(coordinates)
+
+    with pytest.raises(ValueError, match="'nowhere' knows no polygons"):
+        location_polygons(pd.Series(["FR"]), Nowhere())

@@ -1,0 +1,700 @@
+"""Distances, semantic and S2 partitionings, ceilings: by hand, against slow references, as laws."""
+
+import math
+from collections import Counter
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import s2sphere
+import shapely
+from geopandas import GeoDataFrame
+from geopandas.testing import assert_geodataframe_equal
+from geopy.distance import great_circle
+from hypothesis import assume, example, given, settings
+from hypothesis import strategies as st
+
+from geolib.partitioning import (
+    PAPER_PRESETS,
+    SMALL_PRESETS,
+    UNASSIGNED,
+    Address,
+    OfflineGeocoder,
+    S2Partitioning,
+    SemanticPartitioning,
+    build_hierarchy,
+    ceiling_table,
+    geoguessr_score,
+    geolocation_accuracy,
+    great_circle_distance,
+    matching_tau_max,
+    n_unique_classes,
+    nearest_cell_km,
+    own_cell_km,
+    polygons,
+    s2_partitionings,
+    semantic_partitionings,
+    spherical_mean,
+)
+from geolib.partitioning.geocoding import places
+
+COORDINATES = Path(__file__).parents[4] / "shared" / "coordinates"
+
+latitudes, longitudes = st.floats(-90, 90), st.floats(-180, 180)
+points = st.tuples(latitudes, longitudes)
+
+
+class Toy:
+    """A geocoder that looks addresses up in a table of coordinates."""
+
+    name = "toy"
+
+    def __init__(self, table):
+        self.table = table
+
+    def reverse(self, coordinates):
+        return [self.table.get(tuple(point), Address()) for point in coordinates.tolist()]
+
+
+def address(*keys, points=""):
+    """An address whose names are its keys in capitals; those in `points` have no area."""
+    return Address(
+        tuple(key.upper() for key in keys), keys, tuple(key not in points for key in keys)
+    )
+
+
+def world(addresses):
+    """One place per address, all on a meridian and far from each other's antipodes."""
+    coordinates = np.column_stack(
+        (np.linspace(-40, 40, len(addresses)), np.full(len(addresses), 9))
+    )
+    return coordinates, Toy(dict(zip(map(tuple, coordinates.tolist()), addresses, strict=True)))
+
+
+# Few keys in any order: several parents, shortcuts, cycles and repetitions are the rule.
+messy = st.lists(
+    st.lists(st.sampled_from("abcdef"), max_size=4).map(lambda k: address(*k)),
+    min_size=1,
+    max_size=40,
+)
+
+
+# --- distances and scores --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "km"),
+    [
+        ((0, 0), (0, 90), 6371 * math.pi / 2),  # a quarter of the equator
+        ((90, 0), (-90, 77), 6371 * math.pi),  # pole to pole
+        ((0, 179.5), (0, -179.5), 6371 * math.pi / 180),  # one degree across the antimeridian
+        ((60, 0), (60, 180), 6371 * math.pi / 3),  # over the pole, not along the parallel
+        ((12, 34), (12, 34), 0),
+    ],
+)
+def test_distances_known_by_hand(a, b, km):
+    assert great_circle_distance([a], [b]) == pytest.approx([km], rel=1e-12)
+
+
+@settings(deadline=None, max_examples=60)
+@given(a=points, b=points)
+@example(a=(0.0, 0.0), b=(0.0, 180.0))
+def test_distance_is_geopys_great_circle(a, b):
+    km = great_circle_distance([a], [b])[0]
+    # Near antipodes the haversine is flat: half a metre is what double precision leaves.
+    assert km == pytest.approx(great_circle(a, b, radius=6371).km, abs=5e-4)
+    assert km == great_circle_distance([b], [a])[0]
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "message"),
+    [
+        ([[0, 0]], [[0, 0], [1, 1]], "a holds 1 points and b 2"),
+        ([0, 0], [0, 0], r"a has shape \(2,\)"),
+        ([[0, 0]], [[0, 0, 0]], r"b has shape \(1, 3\)"),
+        ([[0, 0]], [[91, 0]], r"b\[0\] is \(91.0, 0.0\)"),
+        ([[0, 0], [0, 181]], [[0, 0], [0, 0]], r"a\[1\] is \(0.0, 181.0\)"),
+        ([[0, math.nan]], [[0, 0]], r"a\[0\] is \(0.0, nan\)"),
+    ],
+)
+def test_wrong_coordinates_are_named(a, b, message):
+    with pytest.raises(ValueError, match=message):
+        great_circle_distance(a, b)
+
+
+def test_accuracy_counts_distances_strictly_below_the_radius():
+    km = [0, 1, 24.9, 25, 2500, math.inf]
+    assert geolocation_accuracy(km) == {1: 1 / 6, 25: 3 / 6, 200: 4 / 6, 750: 4 / 6, 2500: 4 / 6}
+    assert geolocation_accuracy([5], radii=(5, 5.1)) == {5: 0, 5.1: 1}
+
+
+@pytest.mark.parametrize(
+    ("km", "radii", "message"),
+    [
+        ([], (1,), "km is empty"),
+        ([-1], (1,), "-1"),
+        ([math.nan], (1,), "nan"),
+        ([1], (0,), "radii"),
+    ],
+)
+def test_accuracy_refuses(km, radii, message):
+    with pytest.raises(ValueError, match=message):
+        geolocation_accuracy(km, radii)
+
+
+def test_geoguessr_score():
+    km = [[0, math.inf], [1492.7, 1492.7 * math.log(2)]]
+    np.testing.assert_allclose(geoguessr_score(km), [[5000, 0], [5000 / math.e, 2500]])
+
+
+@pytest.mark.parametrize(
+    ("coordinates", "mean"),
+    [
+        ([(10, 20)], (10, 20)),
+        ([(0, 0), (0, 90)], (0, 45)),
+        ([(0, 0), (90, 123)], (45, 0)),
+        # Either side of the antimeridian, a quarter of the parallel apart: tan 45° / cos 45°.
+        ([(45, 135), (45, -135)], (math.degrees(math.atan(math.sqrt(2))), 180)),
+        ([(80, 0), (80, 90), (80, 180), (80, -90)], (90, None)),
+    ],
+)
+def test_spherical_mean(coordinates, mean):
+    latitude, longitude = spherical_mean(coordinates)
+    assert latitude == pytest.approx(mean[0])
+    if mean[1] is not None:
+        assert abs((longitude - mean[1] + 180) % 360 - 180) < 1e-9
+
+
+@pytest.mark.parametrize(
+    ("coordinates", "message"), [([(0, 0), (0, 180)], "cancel out"), (np.empty((0, 2)), "empty")]
+)
+def test_no_mean_direction(coordinates, message):
+    with pytest.raises(ValueError, match=message):
+        spherical_mean(coordinates)
+
+
+@settings(deadline=None, max_examples=60)
+@given(cluster=st.lists(points, min_size=2, max_size=20), seed=st.integers(0, 9))
+def test_spherical_mean_is_the_same_in_every_order_to_the_last_bit(cluster, seed):
+    shuffled = np.random.default_rng(seed).permutation(cluster)
+    vectors = unit(np.array(cluster))
+    assume(np.linalg.norm(vectors.mean(axis=0)) > 1e-6)
+    assert spherical_mean(cluster) == spherical_mean(shuffled)
+
+
+def unit(degrees):
+    latitude, longitude = np.radians(degrees).T
+    return np.column_stack(
+        (
+            np.cos(latitude) * np.cos(longitude),
+            np.cos(latitude) * np.sin(longitude),
+            np.sin(latitude),
+        )
+    )
+
+
+# --- hierarchy -------------------------------------------------------------------------------
+
+
+def test_most_frequent_parent_wins_over_errors_and_missing_levels():
+    hierarchy = build_hierarchy(
+        [
+            *[address("arcachon", "gironde", "aquitaine", "france")] * 3,
+            *[address("arcachon", "aquitaine", "france")] * 2,  # the county is missing
+            *[address("gironde", "france")] * 2,  # the region is missing
+            address("arcachon", "landes", "aquitaine", "france"),  # the county is wrong
+        ]
+    )
+    assert hierarchy.path("arcachon") == ("arcachon", "gironde", "aquitaine", "france")
+    assert hierarchy.path("landes") == ("landes", "aquitaine", "france")
+    assert hierarchy.label("arcachon") == "ARCACHON, GIRONDE, AQUITAINE, FRANCE"
+    # Every address is known by its finest location, whatever else it says.
+    assert hierarchy.finest(address("bay", "arcachon", "france")) == "arcachon"
+    assert hierarchy.finest(address("bay")) is None
+    assert hierarchy.finest(Address()) is None
+
+
+def test_equally_frequent_parents_the_first_by_key():
+    for addresses in (["ab", "ac"], ["ac", "ab"]):
+        assert build_hierarchy([address(*keys) for keys in addresses]).parents["a"] == "b"
+
+
+@pytest.mark.parametrize(
+    ("addresses", "parents"),
+    [
+        # a→b three times, b→a twice, b→c once: b→a goes, b falls back on c.
+        (["ab"] * 3 + ["ba"] * 2 + ["bc"], {"a": "b", "b": "c", "c": None}),
+        # The same without c: b becomes a root.
+        (["ab"] * 3 + ["ba"] * 2, {"a": "b", "b": None}),
+        # Equally weak edges: the first one by key goes.
+        (["ab", "ba"], {"a": None, "b": "a"}),
+        # A cycle of three, then one of two that the fallback c→b closes with b→c.
+        (
+            ["ab"] * 5 + ["bc"] * 4 + ["ca"] * 3 + ["cb"] * 2 + ["cd"],
+            {"a": "b", "b": "c", "c": "d", "d": None},
+        ),
+        # A location inside itself.
+        (["aab"], {"a": "b", "b": None}),
+    ],
+)
+def test_cycles_lose_their_weakest_edge(addresses, parents):
+    assert build_hierarchy([address(*keys) for keys in addresses]).parents == parents
+
+
+def test_rare_locations_and_points_are_dropped_before_the_graph_is_made():
+    addresses = [address("a", "b", "c", points="b")] * 2 + [address("x", "b", "c", points="b")]
+    assert build_hierarchy(addresses, 2).parents == {"a": "b", "b": "c", "c": None}
+    assert build_hierarchy(addresses, 3).parents == {"b": "c", "c": None}
+    # Without the point in between, its neighbours touch.
+    assert build_hierarchy(addresses, 2, area_only=True).parents == {"a": "c", "c": None}
+    with pytest.raises(ValueError, match="tau_d=0"):
+        build_hierarchy(addresses, 0)
+
+
+def test_a_location_is_called_what_it_is_called_most_often():
+    addresses = [Address((name,), ("k",), (True,)) for name in ("Wien", "Vienna", "Wien")]
+    assert build_hierarchy(addresses).names == {"k": "Wien"}
+
+
+@settings(deadline=None, max_examples=60)
+@given(addresses=messy, tau_d=st.integers(1, 4), seed=st.integers(0, 9))
+def test_hierarchy_is_a_forest_of_the_frequent_locations(addresses, tau_d, seed):
+    hierarchy = build_hierarchy(addresses, tau_d)
+    counts = Counter(key for a in addresses for key in set(a.keys))
+    assert set(hierarchy.parents) == {key for key, n in counts.items() if n >= tau_d}
+    for key in hierarchy.parents:
+        # path() would not end if there were a cycle.
+        assert len(set(hierarchy.path(key))) == len(hierarchy.path(key))
+    order = np.random.default_rng(seed).permutation(len(addresses))
+    shuffled = build_hierarchy([addresses[i] for i in order], tau_d)
+    assert list(shuffled.parents.items()) == list(hierarchy.parents.items())
+
+
+# --- semantic partitioning -------------------------------------------------------------------
+
+# Two towns, one village and a place in the fields, in one region of one country; one at sea.
+FRANCE = [
+    *[address("lyon", "rhone", "france")] * 4,
+    *[address("oullins", "rhone", "france")] * 2,
+    address("rhone", "france"),
+    *[address("nice", "alpes", "france")] * 2,
+    Address(),
+]
+
+
+def test_semantic_partitioning_by_hand():
+    coordinates, geocoder = world(FRANCE)
+    fine, middle, coarse = semantic_partitionings(coordinates, geocoder, [9, 3, 4], tau_d=1)
+    # At 3: lyon (4), rhone (7 on its paths, 3 of them left), france (9, 2 left); at 4 the same.
+    assert fine.cells["key"].tolist() == middle.cells["key"].tolist() == ["france", "lyon", "rhone"]
+    assert fine.labels == ["FRANCE", "LYON, RHONE, FRANCE", "RHONE, FRANCE"]
+    assert fine.cells["n_samples"].tolist() == [2, 4, 3]
+    assert fine.assign(coordinates).tolist() == [1] * 4 + [2] * 3 + [0] * 2 + [UNASSIGNED]
+    assert (fine.n_unassigned, fine.n_classes) == (1, 3)
+    np.testing.assert_allclose(fine.coordinates[1], spherical_mean(coordinates[:4]))
+    assert coarse.cells["key"].tolist() == ["france"]
+    assert fine.parents_in(coarse).tolist() == [0, 0, 0]
+    assert fine.parents_in(middle).tolist() == [0, 1, 2]
+    assert coarse.parents_in(fine).tolist() == [0]
+    assert n_unique_classes([fine, middle, coarse]) == 3
+
+
+def test_a_location_of_which_nothing_is_left_is_no_class():
+    coordinates, geocoder = world(FRANCE)
+    fine = SemanticPartitioning.build(coordinates, geocoder, tau_min=2, tau_d=2)
+    # alpes carries two images, all of them in nice; rhone keeps the one in its fields.
+    assert fine.cells["key"].tolist() == ["lyon", "nice", "oullins", "rhone"]
+    middle = SemanticPartitioning.build(coordinates, geocoder, tau_min=4, tau_d=2)
+    # The classes of both together: lyon and rhone are counted once.
+    assert n_unique_classes([fine, middle]) == 5
+    # A new place in alpes finds no class on its path but what is left of a coarser one.
+    new = [[1.0, 1.0], [2.0, 2.0], [3.0, 3.0]]
+    geocoder.table |= {
+        (1.0, 1.0): address("menton", "alpes", "france"),
+        (2.0, 2.0): address("paris", "france"),
+        (3.0, 3.0): address("rome", "italy"),
+    }
+    assert fine.assign(new).tolist() == [UNASSIGNED] * 3
+    assert middle.assign(new).tolist() == [0, 0, UNASSIGNED]
+
+
+def test_area_only_leaves_points_out():
+    addresses = [address("lyon", "rhone", "france", points="lyon")] * 3
+    coordinates, geocoder = world(addresses)
+    only = SemanticPartitioning.build(coordinates, geocoder, 2, tau_d=1, area_only=True)
+    assert only.labels == ["RHONE, FRANCE"]
+    assert only.assign(coordinates).tolist() == [0, 0, 0]
+    both = SemanticPartitioning.build(coordinates, geocoder, 2, tau_d=1)
+    assert both.labels == ["LYON, RHONE, FRANCE"]
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    addresses=messy,
+    tau_mins=st.lists(st.integers(1, 6), min_size=1, max_size=3, unique=True),
+    tau_d=st.integers(1, 3),
+    seed=st.integers(0, 9),
+)
+def test_laws_of_semantic_partitionings(addresses, tau_mins, tau_d, seed):
+    coordinates, geocoder = world(addresses)
+    try:
+        built = semantic_partitionings(coordinates, geocoder, tau_mins, tau_d)
+    except ValueError as error:
+        assert "lower it" in str(error)
+        assume(False)
+    hierarchy = build_hierarchy(addresses, tau_d)
+    finest = [hierarchy.finest(a) for a in addresses]
+    paths = [() if key is None else hierarchy.path(key) for key in finest]
+    carried = Counter(key for path in paths for key in path)
+    for tau_min, partitioning in zip(sorted(tau_mins), built, strict=True):
+        # Each sample is in the finest location that is frequent enough, or nowhere.
+        places = [next((k for k in path if carried[k] >= tau_min), None) for path in paths]
+        keys = [*partitioning.cells["key"], None]
+        classes = partitioning.assign(coordinates)
+        assert [keys[i] for i in classes] == places
+        assert all(carried[key] >= tau_min for key in keys[:-1])
+        assert partitioning.n_unassigned == places.count(None)
+        assert partitioning.cells["n_samples"].sum() + places.count(None) == len(addresses)
+        assert partitioning.cells["n_samples"].min() > 0
+        assert partitioning.cells["key"].is_unique
+    for finer, coarser in pairwise(built):
+        parents = np.append(finer.parents_in(coarser), UNASSIGNED)
+        np.testing.assert_array_equal(
+            parents[finer.assign(coordinates)], coarser.assign(coordinates)
+        )
+    order = np.random.default_rng(seed).permutation(len(addresses))
+    again = semantic_partitionings(coordinates[order], geocoder, tau_mins[::-1], tau_d)
+    for one, other in zip(built, again, strict=True):
+        assert_geodataframe_equal(one.cells, other.cells)
+        assert (one.coordinates == other.coordinates).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"tau_mins": []}, "tau_mins"),
+        ({"tau_mins": [0]}, "tau_mins"),
+        ({"tau_mins": [10], "tau_d": 1}, "no location carries more than 9 of the 10 images"),
+        ({"tau_mins": [1], "tau_d": 0}, "tau_d=0"),
+    ],
+)
+def test_semantic_partitioning_refuses(options, message):
+    coordinates, geocoder = world(FRANCE)
+    with pytest.raises(ValueError, match=message):
+        semantic_partitionings(coordinates, geocoder, **options)
+
+
+def test_a_cell_is_its_place_without_the_classes_inside(monkeypatch):
+    coordinates, geocoder = world(FRANCE)
+    partitioning = SemanticPartitioning.build(coordinates, geocoder, tau_min=3, tau_d=1)
+    # lyon (2 × 2) in rhone (4 × 4); of france there is no polygon.
+    squares = {"lyon": shapely.box(1, 1, 3, 3), "rhone": shapely.box(0, 0, 4, 4), "france": None}
+
+    def location_polygons(keys, asked):
+        assert asked is geocoder
+        frame = {"approximate": [key == "lyon" for key in keys]}
+        return GeoDataFrame(frame, index=keys, geometry=[squares[key] for key in keys])
+
+    monkeypatch.setattr(polygons, "location_polygons", location_polygons)
+    cells = partitioning.with_polygons().cells.set_index("key")
+    assert cells.geometry["lyon"].equals(squares["lyon"])
+    assert cells.geometry["rhone"].equals(squares["rhone"].difference(squares["lyon"]))
+    assert cells.geometry["france"] is None
+    assert cells["approximate"].to_dict() == {"france": False, "lyon": True, "rhone": False}
+    # What was there before is as it was.
+    assert partitioning.cells.geometry.isna().all()
+
+
+def test_offline_polygons_hold_the_places_of_their_cells():
+    towns = places().query("code == 'CH'")[["latitude", "longitude"]].to_numpy()
+    partitioning = SemanticPartitioning.build(towns, OfflineGeocoder(), tau_min=30, tau_d=10)
+    cells = partitioning.with_polygons().cells
+    assert len(cells) > 10
+    assert cells["approximate"].all()
+    shapes = cells.geometry.to_numpy()
+    classes = partitioning.assign(towns)
+    assert shapely.contains(shapes[classes], shapely.points(towns[:, ::-1])).all()
+    assert shapely.union_all(shapes).area == pytest.approx(shapely.area(shapes).sum(), rel=1e-9)
+
+
+# --- S2 --------------------------------------------------------------------------------------
+
+
+@st.composite
+def clusters(draw):
+    """Points around a few centres, poles and antimeridian included, some of them repeated."""
+    seed, n = draw(st.integers(0, 10**6)), draw(st.integers(1, 30))
+    rng = np.random.default_rng(seed)
+    centres = np.array([(90, 0), (-90, 0), (0, 180), (10, -180), (48, 2), (48.1, 2), (0, 45)])
+    spread = rng.choice([0, 1e-5, 0.1, 20], (n, 1))
+    latitude, longitude = (centres[rng.integers(0, 7, n)] + spread * rng.normal(size=(n, 2))).T
+    latitude = np.clip(latitude, -90, 90)
+    return np.column_stack((latitude, (longitude + 180) % 360 - 180))
+
+
+def leaf(point):
+    return s2sphere.CellId.from_lat_lng(s2sphere.LatLng.from_degrees(*point))
+
+
+def slow_quadtree(leaves, tau_min, tau_max):
+    """Tokens by the definition: split while more than tau_max, drop below tau_min."""
+
+    def visit(cells, inside):
+        for cell in cells:
+            own = [x for x in inside if cell.contains(x)]
+            if len(own) > tau_max and not cell.is_leaf():
+                yield from visit(cell.children(), own)
+            elif len(own) >= tau_min:
+                yield cell.to_token()
+
+    faces = [s2sphere.CellId.from_face_pos_level(face, 0, 0) for face in range(6)]
+    return list(visit(faces, leaves))
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    coordinates=clusters(),
+    tau_min=st.integers(1, 4),
+    more=st.lists(st.integers(0, 12), min_size=1, max_size=3, unique=True),
+)
+def test_laws_of_s2_partitionings(coordinates, tau_min, more):
+    tau_maxs = [tau_min + extra for extra in more]
+    leaves = [leaf(point) for point in coordinates]
+    slow = [slow_quadtree(leaves, tau_min, tau_max) for tau_max in sorted(tau_maxs)]
+    assume(all(slow))
+    built = s2_partitionings(coordinates, tau_maxs, tau_min)
+    for tokens, partitioning in zip(slow, built, strict=True):
+        assert partitioning.cells["key"].tolist() == tokens
+        classes = partitioning.assign(coordinates)
+        cells = [s2sphere.CellId.from_token(token) for token in tokens]
+        for x, i in zip(leaves, classes, strict=True):
+            holding = [k for k, cell in enumerate(cells) if cell.contains(x)]
+            assert holding == [i] or (holding == [] and i == UNASSIGNED)
+        assert partitioning.n_unassigned == (classes == UNASSIGNED).sum()
+        sizes = np.bincount(classes[classes >= 0], minlength=len(tokens))
+        assert partitioning.cells["n_samples"].tolist() == sizes.tolist()
+        assert sizes.min() >= tau_min
+    for finer, coarser in pairwise(built):
+        parents = np.append(finer.parents_in(coarser), UNASSIGNED)
+        inside = finer.assign(coordinates) >= 0
+        assert (parents[:-1] >= 0).all()
+        np.testing.assert_array_equal(
+            parents[finer.assign(coordinates)][inside], coarser.assign(coordinates)[inside]
+        )
+    backwards = s2_partitionings(coordinates[::-1], tau_maxs, tau_min)
+    for one, other in zip(built, backwards, strict=True):
+        assert_geodataframe_equal(one.cells, other.cells)
+        assert (one.coordinates == other.coordinates).all()
+
+
+@settings(deadline=None, max_examples=30)
+@given(coordinates=clusters(), wanted=st.integers(1, 20), tau_min=st.integers(1, 3))
+def test_matching_tau_max_is_the_best_of_all(coordinates, wanted, tau_min):
+    assume(len(coordinates) >= tau_min)
+    leaves = [leaf(point) for point in coordinates]
+    misses = {
+        tau_max: abs(len(slow_quadtree(leaves, tau_min, tau_max)) - wanted)
+        for tau_max in range(tau_min, len(coordinates) + 1)
+    }
+    assert matching_tau_max(coordinates, wanted, tau_min) == min(misses, key=misses.__getitem__)
+
+
+def test_cell_coordinates_across_the_antimeridian():
+    coordinates = [(-17, 179.9), (-17, -179.9), (-17.1, 179.8), (-17.1, -179.8)]
+    partitioning = S2Partitioning.build(coordinates, tau_min=1, tau_max=4)
+    assert partitioning.n_classes == 1
+    latitude, longitude = partitioning.coordinates[0]
+    assert abs(abs(longitude) - 180) < 1e-9
+    assert latitude == pytest.approx(-17.05, abs=1e-3)
+    table = {tuple(map(float, point)): address("fiji") for point in coordinates}
+    fiji = SemanticPartitioning.build(coordinates, Toy(table), tau_min=4, tau_d=4)
+    np.testing.assert_array_equal(fiji.coordinates, partitioning.coordinates)
+
+
+@pytest.mark.parametrize("level", [0, 1, 3])
+def test_polygons_of_a_level_tile_the_map(level):
+    cells = [s2sphere.CellId.from_face_pos_level(face, 0, 0) for face in range(6)]
+    for _ in range(level):
+        cells = [child for cell in cells for child in cell.children()]
+    centres = [(c.to_lat_lng().lat().degrees, c.to_lat_lng().lng().degrees) for c in cells]
+    repeated = np.repeat(centres, 3, axis=0)
+    # Three images in the middle of each cell of the level: split down to it, and no further.
+    partitioning = S2Partitioning.build(repeated, tau_min=3, tau_max=3).with_polygons()
+    shapes = partitioning.cells.geometry.to_numpy()
+    assert len(shapes) == len(cells)
+    assert shapely.is_valid(shapes).all()
+    assert shapely.total_bounds(shapes) == pytest.approx([-180, -90, 180, 90])
+    # No gaps and no overlaps: the areas add up to the map's, and so does their union.
+    assert shapely.area(shapes).sum() == pytest.approx(360 * 180, rel=1e-9)
+    assert shapely.union_all(shapes).area == pytest.approx(360 * 180, rel=1e-9)
+    if level:  # the middle of a polar face is a pole, which has no single place on the map
+        middles = shapely.points(partitioning.coordinates[:, ::-1])
+        assert shapely.dwithin(shapes, middles, 1e-6).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"tau_maxs": []}, "tau_maxs"),
+        ({"tau_maxs": [3], "tau_min": 4}, "tau_min=4"),
+        ({"tau_maxs": [3], "tau_min": 0}, "tau_min=0"),
+        ({"tau_maxs": [9], "tau_min": 3}, "leave no cell of 2 images"),
+    ],
+)
+def test_s2_refuses(options, message):
+    with pytest.raises(ValueError, match=message):
+        s2_partitionings([(1, 2), (3, 4)], **options)
+
+
+def test_no_cell_left_although_its_parent_is_full():
+    # Three images on a face are too many for one cell, and one each is too few for its children.
+    apart = [(30, 30), (30, -30), (-30, 30)]
+    assert S2Partitioning.build(apart, tau_min=2, tau_max=3).n_classes == 1
+    with pytest.raises(ValueError, match="tau_min=2 and tau_max=2 leave no cell of 3 images"):
+        S2Partitioning.build(apart, tau_min=2, tau_max=2)
+    with pytest.raises(ValueError, match="expected 1 to 3"):
+        matching_tau_max(apart, 5, tau_min=4)
+
+
+# --- files -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".geojson"])
+def test_semantic_partitioning_comes_back_whole(tmp_path, suffix):
+    addresses = [
+        *[Address(("Orléans", "Loiret", "France"), ("o", "l", "f"), (False, True, True))] * 3,
+        *[Address(("Gien", "Loiret", "France"), ("g", "l", "f"), (False, True, True))] * 2,
+        Address(),
+    ]
+    coordinates, geocoder = world(addresses)
+    saved = SemanticPartitioning.build(coordinates, geocoder, tau_min=3, tau_d=1)
+    saved.save(tmp_path / f"cells{suffix}")
+    loaded = SemanticPartitioning.load(tmp_path / f"cells{suffix}", geocoder)
+    assert_geodataframe_equal(loaded.cells, saved.cells)
+    assert (loaded.coordinates == saved.coordinates).all()
+    assert loaded.hierarchy == saved.hierarchy
+    assert loaded.parameters == saved.parameters
+    # Gien is no class, yet its images must be known to lie in Loiret.
+    assert loaded.assign(coordinates).tolist() == saved.assign(coordinates).tolist()
+    assert saved.assign(coordinates).tolist() == [1] * 3 + [0] * 2 + [UNASSIGNED]
+    with pytest.raises(ValueError, match="geocoder is 'geonames'"):
+        SemanticPartitioning.load(tmp_path / f"cells{suffix}")
+    with pytest.raises(ValueError, match="kind 'semantic'; S2Partitioning expects"):
+        S2Partitioning.load(tmp_path / f"cells{suffix}")
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".geojson"])
+@pytest.mark.parametrize("polygons", [False, True])
+def test_s2_partitioning_comes_back_whole(tmp_path, suffix, polygons):
+    coordinates = np.random.default_rng(0).uniform((-90, -180), (90, 180), (300, 2))
+    saved = S2Partitioning.build(coordinates, tau_min=3, tau_max=9)
+    saved = saved.with_polygons() if polygons else saved
+    saved.save(tmp_path / f"cells{suffix}")
+    loaded = S2Partitioning.load(tmp_path / f"cells{suffix}")
+    assert_geodataframe_equal(
+        loaded.cells,
+        saved.cells,
+    )
+    assert loaded.cells.geometry.isna().all() != polygons
+    assert (loaded.coordinates == saved.coordinates).all()
+    assert loaded.parameters == saved.parameters
+    np.testing.assert_array_equal(loaded.assign(coordinates), saved.assign(coordinates))
+
+
+def test_other_suffixes_and_kinds_are_refused(tmp_path):
+    partitioning = S2Partitioning.build([(1, 2)], tau_min=1, tau_max=1)
+    with pytest.raises(ValueError, match=r"'.csv'; expected .parquet or .geojson"):
+        partitioning.save(tmp_path / "cells.csv")
+    coordinates, geocoder = world(FRANCE)
+    semantic = SemanticPartitioning.build(coordinates, geocoder, tau_min=3, tau_d=1)
+    with pytest.raises(TypeError, match="coarser is a SemanticPartitioning"):
+        partitioning.parents_in(semantic)
+    with pytest.raises(TypeError, match="coarser is a S2Partitioning"):
+        semantic.parents_in(partitioning)
+    with pytest.raises(ValueError, match=r"coordinates\[0\]"):
+        partitioning.assign([(120, 30)])
+
+
+# --- ceilings --------------------------------------------------------------------------------
+
+
+def test_ceilings_by_hand():
+    # Cells a (samples at 0° and 8° of the equator, so coordinate 4°) and b (9°).
+    table = {(0.0, 0.0): address("a"), (0.0, 8.0): address("a"), (0.0, 9.0): address("b")}
+    partitioning = SemanticPartitioning.build(list(table), Toy(table), tau_min=1, tau_d=1)
+    degree = math.pi * 6371 / 180
+    asked = np.array([(0, 8), (0, 9), (0, 30)], dtype=float)
+    # The point at 8° belongs to a, 4° away, though b's coordinate is 1° away; 30° is nowhere.
+    np.testing.assert_allclose(
+        own_cell_km(partitioning, asked), [4 * degree, 0, math.inf], atol=1e-9
+    )
+    np.testing.assert_allclose(
+        nearest_cell_km(partitioning, asked), [degree, 0, 21 * degree], atol=1e-9
+    )
+    row = ceiling_table({"toy": [partitioning]}, {"three": asked}, (1, 200, 2500)).iloc[0]
+    assert row.to_dict() == pytest.approx(
+        {
+            "configuration": "toy",
+            "data": "three",
+            "classes": 2,
+            "fine": 2,
+            "unassigned": 1 / 3,
+            "best 1": 1 / 3,
+            "best 200": 2 / 3,
+            "best 2500": 1,
+            "faultless 1": 1 / 3,
+            "faultless 200": 1 / 3,
+            "faultless 2500": 2 / 3,
+        }
+    )
+
+
+@settings(deadline=None, max_examples=30)
+@given(cells=clusters(), asked=clusters())
+def test_no_cell_is_nearer_than_the_nearest(cells, asked):
+    partitioning = S2Partitioning.build(cells, tau_min=1, tau_max=2)
+    km = [
+        great_circle_distance([point] * partitioning.n_classes, partitioning.coordinates).min()
+        for point in asked
+    ]
+    np.testing.assert_allclose(nearest_cell_km(partitioning, asked), km, atol=1e-6)
+    assert (nearest_cell_km(partitioning, asked) <= own_cell_km(partitioning, asked) + 1e-6).all()
+
+
+# --- presets and real coordinates ------------------------------------------------------------
+
+
+def test_presets_are_those_of_table_1():
+    # Rows of the table; thresholds of the small ones are a tenth, halves rounded up.
+    assert [(p.tau_mins, p.area_only) for p in PAPER_PRESETS.values()] == [
+        ((100, 125, 150), False),
+        ((100, 150, 250), True),
+        ((100, 150, 250), False),
+        ((100, 125, 250), False),
+        ((75, 100, 150), True),
+        ((50, 75, 100), False),
+    ]
+    for paper, small in zip(PAPER_PRESETS.values(), SMALL_PRESETS.values(), strict=True):
+        assert (paper.tau_d, small.tau_d, paper.area_only) == (50, 5, small.area_only)
+        assert small.tau_mins == tuple(math.floor(tau / 10 + 0.5) for tau in paper.tau_mins)
+
+
+@pytest.mark.skipif(not COORDINATES.is_dir(), reason=f"{COORDINATES} is absent")
+def test_real_coordinates():
+    yfcc, im2gps = (
+        pd.read_csv(COORDINATES / f"{name}.csv")[["latitude", "longitude"]].to_numpy()
+        for name in ("yfcc25600", "im2gps")
+    )
+    geocoder = OfflineGeocoder()
+    preset = PAPER_PRESETS["SemP {100,125,250}"]
+    fine, middle, coarse = semantic_partitionings(yfcc, geocoder, preset.tau_mins, preset.tau_d)
+    assert 100 < fine.n_classes < 130
+    assert fine.n_classes > middle.n_classes > coarse.n_classes > 30
+    assert "San Francisco, San Francisco County, California, United States" in fine.labels
+    for finer, coarser in ((fine, middle), (middle, coarse)):
+        for points in (yfcc, im2gps):
+            parents = np.append(finer.parents_in(coarser), UNASSIGNED)
+            np.testing.assert_array_equal(parents[finer.assign(points)], coarser.assign(points))
+    assert (fine.assign(im2gps) >= 0).mean() > 0.6

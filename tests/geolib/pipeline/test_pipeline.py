@@ -1,0 +1,403 @@
+"""The flow over a dataset: right answers on a planted cause, resuming, skipping, choosing."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from oracle import BOX, SIDE, classifier, photograph, write_photographs
+from PIL import Image
+from pycocotools.coco import COCO
+
+from geolib import data, images, pipeline, statistics
+from geolib.ablation import ablate
+from geolib.pipeline import EvaluationConfig
+from geolib.pipeline import shards as shards_
+from geolib.scoring import box_region
+
+CONFIG = EvaluationConfig(repeats=3, shard_size=3, precision="fp32")
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("GEOLIB_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def root(tmp_path):
+    write_photographs(tmp_path / "photos", 4)
+    return tmp_path / "photos"
+
+
+def _dataset(root, split="all"):
+    return data.load("folder", split, root=root)
+
+
+def _evaluate(root, **changes):
+    config = CONFIG.model_copy(update=changes)
+    return pipeline.evaluate(_dataset(root), classifier(), config, progress=False)
+
+
+def test_the_planted_cause_is_found_and_its_effect_is_exact(root):
+    table = _evaluate(root)
+    guided = table[(table["region"] == "guided") & (table["test"] == "deletion")]
+    # Without the square both logits are 0: probability one half, whatever else was removed.
+    assert guided["probability"].to_numpy() == pytest.approx(0.5, abs=1e-6)
+    kept = table[(table["region"] == "guided") & (table["test"] == "insertion")]
+    whole = table[table["test"] == "original"].set_index("image_id")["probability"]
+    assert kept["probability"].to_numpy() == pytest.approx(
+        whole.loc[kept["image_id"]].to_numpy(), abs=1e-6
+    )
+    compared = statistics.compare(table, metric="probability").set_index("test")
+    assert (compared["ci_low"] > 0).all()
+
+
+def test_elements_carry_their_own_effect(root):
+    table = pipeline.elements(_dataset(root), classifier(), CONFIG, progress=False)
+    best = table[table["element"] == 0]
+    x0, y0, x1, y1 = BOX
+    assert (best[["x0", "y0"]].to_numpy() <= [x0, y0]).all()
+    assert (best[["x1", "y1"]].to_numpy() >= [x1, y1]).all()
+    for row in best.to_dict("records"):
+        image = data.to_batch([photograph(row["country"], _seed(row["image_id"]))], SIDE)
+        box = np.array([[row[c] for c in ("x0", "y0", "x1", "y1")]])
+        removed = ablate(image, box_region(box, (SIDE, SIDE))[None], "deletion")
+        label = ("blue", "red").index(row["country"])
+        with torch.inference_mode():
+            whole, left = (classifier()(x).log_softmax(1)[0, label] for x in (image, removed))
+        assert row["deletion_effect"] == pytest.approx(float(whole - left), abs=1e-5)
+
+
+def _seed(image_id):
+    colour, name = image_id.split("/")
+    return 2 * int(Path(name).stem) + (colour == "red")
+
+
+@pytest.mark.parametrize("change", [{"shard_size": 1}, {"shard_size": 50}, {"batch_size": 5}])
+def test_the_table_does_not_depend_on_how_the_work_is_cut(root, change):
+    one, other = _evaluate(root), _evaluate(root, **change)
+    key = ["image_id", "test", "region", "repeat", "element"]
+    one, other = (t.sort_values(key).reset_index(drop=True) for t in (one, other))
+    pd.testing.assert_frame_equal(one, other, rtol=1e-5)
+
+
+KILLED = """
+    import os, signal, sys
+    sys.path.insert(0, {tests!r})
+    from geolib import data, pipeline, stages
+    from oracle import classifier
+    from test_pipeline import CONFIG
+
+    calls = 0
+    faithfulness = stages.faithfulness
+    def dies_in_the_last_shard(*args, **kwargs):
+        global calls
+        calls += 1
+        if calls == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return faithfulness(*args, **kwargs)
+    stages.faithfulness = dies_in_the_last_shard
+    pipeline.evaluate(data.load("folder", "all", root={root!r}), classifier(), CONFIG)
+"""
+
+
+def test_a_killed_run_goes_on_at_the_last_shard_with_an_identical_table(
+    root, tmp_path, monkeypatch
+):
+    code = textwrap.dedent(KILLED.format(tests=str(Path(__file__).parent), root=str(root)))
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+    assert run.returncode == -signal.SIGKILL
+    shards = []
+    faithfulness = shards_.faithfulness
+
+    def counting(*args, **kwargs):
+        shards.append(kwargs["image_ids"])
+        return faithfulness(*args, **kwargs)
+
+    monkeypatch.setattr(shards, "faithfulness", counting)
+    resumed = _evaluate(root)
+    assert len(shards) == 1
+    monkeypatch.setenv("GEOLIB_CACHE", str(tmp_path / "fresh"))
+    fresh = _evaluate(root)
+    assert len(shards) == 4
+    pd.testing.assert_frame_equal(resumed, fresh, check_exact=True)
+
+
+def test_a_second_run_reads_no_pixels(root, monkeypatch):
+    first = _evaluate(root)
+    monkeypatch.setattr(
+        data.GeoDataset, "__getitem__", lambda self, i: pytest.fail("an image was read again")
+    )
+    pd.testing.assert_frame_equal(first, _evaluate(root), check_exact=True)
+
+
+def test_unreadable_images_are_skipped_and_counted(root):
+    good = _evaluate(root)
+    (root / "red" / "broken.jpg").write_bytes(b"this is no picture")
+    whole = (root / "red" / "0.png").read_bytes()
+    (root / "blue" / "cut.png").write_bytes(whole[: len(whole) // 2])
+    with pytest.warns(UserWarning, match="2 of 10 images were skipped"):
+        table = _evaluate(root)
+    assert {s["id"] for s in table.attrs["skipped"]} == {"red/broken.jpg", "blue/cut.png"}
+    assert set(table["image_id"]) == set(good["image_id"])
+
+
+def test_a_shard_of_unreadable_images_leaves_the_others_alone(root):
+    for i in range(3):
+        (root / "red" / f"broken{i}.jpg").write_bytes(b"this is no picture")
+    with pytest.warns(UserWarning, match="3 of 11"):
+        table = _evaluate(root, shard_size=1)
+    assert table["image_id"].nunique() == 8
+
+
+def test_a_wholly_unreadable_dataset_is_an_error(tmp_path):
+    (tmp_path / "photos" / "red").mkdir(parents=True)
+    (tmp_path / "photos" / "red" / "broken.jpg").write_bytes(b"this is no picture")
+    with pytest.raises(ValueError, match="none of the 1 images"):
+        pipeline.evaluate(_dataset(tmp_path / "photos"), classifier(), _predicted(), progress=False)
+
+
+def _predicted():
+    return CONFIG.model_copy(update={"label": "predicted"})
+
+
+def test_memory_holds_one_shard_of_images_at_a_time(root, monkeypatch):
+    import gc
+    import weakref
+
+    alive: weakref.WeakSet[data.GeoImage] = weakref.WeakSet()
+    most = 0
+    read = data.GeoDataset.__getitem__
+
+    def tracked(self, index):
+        nonlocal most
+        item = read(self, index)
+        alive.add(item)
+        gc.collect()
+        most = max(most, len(alive))
+        return item
+
+    monkeypatch.setattr(data.GeoDataset, "__getitem__", tracked)
+    _evaluate(root, shard_size=2)
+    assert most <= 4  # the shard at work, and the one before it until it is let go
+
+
+def test_a_label_outside_the_classes_is_named(root):
+    (root / "green").mkdir()
+    Image.fromarray(photograph("red", 0)).save(root / "green" / "0.png")
+    with pytest.raises(ValueError, match=r"green.*label='predicted'"):
+        _evaluate(root)
+
+
+def test_unlabelled_images_are_judged_by_the_prediction(root, tmp_path):
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    for i, path in enumerate(sorted(root.rglob("*.png"))):
+        path.rename(flat / f"{i}.png")
+    with pytest.raises(ValueError, match="label='predicted'"):
+        pipeline.evaluate(_dataset(flat), classifier(), CONFIG, progress=False)
+    table = pipeline.evaluate(_dataset(flat), classifier(), _predicted(), progress=False)
+    assert table.loc[table["test"] == "original", "correct"].all()
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [({"attribution": "gradkam"}, "gradcam"), ({"segmenter": "sam9"}, "felzenszwalb")],
+)
+def test_an_unknown_method_lists_the_known_ones(root, change, named):
+    with pytest.raises(ValueError, match=named):
+        _evaluate(root, **change)
+
+
+def test_an_empty_dataset_is_an_error(root):
+    with pytest.raises(ValueError, match="holds no images"):
+        pipeline.evaluate(_dataset(root).subset([]), classifier(), CONFIG)
+
+
+# Choosing the thresholds --------------------------------------------------------------------------
+
+GRID = {"top_p": (0.05, 0.15), "s_min": (0.0, 0.5)}
+
+
+@pytest.fixture
+def splits(tmp_path):
+    """Validation and evaluation images in folders of their own."""
+    write_photographs(tmp_path / "validation", 3)
+    write_photographs(tmp_path / "evaluation", 3)
+    return tmp_path
+
+
+def _tune(splits):
+    validation = _dataset(splits / "validation")
+    return pipeline.tune(validation, classifier(), CONFIG, **GRID, progress=False)
+
+
+def test_choosing_keeps_coverage_bounded_and_takes_the_best(splits):
+    tuned = _tune(splits)
+    allowed = tuned.curve[tuned.curve["coverage"] <= pipeline.MAX_COVERAGE]
+    assert len(tuned.curve) == 4
+    assert tuned.chosen["insertion_advantage"] == allowed["insertion_advantage"].max()
+    assert tuned.config.top_p == tuned.chosen["top_p"]
+    assert tuned.config.s_min == tuned.chosen["s_min"]
+
+
+def test_evaluation_images_are_never_read_while_choosing(tmp_path, monkeypatch):
+    from geolib.chapters.experiment import Experiment
+
+    write_photographs(tmp_path / "photos", 12)
+    oracle = classifier()
+    monkeypatch.setattr("geolib.model.load", lambda path: oracle)
+    experiment = Experiment(
+        dataset="folder", root=str(tmp_path / "photos"), checkpoint="x", image_size=SIDE
+    )
+    forbidden = {p.path for p in experiment.evaluation.records} | {
+        p.path for p in experiment.train.records
+    }
+    assert forbidden
+    opened = set()
+    read = images.read
+
+    def spied(source):
+        opened.add(source)
+        return read(source)
+
+    monkeypatch.setattr(images, "read", spied)
+    assert len(experiment.tuned.curve)
+    assert opened == {p.path for p in experiment.validation.records}
+    assert not opened & forbidden
+
+
+def test_without_labels_the_defaults_are_used_and_named(splits):
+    flat = splits / "flat"
+    flat.mkdir()
+    for i, path in enumerate(sorted((splits / "validation").rglob("*.png"))):
+        path.rename(flat / f"{i}.png")
+    with pytest.warns(UserWarning, match="no labelled validation split"):
+        tuned = pipeline.tune(_dataset(flat), classifier(), CONFIG, progress=False)
+    assert tuned.config == CONFIG
+    assert "0.2" in tuned.note
+    assert "0.7" in tuned.note
+
+
+# One photograph -----------------------------------------------------------------------------------
+
+
+def test_explain_names_the_cause_in_the_photographs_own_pixels(tmp_path):
+    large = Image.fromarray(photograph("red", 1)).resize(
+        (SIDE * 4, SIDE * 2), Image.Resampling.NEAREST
+    )
+    large.save(tmp_path / "street.png")
+    found = pipeline.explain(classifier(), tmp_path / "street.png", CONFIG)
+    assert found.prediction == "red"
+    x0, y0, x1, y1 = found.boxes[0]
+    assert x0 <= 4 * BOX[0] and y0 <= 2 * BOX[1] and x1 >= 4 * BOX[2] and y1 >= 2 * BOX[3]
+    record = json.loads(json.dumps(found.to_dict()))
+    assert record["prediction"] == "red"
+    assert record["elements"][0]["deletion_effect"] == pytest.approx(
+        np.log(found.probabilities["red"]) - np.log(0.5), abs=1e-5
+    )
+    assert "note" not in record
+    assert "name" not in record["elements"][0]
+    effects = [element["deletion_effect"] for element in record["elements"]]
+    assert effects == sorted(effects, reverse=True)
+    assert [element["number"] for element in record["elements"]] == [*range(1, len(effects) + 1)]
+    bars = found.figure().axes[2].patches
+    assert [bar.get_width() for bar in bars] == pytest.approx(effects[: len(bars)], abs=1e-6)
+
+
+def test_a_classifier_of_scenes_says_so_on_a_photograph(tmp_path):
+    synthetic = classifier()
+    synthetic.trained_on = "geoscenes"
+    found = pipeline.explain(synthetic, photograph("red", 1), CONFIG)
+    assert found.to_dict()["note"] == pipeline.SYNTHETIC_NOTE
+    texts = [t.get_text() for t in found.figure().findobj(lambda a: hasattr(a, "get_text"))]
+    assert any(pipeline.SYNTHETIC_NOTE in t for t in texts)
+
+
+def test_exif_and_position_never_reach_an_output(tmp_path):
+    image = Image.fromarray(photograph("red", 1))
+    exif = image.getexif()
+    exif[0x010E] = "SECRETDESCRIPTION"
+    gps = exif.get_ifd(0x8825)
+    gps[1], gps[2] = "N", (48.0, 51.0, 24.0)
+    image.save(tmp_path / "street.jpg", exif=exif, quality=95)
+    assert b"SECRETDESCRIPTION" in (tmp_path / "street.jpg").read_bytes()
+    found = pipeline.explain(classifier(), tmp_path / "street.jpg", CONFIG)
+    found.figure().savefig(tmp_path / "figure.png")
+    assert b"SECRETDESCRIPTION" not in (tmp_path / "figure.png").read_bytes()
+    assert not Image.open(tmp_path / "figure.png").getexif()
+    assert set(found.to_dict()) == {
+        *("image", "width", "height", "prediction", "probabilities", "settings", "elements")
+    }
+
+
+def test_export_writes_what_was_computed(root, tmp_path):
+    dataset, oracle = _dataset(root), classifier()
+    files = pipeline.export(tmp_path / "out", dataset, oracle, CONFIG)
+    assert {f.name for f in files} == {
+        *("outcomes.parquet", "elements.parquet", "maps.parquet", "elements.coco.json")
+    }
+    table = pd.read_parquet(tmp_path / "out" / "elements.parquet")
+    coco = COCO(tmp_path / "out" / "elements.coco.json")
+    assert len(coco.anns) == len(table)
+    for annotation, row in zip(
+        coco.loadAnns(coco.getAnnIds()), table.to_dict("records"), strict=True
+    ):
+        mask = shards_.decode_mask(row["mask"], row["height"], row["width"])
+        assert np.array_equal(coco.annToMask(annotation).astype(bool), mask)
+        assert annotation["area"] == mask.sum()
+        assert annotation["bbox"][2] == row["x1"] - row["x0"]
+    maps = pd.read_parquet(tmp_path / "out" / "maps.parquet").set_index("image_id")
+    side = int(maps["side"].iloc[0])
+    stored = np.frombuffer(maps.loc["red/0.png", "map"], np.float32).reshape(side, side)
+    shown = pipeline.explain(oracle, root / "red" / "0.png", CONFIG)
+    assert stored == pytest.approx(shown.attribution, abs=1e-6)
+
+
+def test_an_unwritable_cache_is_a_clear_error(root, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("GEOLIB_CACHE", str(tmp_path / "file" / "cache"))
+    with pytest.raises(ValueError, match="GEOLIB_CACHE"):
+        _evaluate(root)
+
+
+def test_two_runs_at_once_on_one_cache_agree(root, tmp_path):
+    code = textwrap.dedent(
+        f"""
+        import sys
+        sys.path.insert(0, {str(Path(__file__).parent)!r})
+        from test_pipeline import _evaluate
+        _evaluate({str(root)!r}).to_parquet(sys.argv[1])
+        """
+    )
+    runs = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, str(tmp_path / f"{i}.parquet")], env=os.environ
+        )
+        for i in range(2)
+    ]
+    assert [run.wait(timeout=240) for run in runs] == [0, 0]
+    one, other = (pd.read_parquet(tmp_path / f"{i}.parquet") for i in range(2))
+    pd.testing.assert_frame_equal(one, other, check_exact=True)
+
+
+def test_elements_carry_the_names_that_their_segmenter_knows():
+    scenes = data.load("geoscenes", "eval", 2, size=SIDE)
+    config = CONFIG.model_copy(update={"segmenter": "truth", "attribution": "edges", "s_min": 0.0})
+    config = config.model_copy(update={"label": "predicted"})
+    found = pipeline.elements(scenes, classifier(), config, progress=False)
+    assert len(found)
+    for item in scenes:
+        shown = [o for o in item.scene.objects if o.mask.any()]
+        for row in found[found["image_id"] == item.id].to_dict("records"):
+            mask = shards_.decode_mask(row["mask"], row["height"], row["width"])
+            assert any(row["name"] == o.category and (mask & o.mask).any() for o in shown)

@@ -1,0 +1,526 @@
+"""Segmenters without weights: what they must find, their exact partitions, their errors.
+
+And what every segmenter shares: run lengths, sizes, and where a network's weights come from.
+"""
+
+import json
+import os
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from oracle import SIDE, classifier
+from PIL import Image
+from pycocotools import mask as coco
+from scipy import ndimage
+from skimage import data, transform
+
+import geoscenes
+from geolib import data as datasets
+from geolib import pipeline, scoring, segmentation
+from geolib.pipeline import shards
+from geolib.segmentation import Segments, salient_region
+from geolib.segmentation.networks.base import NetworkSegmenter
+
+NESTED = ["felzenszwalb", "slic"]
+
+
+def rectangle(shape, y0, x0, y1, x1):
+    mask = np.zeros(shape, dtype=bool)
+    mask[y0:y1, x0:x1] = True
+    return mask
+
+
+def scaled(size, *box):
+    return rectangle((size, size), *(round(share * size) for share in box))
+
+
+def planted(size, seed=0):
+    """A red square and a blue square with a yellow one inside, on noisy grey."""
+    red = scaled(size, 0.15, 0.1, 0.4, 0.35)
+    blue = scaled(size, 0.4, 0.45, 0.9, 0.9)
+    yellow = scaled(size, 0.55, 0.6, 0.75, 0.8)
+    image = np.full((size, size, 3), 128.0)
+    for mask, colour in ((red, (200, 40, 40)), (blue, (40, 60, 190)), (yellow, (230, 210, 30))):
+        image[mask] = colour
+    image += np.random.default_rng(seed).normal(0, 8, image.shape)
+    return image.clip(0, 255).astype(np.uint8), {"red": red, "blue": blue, "yellow": yellow}
+
+
+def best_iou(masks, wanted):
+    inter = (masks & wanted).sum(axis=(1, 2))
+    return (inter / (masks | wanted).sum(axis=(1, 2))).max()
+
+
+@pytest.fixture(scope="module")
+def photograph():
+    small = transform.resize(data.coffee(), (160, 160), anti_aliasing=True)
+    return (255 * small).astype(np.uint8)
+
+
+@pytest.mark.parametrize("name", NESTED)
+@pytest.mark.parametrize("size", [96, 160, 224, 640])
+def test_planted_objects_are_found_at_every_size(name, size):
+    image, objects = planted(size)
+    masks = segmentation.load(name)(image).masks
+    for what, mask in objects.items():
+        if what == "blue":  # found with the yellow part of it, or with a hole where that lies
+            mask = max((mask, mask & ~objects["yellow"]), key=lambda m: best_iou(masks, m))
+        assert best_iou(masks, mask) > 0.9, what
+
+
+@pytest.mark.parametrize("name", NESTED)
+def test_few_segments_where_there_are_few_objects(name):
+    image, _ = planted(160)
+    assert 3 <= len(segmentation.load(name)(image)) <= 12
+
+
+@pytest.mark.parametrize("name", NESTED)
+def test_segments_nest(name, photograph):
+    """Some segments hold others whole: a partition into superpixels would have none."""
+    masks = segmentation.load(name)(photograph).masks.reshape(-1, photograph[..., 0].size)
+    inter = masks.astype(np.float32) @ masks.T.astype(np.float32)  # exact: below 2^24
+    inside = inter == np.diag(inter)[:, None]
+    assert (inside.sum() - len(masks)) > len(masks)
+    crossing = (inter > 0) & ~inside & ~inside.T
+    assert not crossing.any()  # a tree: two segments nest or are disjoint
+
+
+@pytest.mark.parametrize("name", NESTED)
+def test_segments_are_connected_distinct_and_of_sensible_size(name, photograph):
+    masks = segmentation.load(name, min_area=0.002, max_area=0.5)(photograph).masks
+    share = masks.mean(axis=(1, 2))
+    assert len(masks) > 20
+    assert share.min() >= 0.002
+    assert share.max() <= 0.5
+    assert (np.diff(share) <= 0).all()
+    for i, mask in enumerate(masks):
+        assert ndimage.label(mask, structure=np.ones((3, 3)))[1] == 1
+        assert i == 0 or best_iou(masks[:i], mask) < 0.9
+
+
+@pytest.mark.parametrize("name", NESTED)
+def test_contrast_removes_segments_and_adds_none(name, photograph):
+    """What stands out strongly also stands out weakly, near-duplicates aside."""
+    weak, strong = (segmentation.load(name, contrast=c)(photograph).masks for c in (10, 40))
+    assert 0 < len(strong) < len(weak)
+    assert all(best_iou(weak, mask) >= 0.9 for mask in strong)
+
+
+@pytest.mark.parametrize("name", [*NESTED, "grid"])
+def test_same_image_same_segments_whatever_came_before(name, photograph):
+    first = segmentation.load(name)(photograph).masks
+    segment = segmentation.load(name)
+    np.random.default_rng(1).random(5)
+    segment(planted(96)[0])
+    np.testing.assert_array_equal(segment(photograph.copy()).masks, first)
+
+
+@pytest.mark.parametrize("name", NESTED)
+def test_large_image_keeps_its_resolution(name):
+    image, objects = planted(160)
+    large = image.repeat(8, axis=0).repeat(8, axis=1)
+    masks = segmentation.load(name)(large).masks
+    assert masks.shape[1:] == (1280, 1280)
+    assert best_iou(masks, objects["red"].repeat(8, axis=0).repeat(8, axis=1)) > 0.9
+
+
+@pytest.mark.parametrize("name", NESTED)
+@pytest.mark.parametrize("shape", [(1, 1), (1, 9), (9, 1), (2, 3), (40, 40), (4, 3000)])
+def test_constant_image_has_no_segments(name, shape):
+    image = np.full((*shape, 3), 90, np.uint8)
+    assert segmentation.load(name)(image).masks.shape == (0, *shape)
+
+
+@pytest.mark.parametrize("name", NESTED)
+@pytest.mark.parametrize("shape", [(1, 1), (1, 9), (2, 3), (7, 300)])
+def test_tiny_noise_is_no_error(name, shape):
+    image = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    assert segmentation.load(name)(image).masks.shape[1:] == shape
+
+
+def test_grid_by_hand():
+    # rows 0…4 fall into cells 0 0 0 1 1, columns 0…2 into 0 0 1
+    masks = segmentation.load("grid", cells=2)(np.zeros((5, 3, 3), np.uint8)).masks
+    expected = [(0, 0, 3, 2), (0, 2, 3, 3), (3, 0, 5, 2), (3, 2, 5, 3)]
+    np.testing.assert_array_equal(masks, [rectangle((5, 3), *box) for box in expected])
+
+
+@given(st.integers(1, 30), st.integers(1, 30), st.integers(1, 12))
+@settings(max_examples=60, deadline=None)
+def test_grid_tiles_the_image_with_rectangles(height, width, cells):
+    masks = segmentation.load("grid", cells=cells)(np.zeros((height, width, 3), np.uint8)).masks
+    assert len(masks) == min(height, cells) * min(width, cells)
+    assert (masks.sum(axis=0) == 1).all()
+    rows, columns = masks.any(axis=2).sum(axis=1), masks.any(axis=1).sum(axis=1)
+    np.testing.assert_array_equal(masks.sum(axis=(1, 2)), rows * columns)
+    assert np.ptp(rows) <= 1
+    assert np.ptp(columns) <= 1
+
+
+MAP = np.array(
+    [
+        [9, 9, 0, 0, 1],
+        [8, 0, 0, 0, 7],
+        [0, 0, 6, 0, 7],
+        [0, 0, 0, 0, 0],
+    ],
+    dtype=np.float32,
+)
+
+
+def none(attribution, **options):
+    image = np.zeros((*attribution.shape, 3), np.uint8)
+    return segmentation.load("none", **options)(image, attribution=attribution)
+
+
+def test_none_by_hand():
+    # k = 6 of 20: 9 9 8 7 7 6; the 6 touches a 7 only by a corner
+    segments = none(MAP / 9, top_p=0.3)
+    expected = np.zeros((3, 4, 5), dtype=bool)
+    expected[0, [0, 0, 1], [0, 1, 0]] = True
+    expected[1, [1, 2], 4] = True
+    expected[2, 2, 2] = True
+    np.testing.assert_array_equal(segments.masks, expected)
+    assert segments.note == ""
+
+
+def test_none_takes_all_pixels_tied_at_the_cut():
+    # k = 4: 9 9 8 and one of the two 7s, so both
+    np.testing.assert_array_equal(none(MAP, top_p=0.2).masks.any(axis=0), MAP >= 7)
+
+
+def test_none_leaves_out_zeros_and_says_so():
+    # k = 10, but only seven pixels are above zero
+    segments = none(MAP, top_p=0.5)
+    np.testing.assert_array_equal(segments.masks.any(axis=0), MAP > 0)
+    assert "short of 3 of 10 pixels" in segments.note
+
+
+def test_none_of_an_empty_map_is_empty():
+    segments = none(np.zeros((6, 6), np.float32))
+    assert segments.masks.shape == (0, 6, 6)
+    assert "short of 7 of 7" in segments.note
+
+
+def test_none_leaves_out_specks():
+    attribution = np.zeros((100, 100), np.float32)
+    attribution[10:20, 10:20] = 1
+    attribution[50, 50:54] = 1
+    (kept,) = none(attribution, min_area=0.001).masks
+    np.testing.assert_array_equal(kept, rectangle((100, 100), 10, 10, 20, 20))
+    assert len(none(attribution, min_area=0.0004)) == 2
+
+
+@given(st.integers(0, 2**32 - 1), st.floats(0.05, 1.0), st.integers(2, 9))
+@settings(max_examples=60, deadline=None)
+def test_none_is_the_labelled_salient_set(seed, top_p, levels):
+    """Independently: the k-th largest value of a sorted list, scipy's labels."""
+    attribution = np.random.default_rng(seed).integers(0, levels, (12, 17)).astype(np.float32)
+    k = round(top_p * attribution.size)
+    region = (attribution >= sorted(attribution.flat)[-k]) & (attribution > 0)
+    labels, n = ndimage.label(region)
+    masks = none(attribution, top_p=top_p, min_area=0).masks
+    np.testing.assert_array_equal(masks, [labels == i + 1 for i in range(n)] or masks[:0])
+    np.testing.assert_array_equal(salient_region(attribution, top_p), region)
+    np.testing.assert_array_equal(scoring.salient_mask(attribution, top_p)[0], region)
+
+
+def scene_item(*things):
+    objects = [SimpleNamespace(category=c, mask=m) for c, m in things]
+    return SimpleNamespace(id="scene-7", scene=SimpleNamespace(objects=objects))
+
+
+def test_truth_gives_the_scene_s_visible_objects():
+    car, sign = rectangle((8, 8), 4, 4, 8, 8), rectangle((8, 8), 0, 0, 2, 2)
+    item = scene_item(("car", car), ("hidden", np.zeros((8, 8), bool)), ("sign", sign))
+    segments = segmentation.load("truth")(np.zeros((8, 8, 3), np.uint8), item=item)
+    np.testing.assert_array_equal(segments.masks, [car, sign])
+    assert segments.labels == ["car", "sign"]
+
+
+def test_truth_follows_the_image_s_size():
+    car, speck = rectangle((8, 8), 4, 4, 8, 8), rectangle((8, 8), 0, 0, 1, 1)
+    item = scene_item(("car", car), ("speck", speck))
+    half = segmentation.load("truth")(np.zeros((4, 4, 3), np.uint8), item=item)
+    np.testing.assert_array_equal(half.masks, [rectangle((4, 4), 2, 2, 4, 4)])  # the speck is gone
+    assert half.labels == ["car"]
+    double = segmentation.load("truth")(np.zeros((16, 16, 3), np.uint8), item=item)
+    np.testing.assert_array_equal(double.masks[0], rectangle((16, 16), 8, 8, 16, 16))
+    assert (
+        segmentation.load("truth")(np.zeros((4, 4, 3), np.uint8), item=scene_item()).masks.size == 0
+    )
+
+
+@pytest.fixture(scope="module")
+def scenes():
+    return [geoscenes.render(seed, size=160) for seed in range(8)]
+
+
+def test_truth_of_geoscenes(scenes):
+    for scene in scenes:
+        item = SimpleNamespace(id="scene", scene=scene)
+        segments = segmentation.load("truth")(scene.image, item=item)
+        visible = [thing for thing in scene.objects if thing.mask.any()]
+        np.testing.assert_array_equal(segments.masks, [thing.mask for thing in visible])
+        assert segments.labels == [thing.category for thing in visible]
+
+
+@pytest.mark.parametrize("name", NESTED)
+def test_segments_are_nearer_to_true_objects_than_cells_are(name, scenes):
+    """Best IoU with each object of at least 64 pixels, averaged; the grid has as many masks."""
+    quality = {}
+    for method, options in ((name, {}), ("grid", {"cells": 11})):
+        segment = segmentation.load(method, **options)
+        quality[method] = np.mean(
+            [
+                best_iou(masks, thing.mask)
+                for scene in scenes
+                for masks in [segment(scene.image).masks]
+                for thing in scene.objects
+                if thing.mask.sum() >= 64
+            ]
+        )
+    assert quality[name] > 0.4
+    assert quality[name] > 1.8 * quality["grid"]
+
+
+def test_truth_needs_a_scene():
+    item = SimpleNamespace(id="photo-1", scene=None)
+    with pytest.raises(ValueError, match=r"'photo-1' has none.*geoscenes"):
+        segmentation.load("truth")(np.zeros((4, 4, 3), np.uint8), item=item)
+
+
+def test_a_new_segmenter_is_a_function_and_a_line(monkeypatch):
+    def halves(image, *, columns=2):
+        return segmentation.load("grid", cells=columns)(image)
+
+    monkeypatch.setitem(segmentation.SEGMENTERS, "halves", halves)
+    segment = segmentation.load("halves", columns=3)
+    assert len(segment(np.zeros((9, 9, 3), np.uint8))) == 9
+    assert segment.uses == {"image"}
+    assert segment.options == {"columns": 3}
+    assert segmentation.available()["halves"] == ""
+
+
+def test_what_each_segmenter_reads():
+    uses = {name: segmentation.load(name).uses for name in ("felzenszwalb", "slic", "grid")}
+    assert set(uses.values()) == {frozenset({"image"})}
+    assert segmentation.load("truth").uses == {"image", "item"}
+    assert segmentation.load("none").uses == {"attribution"}
+    assert segmentation.load("none").needs_attribution
+    assert not segmentation.load("truth").needs_attribution
+
+
+def test_key_names_the_options():
+    def key(name, **options):
+        return segmentation.load(name, **options).key
+
+    assert key("slic") == key("slic", n_segments=400)
+    assert key("slic") != key("slic", n_segments=401)
+    assert key("slic") != key("felzenszwalb")
+    assert key("grid", cells=8) == key("grid")
+
+
+def test_unknown_names_list_the_known_ones():
+    with pytest.raises(ValueError, match=r"'felzenswalb'; known: felzenszwalb, slic, grid, truth"):
+        segmentation.load("felzenswalb")
+    with pytest.raises(ValueError, match=r"'segments' of segmenter 'slic'; known: n_segments"):
+        segmentation.load("slic", segments=3)
+    with pytest.raises(ValueError, match="takes no options"):
+        segmentation.load("truth", image=3)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "words"),
+    [
+        ("grid", {"cells": 0}, "cells must be above 0"),
+        ("slic", {"n_segments": -1}, "n_segments must be above 0"),
+        ("felzenszwalb", {"scale": 0}, "scale must be above 0"),
+        ("felzenszwalb", {"min_area": 0.7}, "min_area and max_area"),
+        ("none", {"top_p": 0}, r"top_p must be in \(0, 1\]"),
+        ("none", {"top_p": 1.5}, r"top_p must be in \(0, 1\]"),
+    ],
+)
+def test_options_out_of_range(name, options, words):
+    segment = segmentation.load(name, **options)
+    with pytest.raises(ValueError, match=words):
+        segment(np.zeros((8, 8, 3), np.uint8), attribution=np.ones((8, 8)))
+
+
+@pytest.mark.parametrize(
+    ("image", "error", "words"),
+    [
+        (np.zeros((8, 8), np.uint8), ValueError, "grey"),
+        (np.zeros((8, 8, 4), np.uint8), ValueError, "alpha"),
+        (np.zeros((0, 8, 3), np.uint8), ValueError, r"\(0, 8, 3\)"),
+        (np.zeros((8, 8, 3)), TypeError, "uint8.*float64"),
+        (np.zeros((8, 8, 3), np.uint16), TypeError, "uint8.*uint16"),
+        ("photo.jpg", TypeError, "uint8.*str"),
+    ],
+)
+def test_images_of_another_kind_are_refused(image, error, words):
+    with pytest.raises(error, match=words):
+        segmentation.load("grid")(image)
+
+
+def test_missing_or_wrong_maps_are_refused():
+    image = np.zeros((8, 8, 3), np.uint8)
+    segment = segmentation.load("none")
+    with pytest.raises(ValueError, match="'none' reads the attribution: pass attribution="):
+        segment(image)
+    with pytest.raises(ValueError, match=r"image's size \(8, 8\), got shape \(4, 4\)"):
+        segment(image, attribution=np.zeros((4, 4)))
+    with pytest.raises(ValueError, match="NaN"):
+        segment(image, attribution=np.full((8, 8), np.nan))
+    with pytest.raises(ValueError, match="'truth' reads the item"):
+        segmentation.load("truth")(image)
+
+
+def test_segments_check_what_they_hold():
+    masks = np.zeros((2, 4, 4), dtype=bool)
+    with pytest.raises(TypeError, match="bool"):
+        Segments(masks.astype(np.uint8))
+    with pytest.raises(ValueError, match="N, H, W"):
+        Segments(masks[0])
+    with pytest.raises(ValueError, match="scores has 3 entries for 2 masks"):
+        Segments(masks, scores=np.zeros(3))
+
+
+def test_select_keeps_scores_and_labels_together():
+    masks = np.stack([rectangle((4, 4), i, 0, i + 1, 4) for i in range(3)])
+    chosen = Segments(masks, np.array([0.1, 0.2, 0.3]), ["a", "b", "c"]).select(np.array([2, 0]))
+    np.testing.assert_array_equal(chosen.masks, masks[[2, 0]])
+    np.testing.assert_array_equal(chosen.scores, [0.3, 0.1])
+    assert chosen.labels == ["c", "a"]
+
+
+def test_resize_keeps_pixels_covered_by_half():
+    # columns 0…2 of 8 → 4 columns: the first is covered whole, the second by half, exactly
+    mask = rectangle((8, 8), 0, 0, 8, 3)[None]
+    np.testing.assert_array_equal(
+        Segments(mask).resize((4, 4)).masks[0], rectangle((4, 4), 0, 0, 4, 2)
+    )
+
+
+def test_segments_from_run_lengths_are_those_that_were_encoded():
+    """COCO counts down the columns, zeros first: here 2 zeros, 3 ones, 1 zero."""
+    mask = np.array([[0, 1, 1], [0, 1, 0]], dtype=bool)
+    rle = segmentation.encode_mask(mask)
+    counts = coco.frPyObjects({"size": [2, 3], "counts": [2, 3, 1]}, 2, 3)["counts"]
+    assert rle == {"size": [2, 3], "counts": counts.decode()}
+    np.testing.assert_array_equal(segmentation.decode_mask(rle), mask)
+
+
+@given(st.integers(0, 2**32 - 1), st.tuples(st.integers(1, 9), st.integers(1, 9)))
+@settings(max_examples=40, deadline=None)
+def test_run_lengths_keep_every_mask(seed, shape):
+    masks = np.random.default_rng(seed).random((4, *shape)) < 0.4
+    rles = json.loads(json.dumps([segmentation.encode_mask(mask) for mask in masks]))
+    scores, labels = np.arange(4.0), list("abcd")
+    kept = masks.any(axis=(1, 2))  # a mask without a pixel is no segment
+    segments = Segments.from_rle(rles, shape, scores, labels)
+    np.testing.assert_array_equal(segments.masks, masks[kept])
+    np.testing.assert_array_equal(segments.scores, scores[kept])
+    assert segments.labels == [label for label, keep in zip(labels, kept, strict=True) if keep]
+    double = Segments.from_rle(rles, (2 * shape[0], 2 * shape[1]), scores, labels)
+    np.testing.assert_array_equal(
+        double.masks, Segments(masks, scores, labels).resize((2 * shape[0], 2 * shape[1])).masks
+    )
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_networks_are_shown_the_photograph_the_others_what_the_classifier_sees(
+    native, monkeypatch, tmp_path
+):
+    """A segmenter that takes a size is native; it returns masks of that size."""
+    monkeypatch.setenv("GEOLIB_CACHE", str(tmp_path / "cache"))
+    shown = []
+
+    def left_half(image, size):
+        shown.append(image.shape)
+        return Segments(rectangle(size, 0, 0, size[0], size[1] // 2)[None], labels=["left"])
+
+    def left_half_as_shown(image):
+        return left_half(image, image.shape[:2])
+
+    function = left_half if native else left_half_as_shown
+    monkeypatch.setitem(segmentation.SEGMENTERS, "left", function)
+    assert segmentation.load("left").native is native
+    (tmp_path / "photos" / "blue").mkdir(parents=True)
+    Image.fromarray(np.full((100, 300, 3), 200, np.uint8)).save(tmp_path / "photos/blue/0.png")
+    dataset = datasets.load("folder", "all", root=tmp_path / "photos")
+    config = shards.EvaluationConfig(segmenter="left", precision="fp32")
+    (shard,) = shards.shards(dataset, classifier(), 1)
+    (found,) = shards.segments(shard, classifier(), config)
+    half = rectangle((SIDE, SIDE), 0, 0, SIDE, SIDE // 2)
+    np.testing.assert_array_equal(found.masks, [half])
+    assert found.labels == ["left"]
+    assert shown == [(100, 300, 3) if native else (SIDE, SIDE, 3)]
+    pipeline.explain(classifier(), dataset[0], config)
+    assert shown[1:] == shown[:1]
+
+
+def test_masks_of_another_size_are_mapped():
+    image = np.zeros((8, 8, 3), np.uint8)
+    cells = segmentation.load("grid", cells=2)(image, size=(4, 6))
+    np.testing.assert_array_equal(cells.masks[1], rectangle((4, 6), 0, 3, 2, 6))
+
+
+def test_a_network_that_does_not_return_the_size_is_refused(monkeypatch):
+    def deaf(image, size):
+        return Segments(np.ones((1, 8, 8), dtype=bool))
+
+    monkeypatch.setitem(segmentation.SEGMENTERS, "deaf", deaf)
+    with pytest.raises(ValueError, match=r"'deaf' returned masks of \(8, 8\).* of \(4, 6\)"):
+        segmentation.load("deaf")(np.zeros((8, 8, 3), np.uint8), size=(4, 6))
+
+
+def test_a_shared_segmenter_is_loaded_once_while_its_files_stand(monkeypatch, tmp_path):
+    loaded = []
+
+    class Counting(NetworkSegmenter):
+        asset, published = "mobile-sam", "a file with anything in it"
+
+        def __init__(self, checkpoint=None, concepts=None):
+            self.checkpoint = self.find(checkpoint)
+            loaded.append(self.checkpoint.read_text())
+
+        def __call__(self, image, size):
+            return Segments(np.zeros((0, *size), dtype=bool))
+
+    monkeypatch.setitem(segmentation.SEGMENTERS, "counting", Counting)
+    path = tmp_path / "weights"
+    path.write_text("one")
+    options = {"checkpoint": path, "concepts": ["a", "b"]}
+    first = segmentation.shared("counting", **options)
+    assert segmentation.shared("counting", **options) is first
+    assert segmentation.load("counting", **options) is not first
+    assert segmentation.shared("counting", checkpoint=path, concepts=["b"]) is not first
+    segmentation.shared("counting", **options)
+    path.write_text("two")
+    os.utime(path, ns=(1, 1))
+    assert segmentation.shared("counting", **options).key != first.key
+    assert loaded == ["one"] * 4 + ["two"]
+    path.unlink()
+    with pytest.raises(ValueError, match=r"no checkpoint at .*run `geolib fetch mobile-sam`"):
+        segmentation.shared("counting", **options)
+
+
+def test_what_geolib_fetch_left_is_the_default(monkeypatch, tmp_path):
+    monkeypatch.setenv("GEOLIB_CACHE", str(tmp_path))
+    absent = segmentation.available()
+    for name, asset in (("mobilesam", "mobile-sam"), ("sam", "sam-vit-b"), ("sam3", "sam3")):
+        assert f"run `geolib fetch {asset}`" in absent[name]
+    assert "run `geolib fetch sam2.1-hiera-" in absent["sam2"]
+    assert [name for name, reason in absent.items() if not reason] == [
+        *("felzenszwalb", "slic", "grid", "truth", "none"),
+    ]
+    place = tmp_path / "assets" / "mobile-sam" / "mobile_sam.pt"
+    place.parent.mkdir(parents=True)
+    place.write_text("not a network")
+    assert segmentation.available()["mobilesam"] == ""
+    with pytest.raises(ValueError, match=f"{place} is not a readable PyTorch file"):
+        segmentation.load("mobilesam")

@@ -1,0 +1,140 @@
+"""Training on two processes under torchrun: the result of one, across a kill and a restart.
+
+Run by torchrun, as ``test_distributed.py FOLDER``, this file is one of the processes.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from lightning.fabric.plugins.io import TorchCheckpointIO
+from test_training import SMALL, noted_steps, patches
+
+from geolib import model
+from geolib.training import recipe
+
+# A batch that two processes cannot halve, and a last validation batch of a single image.
+CONFIG = SMALL.model_copy(update={"batch_size": 15, "max_epochs": 3, "freeze_batch_norm": True})
+TRAIN, VALIDATION = 47, 16
+
+ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",
+    "GLOO_SOCKET_IFNAME": "lo",
+    # Without it a restarted process finds the addresses of those before it (pytorch issue 135712).
+    "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
+}
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
+
+
+def fit(checkpoints: Path | None) -> model.Classifier:
+    validation = patches(VALIDATION, first=1000, split="validation")
+    return model.train(
+        patches(TRAIN), validation, CONFIG, checkpoints=checkpoints, device="cpu", progress=False
+    )
+
+
+def one_process(folder: Path) -> None:
+    """What each process does: note its steps and the checkpoints it writes, train, save.
+
+    One of the two is killed in mid-epoch, whereupon torchrun starts both again.
+    """
+    torch.set_num_threads(1)
+    rank = int(os.environ["RANK"])
+    doomed = rank == 1 and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0"
+    recipe.CHECKPOINT_SECONDS = 0
+    save, step = TorchCheckpointIO.save_checkpoint, recipe.Recipe.training_step
+
+    def noted_save(*arguments, **options):
+        (folder / f"{rank}-wrote").touch()
+        save(*arguments, **options)
+
+    def killed_step(self, batch, batch_idx):
+        if doomed and (self.current_epoch, batch_idx) == (1, 2):
+            os.kill(os.getpid(), signal.SIGKILL)
+        step(self, batch, batch_idx)
+
+    TorchCheckpointIO.save_checkpoint = noted_save
+    recipe.Recipe.training_step = killed_step
+    made = noted_steps(pytest.MonkeyPatch())
+    classifier = fit(folder / "checkpoints")
+    classifier.save(folder / f"{rank}.safetensors")
+    (folder / f"{rank}-steps.json").write_text(json.dumps(made))
+
+
+def torchrun(*command: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Two processes on this machine."""
+    return subprocess.run(
+        [
+            *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
+            *("--local-addr=127.0.0.1", "--nproc-per-node=2", *command),
+        ],
+        env=os.environ | ENVIRONMENT | environment,
+        capture_output=True,
+        text=True,
+        timeout=500,
+    )
+
+
+@pytest.fixture(scope="module")
+def resumed(tmp_path_factory) -> Path:
+    """Folder of a training on two processes, one of which was killed in mid-epoch."""
+    folder = tmp_path_factory.mktemp("torchrun")
+    done = torchrun("--max-restarts=1", __file__, str(folder))
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def test_two_processes_give_the_result_of_one(resumed):
+    alone = fit(None)
+    first, second = (model.load(resumed / f"{rank}.safetensors") for rank in range(2))
+    assert first.weights_sha256 == second.weights_sha256
+    assert first.history.equals(second.history)
+    np.testing.assert_allclose(first.history, alone.history, rtol=1e-4)
+    images = torch.rand(8, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        logits = alone(images)
+        torch.testing.assert_close(first(images), logits, atol=1e-3, rtol=0)
+    assert logits.std() > 0.1
+
+
+def test_a_killed_run_goes_on_within_the_epoch(resumed):
+    steps = [json.loads((resumed / f"{rank}-steps.json").read_text()) for rank in range(2)]
+    assert steps == [[[1, 2], [2, 0], [2, 1], [2, 2]]] * 2
+
+
+def test_the_first_process_alone_writes_checkpoints(resumed):
+    assert (resumed / "0-wrote").exists()
+    assert not (resumed / "1-wrote").exists()
+    written = {path.name for path in (resumed / "checkpoints").iterdir()}
+    assert written == {recipe.BEST, recipe.LAST, recipe.IDENTITY}
+
+
+def test_geolib_train_as_the_launched_command(tmp_path):
+    rng = np.random.default_rng(0)
+    for number in range(24):
+        photo = tmp_path / "photos" / "AB"[number % 2] / f"{number}.png"
+        photo.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(photo), rng.integers(0, 255, (32, 32, 3), np.uint8))
+    command = [
+        *("--no-python", str(Path(sys.executable).with_name("geolib")), "train"),
+        *("--dataset", "folder", "--root", str(tmp_path / "photos"), "--arch", "timm/resnet10t"),
+        *("--image-size", "32", "--max-epochs", "1", "--output", str(tmp_path / "c.safetensors")),
+    ]
+    done = torchrun(*command, GEOLIB_CACHE=str(tmp_path / "cache"))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("accuracy on") == done.stdout.count("c.safetensors") == 1
+    assert model.load(tmp_path / "c.safetensors").classes == ("A", "B")
+    assert len(list((tmp_path / "cache").glob("classifier/*/*/manifest.json"))) == 1
+    assert not list((tmp_path / "cache" / "unfinished").iterdir())
+
+
+if __name__ == "__main__":
+    one_process(Path(sys.argv[1]))

@@ -1,0 +1,158 @@
+"""What ships: the lock, the environments, the wheel and the files that name each other."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+ROOT = Path(__file__).parents[1]
+PINNED = re.compile(r"^([A-Za-z0-9._-]+)==([^\s;\\]+)(?: ; ([^\\]+?))?(?= \\|$)")
+
+
+@pytest.fixture(scope="module")
+def project() -> dict[str, Any]:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+
+@pytest.fixture(scope="module")
+def entries() -> list[str]:
+    """Entries of the lock: one requirement each, its hashes and comments with it."""
+    lock = (ROOT / "requirements.lock").read_text(encoding="utf-8")
+    return [e for e in re.split(r"\n(?=[A-Za-z0-9])", lock) if not e.startswith("#")]
+
+
+@pytest.fixture(scope="module")
+def locked(entries: list[str]) -> dict[str, list[Version]]:
+    versions: dict[str, list[Version]] = {}
+    for entry in entries:
+        match = PINNED.match(entry)
+        assert match is not None, f"not pinned: {entry.splitlines()[0]}"
+        versions.setdefault(canonicalize_name(match[1]), []).append(Version(match[2]))
+    return versions
+
+
+def _yaml(name: str) -> Any:
+    return yaml.safe_load((ROOT / name).read_text(encoding="utf-8"))
+
+
+def test_the_lock_satisfies_every_dependency(
+    project: dict[str, Any], locked: dict[str, list[Version]]
+) -> None:
+    asked = [*project["dependencies"], *chain(*project["optional-dependencies"].values())]
+    for requirement in map(Requirement, asked):
+        versions = locked.get(canonicalize_name(requirement.name), [])
+        assert versions, f"{requirement} is not in the lock"
+        assert all(v in requirement.specifier for v in versions), f"{requirement}: {versions}"
+
+
+def test_every_entry_of_the_lock_has_hashes(entries: list[str]) -> None:
+    assert len(entries) > 100
+    assert [e.splitlines()[0] for e in entries if "--hash=sha256:" not in e] == []
+
+
+def test_the_lock_names_no_index_and_no_address(entries: list[str]) -> None:
+    lock = (ROOT / "requirements.lock").read_text(encoding="utf-8")
+    assert re.findall(r"https?://\S+|--(?:extra-)?index-url|--find-links", lock) == []
+
+
+def test_the_conda_environment_is_the_lock(project: dict[str, Any]) -> None:
+    environment = _yaml("environment.yml")
+    packages = environment["dependencies"]
+    (pip,) = (entry["pip"] for entry in packages if isinstance(entry, dict))
+    assert pip == ["-r requirements.lock"]
+    (python,) = (p for p in packages if isinstance(p, str) and p.startswith("python="))
+    lock = (ROOT / "requirements.lock").read_text(encoding="utf-8")
+    assert f"--python-version {python.removeprefix('python=')} " in lock
+    assert (
+        Version(python.removeprefix("python="))
+        in Requirement(f"python{project['requires-python']}").specifier
+    )
+    # pip takes no editable package beside hashed ones; Binder's hook installs it afterwards.
+    assert "pip install --no-deps --editable ." in (ROOT / "postBuild").read_text(encoding="utf-8")
+
+
+def test_citation_and_licence_agree_with_the_package(project: dict[str, Any]) -> None:
+    citation = _yaml("CITATION.cff")
+    assert citation["version"] == project["version"]
+    assert citation["license"] == project["license"] == "Apache-2.0"
+    licence = (ROOT / "LICENSE").read_text(encoding="utf-8")
+    assert "Apache License" in licence and "END OF TERMS AND CONDITIONS" in licence
+
+
+def test_the_table_of_contents_names_files_that_exist() -> None:
+    toc = _yaml("_toc.yml")
+    named = [toc["root"], *(c["file"] for part in toc["parts"] for c in part["chapters"])]
+    missing = [n for n in named if not any((ROOT / f"{n}{s}").is_file() for s in (".md", ".ipynb"))]
+    assert missing == []
+    written = {p.stem for p in (ROOT / "book").glob("*.md")}
+    assert {Path(n).name for n in named if n.startswith("book/")} == written
+
+
+def test_the_address_of_the_repository_is_one_setting() -> None:
+    address = _yaml("_config.yml")["repository"]["url"]
+    texts = [*ROOT.glob("*.*"), *ROOT.glob("book/*.md"), *ROOT.glob("notebooks/*.md")]
+    texts += [*ROOT.glob("geolib/**/*.py"), *ROOT.glob(".github/**/*.yml")]
+    naming = [p.name for p in texts if p.is_file() and address in p.read_text(encoding="utf-8")]
+    assert naming == ["_config.yml"]
+
+
+def test_ci_runs_the_command_of_the_readme() -> None:
+    assert "make test" in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert "make test" in (ROOT / ".ci/run").read_text(encoding="utf-8")
+    workflow = _yaml(".github/workflows/test.yml")
+    steps = workflow["jobs"]["test"]["steps"]
+    assert "bash .ci/run" in [step.get("run") for step in steps]
+    assert "make book" in [
+        step.get("run") for step in _yaml(".github/workflows/book.yml")["jobs"]["build"]["steps"]
+    ]
+
+
+def test_a_wheel_carries_the_data_and_reads_them(tmp_path: Path) -> None:
+    # Where uv is not installed, make has put a copy of it there.
+    uv = shutil.which("uv") or shutil.which("uv", path=str(ROOT / "_build" / "uv" / "bin"))
+    if uv is None:
+        pytest.skip("uv, which `make env` finds or fetches, is not there to build a wheel with")
+    built = subprocess.run(
+        [uv, "build", "--wheel", "--out-dir", str(tmp_path), str(ROOT)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if built.returncode and re.search(r"(?i)fetch|resolve|connect|find a version", built.stderr):
+        pytest.skip(f"the build backend cannot be fetched: {built.stderr.strip()[-200:]}")
+    assert built.returncode == 0, built.stderr
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path / "site")
+    shipped = {p.name for p in (tmp_path / "site/geolib/_data").rglob("*") if p.is_file()}
+    own = {p.name for p in (ROOT / "data").rglob("*") if p.is_file()}
+    assert shipped == own and own
+    read = (
+        "import sys, geolib, geolib.runtime.here as p; "
+        "print(geolib.__file__); print(*map(p.data_file, sys.argv[1:]))"
+    )
+    top_level = sorted(p.name for p in (ROOT / "data").iterdir() if p.is_file())
+    done = subprocess.run(
+        [sys.executable, "-c", read, *top_level],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(tmp_path / "site"), "PATH": ""},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    package, *files = done.stdout.split()
+    assert package == str(tmp_path / "site/geolib/paths.py")
+    assert files == [str(tmp_path / "site/geolib/_data" / name) for name in top_level]
