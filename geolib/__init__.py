@@ -3,8 +3,8 @@
 Every stage of the paper is a module of this package, in the order in which the data flow:
 ``data``, ``model``, ``attribution``, ``segmentation``, ``scoring``, ``ablation``, ``statistics``
 and ``figures``. ``concepts`` and ``partitioning`` hold the systems beside it, ``pipeline`` runs
-the flow over a dataset. ``chapters`` holds what single chapters of the book need, ``training``, ``download``,
-``runtime`` and ``book`` move bytes and pages.
+the flow over a dataset. ``chapters`` holds what single chapters of the book need; ``training``,
+``download``, ``runtime`` and ``book`` move bytes and pages.
 Stages are imported when first used, so that ``import geolib`` stays fast.
 """
 

@@ -1,6 +1,6 @@
 """What the chapters on the object-level paper find of its claims (§4 and §5 of arXiv 2605.00912).
 
-From a chapter's tables to findings for :mod:`geolib.book.claims`. A claim that a run cannot measure,
+From tables of a chapter to findings for :mod:`geolib.book.claims`. A claim a run cannot measure,
 for want of a segmenter or of images, gets None.
 """
 

@@ -84,7 +84,7 @@ def evaluate(
     config
         Settings; the defaults are the book's.
     client
-        Of ``geolib.pipeline.cluster.connect``, to share the shards among workers; None for one process.
+        Of ``pipeline.cluster.connect``, to share the shards among workers; None for one process.
     progress
         Whether to show a progress bar.
 
@@ -324,7 +324,7 @@ class Explanation:
     attribution
         Map ``[S, S]`` in 0..1 at the classifier's size.
     elements
-        Columns of :func:`~geolib.pipeline.shards.elements_table`, largest own effect first: the order that
+        Columns of ``pipeline.shards.elements_table``, largest own effect first: the order that
         numbers them in the figure and in the JSON.
     settings
         Attribution method, segmenter, thresholds and model.
