@@ -2,6 +2,10 @@
 # All need Python >= 3.11, git and make, and no network beyond the package index.
 
 PYTHON ?= python3
+# `make env TORCH=cpu` takes PyTorch's CPU wheels: a quarter of the disk, and no GPU. What was chosen
+# once stays so until `make clean`.
+TORCH ?= $(or $(patsubst .venv/.installed-%,%,$(wildcard .venv/.installed-*)),default)
+TORCH_PAIR = $(shell awk '/^(torch|torchvision)==/ { print $$1 }' requirements.lock)
 BIN := .venv/bin
 # Where uv is not installed, a private copy of it is.
 UV := $(shell uv --version >/dev/null 2>&1 && echo uv || echo _build/uv/bin/uv)
@@ -26,16 +30,32 @@ lint: env
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/deptry geolib geoscenes notebooks tests benchmarks
 
-env: .venv/.installed
+env: .venv/.installed-$(TORCH)
 
-.venv/.installed: requirements.lock pyproject.toml | $(filter _build/%,$(UV))
+.venv/.installed-%: requirements.lock pyproject.toml | $(filter _build/%,$(UV))
 	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else \
 		"Python >= 3.11 is needed; name one with `make PYTHON=python3.12 env`")'
 	$(UV) venv --quiet --allow-existing --no-python-downloads --python $(PYTHON) .venv
+ifeq ($(TORCH),cpu)
+	$(MAKE) --silent _build/requirements-cpu.lock
+	$(UV) pip sync --python .venv --compile-bytecode --require-hashes _build/requirements-cpu.lock
+	$(UV) pip install --python .venv --compile-bytecode --no-deps --torch-backend cpu $(TORCH_PAIR) \
+		|| { echo 'TORCH=cpu: PyTorch publishes its CPU wheels on an index of its own, which could not' \
+		'be reached from here. `make env` installs the wheels of the package index instead.' >&2; exit 1; }
+else
 	$(UV) pip sync --python .venv --compile-bytecode --require-hashes requirements.lock
+endif
 	$(UV) pip install --quiet --python .venv --no-deps --editable .
-	@touch $@
+	@rm -f .venv/.installed-*; touch $@
+
+# The locked packages without PyTorch and what it needs on a GPU: for TORCH=cpu, and for conda and Binder,
+# whose PyTorch comes from elsewhere.
+_build/requirements-cpu.lock: requirements.lock
+	mkdir -p $(@D)
+	awk '/^[a-z]/ { kept = !/^(torch|torchvision|triton|cuda-[a-z]+|nvidia-[a-z0-9-]+)==/ } kept' $< > $@
 
 _build/uv/bin/uv:
 	($(PYTHON) -m venv _build/uv && _build/uv/bin/python -m pip install --quiet uv) \
@@ -43,7 +63,7 @@ _build/uv/bin/uv:
 
 # After an edit of a notebook's .md source: the paired .ipynb, and the outputs that nbval compares.
 notebooks: env
-	$(BIN)/python -c "from geolib import run; run.pair(); run.keep_outputs()"
+	$(BIN)/python -c "from geolib.book import run; run.pair(); run.keep_outputs()"
 
 clean:
 	rm -rf _build .venv

@@ -20,6 +20,7 @@ from packaging.version import Version
 
 ROOT = Path(__file__).parents[1]
 PINNED = re.compile(r"^([A-Za-z0-9._-]+)==([^\s;\\]+)(?: ; ([^\\]+?))?(?= \\|$)")
+CPU_PINNED = re.compile(r"^([A-Za-z0-9._-]+)==", re.MULTILINE)
 
 
 @pytest.fixture(scope="module")
@@ -68,12 +69,22 @@ def test_the_lock_names_no_index_and_no_address(entries: list[str]) -> None:
     assert re.findall(r"https?://\S+|--(?:extra-)?index-url|--find-links", lock) == []
 
 
-def test_the_conda_environment_is_the_lock(project: dict[str, Any]) -> None:
-    environment = _yaml("environment.yml")
-    packages = environment["dependencies"]
-    (pip,) = (entry["pip"] for entry in packages if isinstance(entry, dict))
-    assert pip == ["-r requirements.lock"]
-    (python,) = (p for p in packages if isinstance(p, str) and p.startswith("python="))
+def test_conda_brings_torch_and_the_lock_all_else(
+    project: dict[str, Any], locked: dict[str, list[Version]], tmp_path: Path
+) -> None:
+    packages = _yaml("environment.yml")["dependencies"]
+    asked = {r.name: r.specifier for r in map(Requirement, project["dependencies"])}
+    brought = {"pytorch-cpu": asked["torch"], "torchvision": asked["torchvision"]}
+    assert {f"{name}{specifier}" for name, specifier in brought.items()} < set(packages)
+    for name in ("Makefile", "requirements.lock"):
+        shutil.copy(ROOT / name, tmp_path)
+    cpu_lock = "_build/requirements-cpu.lock"
+    subprocess.run(["make", "--silent", "-C", str(tmp_path), cpu_lock], check=True)
+    kept = {canonicalize_name(m[1]) for m in CPU_PINNED.finditer((tmp_path / cpu_lock).read_text())}
+    gpu = {name for name in locked if name.startswith(("nvidia-", "cuda-"))}
+    assert set(locked) - kept == gpu | {"torch", "torchvision", "triton"}
+    assert cpu_lock in (ROOT / "postBuild").read_text(encoding="utf-8")
+    (python,) = (p for p in packages if p.startswith("python="))
     lock = (ROOT / "requirements.lock").read_text(encoding="utf-8")
     assert f"--python-version {python.removeprefix('python=')} " in lock
     assert (
@@ -154,5 +165,5 @@ def test_a_wheel_carries_the_data_and_reads_them(tmp_path: Path) -> None:
         check=True,
     )
     package, *files = done.stdout.split()
-    assert package == str(tmp_path / "site/geolib/paths.py")
+    assert package == str(tmp_path / "site/geolib/__init__.py")
     assert files == [str(tmp_path / "site/geolib/_data" / name) for name in top_level]
