@@ -6,8 +6,8 @@ import json
 
 import pandas as pd
 import pytest
-from oracle import classifier, write_photographs
 from PIL import Image
+from toys import classifier, write_photographs
 from typer.testing import CliRunner
 
 from geolib.cli import app, join_parameters

@@ -506,12 +506,7 @@ def test_unknown_measures_and_references_are_refused():
 # A dataset ----------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def _own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("GEOLIB_CACHE", str(tmp_path / "cache"))
-
-
-@pytest.mark.usefixtures("_own_cache")
+@pytest.mark.usefixtures("own_cache")
 def test_neither_shards_nor_other_scenes_matter():
     dataset, network = data.load("geoscenes", n=4, size=SIZE), classifier(Linear())
     found = causes.effects(dataset, network, progress=False)
@@ -531,7 +526,7 @@ def test_neither_shards_nor_other_scenes_matter():
 
 
 @pytest.mark.parametrize("scores", causes.SCORES)
-@pytest.mark.usefixtures("_own_cache")
+@pytest.mark.usefixtures("own_cache")
 def test_marks_of_a_scene_are_those_of_its_parts(scores):
     """The stage's row against the same steps taken one by one."""
     dataset, network = data.load("geoscenes", n=1, size=SIZE), classifier(Linear())
@@ -556,7 +551,7 @@ def test_marks_of_a_scene_are_those_of_its_parts(scores):
     assert row[list(expected)].to_dict() == pytest.approx(expected, nan_ok=True)
 
 
-@pytest.mark.usefixtures("_own_cache")
+@pytest.mark.usefixtures("own_cache")
 def test_datasets_that_cannot_be_marked_are_refused():
     dataset, network = data.load("geoscenes", n=2, size=SIZE), classifier(Linear())
     with pytest.raises(ValueError, match="holds no images"):

@@ -12,11 +12,10 @@ from captum.attr import IntegratedGradients
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from oracle import write_photographs
 from scipy import ndimage
-from tiny import lively, picture
 from torch import nn
 from torch.nn import functional as F
+from toys import lively, picture, write_photographs
 from transformers import SegformerConfig, SegformerForSemanticSegmentation, SegformerImageProcessor
 
 import geoscenes
@@ -28,10 +27,7 @@ from geolib.segmentation.networks import ade20k
 from geolib.segmentation.networks.ade20k import SemanticNetwork
 from geoscenes import layout, semantic
 
-
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("GEOLIB_CACHE", str(tmp_path / "cache"))
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 # --- One concept in one image ---------------------------------------------------------------------

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from oracle import SIDE, write_photographs
-from oracle import classifier as oracle
+from toys import SIDE, write_photographs
+from toys import classifier as oracle
 
 from geolib import data, model, statistics
 from geolib.ablation import ablate, donor_indices, faithfulness
@@ -25,12 +25,10 @@ from geolib.training.augmentation import BOXES, MASK_DRAWS, mask_boxes
 from geoscenes import render
 
 # grad-cam's imputer hands a tensor to NumPy.
-pytestmark = pytest.mark.filterwarnings("ignore:__array_wrap__:DeprecationWarning")
-
-
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("GEOLIB_CACHE", str(tmp_path / "cache"))
+pytestmark = [
+    pytest.mark.usefixtures("own_cache"),
+    pytest.mark.filterwarnings("ignore:__array_wrap__:DeprecationWarning"),
+]
 
 
 def elements(*boxes, size=12):

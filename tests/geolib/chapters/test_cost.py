@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from oracle import classifier, write_photographs
+from toys import classifier, write_photographs
 
 from geolib import data, model, pipeline, segmentation
 from geolib.book.sphinx_results import format_result

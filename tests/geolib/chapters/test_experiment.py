@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from oracle import SIDE, classifier, write_photographs
 from pydantic import ValidationError
+from toys import SIDE, classifier, write_photographs
 
 from geolib import model
 from geolib.book import run
@@ -13,9 +13,7 @@ from geolib.chapters.experiment import Experiment
 CHAPTERS = ("02-classifier", "06-faithfulness")
 
 
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("GEOLIB_CACHE", str(tmp_path / "cache"))
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 @pytest.mark.parametrize("chapter", CHAPTERS)

@@ -11,10 +11,10 @@ import pytest
 import torch
 from matplotlib.lines import Line2D
 from matplotlib.text import Text
-from oracle import write_photographs
 from PIL import Image
 from torch.nn import functional as F
 from torchvision.transforms.v2 import functional as T
+from toys import write_photographs
 
 from geolib import attribution, data, model
 from geolib.book import run

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import jupytext
 import numpy as np
-import oracle
 import pandas as pd
 import pytest
+import toys
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
@@ -178,24 +178,24 @@ def photographs(tmp_path, monkeypatch):
     position = Image.Exif()
     position.get_ifd(0x8825)[1] = "N"
     position[0x010E] = "somebody's garden"
-    for colour in oracle.CLASSES:
+    for colour in toys.CLASSES:
         (tmp_path / "photos" / colour).mkdir(parents=True)
         for i in range(2):
-            pixels = oracle.photograph(colour, seed=2 * i + (colour == "red"))
+            pixels = toys.photograph(colour, seed=2 * i + (colour == "red"))
             file = tmp_path / "photos" / colour / f"{i}.png"
             Image.fromarray(pixels).save(file, exif=position)
-    settings = {"classes": oracle.CLASSES, "image_size": oracle.SIDE, "top_p": 0.1, "s_min": 0.3}
+    settings = {"classes": toys.CLASSES, "image_size": toys.SIDE, "top_p": 0.1, "s_min": 0.3}
     experiment = Experiment(dataset="folder", root=str(tmp_path / "photos"), **settings)
-    experiment.__dict__["classifier"] = oracle.classifier()
+    experiment.__dict__["classifier"] = toys.classifier()
     experiment.__dict__["evaluation"] = experiment._split("all", None)
     return experiment
 
 
 def test_pictures_hide_what_is_not_shown_and_the_model_answers_them(photographs):
     made = people_.prepare(photographs, 4, 3, segmenter="grid")
-    x0, y0, x1, y1 = oracle.BOX
+    x0, y0, x1, y1 = toys.BOX
     # Noise about the same grey surrounds the square, so a shown pixel is one that differs at all.
-    shown = (made.pictures != np.round(np.array(oracle.MEAN) * 255)).any(-1).mean((1, 2))
+    shown = (made.pictures != np.round(np.array(toys.MEAN) * 255)).any(-1).mean((1, 2))
     coverage: dict[int, dict[str, float]] = {}
     for item, picture, share in zip(made.key.items, made.pictures, shown, strict=True):
         coverage.setdefault(item.scene, {})[item.condition] = share

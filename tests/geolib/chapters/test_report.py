@@ -6,10 +6,10 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
-import oracle
 import pandas as pd
 import pytest
 import torch
+import toys
 from markdown_it import MarkdownIt
 
 from geolib import data, pipeline
@@ -142,7 +142,7 @@ def fails(error: Exception):
 
 @pytest.fixture
 def street_photos(tmp_path):
-    oracle.write_photographs(tmp_path, 2)
+    toys.write_photographs(tmp_path, 2)
     return data.load("folder", "all", root=tmp_path)
 
 
@@ -175,7 +175,7 @@ def test_real_streets_without_weights_name_no_folder(monkeypatch, street_photos)
 
 
 def test_real_streets_count_what_came(monkeypatch, street_photos):
-    network = oracle.classifier()
+    network = toys.classifier()
     monkeypatch.setattr(data, "load", lambda *_, **__: street_photos)
     monkeypatch.setattr(photographs.assets, "fetch", lambda *_, **__: "resnet50.pth")
     monkeypatch.setattr(photographs.model, "load", lambda name, weights: network)
@@ -219,7 +219,7 @@ def test_segmenters_that_cannot_run_say_why(monkeypatch, street_photos):
 def test_element_pictures_are_a_row_per_photograph(street_photos):
     few = street_photos.subset([0, 1])
     config = pipeline.EvaluationConfig(segmenter="grid", s_min=0.0)
-    found = pipeline.explain_all(oracle.classifier(), few, config, progress=False)
+    found = pipeline.explain_all(toys.classifier(), few, config, progress=False)
     assert all(len(one.elements) for one in found)
     empty = [replace(one, elements=one.elements.iloc[:0]) for one in found]
     rows = photographs.element_pictures({"grid": found, "slic": empty})

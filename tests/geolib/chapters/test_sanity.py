@@ -6,11 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from oracle import SIDE, photograph
 from PIL import Image
 from statsmodels.formula.api import ols
 from statsmodels.stats.anova import anova_lm
 from torch import nn
+from toys import SIDE, photograph
 
 from geolib import data, model
 from geolib.attribution import attribute
@@ -26,9 +26,7 @@ from geoscenes import posterior
 SCENES = {"size": 96, "all_cues": True}
 
 
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("GEOLIB_CACHE", str(tmp_path / "cache"))
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from oracle import BOX, CLASSES, SIDE, classifier, photograph, write_photographs
+from toys import BOX, CLASSES, SIDE, classifier, photograph, write_photographs
 
 from geolib import data, pipeline
 from geolib.chapters import shortcuts

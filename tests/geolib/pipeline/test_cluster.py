@@ -15,7 +15,7 @@ import pytest
 import torch
 from distributed import Client, LocalCluster, Scheduler, Worker
 from distributed.utils import get_mp_context
-from oracle import CLASSES, classifier, write_photographs
+from toys import CLASSES, classifier, write_photographs
 from typer.testing import CliRunner
 
 from geolib import data, model, pipeline
@@ -34,9 +34,7 @@ def _forked_workers():
         yield
 
 
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("GEOLIB_CACHE", str(tmp_path / "cache"))
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 @pytest.fixture

@@ -14,9 +14,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from oracle import BOX, SIDE, classifier, photograph, write_photographs
 from PIL import Image
 from pycocotools.coco import COCO
+from toys import BOX, SIDE, classifier, photograph, write_photographs
 
 from geolib import data, images, pipeline, statistics
 from geolib.ablation import ablate
@@ -24,12 +24,11 @@ from geolib.pipeline import EvaluationConfig
 from geolib.pipeline import shards as shards_
 from geolib.scoring import box_region
 
+TESTS = [str(Path(__file__).parents[2]), str(Path(__file__).parent)]
 CONFIG = EvaluationConfig(repeats=3, shard_size=3, precision="fp32")
 
 
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("GEOLIB_CACHE", str(tmp_path / "cache"))
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 @pytest.fixture
@@ -92,9 +91,10 @@ def test_the_table_does_not_depend_on_how_the_work_is_cut(root, change):
 
 KILLED = """
     import os, signal, sys
-    sys.path.insert(0, {tests!r})
-    from geolib import data, pipeline, stages
-    from oracle import classifier
+    sys.path[:0] = {tests!r}
+    from geolib import data, pipeline
+    from geolib.pipeline import shards as stages
+    from toys import classifier
     from test_pipeline import CONFIG
 
     calls = 0
@@ -113,7 +113,7 @@ KILLED = """
 def test_a_killed_run_goes_on_at_the_last_shard_with_an_identical_table(
     root, tmp_path, monkeypatch
 ):
-    code = textwrap.dedent(KILLED.format(tests=str(Path(__file__).parent), root=str(root)))
+    code = textwrap.dedent(KILLED.format(tests=TESTS, root=str(root)))
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
     assert run.returncode == -signal.SIGKILL
     shards = []
@@ -123,7 +123,7 @@ def test_a_killed_run_goes_on_at_the_last_shard_with_an_identical_table(
         shards.append(kwargs["image_ids"])
         return faithfulness(*args, **kwargs)
 
-    monkeypatch.setattr(shards, "faithfulness", counting)
+    monkeypatch.setattr(shards_, "faithfulness", counting)
     resumed = _evaluate(root)
     assert len(shards) == 1
     monkeypatch.setenv("GEOLIB_CACHE", str(tmp_path / "fresh"))
@@ -374,7 +374,7 @@ def test_two_runs_at_once_on_one_cache_agree(root, tmp_path):
     code = textwrap.dedent(
         f"""
         import sys
-        sys.path.insert(0, {str(Path(__file__).parent)!r})
+        sys.path[:0] = {TESTS!r}
         from test_pipeline import _evaluate
         _evaluate({str(root)!r}).to_parquet(sys.argv[1])
         """

@@ -11,7 +11,6 @@ from collections import deque
 import numpy as np
 import pytest
 import torch
-from oracle import classifier
 from PIL import Image
 from segment_anything import SamPredictor, sam_model_registry
 from segment_anything.modeling import (
@@ -21,8 +20,8 @@ from segment_anything.modeling import (
     Sam,
     TwoWayTransformer,
 )
-from tiny import peak_memory
 from torch.nn import functional as F
+from toys import classifier, peak_memory
 
 from geolib import data, pipeline, segmentation
 from geolib.pipeline import EvaluationConfig, shards

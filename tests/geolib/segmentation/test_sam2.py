@@ -6,13 +6,13 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from oracle import SIDE as CLASSIFIER_SIDE
-from oracle import classifier
 from PIL import Image
 from pycocotools import mask as coco
 from safetensors.torch import load_file, save_file
-from tiny import SIDE, peak_memory, picture, save_sam2
 from torch.nn import functional as F
+from toys import SAM_SIDE as SIDE
+from toys import SIDE as CLASSIFIER_SIDE
+from toys import classifier, peak_memory, picture, save_sam2
 from transformers import Sam2Model
 
 from geolib import data, pipeline, segmentation
@@ -22,9 +22,7 @@ from geolib.segmentation import Segments
 EVERYTHING = {"pred_iou_thresh": 0.0, "stability_score_thresh": 0.0}
 
 
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("GEOLIB_CACHE", str(tmp_path / "cache"))
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 @pytest.fixture(scope="module")

@@ -6,12 +6,12 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from oracle import BOX, CLASSES, classifier, photograph
-from oracle import SIDE as CLASSIFIER_SIDE
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from tiny import SIDE, peak_memory, picture, save_sam3
 from torch.nn import functional as F
+from toys import BOX, CLASSES, classifier, peak_memory, photograph, picture, save_sam3
+from toys import SAM_SIDE as SIDE
+from toys import SIDE as CLASSIFIER_SIDE
 from transformers import CLIPTokenizer, Sam3Model
 from transformers.models.sam3.modeling_sam3 import (
     Sam3ImageSegmentationOutput,
@@ -26,9 +26,7 @@ PROMPTS = ["red car", "utility pole", "road", "white kilometre stone", "snow pol
 ALL = {"concepts": PROMPTS, "threshold": 0.0}
 
 
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("GEOLIB_CACHE", str(tmp_path / "cache"))
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 @pytest.fixture(scope="module")

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from oracle import SIDE, classifier
 from PIL import Image
 from pycocotools import mask as coco
 from scipy import ndimage
 from skimage import data, transform
+from toys import SIDE, classifier
 
 import geoscenes
 from geolib import data as datasets

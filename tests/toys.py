@@ -1,4 +1,4 @@
-"""SAM 2 and SAM 3 whole, but small and random, saved as transformers saves them."""
+"""Toy networks and pictures: a classifier of a planted cause, and SAM 2 and SAM 3 made small."""
 
 from __future__ import annotations
 
@@ -12,22 +12,60 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers, trainers
-from transformers import (
-    CLIPTokenizer,
-    Sam2Config,
-    Sam2ImageProcessor,
-    Sam2Model,
-    Sam3Config,
-    Sam3ImageProcessor,
-    Sam3Model,
-    Sam3Processor,
-)
+from PIL import Image
+from torch import nn
 
-SIDE = 64  # pixels of the networks' input
+from geolib.model import Classifier
+from geolib.model.classifier import Card
+
+SIDE = 48
+BOX = (16, 16, 32, 32)
+CLASSES = ("blue", "red")
+COLOURS = {"blue": (30, 30, 230), "red": (230, 30, 30)}
+MEAN = (0.485, 0.456, 0.406)
+SAM_SIDE = 64  # pixels of the small SAMs' input
 
 
-def lively(network: torch.nn.Module) -> Any:
+class Oracle(nn.Module):
+    """Blue minus red, and red minus blue, over the planted box."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Conv2d(3, 2, 1, bias=False)
+        with torch.no_grad():
+            weight = torch.tensor([[-1.0, 0.0, 1.0], [1.0, 0.0, -1.0]])
+            self.features.weight.copy_(weight[:, :, None, None])
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        x0, y0, x1, y1 = BOX
+        return self.features(images).relu()[:, :, y0:y1, x0:x1].mean((2, 3)) * 5
+
+
+def classifier() -> Classifier:
+    """The oracle, in the package's clothes."""
+    return Classifier(Oracle(), Card("oracle", CLASSES, SIDE)).eval()
+
+
+def photograph(colour: str, seed: int) -> np.ndarray:
+    """A square of the colour on a background that the oracle does not see."""
+    rng = np.random.default_rng(seed)
+    image = np.full((SIDE, SIDE, 3), np.array(MEAN) * 255)
+    image += rng.normal(0, 2, (SIDE, SIDE, 1))
+    x0, y0, x1, y1 = BOX
+    image[y0:y1, x0:x1] = COLOURS[colour]
+    return image.clip(0, 255).astype(np.uint8)
+
+
+def write_photographs(root: Path, n: int) -> None:
+    """``n`` photographs of each colour in ``ROOT/COLOUR``."""
+    for colour in CLASSES:
+        (root / colour).mkdir(parents=True, exist_ok=True)
+        for i in range(n):
+            pixels = photograph(colour, seed=2 * i + (colour == "red"))
+            Image.fromarray(pixels).save(root / colour / f"{i}.png")
+
+
+def lively(network: nn.Module) -> Any:
     """Weights of about unit gain: with transformers' own every mask would look the same."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -40,6 +78,8 @@ def lively(network: torch.nn.Module) -> Any:
 
 def save_sam2(folder: Path) -> Path:
     """A tiny SAM 2.1; its masks depend on the point, and their logits are far from zero."""
+    from transformers import Sam2Config, Sam2ImageProcessor, Sam2Model
+
     torch.manual_seed(0)
     config = Sam2Config(
         vision_config={
@@ -47,7 +87,7 @@ def save_sam2(folder: Path) -> Path:
             "backbone_config": {
                 "model_type": "sam2_hiera_det_model",
                 "hidden_size": 16,
-                "image_size": [SIDE, SIDE],
+                "image_size": [SAM_SIDE, SAM_SIDE],
                 "blocks_per_stage": [1, 1, 2, 1],
                 "embed_dim_per_stage": [16, 32, 64, 128],
                 "num_attention_heads_per_stage": [1, 1, 2, 2],
@@ -61,7 +101,7 @@ def save_sam2(folder: Path) -> Path:
         },
         prompt_encoder_config={
             "hidden_size": 32,
-            "image_size": SIDE,
+            "image_size": SAM_SIDE,
             "patch_size": 16,
             "mask_input_channels": 4,
         },
@@ -81,12 +121,14 @@ def save_sam2(folder: Path) -> Path:
         for layer in network.mask_decoder.output_hypernetworks_mlps:
             layer.proj_out.weight.mul_(5)
     network.save_pretrained(folder)
-    Sam2ImageProcessor(size={"height": SIDE, "width": SIDE}).save_pretrained(folder)
+    Sam2ImageProcessor(size={"height": SAM_SIDE, "width": SAM_SIDE}).save_pretrained(folder)
     return folder
 
 
 def save_sam3(folder: Path, vocabulary: Sequence[str]) -> Path:
     """A tiny SAM 3 with a tokenizer learnt from the vocabulary; scores lie all over 0…1."""
+    from transformers import Sam3Config, Sam3ImageProcessor, Sam3Model, Sam3Processor
+
     torch.manual_seed(0)
     small = {"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 64}
     tokenizer = clip_tokenizer(vocabulary)
@@ -99,7 +141,7 @@ def save_sam3(folder: Path, vocabulary: Sequence[str]) -> Path:
                 "model_type": "sam3_vit_model",
                 **small,
                 "num_hidden_layers": 2,
-                "image_size": SIDE,
+                "image_size": SAM_SIDE,
                 "patch_size": 8,
                 "window_size": 4,
                 "global_attn_indexes": [1],
@@ -125,13 +167,16 @@ def save_sam3(folder: Path, vocabulary: Sequence[str]) -> Path:
     with torch.no_grad():
         network.detr_decoder.presence_head.layer3.bias.fill_(3)
     network.save_pretrained(folder)
-    processor = Sam3ImageProcessor(size={"height": SIDE, "width": SIDE})
+    processor = Sam3ImageProcessor(size={"height": SAM_SIDE, "width": SAM_SIDE})
     Sam3Processor(processor, tokenizer).save_pretrained(folder)
     return folder
 
 
-def clip_tokenizer(vocabulary: Sequence[str]) -> CLIPTokenizer:
+def clip_tokenizer(vocabulary: Sequence[str]) -> Any:
     """CLIP's tokenizer with merges learnt from a few words instead of the web."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+    from transformers import CLIPTokenizer
+
     learnt = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     learnt.pre_tokenizer = pre_tokenizers.Whitespace()
     trainer = trainers.BpeTrainer(
