@@ -30,7 +30,7 @@ from geolib.concepts import (
 )
 from geolib.data import GeoDataset, GeoImage
 from geolib.figures import GUIDED, INK, NATURAL, RANDOM, WIDTH, _tight, as_image, overlay, styled
-from geolib.pipeline.shards import Shard, identity
+from geolib.pipeline.shards import Shard
 from geolib.runtime import cache
 from geolib.runtime.here import progress_bar
 from geolib.scoring import Array
@@ -226,7 +226,7 @@ def _cached_maps(part: GeoDataset, size: int, network: SemanticNetwork | None) -
         np.save(folder / "maps.npy", np.array(maps, np.int16).reshape(-1, size, size))
 
     params = {
-        "dataset": identity(part),
+        "dataset": part.identity,
         "size": size,
         "network": None if network is None else network.key,
     }

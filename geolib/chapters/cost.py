@@ -349,7 +349,7 @@ def stored_bytes(stage: str, dataset: GeoDataset, image_size: int) -> float:
         If the cache holds no such shard.
     """
     # JSON knows no tuples: what a manifest holds is compared with what it would hold.
-    wanted = json.loads(json.dumps(shards.identity(dataset)["images"]))
+    wanted = json.loads(json.dumps(dataset.identity["images"]))
     n_images, size = 0, 0
     for manifest in (cache_root() / stage).glob(f"*/*/{cache.MANIFEST}"):
         shard = json.loads(manifest.read_text())["params"]["images"]

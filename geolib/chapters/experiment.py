@@ -20,7 +20,7 @@ import geoscenes
 from geolib import data, model, pipeline, statistics
 from geolib.data import GeoDataset
 from geolib.pipeline import shards
-from geolib.pipeline.shards import EvaluationConfig, Extracted, identity
+from geolib.pipeline.shards import EvaluationConfig, Extracted
 from geolib.runtime import cache
 from geolib.training.kept import trained_classifier
 
@@ -43,7 +43,7 @@ def bayes_ceilings(dataset: data.GeoDataset) -> dict[str, float]:
         }
         (folder / "ceilings.json").write_text(json.dumps(ceilings))
 
-    params = {"dataset": identity(dataset)}
+    params = {"dataset": dataset.identity}
     folder = cache.compute("ceilings", params, ("geoscenes",), build)
     return json.loads((folder / "ceilings.json").read_text())
 

@@ -45,7 +45,6 @@ from geolib.partitioning import (
     s2_partitionings,
     semantic_partitionings,
 )
-from geolib.pipeline import shards
 from geolib.runtime import cache
 from geolib.runtime.here import data_file
 from geolib.training.kept import trained_once
@@ -195,8 +194,8 @@ class LocationExperiment(Experiment):
         params = {
             "config": self.location_config.model_dump(mode="json"),
             "initial": initial.weights_sha256,
-            "train": shards.identity(train),
-            "validation": shards.identity(validation),
+            "train": train.identity,
+            "validation": validation.identity,
             "targets": hashlib.sha256(content.encode()).hexdigest(),
         }
 
@@ -226,7 +225,7 @@ class LocationExperiment(Experiment):
             save_file({"indices": indices, **heads}, folder / "cells.safetensors")
 
         params = {
-            "dataset": shards.identity(images),
+            "dataset": images.identity,
             "model": network.weights_sha256,
             "heads": network.sizes,
             "crops": crops,
@@ -354,9 +353,7 @@ def _with_coordinates(dataset: data.GeoDataset) -> tuple[data.GeoDataset, np.nda
         table = pd.DataFrame(coordinates(dataset), columns=["latitude", "longitude"])
         table.to_parquet(folder / "coordinates.parquet")
 
-    folder = cache.compute(
-        "coordinates", {"dataset": shards.identity(dataset)}, ("geoscenes",), build
-    )
+    folder = cache.compute("coordinates", {"dataset": dataset.identity}, ("geoscenes",), build)
     points = pd.read_parquet(folder / "coordinates.parquet").to_numpy()
     known = np.flatnonzero(np.isfinite(points).all(1))
     return dataset.subset(known.tolist()), points[known]

@@ -413,7 +413,7 @@ def observers(dataset: GeoDataset) -> pd.DataFrame:
                 bar.update()
         (folder / "observers.json").write_text(json.dumps(rows))
 
-    params = {"dataset": shards.identity(dataset)}
+    params = {"dataset": dataset.identity}
     folder = cache.compute("observers", params, ("geolib.chapters.sanity",), build_table)
     return pd.DataFrame(json.loads((folder / "observers.json").read_text()))
 

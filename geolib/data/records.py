@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from torch.utils.data import Dataset
@@ -119,6 +119,16 @@ class GeoDataset(Dataset[GeoImage]):
     def content_key(self, index: int) -> str:
         """Hash of everything the pixels of an item depend on; no pixels are decoded."""
         return self.records[index].content_key()
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What tells its images and labels from any others; no pixels are decoded."""
+        keys = [record.content_key() for record in self.records]
+        return {
+            "name": self.name,
+            "classes": list(self.classes),
+            "images": list(zip(self.ids, self.labels, keys, strict=True)),
+        }
 
     def subset(self, indices: Iterable[int]) -> GeoDataset:
         """Dataset of the items at ``indices``, in that order; ``skipped`` is shared."""

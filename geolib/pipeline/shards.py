@@ -123,7 +123,7 @@ class Shard:
     @cached_property
     def identity(self) -> dict[str, Any]:
         """What the content of the shard's stages depends on."""
-        return {"dataset": identity(self.dataset), "image_size": self.image_size}
+        return {"dataset": self.dataset.identity, "image_size": self.image_size}
 
     @cached_property
     def _read(self) -> tuple[list[data.GeoImage], list[dict[str, str]]]:
@@ -149,16 +149,6 @@ class Shard:
     def batch(self) -> torch.Tensor:
         """Readable images at the classifier's size, ``[B, 3, S, S]`` in 0..1."""
         return data.to_batch(self.items, self.image_size)
-
-
-def identity(dataset: data.GeoDataset) -> dict[str, Any]:
-    """What tells a dataset's images and labels from any others, without reading pixels."""
-    keys = [dataset.content_key(i) for i in range(len(dataset))]
-    return {
-        "name": dataset.name,
-        "classes": list(dataset.classes),
-        "images": list(zip(dataset.ids, dataset.labels, keys, strict=True)),
-    }
 
 
 def shards(dataset: data.GeoDataset, classifier: Classifier, size: int) -> Iterator[Shard]:
@@ -342,7 +332,7 @@ def predictions(dataset: data.GeoDataset, classifier: Classifier) -> pd.DataFram
     def build(folder: Path) -> None:
         predict(classifier, dataset).to_parquet(folder / "predictions.parquet")
 
-    params = {"dataset": identity(dataset), "classifier": classifier.weights_sha256}
+    params = {"dataset": dataset.identity, "classifier": classifier.weights_sha256}
     folder = cache.compute("predictions", params, ("geolib.model.prediction",), build)
     return pd.read_parquet(folder / "predictions.parquet")
 

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from geolib import data, model
-from geolib.pipeline import shards
 from geolib.runtime import cache
 
 WEIGHTS = "{stage}.safetensors"
@@ -66,8 +65,8 @@ def trained_classifier(
     params = {
         "config": config.model_dump(mode="json"),
         "weights": cache.sha256(weights) if weights.is_file() else config.weights,
-        "train": shards.identity(train),
-        "validation": shards.identity(validation),
+        "train": train.identity,
+        "validation": validation.identity,
     }
 
     def fit(unfinished: Path) -> model.Classifier:

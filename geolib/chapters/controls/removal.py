@@ -107,7 +107,7 @@ def removals(
         return table.assign(true=true.reindex(keys).to_numpy())
 
     params = {
-        "images": shards.identity(dataset),
+        "images": dataset.identity,
         "labels": labels,
         "classifier": classifier.weights_sha256,
         "ways": [list(fills), list(regions), seed],
@@ -294,7 +294,7 @@ def object_tests(
         return pd.concat(tables, ignore_index=True)
 
     params = {
-        "images": shards.identity(dataset),
+        "images": dataset.identity,
         "labels": labels,
         "classifier": classifier.weights_sha256,
         "maps": {name: _digest(one) for name, one in maps.items()},

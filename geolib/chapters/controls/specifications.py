@@ -449,8 +449,8 @@ def twin(
     params = {
         "config": config.model_dump(mode="json"),
         "initial": first.weights_sha256,
-        "train": shards_.identity(train),
-        "validation": shards_.identity(experiment.validation),
+        "train": train.identity,
+        "validation": experiment.validation.identity,
     }
 
     def build(folder: Path) -> None:

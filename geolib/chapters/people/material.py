@@ -18,7 +18,7 @@ from geolib import segmentation
 from geolib.ablation import ablate, random_regions
 from geolib.chapters.experiment import Experiment
 from geolib.model import Classifier, choose_device
-from geolib.pipeline.shards import Extracted, identity, to_uint8
+from geolib.pipeline.shards import Extracted, to_uint8
 from geolib.runtime import cache
 from geolib.runtime.here import progress_bar
 from geolib.scoring import box_region
@@ -205,7 +205,7 @@ def prepare(
     """
     config = experiment.config(attribution, segmenter)
     params = {
-        "images": identity(experiment.evaluation),
+        "images": experiment.evaluation.identity,
         "classifier": experiment.classifier.weights_sha256,
         "config": config.model_dump(mode="json", exclude={"batch_size", "shard_size", "device"}),
         "segmenter": segmentation.shared(config.segmenter, **config.segmenter_options).key,
