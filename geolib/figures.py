@@ -454,12 +454,92 @@ def trends(
             plt.setp(axis.get_xticklabels(), ha="right", rotation_mode="anchor")
         axis.set(title=title, xlabel=label)
         axis.grid(axis="y")
-    legend: dict[str, Any] = {}
-    for axis in axes.flat:
-        handles, texts = axis.get_legend_handles_labels()
-        legend |= dict(zip(texts, handles, strict=True))
-    figure.legend(legend.values(), legend.keys(), loc="outside lower center", ncols=3, fontsize=9.5)
+    _legend(figure, ncols=3)
     return figure
+
+
+@styled
+def dots(
+    table: pd.DataFrame,
+    rows: str,
+    *,
+    label: str,
+    by: str | None = None,
+    panels: str | None = None,
+    colours: Mapping[str, str] | None = None,
+    lines: Mapping[str, float] | None = None,
+    marks: Mapping[str, str] | None = None,
+    limits: tuple[float | None, float | None] = (None, None),
+    form: str = "",
+) -> Figure:
+    """Values with their intervals as dots in rows, coloured by group, in one or more panels.
+
+    Rows, groups and panels stand in the table's order, the first row on top; a panel whose order
+    differs from the others' has names of its own.
+
+    Parameters
+    ----------
+    table
+        Columns ``rows``, ``value``, ``low``, ``high``, and those named below.
+    rows, by, panels
+        Columns of the rows, of the groups (the legend) and of the panels (their titles).
+    label
+        Name of the quantity.
+    colours
+        Colour of each group, in place of the palette's.
+    lines
+        Name and value of vertical lines: dashed, or solid and unnamed where the name is empty.
+    marks
+        Columns of further values, drawn as hollow diamonds, and their names in the legend.
+    limits
+        Range of the axes; None is left to the data.
+    form
+        Format of the value that is written above each dot; empty writes none.
+    """
+    table = table.reset_index(drop=True)
+    of_group = table[by] if by else pd.Series("_", table.index)
+    of_panel = table[panels] if panels else pd.Series("", table.index)
+    groups, shown = of_group.unique(), dict(list(table.groupby(of_panel, sort=False)))
+    orders = [list(part[rows].unique()) for part in shown.values()]
+    crowd = max(part[rows].value_counts().max() for part in shown.values())
+    height = 0.17 * max(map(len, orders)) * (crowd + 1 + bool(form)) + 1.1 + 0.1 * len(groups)
+    figure, axes = plt.subplots(1, len(shown), figsize=(WIDTH, height), squeeze=False)
+    palette = dict(zip(groups, (GUIDED, RANDOM, ACCENT, INK, *CLASS_COLOURS), strict=False))
+    palette.update(colours or {})
+    for axis, (title, part), order in zip(axes.flat, shown.items(), orders, strict=True):
+        same_row = part.groupby(rows, sort=False)
+        shift = same_row.cumcount() - (same_row[rows].transform("size") - 1) / 2
+        places = part[rows].map(order.index) + shift * 0.75 / crowd
+        for group, chosen in part.groupby(of_group, sort=False):
+            here, colour = places[chosen.index], palette[group]
+            axis.hlines(here, chosen["low"], chosen["high"], color=colour, lw=3, alpha=0.5)
+            axis.plot(chosen["value"], here, "o", color=colour, ms=6.5, label=group)
+        for column, name in (marks or {}).items():
+            axis.plot(part[column], places, "D", mfc="none", mec=INK, ms=7, mew=1.6, label=name)
+        for name, value in (lines or {}).items():
+            style: Any = {"color": ACCENT, "ls": "--"} if name else {"color": INK, "lw": 1}
+            axis.axvline(value, **style, label=name or "_", zorder=0)
+        for place, value in zip(places, part["value"], strict=True) if form else ():
+            above: Any = {"textcoords": "offset points", "ha": "center", "fontsize": 9.5}
+            axis.annotate(f"{value:{form}}", (value, place), (0, 7), **above)
+        axis.set(yticks=range(len(order)), yticklabels=order, xlabel=label, xlim=limits)
+        axis.set(ylim=(len(order) - 0.5, -0.6), title=title)
+        axis.grid(axis="x")
+    if all(order == orders[0] for order in orders):
+        for axis in axes.flat[1:]:
+            axis.set_yticklabels([])
+    _legend(figure, ncols=3)
+    return figure
+
+
+def _legend(figure: Figure, ncols: int) -> None:
+    """One legend below all panels, each name once; none without names."""
+    found: dict[str, Any] = {}
+    for axis in figure.axes:
+        handles, names = axis.get_legend_handles_labels()
+        found |= dict(zip(names, handles, strict=True))
+    if found:
+        figure.legend(found.values(), found, loc="outside lower center", ncols=ncols, fontsize=9.5)
 
 
 @styled

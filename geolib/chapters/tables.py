@@ -1,22 +1,47 @@
+"""The row, the cell and the sentence of a mean with its interval over images."""
+
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
+import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 
 from geolib import statistics
 
+UNDEFINED = "–"
+# Between the ends of an interval: a range of negative numbers cannot be read with a dash.
+TO = "\u00a0to\u00a0"
+
+
+def mean_row(values: ArrayLike) -> dict[str, float]:
+    """Mean over images with its 95 % interval: ``value``, ``low``, ``high``, ``n``.
+
+    Missing values are left out.
+    """
+    known = pd.Series(np.asarray(values)).dropna().to_numpy(float)
+    found = statistics.interval(known)
+    return {"value": found.mean, "low": found.low, "high": found.high, "n": len(known)}
+
+
+def grouped_means(table: pd.DataFrame, value: str, by: str | Sequence[str]) -> pd.DataFrame:
+    """A :func:`mean_row` of a column for each group; the table has a row per group and image.
+
+    Columns: those of ``by``, ``value``, ``low``, ``high``, ``n``.
+    """
+    names = [by] if isinstance(by, str) else list(by)
+    rows: list[dict[str, Any]] = [
+        dict(zip(names, group, strict=True)) | mean_row(values)
+        for group, values in table.groupby(names, sort=False)[value]
+    ]
+    return pd.DataFrame(rows, columns=[*names, "value", "low", "high", "n"])
+
 
 def mean_intervals(table: pd.DataFrame, value: str, by: str) -> pd.DataFrame:
-    """Mean of a column for each group with its interval over images: ``value``, ``low``, ``high``.
-
-    The table has a row per group and image.
-    """
-    found = {
-        name: statistics.interval(values) for name, values in table.groupby(by, sort=False)[value]
-    }
-    rows = {name: {"value": i.mean, "low": i.low, "high": i.high} for name, i in found.items()}
-    return pd.DataFrame.from_dict(rows, orient="index", columns=["value", "low", "high"])
+    """:func:`grouped_means` by one column, which becomes the index."""
+    return grouped_means(table, value, by).set_index(by)
 
 
 def difference(table: pd.DataFrame, value: str, by: str, one: str, other: str) -> pd.Series:
@@ -28,17 +53,26 @@ def difference(table: pd.DataFrame, value: str, by: str, one: str, other: str) -
     return (wide[one] - wide[other]).dropna()
 
 
-def grouped_means(table: pd.DataFrame, value: str, by: Sequence[str]) -> pd.DataFrame:
-    """Mean of a column for each group with its 95 % interval; missing values are left out.
+def cell(value: float, low: float = np.nan, high: float = np.nan, form: str = ".3f") -> str:
+    """``0.30 (0.10 to 0.50)``; without an interval the value alone, without a value a dash."""
+    if not np.isfinite(value):
+        return UNDEFINED
+    bounds = f" ({low:{form}}{TO}{high:{form}})" if np.isfinite([low, high]).all() else ""
+    return f"{value:{form}}{bounds}"
 
-    The table has a row per group and image. Columns: those of ``by``, ``value``, ``low``, ``high``
-    and ``n``, the number of images.
-    """
-    rows = []
-    for names, values in table.groupby(list(by), sort=False)[value]:
-        known = values.dropna().astype(float)
-        found = statistics.interval(known)
-        labels = dict(zip(by, names, strict=True))
-        bounds = {"value": found.mean, "low": found.low, "high": found.high, "n": len(known)}
-        rows.append(labels | bounds)
-    return pd.DataFrame(rows, columns=[*by, "value", "low", "high", "n"])
+
+def cells(table: pd.DataFrame, form: str = ".3f", columns: Iterable[str] = ()) -> pd.Series:
+    """A :func:`cell` for each row of a table, from ``value``, ``low`` and ``high`` or others."""
+    names = list(columns) or ["value", "low", "high"]
+    texts = [cell(v, low, high, form) for v, low, high in table[names].to_numpy(float)]
+    return pd.Series(texts, table.index, dtype=object)
+
+
+def sentence(
+    value: float, low: float = np.nan, high: float = np.nan, form: str = "+.2f", unit: str = ""
+) -> str:
+    """``+0.30 (95 % interval +0.10 to +0.50)`` with a unit behind the value, for prose."""
+    text = f"{value:{form}}{unit and ' '}{unit}"
+    if not np.isfinite([low, high]).all():
+        return text
+    return f"{text} (95 % interval {low:{form}}{TO}{high:{form}})"

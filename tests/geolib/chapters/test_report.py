@@ -13,7 +13,7 @@ import toys
 from markdown_it import MarkdownIt
 
 from geolib import data, pipeline
-from geolib.chapters import attribution_maps, classifier, faithfulness, photographs, tables
+from geolib.chapters import attribution_maps, classifier, faithfulness, photographs
 from geolib.chapters.experiment import Experiment
 from geolib.download.http import Unreachable
 
@@ -101,21 +101,6 @@ def test_fineness_is_the_frequency_of_a_cosine():
     }
     table = attribution_maps.map_fineness(maps).set_index("method")["frequency"]
     assert table.to_dict() == pytest.approx({"down": 3, "both": 5.5}, abs=1e-5)
-
-
-def test_means_and_differences_are_taken_image_by_image():
-    table = pd.DataFrame(
-        {
-            "method": ["a", "a", "a", "b", "b"],
-            "image_id": [1, 2, 3, 2, 1],
-            "mark": [0.5, 0.7, 0.9, 0.6, 0.1],
-        }
-    )
-    found = tables.mean_intervals(table, "mark", "method")
-    assert found["value"].to_dict() == pytest.approx({"a": 0.7, "b": 0.35})
-    assert (found["low"] <= found["value"]).all() and (found["value"] <= found["high"]).all()
-    differences = tables.difference(table, "mark", "method", "a", "b")
-    assert differences.to_dict() == pytest.approx({1: 0.4, 2: 0.1})
 
 
 def test_a_method_without_elements_is_named():

@@ -1,0 +1,50 @@
+"""The row, the cell and the sentence of a mean with its interval."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from geolib.chapters import tables
+
+MARKS = pd.DataFrame(
+    {
+        "method": ["a", "a", "a", "b", "b"],
+        "image_id": [1, 2, 3, 2, 1],
+        "mark": [0.5, 0.7, 0.9, 0.6, 0.1],
+    }
+)
+
+
+def test_means_and_differences_are_taken_image_by_image():
+    found = tables.grouped_means(MARKS, "mark", "method").set_index("method")
+    assert found["value"].to_dict() == pytest.approx({"a": 0.7, "b": 0.35})
+    assert (found["low"] <= found["value"]).all() and (found["value"] <= found["high"]).all()
+    differences = tables.difference(MARKS, "mark", "method", "a", "b")
+    assert differences.to_dict() == pytest.approx({1: 0.4, 2: 0.1})
+
+
+def test_missing_values_are_left_out_of_a_row():
+    row = tables.mean_row([1.0, np.nan, 0.0])
+    assert (row["value"], row["n"]) == (0.5, 2)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "text"),
+    [
+        ((0.25, 0.125, 0.5), "0.250 (0.125\u00a0to\u00a00.500)"),
+        ((0.25,), "0.250"),
+        ((0.25, np.nan, np.nan), "0.250"),
+        ((np.nan, 0.1, 0.2), "–"),
+    ],
+)
+def test_a_cell(numbers, text):
+    assert tables.cell(*numbers) == text
+    row = dict(zip(["value", "low", "high"], (*numbers, np.nan, np.nan), strict=False))
+    assert tables.cells(pd.DataFrame([row])).tolist() == [text]
+
+
+def test_a_sentence_names_the_interval_if_there_is_one():
+    assert tables.sentence(0.5, -0.25, 1) == "+0.50 (95 % interval -0.25\u00a0to\u00a0+1.00)"
+    assert tables.sentence(3, unit="points", form=".0f") == "3 points"
