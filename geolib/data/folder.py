@@ -43,16 +43,9 @@ def folder(
     are 70 % training, 15 % validation, 15 % test, per class and as near as the cells allow. File
     names and the order of files play no role. ``"eval"`` and ``"test"`` are the same images.
 
-    Parameters
-    ----------
-    split, n, seed
-        As for :func:`load`.
-    root
-        The folder.
-    classes
-        Countries in the order of the labels; by default all that are found, sorted. A class named
-        ``"other"`` takes every country that is not listed: ``classes=("FR", "other")`` asks
-        whether a photograph is French.
+    ``classes`` are the countries in the order of the labels; by default all that are found, sorted.
+    A class named ``"other"`` takes every country that is not listed: ``classes=("FR", "other")``
+    asks whether a photograph is French.
 
     Raises
     ------

@@ -135,33 +135,25 @@ def prepare(
 
     Parameters
     ----------
-    root
-        Folder to fill; by default ``osv5m`` in the cache folder.
+    root, countries, source
+        As for :func:`osv5m`.
     which
         Splits whose photographs are fetched, in this order.
-    countries, seed, n_train_per_country, n_eval_per_country
-        As for :func:`splits`, like the next two.
-    n_validation_per_country, n_test_per_country
-        Images per country.
-    source
-        ``"hub"`` or ``"mapillary"``.
+    seed, n_train_per_country, n_eval_per_country, n_validation_per_country, n_test_per_country
+        As for :func:`geolib.data.splits.splits`.
     parts
         Parts of OSV-5M that images are drawn from, ``"train"`` and ``"test"``. Its test part is
         left out by default, so that a model trained here can still be measured on it.
-    workers
-        Threads.
-    progress
-        Whether to show progress bars.
-    endpoint, mapillary
-        Addresses of the hub and of Mapillary's API.
-    token
-        For Mapillary; by default the environment variable ``MAPILLARY_TOKEN``.
+    workers, progress
+        Threads, and whether to show progress bars.
+    endpoint, mapillary, token
+        Addresses of the hub and of Mapillary's API; its token, by default ``MAPILLARY_TOKEN``.
 
     Returns
     -------
     Summary
-        How many photographs were there, fetched, or failed. The reasons of failures are in
-        ``failures.parquet`` in the folder of the photographs.
+        How many photographs were there, fetched, or failed; ``failures.parquet`` beside them tells
+        why.
 
     Raises
     ------
@@ -214,13 +206,7 @@ def prepare(
 def split_table(
     root: str | Path | None = None, *, countries: Sequence[str] = COUNTRIES, seed: int = 0
 ) -> pd.DataFrame:
-    """The table of :func:`splits` that :func:`prepare` has stored.
-
-    Raises
-    ------
-    ValueError
-        If it has not, with the command that does.
-    """
+    """The table of splits that :func:`prepare` has stored; ValueError with the command if not."""
     path = _split_path(root, countries, seed)
     if not path.is_file():
         command = _command(root, countries, seed, "hub")
@@ -229,13 +215,7 @@ def split_table(
 
 
 def country_name(code: str) -> str:
-    """English name of a country, from its ISO 3166 code of two letters.
-
-    Raises
-    ------
-    ValueError
-        If there is no such country.
-    """
+    """English name of a country, from its ISO 3166 code of two letters."""
     names = Locale("en").territories
     if len(code) != 2 or code not in names:
         raise ValueError(f"countries holds {code!r}; expected ISO 3166 codes such as 'FR'")
@@ -248,27 +228,10 @@ def country_name(code: str) -> str:
 def metadata(
     paths: Mapping[str, Path], countries: Sequence[str] = COUNTRIES, *, progress: bool = True
 ) -> pd.DataFrame:
-    """What is known of the images of some countries, read piece by piece.
+    """What is known of the images of some countries, read piece by piece from each part's CSV file.
 
-    Parameters
-    ----------
-    paths
-        CSV file of each part.
-    countries
-        ISO 3166 codes.
-    progress
-        Whether to show a progress bar.
-
-    Returns
-    -------
-    pandas.DataFrame
-        ``id`` (text), ``latitude``, ``longitude`` (degrees), ``country`` (ISO 3166 code),
-        ``sequence``, ``creator_username`` and ``part``.
-
-    Raises
-    ------
-    ValueError
-        If a file lacks one of these columns.
+    Columns: ``id`` (text), ``latitude``, ``longitude`` (degrees), ``country`` (ISO 3166 code),
+    ``sequence``, ``creator_username`` and ``part``; ValueError if a file lacks one.
     """
     types = dict.fromkeys(COLUMNS, "str") | {"latitude": "float", "longitude": "float"}
     tables = []

@@ -83,12 +83,10 @@ def panoramax(
     per_area
         Photographs per area, at most.
     root
-        Folder of the photographs; by default one of its own per request, in the cache. It holds
-        ``ID.jpg`` and a ``metadata.csv``, and ``data.load("folder", root=...)`` reads it, too.
+        Folder of the photographs, also for ``data.load("folder", root=...)``; by default one of
+        its own per request, in the cache.
     api
         The catalogue of the federation, or that of one of its servers.
-    progress
-        Whether to show progress bars.
 
     Raises
     ------
@@ -115,14 +113,8 @@ def panoramax(
 class Prepared:
     """What :func:`prepare` found and fetched; ``str()`` says it in one line.
 
-    Attributes
-    ----------
-    root
-        Folder of the photographs.
-    left_out
-        Pictures of the catalogue that were not wanted: reason → count.
-    images
-        Counts of the images that were.
+    ``left_out`` counts the pictures of the catalogue that were not wanted, by reason; ``images``
+    those that were.
     """
 
     root: Path
@@ -154,23 +146,8 @@ def prepare(
     photograph with its ``file``, ``country``, ``latitude``, ``longitude``, ``licence``,
     ``attribution`` and ``address``. Left out and counted are pictures without an open licence or
     an author, panoramas, and all but the first of each cell of about 70 m. Pictures are taken in
-    the catalogue's order, nearest to the middle of the area first.
-
-    Parameters
-    ----------
-    root
-        Folder, made if missing.
-    areas, dates, per_area, api, progress
-        As for :func:`panoramax`.
-
-    Returns
-    -------
-    Prepared
-
-    Raises
-    ------
-    ValueError, geolib.download.http.RemoteError
-        As for :func:`panoramax`.
+    the catalogue's order, nearest to the middle of the area first. Arguments and errors are those
+    of :func:`panoramax`.
     """
     asked = _request(areas, dates, per_area, api)
     root = Path(root).expanduser()
@@ -493,13 +470,7 @@ def _keep(
 
 
 def _is_answered(root: Path, asked: Mapping[str, Any]) -> bool:
-    """Whether the folder holds the catalogue's answer to this request.
-
-    Raises
-    ------
-    ValueError
-        If it holds the answer to another one.
-    """
+    """Whether the folder holds the catalogue's answer to this request; ValueError if to another."""
     if not (root / REQUEST).is_file():
         return False
     earlier = json.loads((root / REQUEST).read_text())["asked"]

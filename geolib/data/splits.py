@@ -48,14 +48,10 @@ def splits(
     Parameters
     ----------
     metadata
-        Columns ``id``, ``latitude``, ``longitude``, ``country`` and ``sequence``, as from
-        ``geolib.data.osv5m.metadata``; the order of rows plays no role.
+        Columns ``id``, ``latitude``, ``longitude``, ``country`` and ``sequence``; the order of
+        rows plays no role.
     countries
-        ISO 3166 codes.
-    n_train_per_country, n_eval_per_country, n_validation_per_country, n_test_per_country
-        Images per country.
-    seed
-        Decides which images are drawn.
+        ISO 3166 codes; the other numbers are images per country.
 
     Returns
     -------
@@ -95,13 +91,7 @@ def s2_cells(latitude: Iterable[float], longitude: Iterable[float]) -> list[str]
 
 
 def places(table: pd.DataFrame) -> pd.Series:
-    """Place of each image: the smallest id among all that sequences and cells link it with.
-
-    Parameters
-    ----------
-    table
-        Columns ``id``, ``sequence`` and ``cell``.
-    """
+    """Place of each image: the smallest id among all that sequences and cells link it with."""
     sequence, sequences = pd.factorize(table.sequence)
     cell, cells = pd.factorize(table.cell)
     n_nodes = len(sequences) + len(cells)
@@ -113,22 +103,11 @@ def places(table: pd.DataFrame) -> pd.Series:
 def leakage(table: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     """What a random split leaks from training into the other splits, and what ours does.
 
-    The random split has the same number of images per country and split.
-
-    Parameters
-    ----------
-    table
-        From :func:`splits`.
-    seed
-        Of the random split.
-
-    Returns
-    -------
-    pandas.DataFrame
-        For each ``method`` (``"random"``, ``"places"``) and ``split``: ``n_images``; the shares
-        ``shared_sequence`` and ``shared_cell`` of images whose sequence or cell is in training,
-        too; ``km_min`` and ``km_median``, great-circle distances to the nearest training image;
-        and the share ``within_1_km``.
+    ``table`` is that of :func:`splits`; the random split has as many images per country and split.
+    Columns for each ``method`` (``"random"``, ``"places"``) and ``split``: ``n_images``; the shares
+    ``shared_sequence`` and ``shared_cell`` of images whose sequence or cell is in training, too;
+    ``km_min`` and ``km_median``, great-circle distances to the nearest training image; and the
+    share ``within_1_km``.
     """
     rng = np.random.default_rng(seed)
     shuffled = table.sort_values("id")

@@ -45,29 +45,10 @@ def locate(
 ) -> pd.DataFrame:
     """Where in the hub's archives images lie; each archive's directory is read once and kept.
 
-    Parameters
-    ----------
-    ids
-        Of the images.
-    archives
-        Path or address of each archive.
-    folder
-        Where the directories are kept, as Parquet.
-    hub
-        Session for the hub.
-    workers, progress
-        Threads, and whether to show a progress bar.
-
-    Returns
-    -------
-    pandas.DataFrame
-        ``id``, ``archive``, ``start`` and ``stop`` of the member in bytes, ``method`` of packing,
-        ``size`` of the packed bytes, and ``crc``.
-
-    Raises
-    ------
-    geolib.download.http.RemoteError
-        If an archive cannot be listed; the directories of the others are kept.
+    ``archives`` gives the path or address of each, ``folder`` keeps their directories as Parquet.
+    Columns: ``id``, ``archive``, ``start`` and ``stop`` of the member in bytes, ``method`` of
+    packing, ``size`` of the packed bytes, and ``crc``. If an archive cannot be listed, a
+    RemoteError is raised, and the directories of the others are kept.
     """
     wanted = set(ids)
     found, errors = [], []

@@ -6,7 +6,6 @@ The list is ``data/assets.yaml``. Files stand under ``assets/`` in the cache, in
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import logging
 import re
@@ -25,6 +24,7 @@ from huggingface_hub.utils import build_hf_headers
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from geolib.download import http
+from geolib.runtime.cache import sha256
 from geolib.runtime.here import cache_root, data_file
 
 logger = logging.getLogger(__name__)
@@ -87,13 +87,7 @@ class Asset(BaseModel):
 
 @cache
 def manifest() -> dict[str, Asset]:
-    """Every asset by its name.
-
-    Raises
-    ------
-    pydantic.ValidationError
-        If the manifest is not well-formed.
-    """
+    """Every asset by its name."""
     entries = yaml.safe_load(data_file("assets.yaml").read_text())
     return {name: Asset(**entry) for name, entry in entries.items()}
 
@@ -101,16 +95,8 @@ def manifest() -> dict[str, Asset]:
 def path(name: str) -> Path | None:
     """Where an asset is, or None if it is not here.
 
-    Parameters
-    ----------
-    name
-        Name in the manifest, for the folder of all its files (for the file, where it has one);
-        or ``NAME/FILE`` for one of its files.
-
-    Raises
-    ------
-    ValueError
-        If there is no such asset or file.
+    ``name`` is that of the manifest, for the folder of all its files (for the file, where it has
+    one), or ``NAME/FILE`` for one of its files. An unknown one raises ValueError.
     """
     _, files = _find(name)
     folder = _folder(name)
@@ -131,10 +117,9 @@ def fetch(
     ----------
     name
         Name in the manifest, or ``NAME/FILE`` for one of its files.
-    endpoint
-        Address of the hub; ``HF_ENDPOINT``, or the official one, by default.
-    token
-        Token for the hub; ``HF_TOKEN``, or that of ``hf auth login``, by default.
+    endpoint, token
+        Address of the hub and token for it; by default ``HF_ENDPOINT`` and ``HF_TOKEN``, or the
+        official one and that of ``hf auth login``.
     shown
         Whether there is a progress bar.
 
@@ -146,10 +131,8 @@ def fetch(
     ------
     ValueError
         If there is no such asset or file.
-    geolib.download.http.Refused, geolib.download.http.Unreachable, geolib.download.http.Absent
+    geolib.download.http.RemoteError
         With what to do about it.
-    geolib.download.http.Broken
-        If a file is not the one it should be, or did not come whole.
     OSError
         If the disk is full; what has come is kept.
     """
@@ -165,12 +148,8 @@ def fetch(
 
 
 def status() -> pd.DataFrame:
-    """What there is and what is here: a row per asset.
-
-    Returns
-    -------
-    Columns ``name, title, here`` (yes, no, or so many of its files), ``size`` (in words),
-    ``licence, gated, needed_by``.
+    """A row per asset: ``name, title, here`` (yes, no, or so many of its files), ``size`` (in
+    words), ``licence, gated, needed_by``.
     """
     return pd.DataFrame(
         [
@@ -276,7 +255,7 @@ def _fetch_file(
     recorded = json.loads(record.read_text()) if record.exists() else {}
     expected = known.sha256 or recorded.get(file, "")
     if target.exists():
-        found = _sha256(target)
+        found = sha256(target)
         if not expected or found == expected:
             _write(record, recorded | {file: found})
             return
@@ -287,7 +266,7 @@ def _fetch_file(
         _compare(published, expected, record)
 
     def verify(part: Path) -> None:
-        size, found = part.stat().st_size, _sha256(part)
+        size, found = part.stat().st_size, sha256(part)
         if size != (known.size or size):
             raise http.Broken(f"{size} bytes came instead of {known.size}")
         _compare(found, expected or found, record)
@@ -310,11 +289,6 @@ def _compare(found: str, expected: str, record: Path) -> None:
             "was damaged on its way, or it has changed where it comes from. Fetch again; if that "
             "does not help and the change is known to be right, remove the old checksum"
         )
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _write(record: Path, checksums: dict[str, str]) -> None:

@@ -74,16 +74,11 @@ def collect(
     ----------
     wanted
         Ids of the images, usable as file names; repetitions count once.
-    folder
-        Made if missing.
     fetch
-        Gives the bytes of the image with an id, or raises one of the errors of
-        :mod:`geolib.download.http`; called from several threads at once. Retries and the rate
-        limit are those of its session, see :func:`geolib.download.http.session`.
+        Gives the bytes of the image with an id, or raises one of the errors of ``download.http``;
+        called from several threads at once. Retries and the rate limit are those of its session.
     workers
         Number of threads.
-    progress
-        Whether to show a progress bar.
 
     Returns
     -------

@@ -63,12 +63,7 @@ def session(
 ) -> requests.Session:
     """A session that waits and tries again where a server is busy or fails.
 
-    Parameters
-    ----------
-    per_second
-        Largest rate of requests to one host; None for no limit.
-    headers
-        Sent with every request, for example a token.
+    ``per_second`` limits the requests to one host; ``headers`` go with every request.
     """
     policy = Retry(
         total=ATTEMPTS,
@@ -111,18 +106,8 @@ def read(
 ) -> bytes:
     """The whole body at an address.
 
-    Parameters
-    ----------
-    session
-        See :func:`session`.
-    url
-        Address.
-    kind
-        What the content type must begin with, for example ``"image/"``.
-    headers
-        Sent with this request.
-    deadline
-        Seconds after which a body that only trickles in is given up.
+    ``kind`` is what the content type must begin with, for example ``"image/"``; after ``deadline``
+    seconds a body that only trickles in is given up.
 
     Raises
     ------
@@ -150,16 +135,11 @@ def download(
 
     What has come stands in ``NAME.part``, and in ``NAME.part.from`` which version it is of: if the
     server has another one by now, or cannot send parts, everything is written anew. The file
-    itself appears when it is whole and verified.
+    itself appears when it is whole and verified. A web page in its place is refused: it is a
+    login, a portal or an excuse.
 
     Parameters
     ----------
-    session
-        See :func:`session`.
-    url
-        Address. A web page in its place is refused: it is a login, a portal or an excuse.
-    path
-        File to write.
     verify
         Raises :class:`Broken` for a file that is not the right one; it is thrown away then.
     stall
@@ -226,24 +206,14 @@ def _complete(
 
 
 def head(session: requests.Session, url: str) -> Mapping[str, str]:
-    """What a server says of a file without sending it; a redirection is not followed.
-
-    Raises
-    ------
-    Unreachable, Refused, Absent, Broken
-    """
+    """What a server says of a file without sending it; a redirection is not followed."""
     with _answer(session, url, method="HEAD") as response:
         check(response)
         return response.headers
 
 
 def check(response: requests.Response) -> None:
-    """Raise what the status of an answer means.
-
-    Raises
-    ------
-    Refused, Absent, Broken
-    """
+    """Raise what the status of an answer means: Refused, Absent or Broken."""
     host = _host(response.url)
     if response.status_code in (401, 403):
         sent = "authorization" in response.request.headers

@@ -169,11 +169,11 @@ def test_a_server_killed_half_way_loses_and_repeats_nothing(tmp_path):
 
 SCRIPT = """
 import sys
-from geolib import remote
+from geolib.download import http
 from geolib.download.collect import collect
 url, folder = sys.argv[1:]
-session = remote.session()
-collect([f"{n:04d}" for n in range(40)], folder, lambda name: remote.read(session, f"{url}/{name}"),
+session = http.session()
+collect([f"{n:04d}" for n in range(40)], folder, lambda name: http.read(session, f"{url}/{name}"),
         workers=4, progress=False)
 """
 
