@@ -20,8 +20,7 @@ import torch
 from torchvision.models import resnet18
 
 from geolib import data
-from geolib.chapters.causes import counterfactuals, scene_effects
-from geolib.chapters.causes.effects import scene_of
+from geolib.chapters.causes.effects import counterfactuals, scene_effects, scene_of
 from geolib.data import COUNTRIES, GeoImage
 from geolib.model import Classifier
 from geolib.model.classifier import Card

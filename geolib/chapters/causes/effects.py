@@ -9,43 +9,31 @@ import numpy as np
 import pandas as pd
 import torch
 
-from geolib.data import COUNTRIES, GeoImage
-from geolib.model.classifier import Classifier
-from geolib.model.device import BatchSize, choose_batch_size, inference_precision
-from geolib.model.prediction import as_images
-from geoscenes import Scene, SceneObject
+from geolib.chapters.tables import mean_row
+from geolib.data import COUNTRIES, GeoDataset, GeoImage
+from geolib.model import Classifier
+from geolib.model.device import choose_device
+from geolib.model.prediction import as_images, log_probabilities
+from geolib.pipeline import shards
+from geolib.pipeline.shards import EvaluationConfig, Shard
+from geolib.runtime import cache
+from geolib.runtime.here import progress_bar
+from geolib.scoring import check_choice
+from geoscenes import MIN_PIXELS, Scene, SceneObject
 from geoscenes.coverage import transmit
 
 WITHOUT = "without"
-COLUMNS = {
-    "image_id": "str",
-    "country": "str",
-    "object": "str",
-    "category": "str",
-    "cue": "bool",
-    "look": "str",
-    "pixels": "int64",
-    "covers_cue": "bool",
-    "intervention": "str",
-    "label": "int64",
-    "prediction": "int64",
-    "prediction_after": "int64",
-    "log_probability": "float64",
-    "log_probability_after": "float64",
-    "effect": "float64",
-    "effect_on_prediction": "float64",
-    "flipped": "bool",
-}
+INTERVENTIONS = (WITHOUT, "swapped")
+TARGETS = {"label": "effect", "prediction": "effect_on_prediction"}
+COLUMNS = (
+    *("image_id", "country", "object", "category", "cue", "look", "pixels", "covers_cue"),
+    *("intervention", "label", "prediction", "prediction_after"),
+    *("log_probability", "log_probability_after", "effect", "effect_on_prediction", "flipped"),
+)
 
 
 def scene_of(item: GeoImage) -> Scene:
-    """The scene of an item.
-
-    Raises
-    ------
-    ValueError
-        If the item is a photograph.
-    """
+    """The scene of an item; a photograph is refused."""
     if not isinstance(item.scene, Scene):
         raise ValueError(
             f"image {item.id!r} is not a scene: what it would show without an object is unknown. "
@@ -57,18 +45,10 @@ def scene_of(item: GeoImage) -> Scene:
 def counterfactuals(
     scene: Scene, countries: Sequence[str] = COUNTRIES
 ) -> Iterator[tuple[SceneObject, str, Scene]]:
-    """Every scene that differs from this one in a single object.
+    """Every scene that differs from this one in one object: the object, the change, the scene.
 
-    Parameters
-    ----------
-    scene : whose objects are left out, or changed, one at a time.
-    countries : whose looks a cue takes; the scene's own is passed over.
-
-    Yields
-    ------
-    The object; the intervention, ``"without"`` or ``"swapped:COUNTRY"`` (cues only: whatever is no
-    cue looks alike everywhere); the scene after it. Without an object goes also what is fixed to
-    it, such as a car's plate.
+    "without" leaves it out, with what is fixed to it, such as a car's plate; "swapped:COUNTRY" is
+    for cues only, since whatever is no cue looks alike everywhere.
     """
     for thing in scene.objects:
         yield thing, WITHOUT, scene.without(thing.id)
@@ -101,118 +81,186 @@ def scene_effects(
     *,
     countries: Sequence[str] = COUNTRIES,
     batch_size: int | None = None,
-    precision: str = "fp32",
 ) -> pd.DataFrame:
-    """Causal effect of every object of some scenes on a prediction.
+    """Causal effect of every object of some scenes, at the classifier's size, on a prediction.
 
     The counterfactuals of all scenes go through the classifier together, in full batches. One that
-    equals the scene to the pixel is not looked at again, so its effect is exactly zero.
-
-    Parameters
-    ----------
-    classifier : set to evaluation mode.
-    items : scenes at the classifier's size.
-    labels : the true class of each.
-    countries : see `counterfactuals`.
-    batch_size : images per forward pass, by default as the device suggests; halved, with a
-        warning, whenever memory runs out.
-    precision : "fp32", "bf16" or "auto". Bfloat16 rounds a logit by some 0.4 %, as much as small
-        objects do.
+    equals the scene to the pixel is not looked at again, so its effect is exactly zero. Float32,
+    because bfloat16 rounds a logit by some 0.4 %, as much as small objects do.
 
     Returns
     -------
-    DataFrame, one row per scene × object × intervention:
-        image_id, country;
-        object (its id), category, cue, look; pixels (visible ones); covers_cue, see
-        `covering_cues`;
-        intervention, "without" or "swapped:COUNTRY";
-        label, the true class; prediction, prediction_after;
-        log_probability (natural) of the label, log_probability_after;
-        effect, the log-probability that the label loses; effect_on_prediction, the one that the
-        class predicted before loses; flipped, whether the decision changes.
+    DataFrame, one row per scene × object × intervention, with ``COLUMNS``: ``pixels`` are the
+    visible ones; ``covers_cue``, see :func:`covering_cues`; ``log_probability`` (natural) of the
+    true label, before and after; ``effect``, what the label loses of it, ``effect_on_prediction``,
+    what the class predicted before loses; ``flipped``, whether the decision changes.
 
     Raises
     ------
     ValueError
-        If an item is no scene or has another size than the classifier's input, `labels` does not
+        If an item is no scene or has another size than the classifier's input, ``labels`` does not
         fit, or the classifier returns NaN.
     """
     if len(labels) != len(items):
         raise ValueError(f"labels has {len(labels)} entries for {len(items)} items")
+    n_classes = len(classifier.classes)
+    if wrong := [label for label in labels if not 0 <= label < n_classes]:
+        raise ValueError(f"labels holds {wrong[0]}; the classifier has classes 0…{n_classes - 1}")
     pictures: list[np.ndarray] = []
     rows: list[dict[str, Any]] = []
     for item, label in zip(items, labels, strict=True):
-        scene = scene_of(item)
-        if scene.size != classifier.image_size:
-            raise ValueError(
-                f"image {item.id!r} has {scene.size} pixels a side, the classifier sees "
-                f"{classifier.image_size}: render scenes with size={classifier.image_size}"
-            )
-        before = len(pictures)
-        pictures.append(scene.image)
-        numbers = {scene.image.tobytes(): before}
-        covering = covering_cues(scene)
-        for thing, intervention, other in counterfactuals(scene, countries):
-            number = numbers.setdefault(other.image.tobytes(), len(pictures))
-            if number == len(pictures):
-                pictures.append(other.image)
-            rows.append(
-                {
-                    "image_id": item.id,
-                    "country": scene.country,
-                    "object": thing.id,
-                    "category": thing.category,
-                    "cue": thing.cue,
-                    "look": thing.look,
-                    "pixels": int(thing.mask.sum()),
-                    "covers_cue": thing.id in covering,
-                    "intervention": intervention,
-                    "label": label,
-                    "before": before,
-                    "after": number,
-                }
-            )
+        rows += _changed(item, label, classifier.image_size, countries, pictures)
     if not rows:
-        return pd.DataFrame(columns=list(COLUMNS)).astype(COLUMNS)
-    log_probabilities = _log_probabilities(classifier, np.stack(pictures), batch_size, precision)
-    return _table(pd.DataFrame(rows), log_probabilities)
+        return pd.DataFrame(columns=list(COLUMNS))
+    images = as_images(torch.from_numpy(np.stack(pictures)), torch.device("cpu"))
+    found = log_probabilities(classifier, images, precision="fp32", batch_size=batch_size)
+    return _with_effects(pd.DataFrame(rows), found.double().numpy())
 
 
-def _log_probabilities(
-    classifier: Classifier, pixels: np.ndarray, batch_size: int | None, precision: str
-) -> np.ndarray:
-    """Log-probability of every class, float64 [N, C], of pictures uint8 [N, S, S, 3]."""
-    classifier.eval()
-    device = classifier.mean.device
-    together = torch.from_numpy(pixels)
+def _changed(
+    item: GeoImage,
+    label: int,
+    size: int,
+    countries: Sequence[str],
+    pictures: list[np.ndarray],
+) -> list[dict[str, Any]]:
+    """A row per change of a scene, with the places of its picture before and after it.
 
-    def logits(size: int) -> torch.Tensor:
-        parts = together.split(size)
-        return torch.cat([classifier(as_images(part, device)).float().cpu() for part in parts])
+    New pictures are appended to ``pictures``.
+    """
+    scene = scene_of(item)
+    if scene.size != size:
+        raise ValueError(
+            f"image {item.id!r} has {scene.size} pixels a side, the classifier sees {size}: render "
+            f"scenes with size={size}"
+        )
+    before = len(pictures)
+    pictures.append(scene.image)
+    numbers = {scene.image.tobytes(): before}
+    covering = covering_cues(scene)
+    rows = []
+    for thing, intervention, other in counterfactuals(scene, countries):
+        number = numbers.setdefault(other.image.tobytes(), len(pictures))
+        if number == len(pictures):
+            pictures.append(other.image)
+        rows.append(
+            {
+                "image_id": item.id,
+                "country": scene.country,
+                "object": thing.id,
+                "category": thing.category,
+                "cue": thing.cue,
+                "look": thing.look,
+                "pixels": int(thing.mask.sum()),
+                "covers_cue": thing.id in covering,
+                "intervention": intervention,
+                "label": label,
+                "before": before,
+                "after": number,
+            }
+        )
+    return rows
 
-    fitting = BatchSize(choose_batch_size(device) if batch_size is None else batch_size)
-    with torch.inference_mode(), inference_precision(device, precision):
-        found = fitting.run(logits)
-    if not torch.isfinite(found).all():
-        raise ValueError("classifier returned NaN or infinite logits; check its weights")
-    return found.double().log_softmax(1).numpy()
 
-
-def _table(rows: pd.DataFrame, log_probabilities: np.ndarray) -> pd.DataFrame:
+def _with_effects(rows: pd.DataFrame, log_p: np.ndarray) -> pd.DataFrame:
     label, before, after = (rows[name].to_numpy() for name in ("label", "before", "after"))
-    classes = log_probabilities.shape[1]
-    if (wrong := label[(label < 0) | (label >= classes)]).size:
-        raise ValueError(f"labels holds {wrong[0]}; the classifier has classes 0…{classes - 1}")
-    predictions = log_probabilities.argmax(1)
-    lost = log_probabilities[before] - log_probabilities[after]
-    each = np.arange(len(rows))
+    predictions, each = log_p.argmax(1), np.arange(len(rows))
+    lost = log_p[before] - log_p[after]
     table = rows.assign(
         prediction=predictions[before],
         prediction_after=predictions[after],
-        log_probability=log_probabilities[before, label],
-        log_probability_after=log_probabilities[after, label],
+        log_probability=log_p[before, label],
+        log_probability_after=log_p[after, label],
         effect=lost[each, label],
         effect_on_prediction=lost[each, predictions[before]],
         flipped=predictions[before] != predictions[after],
     )
-    return table[list(COLUMNS)].astype(COLUMNS)
+    return table[list(COLUMNS)]
+
+
+# A dataset ----------------------------------------------------------------------------------------
+
+
+def dataset_effects(
+    dataset: GeoDataset, classifier: Classifier, *, progress: bool = True
+) -> pd.DataFrame:
+    """Causal effect of every object of a dataset of scenes, see :func:`scene_effects`; cached.
+
+    Cues are swapped for those of the dataset's classes.
+    """
+    if not len(dataset):
+        raise ValueError("dataset holds no images")
+    tables = []
+    with progress_bar("causal effects", len(dataset), "scene", progress) as bar:
+        for shard in shards.shards(dataset, classifier, EvaluationConfig().shard_size):
+            tables.append(shard_effects(shard, classifier))
+            bar.update(len(shard.dataset))
+    return pd.concat(tables, ignore_index=True)
+
+
+def shard_effects(shard: Shard, classifier: Classifier) -> pd.DataFrame:
+    """The table of :func:`scene_effects` for the images of a shard; cached."""
+    labels = shards.true_labels(shard.dataset, classifier)
+
+    def make() -> pd.DataFrame:
+        classifier.to(choose_device())
+        of_items = [labels[item.id] for item in shard.items]
+        with shards.single_thread(classifier.mean.device.type == "cpu"):
+            return scene_effects(classifier, shard.items, of_items, countries=shard.dataset.classes)
+
+    params = {"images": shard.identity, "labels": labels, "classifier": shard.weights_sha256}
+    return cache.table("effects", params, ("geolib.chapters.causes.effects",), make)
+
+
+def object_effects(
+    table: pd.DataFrame, intervention: str = WITHOUT, target: str = "label"
+) -> pd.DataFrame:
+    """One effect per object, from the table of :func:`scene_effects`.
+
+    Parameters
+    ----------
+    intervention : "without", or "swapped": the mean over the other countries, as if one of them
+        were drawn. (The most damaging would be larger by chance, the more there are to choose
+        from.) What is no cue looks alike everywhere, and has the effect zero.
+    target : "label", the true class, or "prediction", the class predicted for the whole scene.
+
+    Returns
+    -------
+    DataFrame, indexed by image_id and object: category, cue, look, pixels, covers_cue; effect;
+        flips, whether removing it changes the decision, or any swap does.
+    """
+    check_choice("intervention", intervention, INTERVENTIONS)
+    check_choice("target", target, TARGETS)
+    keys = ["image_id", "object"]
+    whole = table[table["intervention"] == WITHOUT].set_index(keys)
+    one = whole[["category", "cue", "look", "pixels", "covers_cue"]]
+    if intervention == WITHOUT:
+        return one.assign(effect=whole[TARGETS[target]], flips=whole["flipped"])
+    swaps = table[table["intervention"] != WITHOUT].groupby(keys)
+    return one.assign(
+        effect=swaps[TARGETS[target]].mean().reindex(one.index, fill_value=0.0),
+        flips=swaps["flipped"].any().reindex(one.index, fill_value=False),
+    )
+
+
+def by_category(table: pd.DataFrame, *, min_images: int = 8) -> pd.DataFrame:
+    """Mean effect of each kind of visible object, removed and swapped, with intervals over scenes.
+
+    Of what is no cue only objects that cover none count: what comes to light behind the others, or
+    goes with them, is not their own effect. Kinds that fewer than ``min_images`` scenes show are
+    left out. Largest effect of removal first.
+    """
+    rows = []
+    for intervention in INTERVENTIONS:
+        found = object_effects(table, intervention)
+        seen = found[(found["pixels"] >= MIN_PIXELS) & (found["cue"] | ~found["covers_cue"])]
+        for (category, cue), group in seen.groupby(["category", "cue"]):
+            per_image = group.groupby("image_id")["effect"].mean()
+            if len(per_image) >= min_images and (intervention == WITHOUT or cue):
+                named = {"category": category, "cue": cue, "intervention": intervention}
+                rows.append(named | mean_row(per_image))
+    columns = ["category", "cue", "intervention", "value", "low", "high", "n"]
+    kinds = pd.DataFrame(rows, columns=columns)
+    removed = kinds[kinds["intervention"] == WITHOUT].set_index("category")["value"]
+    order = kinds["category"].map(-removed)
+    return kinds.iloc[order.argsort(kind="stable")].reset_index(drop=True)

@@ -1,0 +1,171 @@
+"""Pictures, tables and sentences of the chapter on causes."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from pandas.io.formats.style import Styler
+
+from geolib import figures
+from geolib.chapters.causes.effects import WITHOUT, object_effects, scene_of
+from geolib.chapters.causes.marks import CAUSAL
+from geolib.chapters.tables import UNDEFINED, cell, cells, grouped_means, sentence
+from geolib.data import GeoDataset
+from geoscenes import MIN_PIXELS
+
+KINDS = {
+    "cue, removed": figures.GUIDED,
+    "cue, in another country's look": figures.ACCENT,
+    "no cue, removed": figures.RANDOM,
+}
+
+
+def gallery(dataset: GeoDataset, table: pd.DataFrame) -> Figure:
+    """The three objects with the largest effects, one of a kind and per scene, and the most
+    misleading one: scene, scene without it, what changed, the look most unlike its own."""
+    removed = object_effects(table)
+    strongest = removed[removed["cue"]].reset_index().sort_values("effect", ascending=False)
+    # Where another country's look is the same one there is nothing to show.
+    swaps = _swaps(table)
+    other_look = swaps.loc[swaps["effect"] != 0, ["image_id", "object"]].drop_duplicates()
+    if len(other_look):
+        strongest = strongest.merge(other_look)
+    best = strongest.drop_duplicates("category").drop_duplicates("image_id").head(3)
+    shown = pd.concat([best, strongest[~strongest["image_id"].isin(best["image_id"])].tail(1)])
+    rows, names = [], []
+    for row in shown.to_dict("records"):
+        scene = scene_of(dataset[dataset.ids.index(row["image_id"])])
+        image, without = (
+            figures.as_image(one.image) for one in (scene, scene.without(row["object"]))
+        )
+        changed = abs(image - without).max(-1)
+        looks = [
+            figures.as_image(scene.swapped(row["object"], name).image) for name in dataset.classes
+        ]
+        other = max(looks, key=lambda look: abs(image - look).sum())
+        bright = figures.overlay(image, changed / max(changed.max(), 1e-9))
+        rows.append([image, without, bright, other])
+        names.append(f"{row['category'].replace('_', ' ')}\n{row['effect']:+.2f}")
+    columns = ["scene", "without it", "what changed", "elsewhere's look"]
+    return figures.image_table(rows, columns, names)
+
+
+def _swaps(table: pd.DataFrame) -> pd.DataFrame:
+    """What visible cues do in another country's look."""
+    return table[(table["intervention"] != WITHOUT) & (table["pixels"] >= MIN_PIXELS)]
+
+
+def kinds_picture(kinds: pd.DataFrame, n_others: int = 8) -> Figure:
+    """Effects of each kind of cue, and of the kinds of other objects that lie farthest off zero."""
+    off = kinds[~kinds["cue"]].sort_values("value", key=abs, ascending=False)["category"]
+    shown = kinds[kinds["cue"] | kinds["category"].isin(off.head(n_others))]
+    removed, swapped, others = KINDS
+    which = np.where(shown["intervention"] == WITHOUT, removed, swapped)
+    shown = shown.assign(
+        kind=np.where(shown["cue"], which, others), category=shown["category"].str.replace("_", " ")
+    )
+    label = "log-probability lost"
+    return figures.dots(shown, "category", by="kind", label=label, colours=KINDS, lines={"": 0})
+
+
+def methods_picture(panels: Mapping[str, pd.DataFrame], controls: Collection[str]) -> Figure:
+    """Marks of the methods, a panel per mark; controls in blue. Best of the first panel on top."""
+    order = next(iter(panels.values()))["attribution"].tolist()
+    shown = pd.concat([table.assign(panel=name) for name, table in panels.items()])
+    shown = shown.assign(kind=np.where(shown["attribution"].isin(list(controls)), "control", "map"))
+    shown = shown.sort_values("attribution", key=lambda c: c.map(order.index), kind="stable")
+    shown = shown.sort_values("panel", key=lambda c: c.map(list(panels).index), kind="stable")
+    colours = {"map": figures.GUIDED, "control": figures.RANDOM}
+    return figures.dots(
+        shown, "attribution", by="kind", panels="panel", label="mean over scenes", colours=colours
+    )
+
+
+def comparison_table(comparison: pd.DataFrame, names: Sequence[str]) -> Styler:
+    """How well methods find causes, best first, beside their differences from a reference.
+
+    ``comparison`` is that of ``marks.against_reference``; ``names`` are those of its rows.
+    """
+    differences = ["difference", "difference_low", "difference_high"]
+    table = pd.DataFrame(
+        {
+            "mark": cells(comparison).to_numpy(),
+            "more than reference": cells(comparison, "+.3f", differences).to_numpy(),
+            "p (Holm)": comparison["p_holm"].to_numpy(),
+            "detectable": comparison["detectable"].to_numpy(),
+            "scenes": comparison["n_images"].to_numpy(),
+            "undefined": comparison["undefined"].to_numpy(),
+        },
+        index=list(names),
+    )
+    forms = {"p (Holm)": "{:.4f}", "detectable": "{:.3f}"}
+    return table.style.format(forms, na_rep=UNDEFINED)
+
+
+def shares_table(marked: pd.DataFrame, measures: Mapping[str, str]) -> pd.DataFrame:
+    """Means of some marks of each attribution method, in the order of the first of them."""
+    columns = {}
+    for measure, name in measures.items():
+        means = grouped_means(marked, measure, "attribution").set_index("attribution")
+        columns[name] = cells(means, ".0%")
+    order = marked.groupby("attribution")[next(iter(measures))].mean()
+    return pd.DataFrame(columns).reindex(order.sort_values(ascending=False).index)
+
+
+def effects_note(table: pd.DataFrame, kinds: pd.DataFrame, answers: pd.DataFrame) -> str:
+    """Which objects matter, and how much; ``answers`` are the predictions for the scenes."""
+    removed = object_effects(table)
+    visible = removed[removed["pixels"] >= MIN_PIXELS]
+    kind = np.select([visible["cue"], visible["covers_cue"]], ["cue", "covers"], "neither")
+    size, flips = (
+        values.groupby(kind).mean() for values in (visible["effect"].abs(), visible["flips"])
+    )
+    causes = (visible["effect"] >= CAUSAL).groupby(kind).sum()
+    size, flips, causes = (
+        one.reindex(["cue", "covers", "neither"]) for one in (size, flips, causes)
+    )
+    top = kinds[kinds["intervention"] == WITHOUT].iloc[0]
+    right = int((answers["prediction"] == answers["label"]).sum())
+    alone = answers["prediction"].nunique() == 1
+    return (
+        f"The classifier is right on {right} of {len(answers)} scenes. "
+        + ("It gives them all one name: nothing below is more than an exercise. " if alone else "")
+        + f"The kind with the largest effect is **{top['category'].replace('_', ' ')}** "
+        f"({sentence(top['value'], top['low'], top['high'])}). Without a cue the log-probability "
+        f"moves by {size['cue']:.3f} on average and {flips['cue']:.1%} of the decisions flip; "
+        f"without what is no cue and covers none, by {size['neither']:.3f} and "
+        f"{flips['neither']:.1%}. Another country's look flips {_swaps(table)['flipped'].mean():.1%}. An "
+        f"object is a *cause* from an effect of {CAUSAL} on, a tenth of the probability: "
+        f"{causes['cue']} cues, {causes['covers']} objects that cover one, and "
+        f"**{causes['neither']} that do neither**, which the network uses although they say "
+        "nothing about the country."
+    )
+
+
+def ranking_note(found: Mapping[str, pd.DataFrame], attribution: str) -> str:
+    """The rank correlation of a method, and which methods are ahead of each control.
+
+    ``found`` holds, for each control, all methods against it (``marks.against_reference``).
+    """
+    first = next(iter(found.values())).set_index("attribution")
+    one = first.loc[attribution]
+    ahead = {
+        name: [
+            f"`{m}`"
+            for m in table.loc[table["difference_low"] > 0, "attribution"]
+            if m not in found
+        ]
+        for name, table in found.items()
+    }
+    levels = ", ".join(f"`{name}` {first.loc[name, 'value']:+.2f}" for name in found)
+    listed = "; ".join(f"of `{n}` {', '.join(m) or 'none'}" for n, m in ahead.items())
+    return (
+        f"`{attribution}` orders its segments by their effects with a rank correlation of "
+        f"**{sentence(one['value'], one['low'], one['high'])}**; {levels}. Ahead, by the interval "
+        f"of the difference in each scene: {listed}. With {one['n_pairs']:.0f} scenes a difference "
+        f"of {cell(one['detectable'], form='.2f')} from `{next(iter(found))}` would have been "
+        "shown with a power of 80 %."
+    )
