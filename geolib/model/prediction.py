@@ -65,6 +65,52 @@ def _logits(
     return torch.cat([classifier(as_images(part, device)).float().cpu() for part in parts])
 
 
+def log_probabilities(
+    classifier: Classifier,
+    images: torch.Tensor,
+    *,
+    precision: str = "auto",
+    batch_size: int | None = None,
+) -> torch.Tensor:
+    """Log-probability of every class (natural logarithm), on the classifier's device.
+
+    Parameters
+    ----------
+    classifier
+        Set to evaluation mode.
+    images
+        ``[B,3,H,W]`` in 0…1, at the classifier's size.
+    precision
+        See :func:`geolib.model.inference_precision`.
+    batch_size
+        Images per forward pass, by default as the device suggests; halved, with a warning,
+        whenever memory runs out.
+
+    Returns
+    -------
+    torch.Tensor
+        ``float64 [B,N]`` on the processor.
+
+    Raises
+    ------
+    ValueError
+        If the classifier returns NaN or infinite values.
+    """
+    classifier.eval()
+    device = classifier.mean.device
+
+    def logits(size: int) -> torch.Tensor:
+        parts = [classifier(part.to(device)).float().cpu() for part in images.split(size)]
+        return torch.cat(parts)
+
+    fitting = BatchSize(choose_batch_size(device) if batch_size is None else batch_size)
+    with torch.inference_mode(), inference_precision(device, precision):
+        found = fitting.run(logits)
+    if not torch.isfinite(found).all():
+        raise ValueError("classifier returned NaN or infinite logits; check its weights")
+    return found.double().log_softmax(1)
+
+
 def as_images(pixels: torch.Tensor, device: torch.device) -> torch.Tensor:
     """Image batch ``float32 [B,3,S,S]``, 0…1, stored channels last, of ``uint8 [B,S,S,3]``."""
     return pixels.to(device).permute(0, 3, 1, 2).float().div_(255)

@@ -22,11 +22,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
 from geolib.runtime.here import cache_root
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import torch
 
 NUMERICAL_LIBRARIES = (
     "captum",
@@ -129,6 +133,37 @@ def compute(
         if not _is_whole(place):
             _build(place, stage, params, build)
     return place
+
+
+def table(
+    stage: str,
+    params: Mapping[str, Any],
+    modules: Sequence[str],
+    make: Callable[[], pd.DataFrame],
+) -> pd.DataFrame:
+    """A table from the cache, or made and kept there as Parquet; see :func:`compute`."""
+    import pandas as pd
+
+    def build(folder: Path) -> None:
+        make().to_parquet(folder / "table.parquet")
+
+    return pd.read_parquet(compute(stage, params, modules, build) / "table.parquet")
+
+
+def arrays(
+    stage: str,
+    params: Mapping[str, Any],
+    modules: Sequence[str],
+    make: Callable[[], Mapping[str, torch.Tensor]],
+) -> dict[str, torch.Tensor]:
+    """Tensors from the cache, or made and kept there as safetensors; see :func:`compute`."""
+    from safetensors.torch import load_file, save_file
+
+    def build(folder: Path) -> None:
+        tensors = {name: tensor.contiguous() for name, tensor in make().items()}
+        save_file(tensors, folder / "arrays.safetensors")
+
+    return load_file(compute(stage, params, modules, build) / "arrays.safetensors")
 
 
 def find(stage: str, params: Mapping[str, Any], modules: Sequence[str]) -> Path | None:

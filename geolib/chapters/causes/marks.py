@@ -252,7 +252,9 @@ def dataset_marks(
             @once
             def known(shard: Shard = shard) -> list[Objects]:
                 found = object_effects(shard_effects(shard, classifier), intervention, target)
-                return [causal_objects(item, found.loc[item.id]) for item in shard.items]
+                return [
+                    causal_objects(item, found.loc[[item.id]].droplevel(0)) for item in shard.items
+                ]
 
             ways = [scores, intervention, target]
             tables += [_shard_marks(shard, classifier, config, ways, known) for config in configs]

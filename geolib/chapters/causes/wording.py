@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -101,7 +102,7 @@ def comparison_table(comparison: pd.DataFrame, names: Sequence[str]) -> Styler:
         },
         index=list(names),
     )
-    forms = {"p (Holm)": "{:.4f}", "detectable": "{:.3f}"}
+    forms: dict[Any, Any] = {"p (Holm)": "{:.4f}", "detectable": "{:.3f}"}
     return table.style.format(forms, na_rep=UNDEFINED)
 
 
@@ -124,9 +125,8 @@ def effects_note(table: pd.DataFrame, kinds: pd.DataFrame, answers: pd.DataFrame
         values.groupby(kind).mean() for values in (visible["effect"].abs(), visible["flips"])
     )
     causes = (visible["effect"] >= CAUSAL).groupby(kind).sum()
-    size, flips, causes = (
-        one.reindex(["cue", "covers", "neither"]) for one in (size, flips, causes)
-    )
+    causes = causes.reindex(["cue", "covers", "neither"], fill_value=0)
+    looks = _swaps(table)["flipped"].mean()
     top = kinds[kinds["intervention"] == WITHOUT].iloc[0]
     right = int((answers["prediction"] == answers["label"]).sum())
     alone = answers["prediction"].nunique() == 1
@@ -137,8 +137,8 @@ def effects_note(table: pd.DataFrame, kinds: pd.DataFrame, answers: pd.DataFrame
         f"({sentence(top['value'], top['low'], top['high'])}). Without a cue the log-probability "
         f"moves by {size['cue']:.3f} on average and {flips['cue']:.1%} of the decisions flip; "
         f"without what is no cue and covers none, by {size['neither']:.3f} and "
-        f"{flips['neither']:.1%}. Another country's look flips {_swaps(table)['flipped'].mean():.1%}. An "
-        f"object is a *cause* from an effect of {CAUSAL} on, a tenth of the probability: "
+        f"{flips['neither']:.1%}. Another country's look flips {looks:.1%}. An object is a *cause* "
+        f"from an effect of {CAUSAL} on, a tenth of the probability: "
         f"{causes['cue']} cues, {causes['covers']} objects that cover one, and "
         f"**{causes['neither']} that do neither**, which the network uses although they say "
         "nothing about the country."
@@ -151,7 +151,7 @@ def ranking_note(found: Mapping[str, pd.DataFrame], attribution: str) -> str:
     ``found`` holds, for each control, all methods against it (``marks.against_reference``).
     """
     first = next(iter(found.values())).set_index("attribution")
-    one = first.loc[attribution]
+    one: dict[Any, float] = first.to_dict("index")[attribution]
     ahead = {
         name: [
             f"`{m}`"
@@ -160,7 +160,8 @@ def ranking_note(found: Mapping[str, pd.DataFrame], attribution: str) -> str:
         ]
         for name, table in found.items()
     }
-    levels = ", ".join(f"`{name}` {first.loc[name, 'value']:+.2f}" for name in found)
+    level = first["value"].to_dict()
+    levels = ", ".join(f"`{name}` {level[name]:+.2f}" for name in found)
     listed = "; ".join(f"of `{n}` {', '.join(m) or 'none'}" for n, m in ahead.items())
     return (
         f"`{attribution}` orders its segments by their effects with a rank correlation of "

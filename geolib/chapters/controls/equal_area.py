@@ -8,6 +8,7 @@ every segmenter is asked at every coverage.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -15,14 +16,14 @@ from scipy import ndimage, stats
 
 from geolib import data, statistics
 from geolib.ablation import torus_shifts
-from geolib.chapters.controls.specifications import cached_table, judged_by, tested, upstream
+from geolib.chapters.controls.specifications import OutcomeTables, Tested, all_elements
+from geolib.chapters.tables import grouped_means, mean_row
 from geolib.model import Classifier
-from geolib.pipeline import shards as shards_
-from geolib.pipeline.shards import EvaluationConfig
+from geolib.pipeline.shards import EvaluationConfig, Extracted
 from geolib.runtime.here import progress_bar
-from geolib.scoring import Array, extract_elements, to_numpy
+from geolib.scoring import Array, to_numpy
 
-COVERAGES = (0.0, 0.05, 0.1, 0.2, 0.3, 0.45, 0.7, 1.0)
+COVERAGES = (0.0, 0.1, 0.2, 0.3, 1.0)
 # The coverage up to which segmenters are ranked: that of elements in use. Most of the area lies
 # beyond it, where regions grow over segments of ever lower score, or over none at all.
 UP_TO = 0.3
@@ -39,18 +40,8 @@ def pixel_order(boxes: Array, shape: tuple[int, int]) -> np.ndarray:
     that no earlier box has taken. When all are full, the rest follows, the nearest to them first;
     without any box, the nearest to the image's centre.
 
-    Parameters
-    ----------
-    boxes
-        int ``[M,4]``, x0 y0 x1 y1, end-exclusive, best first.
-    shape
-        Height and width of the image.
-
-    Returns
-    -------
-    numpy.ndarray
-        int64 ``[H,W]``, the place of each pixel, 0 … H·W − 1; pixels that join at the same time
-        do so in reading order.
+    ``boxes``, int [M,4], are best first. Returns the place of each pixel, int64 [H,W], 0 … H·W − 1;
+    pixels that join at the same time do so in reading order.
     """
     corners = to_numpy(boxes)
     turn = np.full(shape, len(corners))
@@ -77,20 +68,7 @@ def _from_middle(side: int) -> np.ndarray:
 
 
 def nested_regions(order: np.ndarray, coverages: Sequence[float]) -> np.ndarray:
-    """Regions of the first round(c·H·W) pixels of an order, for each coverage c.
-
-    Parameters
-    ----------
-    order
-        Of :func:`pixel_order`.
-    coverages
-        Shares of the image, 0…1.
-
-    Returns
-    -------
-    numpy.ndarray
-        bool ``[C,H,W]``, each inside those of larger coverage.
-    """
+    """Regions of the first round(c·H·W) pixels of an order, for each coverage c; bool [C,H,W]."""
     return np.stack([order < round(share * order.size) for share in coverages])
 
 
@@ -104,126 +82,54 @@ def responses(
 ) -> pd.DataFrame:
     """Deletion and insertion of regions that grow from nothing to the whole image.
 
-    Parameters
-    ----------
-    dataset
-        Labelled images.
-    configs
-        A name and settings for each way of making elements. Elements of every score above zero
-        make the curve; those above ``s_min`` are the ``guided`` region.
-    coverages
-        Where the curves are asked.
-
-    Returns
-    -------
-    DataFrame
-        Outcome table whose column ``segmenter`` holds the names. Its regions ``grown`` and
-        ``shifted`` have one row per coverage: the growing region, and the same one moved as a
-        whole to another place (wrapping round the edges), which covers as much. ``runs_out`` is
-        the coverage at which the elements that make the curve are all in it.
+    Elements of every score above zero make the curve; those above ``s_min`` are the ``guided``
+    region. In the outcome table ``segmenter`` holds the names of ``configs``. Its regions ``grown``
+    and ``shifted`` have one row per coverage: the growing region, and the same one moved as a whole
+    (wrapping round the edges), which covers as much. ``runs_out`` is the coverage of all elements.
     """
-    shards = list(shards_.shards(dataset, classifier, EvaluationConfig().shard_size))
-    labels = judged_by(dataset, classifier, configs.values())
-    tables = []
+    tables = OutcomeTables(dataset, classifier, configs.values())
+    ways = {"coverages": list(coverages)}
+    found = []
     with progress_bar("growing regions", len(configs), "segmenter", progress) as bar:
         for name, config in configs.items():
-            table = _responses(shards, classifier, labels, config, coverages)
-            tables.append(table.assign(segmenter=name))
+            once = config.model_copy(update={"repeats": 1})
+            choose = partial(_growing, once, coverages)
+            table = tables.table("responses", __name__, once, ways, choose)
+            found.append(table.assign(segmenter=name))
             bar.update()
-    return pd.concat(tables, ignore_index=True).assign(dataset=dataset.name)
+    return pd.concat(found, ignore_index=True).assign(dataset=dataset.name)
 
 
-def _responses(
-    shards: Sequence[shards_.Shard],
-    classifier: Classifier,
-    labels: Mapping[str, int],
-    config: EvaluationConfig,
-    coverages: Sequence[float],
-) -> pd.DataFrame:
-    def make() -> pd.DataFrame:
-        extracted = [e for shard in shards for e in shards_.extract(shard, classifier, config)]
-        candidates = [
-            extract_elements(
-                e.attribution,
-                e.segments,
-                top_p=config.top_p,
-                s_min=0,
-                threshold=config.suppression,
-                padding=config.padding,
-            )
-            for e in extracted
-        ]
-        grown = [nested_regions(pixel_order(c.boxes, c.shape), coverages) for c in candidates]
-        ids = [e.item.id for e in extracted]
-        table = tested(
-            extracted,
-            [e.elements for e in extracted],
-            classifier,
-            labels,
-            config.model_copy(update={"repeats": 1}),
-            {
-                GROWN: grown,
-                SHIFTED: [
-                    # One shift per image and seed, so these regions are nested too.
-                    np.concatenate([torus_shifts(one, name, config.seed, 1) for one in regions])
-                    for name, regions in zip(ids, grown, strict=True)
-                ],
-            },
-        )
-        full = {name: one.coverage for name, one in zip(ids, candidates, strict=True)}
-        return table.assign(runs_out=table["image_id"].map(full))
-
-    params = upstream(shards, classifier, labels, config) | {"coverages": list(coverages)}
-    return cached_table("responses", params, ("geolib.chapters.controls.equal_area",), make)
+def _growing(
+    config: EvaluationConfig, coverages: Sequence[float], extracted: Sequence[Extracted]
+) -> Tested:
+    ids = [e.item.id for e in extracted]
+    candidates = [all_elements(e, config) for e in extracted]
+    grown = [nested_regions(pixel_order(c.boxes, c.shape), coverages) for c in candidates]
+    # One shift per image and seed, so these regions are nested too.
+    shifted = [
+        np.concatenate([torus_shifts(one, name, config.seed, 1) for one in regions])
+        for name, regions in zip(ids, grown, strict=True)
+    ]
+    runs_out = {name: one.coverage for name, one in zip(ids, candidates, strict=True)}
+    return Tested([e.elements for e in extracted], {GROWN: grown, SHIFTED: shifted}, runs_out)
 
 
 # What the curves say ------------------------------------------------------------------------------
 
 
 def curves(table: pd.DataFrame, metric: str = "probability") -> pd.DataFrame:
-    """Mean response at each coverage, with its interval over images.
-
-    Parameters
-    ----------
-    table
-        Of :func:`responses`.
-    metric
-        As for :func:`geolib.statistics.advantages`.
-
-    Returns
-    -------
-    DataFrame
-        One row per ``segmenter`` × ``test`` × ``region`` (grown, shifted) × ``coverage``:
-        ``value``, ``low``, ``high``.
-    """
+    """Mean response of each segmenter × test × region (grown, shifted) at each coverage."""
+    rows = table[table["region"].isin([GROWN, SHIFTED])]
     keys = ["segmenter", "test", "region", "coverage"]
-    rows = []
-    for key, group in table[table["region"].isin([GROWN, SHIFTED])].groupby(keys, sort=False):
-        found = statistics.interval(group[statistics.METRICS[metric]].astype(float))
-        row = dict(zip(keys, key, strict=True))
-        rows.append(row | {"value": found.mean, "low": found.low, "high": found.high})
-    return pd.DataFrame(rows)
+    return grouped_means(rows, statistics.METRICS[metric], keys)
 
 
 def areas(table: pd.DataFrame, metric: str = "probability", up_to: float = UP_TO) -> pd.DataFrame:
-    """Area under each image's curve, by the trapezoid rule over coverage from 0.
+    """Area under each image's curve, by the trapezoid rule over coverage from 0 to ``up_to``.
 
-    Given as a share of its width, which makes it the mean response.
-
-    Parameters
-    ----------
-    table
-        Of :func:`responses`.
-    metric
-        As for :func:`geolib.statistics.advantages`.
-    up_to
-        Coverage at which ``area`` ends.
-
-    Returns
-    -------
-    DataFrame
-        One row per ``segmenter`` × ``test`` × ``image_id``: ``area``, and ``whole_area``, up to
-        coverage 1.
+    Given as a share of its width, which makes it the mean response: ``area`` for each segmenter ×
+    test × image, and ``whole_area``, up to coverage 1.
     """
     keys = ["segmenter", "test", "image_id"]
     column = statistics.METRICS[metric]
@@ -242,19 +148,11 @@ def _mean_height(curve: np.ndarray, end: float) -> float:
 
 
 def ranking(per_image: pd.DataFrame) -> pd.DataFrame:
-    """Segmenters by their area, best first within each test.
+    """Segmenters by their area of :func:`areas`, best first within each test.
 
-    Parameters
-    ----------
-    per_image
-        Of :func:`areas`.
-
-    Returns
-    -------
-    DataFrame
-        Index: test, segmenter. ``area``, ``low``, ``high``; ``whole_area``; ``behind``, how much
-        worse the area is than the best one's, image by image, with ``behind_low`` and
-        ``behind_high`` (no value for the best); the ``detectable`` difference; ``n_images``.
+    ``value``, ``low``, ``high`` of the area; ``whole_area``; ``behind``, how much worse it is than
+    the best one's, image by image, with ``behind_low``, ``behind_high`` and ``detectable`` (no
+    value for the best).
     """
     rows = []
     for test, group in per_image.groupby("test"):
@@ -263,26 +161,12 @@ def ranking(per_image: pd.DataFrame) -> pd.DataFrame:
         sign = 1 if test == "insertion" else -1
         order = (sign * wide.mean()).sort_values(ascending=False).index
         for name in order:
-            area = statistics.interval(wide[name])
+            row = {"test": test, "segmenter": name, **mean_row(wide[name])}
+            row["whole_area"] = whole[name]
             differences = sign * (wide[order[0]] - wide[name])
-            if name == order[0]:
-                differences = differences[:0]
-            behind = statistics.paired(differences)
-            rows.append(
-                {
-                    "test": test,
-                    "segmenter": name,
-                    "area": area.mean,
-                    "low": area.low,
-                    "high": area.high,
-                    "whole_area": whole[name],
-                    "behind": behind.difference,
-                    "behind_low": behind.low,
-                    "behind_high": behind.high,
-                    "detectable": behind.detectable,
-                    "n_images": len(wide),
-                }
-            )
+            behind = statistics.paired(differences if name != order[0] else differences[:0])
+            row |= {"behind": behind.difference, "detectable": behind.detectable}
+            rows.append(row | {"behind_low": behind.low, "behind_high": behind.high})
     return pd.DataFrame(rows).set_index(["test", "segmenter"])
 
 
@@ -290,13 +174,8 @@ def by_coverage_alone(table: pd.DataFrame, metric: str = "probability") -> pd.Da
     """What each segmenter reaches with its own elements, and what its coverage alone would give.
 
     The latter is the mean of all segmenters' curves of the same image, at the coverage that this
-    segmenter's own elements have in it.
-
-    Returns
-    -------
-    DataFrame
-        One row per ``segmenter`` × ``test`` × ``image_id``: ``coverage``, ``n_elements``,
-        ``runs_out``, ``reached``, ``expected``.
+    segmenter's own elements have in it. One row per segmenter × test × image: ``coverage``,
+    ``n_elements``, ``runs_out``, ``reached``, ``expected``.
     """
     column = statistics.METRICS[metric]
     own = table[table["region"] == "guided"]
@@ -329,19 +208,9 @@ def explained(table: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     is worth no more than calling them equal (as where their curves are flat), negative when it
     misleads; no value where segmenters do not differ.
 
-    Parameters
-    ----------
-    table
-        Of :func:`by_coverage_alone`.
-    seed
-        Of the bootstrap over images.
-
-    Returns
-    -------
-    DataFrame
-        Index: test. ``value``, ``low``, ``high`` (percentile interval over images), and
-        ``detectable``: the share that so many images would have told from zero in four of five
-        samples, if the bootstrap's distribution is normal.
+    Index: test. ``value``, ``low``, ``high`` (percentile interval over images), and ``detectable``:
+    the share that so many images would have told from zero in four of five samples, if the
+    bootstrap's distribution is normal.
     """
     rows = {}
     for test, group in table.groupby("test"):
@@ -349,47 +218,34 @@ def explained(table: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
             group.pivot(index="image_id", columns="segmenter", values=name).to_numpy()
             for name in ("reached", "expected")
         )
-        found = stats.bootstrap(
-            (np.arange(len(reached)),),
-            lambda drawn, a=reached, b=expected: _share_explained(a[drawn], b[drawn]),
-            n_resamples=999,
-            vectorized=False,
-            method="percentile",
-            rng=np.random.default_rng(seed),
-        )
-        bounds = found.confidence_interval
+        draws = np.random.default_rng(seed).integers(len(reached), size=(999, len(reached)))
+        found = _share_explained(reached[draws].mean(axis=1), expected[draws].mean(axis=1))
+        low, high = np.quantile(found, [0.025, 0.975])
         rows[test] = {
-            "value": _share_explained(reached, expected),
-            "low": bounds.low,
-            "high": bounds.high,
-            "detectable": TOLD * found.standard_error,
+            "value": float(_share_explained(reached.mean(axis=0), expected.mean(axis=0))),
+            "low": low,
+            "high": high,
+            "detectable": TOLD * found.std(ddof=1),
         }
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
-def _share_explained(reached: np.ndarray, expected: np.ndarray) -> float:
-    a, b = (values.mean(axis=0) - values.mean() for values in (reached, expected))
-    differences = float((a**2).sum())
-    return 1 - float(((a - b) ** 2).sum()) / differences if differences else np.nan
+def _share_explained(reached: np.ndarray, expected: np.ndarray) -> np.ndarray:
+    """Of means [..., segmenters]."""
+    a, b = (means - means.mean(axis=-1, keepdims=True) for means in (reached, expected))
+    differences = (a**2).sum(axis=-1)
+    with np.errstate(invalid="ignore"):
+        share = 1 - ((a - b) ** 2).sum(axis=-1) / np.where(differences, differences, np.nan)
+    return share
 
 
 def contrast(own: pd.DataFrame, per_image: pd.DataFrame, one: str, other: str) -> pd.DataFrame:
     """How much better one segmenter does than another, with their own elements and at equal area.
 
-    Parameters
-    ----------
-    own, per_image
-        Of :func:`by_coverage_alone` and :func:`areas`.
-    one, other
-        Names of segmenters.
-
-    Returns
-    -------
-    DataFrame
-        Index: test, and what is compared: "own elements", "equal area", and the "change" from the
-        former to the latter, image by image. ``difference`` (positive: ``one`` is better; change:
-        it is better at equal area), ``low``, ``high`` and so on: see
-        :func:`geolib.statistics.paired`.
+    From :func:`by_coverage_alone` and :func:`areas`. Index: test, and what is compared: "own
+    elements", "equal area", and the "change" from the former to the latter, image by image.
+    ``difference`` (positive: ``one`` is better; change: it is better at equal area), ``low``,
+    ``high`` and so on: see :func:`geolib.statistics.paired`.
     """
     keys = ["test", "image_id"]
     reached = own.pivot(index=keys, columns="segmenter", values="reached")

@@ -1,3 +1,5 @@
+"""Pictures of the chapter on controls."""
+
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
@@ -7,7 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from geolib.figures import ACCENT, GUIDED, INK, RANDOM, WIDTH, class_colours, styled
+from geolib.figures import GUIDED, INK, RANDOM, WIDTH, class_colours, styled
 
 
 @styled
@@ -16,16 +18,10 @@ def specification_curve(
 ) -> Figure:
     """Advantage under every specification, smallest first, above the choices that make it.
 
-    Parameters
-    ----------
-    curve
-        Table of :func:`geolib.chapters.controls.specifications.specifications`.
-    choices
-        Columns of the choices and their headings.
-    controls
-        Attribution methods that know nothing of the network; drawn in blue.
+    ``curve`` is that of ``specifications``, ``choices`` are its columns of choices with their
+    headings, ``controls`` methods that know nothing of the network, drawn in blue.
     """
-    rows = curve.sort_values("advantage", kind="stable").reset_index(drop=True)
+    rows = curve.sort_values("value", kind="stable").reset_index(drop=True)
     labels = [
         (column, str(value)) for column in choices for value in dict.fromkeys(sorted(rows[column]))
     ]
@@ -45,10 +41,8 @@ def specification_curve(
     }
     for label, (chosen, colour, alpha) in groups.items():
         part = rows[chosen]
-        above.vlines(
-            places[chosen], part["ci_low"], part["ci_high"], color=colour, lw=0.8, alpha=0.35
-        )
-        above.plot(places[chosen], part["advantage"], ".", color=colour, ms=3.5, label=label)
+        above.vlines(places[chosen], part["low"], part["high"], color=colour, lw=0.8, alpha=0.35)
+        above.plot(places[chosen], part["value"], ".", color=colour, ms=3.5, label=label)
         for height, (column, value) in enumerate(labels):
             here = places[chosen & (rows[column].astype(str) == value)]
             below.vlines(here, height - 0.32, height + 0.32, color=colour, lw=0.8, alpha=alpha)
@@ -73,12 +67,7 @@ def specification_curve(
 def masked_against_true(table: pd.DataFrame, fills: Sequence[str]) -> Figure:
     """Effect of hiding an object against the effect of its real absence, a panel per fill.
 
-    Parameters
-    ----------
-    table
-        Columns ``fill``, ``true``, ``masked``, ``cue``; one row per object and fill.
-    fills
-        In the order of the panels.
+    ``table`` has a row per object and fill: ``fill``, ``true``, ``masked``, ``cue``.
     """
     columns = 3
     lines = -(-len(fills) // columns)
@@ -109,15 +98,8 @@ def masked_against_true(table: pd.DataFrame, fills: Sequence[str]) -> Figure:
 def coverage_response(curves: pd.DataFrame, own: pd.DataFrame, label: str) -> Figure:
     """Response to a growing region, a panel per test and a line per segmenter.
 
-    Parameters
-    ----------
-    curves
-        Table of :func:`geolib.chapters.controls.equal_area.curves`.
-    own
-        Columns ``segmenter``, ``test``, ``coverage``, ``reached``: what each segmenter's own
-        elements cover and reach, drawn as a dot.
-    label
-        Name of the response.
+    ``curves`` are those of ``equal_area``; the dots of ``own`` (``segmenter``, ``test``,
+    ``coverage``, ``reached``) are what each segmenter's own elements reach.
     """
     names = list(dict.fromkeys(curves["segmenter"]))
     colours = class_colours(names)
@@ -137,35 +119,4 @@ def coverage_response(curves: pd.DataFrame, own: pd.DataFrame, label: str) -> Fi
     axes[0].set_ylabel(label)
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=9.5)
-    return figure
-
-
-@styled
-def paired_advantages(comparison: pd.DataFrame, by: str, pair: str) -> Figure:
-    """Advantages with intervals under two conditions, a panel per test.
-
-    Parameters
-    ----------
-    comparison
-        Columns ``by``, ``pair``, ``test``, ``advantage``, ``ci_low``, ``ci_high``.
-    by, pair
-        Column of the rows, in its order, and column of the two conditions.
-    """
-    order = list(dict.fromkeys(comparison[by]))[::-1]
-    figure, axes = plt.subplots(1, 2, figsize=(WIDTH, 0.5 * len(order) + 1.5), sharey=True)
-    for axis, test in zip(axes, ("deletion", "insertion"), strict=True):
-        rows = comparison[comparison["test"] == test]
-        for (name, part), shift, colour in zip(
-            rows.groupby(pair, sort=False), (0.14, -0.14), (GUIDED, ACCENT), strict=True
-        ):
-            places = np.array([order.index(value) for value in part[by]]) + shift
-            axis.hlines(places, part["ci_low"], part["ci_high"], color=colour, lw=3, alpha=0.5)
-            axis.plot(part["advantage"], places, "o", color=colour, ms=7, label=name)
-        axis.axvline(0, color=INK, lw=1)
-        axis.set(title=test, xlabel="advantage over random (accuracy)", yticks=range(len(order)))
-        axis.set_yticklabels(order)
-        axis.set_ylim(-0.6, len(order) - 0.4)
-        axis.grid(axis="x")
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=2)
     return figure

@@ -449,7 +449,9 @@ def test_comparison_by_hand():
     table = marked(
         cam=[0.5, 0.7, 0.9, np.nan], random=[0.1, 0.2, np.nan, 0.3], edges=[0.4, 0.2, 0.0, 0.2]
     )
-    found = marks.against_reference(table, "rank", {"attribution": "random"}).set_index("attribution")
+    found = marks.against_reference(table, "rank", {"attribution": "random"}).set_index(
+        "attribution"
+    )
     assert list(found.index) == ["cam", "random", "edges"]  # random and edges: 0.2 each
     cam = found.loc["cam"]
     assert (cam["value"], cam["n_images"], cam["undefined"]) == (pytest.approx(0.7), 3, 1)
@@ -473,7 +475,9 @@ def test_the_order_of_scenes_and_methods_does_not_matter():
     rng = np.random.default_rng(0)
     table = marked(cam=rng.random(12), random=rng.random(12), edges=rng.random(12))
     one = marks.against_reference(table, "rank", {"attribution": "random"})
-    other = marks.against_reference(table.sample(frac=1, random_state=0), "rank", {"attribution": "random"})
+    other = marks.against_reference(
+        table.sample(frac=1, random_state=0), "rank", {"attribution": "random"}
+    )
     pd.testing.assert_frame_equal(one, other)
 
 
