@@ -13,7 +13,13 @@ from geolib.partitioning.distance import (
 from geolib.partitioning.geocoding import Address, Geocoder, OfflineGeocoder
 from geolib.partitioning.hierarchy import Hierarchy, build_hierarchy
 from geolib.partitioning.nominatim import NominatimGeocoder
-from geolib.partitioning.s2 import TAU_MAXS, S2Partitioning, matching_tau_max, s2_partitionings
+from geolib.partitioning.s2 import (
+    TAU_MAXS,
+    S2Partitioning,
+    matching_tau_max,
+    s2_partitionings,
+    s2_tokens,
+)
 from geolib.partitioning.semantic import (
     PAPER_PRESETS,
     SMALL_PRESETS,
@@ -50,6 +56,7 @@ __all__ = [
     "nearest_cell_km",
     "own_cell_km",
     "s2_partitionings",
+    "s2_tokens",
     "semantic_partitionings",
     "spherical_mean",
 ]

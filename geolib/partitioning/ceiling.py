@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -15,26 +16,15 @@ from geolib.partitioning.distance import (
     check_coordinates,
     geolocation_accuracy,
     great_circle_distance,
+    unit_vectors,
 )
-from geolib.partitioning.geocoding import unit_vectors
 
 
 def own_cell_km(partitioning: Partitioning, coordinates: ArrayLike) -> np.ndarray:
     """Distance of each point to the coordinate of its own cell: what a faultless classifier errs.
 
-    Parameters
-    ----------
-    partitioning : the classes.
-    coordinates : [N,2], degrees, latitude first.
-
-    Returns
-    -------
-    float64 [N], kilometres; infinite for a point in no cell.
-
-    Raises
-    ------
-    ValueError
-        For coordinates of another shape or out of range.
+    float64 [N] in kilometres for points [N,2] in degrees, latitude first; infinite for a point in
+    no cell. Raises ValueError for coordinates of another shape or out of range.
     """
     points = check_coordinates("coordinates", coordinates)
     classes = partitioning.assign(points)
@@ -46,21 +36,7 @@ def nearest_cell_km(partitioning: Partitioning, coordinates: ArrayLike) -> np.nd
     """Distance of each point to the nearest coordinate of any cell: no prediction errs less.
 
     A cell's coordinate need not be the nearest one to a point inside it, so this is the bound for
-    every classifier, also one that is never right about the cell.
-
-    Parameters
-    ----------
-    partitioning : the classes.
-    coordinates : [N,2], degrees, latitude first.
-
-    Returns
-    -------
-    float64 [N], kilometres.
-
-    Raises
-    ------
-    ValueError
-        For coordinates of another shape or out of range.
+    every classifier, also one that is never right about the cell. Otherwise as `own_cell_km`.
     """
     points = check_coordinates("coordinates", coordinates)
     # Chords order as great circles do; a tree of chords is thirty times faster than one of angles.
@@ -75,7 +51,7 @@ def ceiling_table(
 ) -> pd.DataFrame:
     """Classes, unassigned points and quantisation ceilings, in the form of Table 1 (§4.1).
 
-    The finest partitioning of a configuration makes the prediction, so it sets the ceiling.
+    The finest partitioning of a configuration predicts, so it sets the ceiling.
 
     Parameters
     ----------
@@ -92,21 +68,20 @@ def ceiling_table(
     cell's coordinate; points in no cell are misses).
     """
     rows = []
-    for name, partitionings in configurations.items():
+    for (name, partitionings), (data, coordinates) in product(
+        configurations.items(), points.items()
+    ):
         finest = partitionings[0]
-        for data, coordinates in points.items():
-            own = own_cell_km(finest, coordinates)
-            best = geolocation_accuracy(nearest_cell_km(finest, coordinates), radii)
-            faultless = geolocation_accuracy(own, radii)
-            rows.append(
-                {
-                    "configuration": name,
-                    "data": data,
-                    "classes": n_unique_classes(partitionings),
-                    "fine": finest.n_classes,
-                    "unassigned": float(np.isinf(own).mean()),
-                    **{f"best {radius}": share for radius, share in best.items()},
-                    **{f"faultless {radius}": share for radius, share in faultless.items()},
-                }
-            )
+        own = own_cell_km(finest, coordinates)
+        row = {
+            "configuration": name,
+            "data": data,
+            "classes": n_unique_classes(partitionings),
+            "fine": finest.n_classes,
+            "unassigned": float(np.isinf(own).mean()),
+        }
+        for bound, km in (("best", nearest_cell_km(finest, coordinates)), ("faultless", own)):
+            shares = geolocation_accuracy(km, radii)
+            row |= {f"{bound} {radius}": share for radius, share in shares.items()}
+        rows.append(row)
     return pd.DataFrame(rows)

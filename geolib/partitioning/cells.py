@@ -64,33 +64,15 @@ class Partitioning(ABC):
 
     @abstractmethod
     def assign(self, coordinates: ArrayLike) -> np.ndarray:
-        """Class of each point.
+        """Class of each point [N,2] (degrees, latitude first): int64 [N], -1 for one in no cell.
 
-        Parameters
-        ----------
-        coordinates : [N,2], degrees, latitude first.
-
-        Returns
-        -------
-        int64 [N] in 0…C-1, -1 for a point in no cell.
-
-        Raises
-        ------
-        ValueError
-            For coordinates of another shape or out of range.
+        Raises ValueError for coordinates of another shape or out of range.
         """
 
     def parents_in(self, coarser: Partitioning) -> np.ndarray:
-        """Class of each cell in a coarser partitioning of the same samples (§3.1.3).
+        """Class of each cell in a coarser partitioning of the same samples and kind (§3.1.3).
 
-        Returns
-        -------
-        int64 [C], -1 for a cell that the coarser partitioning does not cover.
-
-        Raises
-        ------
-        TypeError
-            For a partitioning of another kind.
+        int64 [C], -1 for a cell that the coarser one does not cover; TypeError for another kind.
         """
         if not isinstance(coarser, type(self)):
             raise TypeError(
@@ -100,7 +82,7 @@ class Partitioning(ABC):
 
     @abstractmethod
     def _parents_in(self, coarser: Self) -> np.ndarray:
-        """The same for a partitioning of this kind."""
+        """As `parents_in`, for a partitioning of this kind."""
 
     @abstractmethod
     def with_polygons(self) -> Self:
@@ -108,16 +90,10 @@ class Partitioning(ABC):
 
     @abstractmethod
     def _table(self) -> GeoDataFrame:
-        """Everything there is to save; its columns hold strings, numbers and geometries."""
+        """Everything there is to save, as strings, numbers and geometries."""
 
     def save(self, path: str | Path) -> None:
-        """Write GeoParquet (.parquet) or GeoJSON (.geojson), with all that `assign` needs.
-
-        Raises
-        ------
-        ValueError
-            For another suffix.
-        """
+        """Write GeoParquet (.parquet) or GeoJSON (.geojson), with all that `assign` needs."""
         target = _check_suffix(path)
         table = self._table()
         table.attrs = {"partitioning": self.kind, **self.parameters}
@@ -155,14 +131,7 @@ class Partitioning(ABC):
 def make_cells(
     keys: list[str], names: list[str], points: np.ndarray, classes: np.ndarray
 ) -> GeoDataFrame:
-    """Table of cells from the samples in them.
-
-    Parameters
-    ----------
-    keys, names : one per class.
-    points : [N,2], degrees, latitude first.
-    classes : int64 [N], -1 for a sample in no cell; every class has samples.
-    """
+    """Table of cells, each with a key, a name and samples: points [N,2] and their classes [N]."""
     means = grouped_means(points, classes, len(keys))
     frame = pd.DataFrame(
         {

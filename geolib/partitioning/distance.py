@@ -18,17 +18,9 @@ _NO_DIRECTION = 1e-9
 
 
 def check_coordinates(argument: str, values: ArrayLike) -> np.ndarray:
-    """Return coordinates as float64 [N,2], or say what is wrong with them.
+    """Coordinates of the caller's `argument` as float64 [N,2], degrees, latitude first.
 
-    Parameters
-    ----------
-    argument : name of the caller's argument, for the message.
-    values : [N,2], degrees, latitude first.
-
-    Raises
-    ------
-    ValueError
-        For another shape, NaN or infinite values, and angles outside ±90 and ±180 degrees.
+    Raises ValueError for another shape, NaN, and angles outside ±90 and ±180 degrees.
     """
     degrees = np.asarray(values, dtype=np.float64)
     if degrees.ndim != 2 or degrees.shape[1] != 2:
@@ -51,16 +43,11 @@ def great_circle_distance(a: ArrayLike, b: ArrayLike) -> np.ndarray:
 
     Parameters
     ----------
-    a, b : [N,2], degrees, latitude first.
+    a, b : [N,2] each, degrees, latitude first; anything else is a ValueError.
 
     Returns
     -------
     float64 [N], kilometres, 0 to half the sphere's circumference.
-
-    Raises
-    ------
-    ValueError
-        For arrays that are not [N,2], of unequal length, or that hold no valid coordinates.
     """
     first, second = check_coordinates("a", a), check_coordinates("b", b)
     if len(first) != len(second):
@@ -84,12 +71,8 @@ def geolocation_accuracy(km: ArrayLike, radii: Sequence[float] = RADII_KM) -> di
 
     Returns
     -------
-    {radius: share}, 0…1. A distance equal to the radius is a miss.
-
-    Raises
-    ------
-    ValueError
-        For no distances, negative or NaN ones, and radii that are not above 0.
+    {radius: share}, 0…1. A distance equal to the radius is a miss. ValueError for no distances,
+    negative or NaN ones, and radii that are not above 0.
     """
     distances = _check_km(km)
     if distances.size == 0:
@@ -103,18 +86,8 @@ def geolocation_accuracy(km: ArrayLike, radii: Sequence[float] = RADII_KM) -> di
 def geoguessr_score(km: ArrayLike) -> np.ndarray:
     """Points of the game for a distance: 5000·exp(−d / 1492.7).
 
-    Parameters
-    ----------
-    km : distances in kilometres, of any shape; infinite where nothing was predicted, 0 points.
-
-    Returns
-    -------
-    float64 of the same shape, 0…5000.
-
-    Raises
-    ------
-    ValueError
-        For negative or NaN distances.
+    float64 0…5000 of the shape of `km`, which is infinite where nothing was predicted (0 points);
+    ValueError for negative or NaN distances.
     """
     return GEOGUESSR_BEST * np.exp(-_check_km(km) / GEOGUESSR_KM)
 
@@ -124,18 +97,8 @@ def spherical_mean(coordinates: ArrayLike) -> tuple[float, float]:
 
     Unlike the mean of the angles it is right across the antimeridian and at the poles.
 
-    Parameters
-    ----------
-    coordinates : [N,2], N ≥ 1, degrees, latitude first.
-
-    Returns
-    -------
-    (latitude, longitude) in degrees; the longitude in -180…180.
-
-    Raises
-    ------
-    ValueError
-        For no points, invalid ones, and points that cancel out, such as antipodes.
+    (latitude, longitude) in degrees of points [N,2], N ≥ 1, in degrees, latitude first. ValueError
+    for no points, invalid ones, and points that cancel out, such as antipodes.
     """
     points = check_coordinates("coordinates", coordinates)
     if len(points) == 0:
@@ -147,42 +110,38 @@ def spherical_mean(coordinates: ArrayLike) -> tuple[float, float]:
 def grouped_means(points: np.ndarray, groups: np.ndarray, n_groups: int) -> np.ndarray:
     """Spherical mean of every group, independent of the order of the points to the last bit.
 
-    Parameters
-    ----------
-    points : [N,2], degrees, latitude first.
-    groups : int [N] in 0…n_groups-1, or -1 for points that count nowhere.
-    n_groups : number of groups, none of them empty.
-
-    Returns
-    -------
-    float64 [n_groups,2], degrees.
-
-    Raises
-    ------
-    ValueError
-        For a group whose points cancel out.
+    float64 [n_groups,2] in degrees of points [N,2] whose groups [N] are 0…n_groups-1, or -1 for
+    points that count nowhere. ValueError for a group that is empty or whose points cancel out.
     """
     # One order of summation, whatever the order of the input.
     order = np.lexsort((points[:, 1], points[:, 0], groups))
     order = order[groups[order] >= 0]
     group = groups[order]
-    latitude, longitude = np.radians(points[order]).T
-    x, y, z = (
-        np.bincount(group, weights=values, minlength=n_groups)
-        for values in (
-            np.cos(latitude) * np.cos(longitude),
-            np.cos(latitude) * np.sin(longitude),
-            np.sin(latitude),
-        )
-    )
+    vectors = unit_vectors(points[order]).T
+    sums = np.stack([np.bincount(group, values, n_groups) for values in vectors], axis=1)
     sizes = np.bincount(group, minlength=n_groups)
-    lengths = np.sqrt(x**2 + y**2 + z**2)
+    lengths = np.linalg.norm(sums, axis=1)
     undefined = np.flatnonzero(~(lengths > _NO_DIRECTION * sizes))
     if undefined.size:
         raise ValueError(
             f"the {sizes[undefined[0]]} points of group {undefined[0]} cancel out, so they have no"
             " mean direction; expected points that are not spread evenly over the globe"
         )
+    return degrees_of(sums)
+
+
+def unit_vectors(coordinates: np.ndarray) -> np.ndarray:
+    """Points [N,2] in degrees as vectors [N,3] of the unit sphere."""
+    latitude, longitude = np.radians(coordinates).T
+    across = np.cos(latitude)
+    return np.column_stack(
+        (across * np.cos(longitude), across * np.sin(longitude), np.sin(latitude))
+    )
+
+
+def degrees_of(vectors: np.ndarray) -> np.ndarray:
+    """Directions [N,3] of any length as points [N,2] in degrees, latitude first."""
+    x, y, z = vectors.T
     return np.degrees(np.column_stack((np.arctan2(z, np.hypot(x, y)), np.arctan2(y, x))))
 
 

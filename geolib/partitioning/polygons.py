@@ -15,13 +15,13 @@ import numpy as np
 import shapely
 from scipy.spatial import SphericalVoronoi
 
+from geolib.partitioning.distance import degrees_of, unit_vectors
 from geolib.partitioning.geocoding import (
     LEVELS,
     Geocoder,
     OfflineGeocoder,
     nearest_places,
     places,
-    unit_vectors,
 )
 from geolib.partitioning.nominatim import NominatimGeocoder
 from geolib.runtime.here import data_file
@@ -33,13 +33,9 @@ ISLAND = 0.02  # degrees of land round a place that the coarse outline leaves in
 
 @cache
 def outlines() -> gpd.GeoDataFrame:
-    """Outlines of countries and dependent territories (Natural Earth 1:50m).
+    """Outlines of countries and dependent territories (Natural Earth 1:50m), by ISO alpha-2 code.
 
-    Returns
-    -------
-    GeoDataFrame
-        ``name`` in English and ``geometry`` in degrees, cut at the antimeridian and exact to about
-        a kilometre; the index is the ISO 3166 alpha-2 code.
+    ``name`` in English, and ``geometry`` in degrees, cut at the antimeridian, exact to about 1 km.
     """
     return gpd.read_parquet(data_file("outlines.parquet")).set_index("code")
 
@@ -47,22 +43,8 @@ def outlines() -> gpd.GeoDataFrame:
 def location_polygons(keys: Sequence[str], geocoder: Geocoder) -> gpd.GeoDataFrame:
     """Polygons of a geocoder's locations: outlines of OpenStreetMap, or cells of places.
 
-    Parameters
-    ----------
-    keys
-        Keys of locations.
-    geocoder
-        The one whose addresses hold these keys.
-
-    Returns
-    -------
-    GeoDataFrame
-        By key: ``geometry`` in degrees, None for a location without area, and ``approximate``.
-
-    Raises
-    ------
-    ValueError
-        If the geocoder knows no polygons.
+    By key: ``geometry`` in degrees, None for a location without area, and ``approximate``.
+    ValueError for a geocoder that knows no polygons.
     """
     approximate = isinstance(geocoder, OfflineGeocoder)
     if isinstance(geocoder, NominatimGeocoder):
@@ -79,23 +61,8 @@ def approximate_polygons(keys: Sequence[str]) -> gpd.GeoSeries:
 
     Spherical Voronoi cells, dissolved where a location holds several places and clipped to the
     outline of its country. A place that the outline leaves out, on a coast or a small island, keeps
-    what lies within two kilometres. Polygons are cut at the antimeridian.
-
-    Parameters
-    ----------
-    keys
-        Keys of :class:`OfflineGeocoder`, of any level.
-
-    Returns
-    -------
-    GeoSeries
-        Polygons and multipolygons in degrees, by key. Those of different locations of one level do
-        not overlap.
-
-    Raises
-    ------
-    ValueError
-        If a key is none of the geocoder's.
+    what lies within two kilometres. In degrees, by key, cut at the antimeridian; locations of one
+    level do not overlap. ValueError for a key that is none of :class:`OfflineGeocoder`'s.
     """
     rows: dict[Hashable, np.ndarray] = {}
     for level in LEVELS:
@@ -170,10 +137,8 @@ def _boundaries(vertices: np.ndarray, regions: list[list[int]]) -> tuple[np.ndar
     step = np.arange(len(edge)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
     first, second = np.minimum(start, end)[edge], np.maximum(start, end)[edge]
     share = np.where(start[edge] == first, step, pieces[edge] - step) / pieces[edge]
-    x, y, z = ((1 - share) * vertices[first].T) + share * vertices[second].T
-    return np.degrees(np.column_stack([np.arctan2(y, x), np.arctan2(z, np.hypot(x, y))])), owner[
-        edge
-    ]
+    between = ((1 - share) * vertices[first].T + share * vertices[second].T).T
+    return degrees_of(between)[:, ::-1], owner[edge]
 
 
 def _round_pole(corners: np.ndarray, pole: float) -> shapely.Polygon:

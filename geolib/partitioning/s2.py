@@ -14,7 +14,7 @@ import s2sphere
 from numpy.typing import ArrayLike
 
 from geolib.partitioning.cells import COLUMNS, UNASSIGNED, Partitioning, make_cells, with_geometry
-from geolib.partitioning.distance import check_coordinates
+from geolib.partitioning.distance import check_coordinates, degrees_of
 
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame
@@ -50,7 +50,7 @@ class S2Partitioning(Partitioning):
 
     def assign(self, coordinates: ArrayLike) -> np.ndarray:
         """Class of each point ``[N,2]``: the cell among its ancestors in the quadtree, or -1."""
-        ids = leaves(check_coordinates("coordinates", coordinates))
+        ids = _leaves(check_coordinates("coordinates", coordinates))
         return _locate(self._ranges, ids, ids)
 
     def _parents_in(self, coarser: Self) -> np.ndarray:
@@ -58,7 +58,7 @@ class S2Partitioning(Partitioning):
 
     def with_polygons(self) -> Self:
         """The same partitioning with ``cells.geometry``, cut at the antimeridian."""
-        polygons = [cell_polygon(token) for token in self.cells["key"]]
+        polygons = [_cell_polygon(token) for token in self.cells["key"]]
         return type(self)(self.cells.set_geometry(polygons, crs=self.cells.crs), self.parameters)
 
     def _table(self) -> GeoDataFrame:
@@ -66,13 +66,7 @@ class S2Partitioning(Partitioning):
 
     @classmethod
     def load(cls, path: str | Path) -> S2Partitioning:
-        """Read a file that `save` wrote.
-
-        Raises
-        ------
-        ValueError
-            For a file of another kind.
-        """
+        """Read a file that `save` wrote; ValueError for one of another kind."""
         table, parameters = cls._read(path)
         return cls(with_geometry(table[list(COLUMNS)], table.geometry), parameters)
 
@@ -94,19 +88,15 @@ def s2_partitionings(
 
     Returns
     -------
-    One partitioning per τ_max from fine to coarse, that is in rising order of τ_max.
-
-    Raises
-    ------
-    ValueError
-        For invalid coordinates or thresholds, and when no cell holds τ_min images.
+    One partitioning per τ_max from fine to coarse, that is in rising order of τ_max. ValueError for
+    invalid coordinates or thresholds, and when no cell holds τ_min images.
     """
     if not tau_maxs or not 1 <= tau_min <= min(tau_maxs):
         raise ValueError(
             f"tau_min={tau_min} and tau_maxs={tau_maxs}; expected 1 ≤ tau_min ≤ every tau_max"
         )
     points = check_coordinates("coordinates", coordinates)
-    ids = leaves(points)
+    ids = _leaves(points)
     tree = _quadtree(ids, tau_min)
     return [_partition(points, ids, tree, tau_max, tau_min) for tau_max in sorted(tau_maxs)]
 
@@ -114,21 +104,12 @@ def s2_partitionings(
 def matching_tau_max(coordinates: ArrayLike, n_classes: int, tau_min: int = TAU_MIN) -> int:
     """The τ_max whose number of cells comes closest to n_classes; of equals, the smallest.
 
-    Parameters
-    ----------
-    coordinates : [N,2], degrees, latitude first.
-    n_classes : wanted number of cells.
-    tau_min : fewest images of a cell, at least 1.
-
-    Raises
-    ------
-    ValueError
-        For invalid coordinates, a tau_min below 1, and fewer coordinates than tau_min.
+    As `s2_partitionings`; ValueError also for fewer coordinates than tau_min.
     """
     points = check_coordinates("coordinates", coordinates)
     if not 1 <= tau_min <= len(points):
         raise ValueError(f"tau_min={tau_min}; expected 1 to {len(points)}, the number of images")
-    tree = _quadtree(leaves(points), tau_min)
+    tree = _quadtree(_leaves(points), tau_min)
     # The number of cells changes only where the interval of a cell begins or is over.
     bounds = np.unique(np.concatenate(([tau_min], tree.low, tree.high)))
     candidates = bounds[(bounds >= tau_min) & (bounds <= len(points))]
@@ -137,16 +118,23 @@ def matching_tau_max(coordinates: ArrayLike, n_classes: int, tau_min: int = TAU_
     return int(candidates[np.abs(begun - over - n_classes).argmin()])
 
 
-def leaves(points: np.ndarray) -> np.ndarray:
+def s2_tokens(coordinates: ArrayLike, level: int) -> list[str]:
+    """Tokens of the S2 cells of a level, 0 to 30, that hold points [N,2] in degrees."""
+    ids = _ancestors(_leaves(check_coordinates("coordinates", coordinates)), level)
+    return [s2sphere.CellId(cell).to_token() for cell in ids.tolist()]
+
+
+def _leaves(points: np.ndarray) -> np.ndarray:
     """Leaf cell of each point [N,2] (degrees): S2 cell ids of level 30, uint64 [N]."""
-    return np.fromiter(
-        (
-            s2sphere.CellId.from_lat_lng(s2sphere.LatLng.from_degrees(*point)).id()
-            for point in points.tolist()
-        ),
-        dtype=np.uint64,
-        count=len(points),
-    )
+    degrees = map(s2sphere.LatLng.from_degrees, *points.T.tolist())
+    ids = (s2sphere.CellId.from_lat_lng(point).id() for point in degrees)
+    return np.fromiter(ids, dtype=np.uint64, count=len(points))
+
+
+def _ancestors(ids: np.ndarray, level: int) -> np.ndarray:
+    """Cells of a level that hold leaves: the bits below the level become a one and zeros."""
+    lowest = np.uint64(1 << 2 * (LEAF_LEVEL - level))
+    return ids & ~(lowest - np.uint64(1)) | lowest
 
 
 class _Quadtree(NamedTuple):
@@ -167,8 +155,7 @@ def _quadtree(ids: np.ndarray, tau_min: int) -> _Quadtree:
     in_parent = np.full(len(ordered), np.iinfo(np.int64).max)
     levels = []
     for level in range(LEAF_LEVEL + 1):
-        lowest = np.uint64(1 << 2 * (LEAF_LEVEL - level))
-        ancestors = ordered & ~(lowest - np.uint64(1)) | lowest
+        ancestors = _ancestors(ordered, level)
         cells, first, n = np.unique(ancestors, return_index=True, return_counts=True)
         kept = n >= tau_min
         low = n if level < LEAF_LEVEL else np.zeros_like(n)
@@ -215,7 +202,7 @@ def _partition(
     return S2Partitioning(make_cells(keys, names, points, classes), parameters)
 
 
-def cell_polygon(token: str) -> BaseGeometry:
+def _cell_polygon(token: str) -> BaseGeometry:
     """Outline of a cell in degrees (x longitude, y latitude), cut at the antimeridian.
 
     Each edge, an arc on the sphere, becomes a line through 17 of its points.
@@ -224,9 +211,7 @@ def cell_polygon(token: str) -> BaseGeometry:
     corners = np.array([[*cell.get_vertex(i)] for i in range(4)])
     share = np.arange(_CHORDS)[:, None] / _CHORDS
     arcs = corners[:, None] * (1 - share) + np.roll(corners, -1, axis=0)[:, None] * share
-    x, y, z = arcs.reshape(-1, 3).T
-    ring = np.degrees(np.column_stack((np.arctan2(y, x), np.arctan2(z, np.hypot(x, y)))))
-    return _on_map(ring)
+    return _on_map(degrees_of(arcs.reshape(-1, 3))[:, ::-1])
 
 
 def _on_map(ring: np.ndarray) -> BaseGeometry:

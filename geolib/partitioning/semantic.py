@@ -57,14 +57,9 @@ class SemanticPartitioning(Partitioning):
 
     A class is a location whose path carries at least τ_min images, without the finer classes
     inside it; what is left of a coarse location can therefore be fewer images than τ_min. A
-    location of which nothing is left is no class.
-
-    Build one with `build`, several at once with `semantic_partitionings`.
-
-    Attributes
-    ----------
-    hierarchy : the locations and their parents, finer ones than the classes included.
-    geocoder : gives the addresses of new points.
+    location of which nothing is left is no class. ``hierarchy`` holds finer locations, too;
+    ``geocoder`` gives the addresses of new points. Build one with `build`, several with
+    `semantic_partitionings`.
     """
 
     kind = "semantic"
@@ -113,13 +108,8 @@ class SemanticPartitioning(Partitioning):
     def with_polygons(self) -> Self:
         """The same partitioning with ``cells.geometry``: each place without the classes inside it.
 
-        The geocoder's polygons are used; a place of which it has none keeps None. Those of a
-        geocoder that knows points are approximate, and ``cells.approximate`` says so.
-
-        Raises
-        ------
-        ValueError
-            For a geocoder that knows no polygons.
+        None where the geocoder has no polygon; ``cells.approximate`` where it knows points only.
+        ValueError for a geocoder that knows no polygons.
         """
         from geolib.partitioning.polygons import location_polygons
 
@@ -151,17 +141,9 @@ class SemanticPartitioning(Partitioning):
 
     @classmethod
     def load(cls, path: str | Path, geocoder: Geocoder | None = None) -> SemanticPartitioning:
-        """Read a saved partitioning.
+        """Read a file that `save` wrote, of a partitioning built with this or the offline geocoder.
 
-        Parameters
-        ----------
-        path : a file that `save` wrote.
-        geocoder : the one it was built with; by default the offline one.
-
-        Raises
-        ------
-        ValueError
-            For a file of another kind, and a geocoder other than the partitioning's.
+        Raises ValueError for a file of another kind, and for another geocoder.
         """
         table, parameters = cls._read(path)
         geocoder = OfflineGeocoder() if geocoder is None else geocoder
@@ -199,13 +181,9 @@ def semantic_partitionings(
 
     Returns
     -------
-    One partitioning per τ_min from fine to coarse, that is in rising order of τ_min. Cells of a
-    finer one lie in cells of a coarser one; see `SemanticPartitioning.parents_in`.
-
-    Raises
-    ------
-    ValueError
-        For invalid coordinates or thresholds, and when no location carries τ_min images.
+    One partitioning per τ_min from fine to coarse, that is in rising order of τ_min; cells of a
+    finer one lie in cells of a coarser one. ValueError for invalid coordinates or thresholds, and
+    when no location carries τ_min images.
     """
     points = check_coordinates("coordinates", coordinates)
     addresses = geocoder.reverse(points)
@@ -264,7 +242,7 @@ def _cells(
 
 
 def _places(hierarchy: Hierarchy, available: Container[str]) -> dict[str, str | None]:
-    """The finest available location on the path of each location, None without any."""
+    """The finest available location on each location's path, None without any."""
     return {
         key: next((step for step in hierarchy.path(key) if step in available), None)
         for key in hierarchy.parents
