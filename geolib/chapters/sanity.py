@@ -7,11 +7,9 @@ several networks that differ in their seed alone, and mirrored images.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,8 +18,9 @@ from scipy import stats
 from skimage.metrics import structural_similarity
 from torch import nn
 
-from geolib import pipeline
+from geolib import pipeline, statistics
 from geolib.ablation import torus_shifts
+from geolib.chapters.tables import difference
 from geolib.data import GeoDataset, GeoImage
 from geolib.data.records import Record
 from geolib.model import Classifier
@@ -37,6 +36,8 @@ OTHER_IMAGE = "another image"
 RANDOM_MAP = "a random map"
 DRIVING_SIDE = "driving_side"
 NO_ANSWER = -1
+# Level of a test, after Holm's correction.
+ALPHA = 0.05
 # Cues with writing on them.
 WRITING = frozenset({"stop_sign", "direction_sign", "town_sign", "shop_sign", "milestone"})
 
@@ -47,8 +48,7 @@ WRITING = frozenset({"stop_sign", "direction_sign", "town_sign", "shop_sign", "m
 def parts(classifier: Classifier) -> list[str]:
     """Names of the network's modules with weights, from the output to the input.
 
-    Sequences of modules count as the modules that they hold, so that a ResNet comes apart into its
-    last layer, its blocks and its stem.
+    Sequences count as the modules that they hold: a ResNet's last layer, its blocks and its stem.
     """
     return [name for name, _ in _leaves(classifier.network, "")][::-1]
 
@@ -64,16 +64,10 @@ def _leaves(module: nn.Module, prefix: str) -> list[tuple[str, nn.Module]]:
 
 
 def randomised(classifier: Classifier, names: Sequence[str], seed: int) -> Classifier:
-    """A copy with some modules as they are in an untrained network.
+    """A copy with some modules as they are in an untrained network, all else the same to the bit.
 
-    Parameters
-    ----------
-    classifier
-        Left as it is.
-    names
-        Modules of its network, such as :func:`parts` lists; all else stays the same to the bit.
-    seed
-        Decides the untrained weights. Each module has the same ones whichever others are named.
+    ``names`` are modules such as :func:`parts` lists; each has the same untrained weights of
+    ``seed`` whichever others are named.
 
     Raises
     ------
@@ -102,22 +96,10 @@ def randomised(classifier: Classifier, names: Sequence[str], seed: int) -> Class
 
 
 def cascade(classifier: Classifier, n_levels: int, seed: int) -> dict[str, Classifier]:
-    """Networks with more and more of the weights randomised, from the top down.
+    """``n_levels`` networks with more and more of the weights randomised, from the top down.
 
-    Parameters
-    ----------
-    classifier
-        Trained network.
-    n_levels
-        How many, evenly spaced: the first has only its last layer randomised, the last one
-        everything. At most as many as there are :func:`parts`.
-    seed
-        As for :func:`randomised`.
-
-    Returns
-    -------
-    dict
-        By the name of the lowest module that is randomised.
+    Evenly spaced: the first has only its last layer randomised, the last one everything. Named by
+    the lowest module that is randomised.
     """
     names = parts(classifier)
     if not 2 <= n_levels <= len(names):
@@ -142,16 +124,12 @@ def permuted_labels(dataset: GeoDataset, seed: int = 0) -> GeoDataset:
 def similarity(one: Sequence[Extracted], other: Sequence[Extracted]) -> pd.DataFrame:
     """How alike two explanations of each image are, a row per image.
 
-    Returns
-    -------
-    pandas.DataFrame
-        ``image_id`` and ``n_elements`` of the first; of the maps Spearman's ``correlation`` and
-        ``ssim`` (structural similarity, Wang et al. 2004, Gaussian window), both missing where a
-        map is constant; of the elements ``boxes`` and ``masks``, the intersection over union of
-        what all padded boxes, or all masks, of an image cover: 0 if only the first has elements,
-        missing if it has none; and ``beyond``, the boxes' overlap less the mean one with the
-        other's boxes moved elsewhere (:func:`geolib.ablation.torus_shifts`), because larger areas
-        overlap more whatever they show.
+    ``image_id`` and ``n_elements`` of the first; of the maps Spearman's ``correlation`` and
+    ``ssim`` (Wang et al. 2004, Gaussian window), both missing where a map is constant; of the
+    elements ``boxes`` and ``masks``, the intersection over union of what all padded boxes, or all
+    masks, of an image cover: 0 if only the first has elements, missing if it has none; and
+    ``beyond``, the boxes' overlap less the mean one with the other's boxes moved elsewhere,
+    because larger areas overlap more whatever they show.
     """
     rows = []
     for a, b in zip(one, other, strict=True):
@@ -194,7 +172,7 @@ def iou(a: np.ndarray, b: np.ndarray) -> float:
     return int((a & b).sum()) / union if union else np.nan
 
 
-def changes(
+def resemblance(
     dataset: GeoDataset,
     original: Classifier,
     others: Mapping[str, Classifier],
@@ -202,27 +180,13 @@ def changes(
     *,
     progress: bool = True,
 ) -> pd.DataFrame:
-    """How far the explanations of other networks resemble the original's.
+    """How far the explanations of other networks resemble the original's, by method and network.
 
-    The whole pipeline runs for each network and method, explaining the class that the network
-    predicts.
-
-    Parameters
-    ----------
-    dataset
-        At least two images.
-    original, others
-        Networks of the same classes and size of input.
-    configs
-        Settings of the pipeline, by method.
-
-    Returns
-    -------
-    pandas.DataFrame
-        A row per ``method``, ``network`` and image; the columns of :func:`similarity`. Beside the
-        other networks stand two references for explanations without a relation: the original's of
-        the next image of the dataset ("another image"), and those from a map that looks at neither
-        network nor image ("a random map"), whose elements come from the same segments.
+    The whole pipeline runs for each network and each of ``configs``, a method's settings, for the
+    class that the network predicts. Columns of :func:`similarity`, ``method`` and ``network``.
+    Beside the other networks stand two references for explanations without a relation: the
+    original's of the next image ("another image"), and those from a map that looks at neither
+    network nor image ("a random map"), whose elements come from the same segments.
     """
     if len(dataset) < 2:
         raise ValueError(f"dataset holds {len(dataset)} images; unrelated ones take at least two")
@@ -247,6 +211,44 @@ def changes(
     return pd.concat(tables, ignore_index=True)
 
 
+def left_over(table: pd.DataFrame, network: str, looking: Sequence[str]) -> pd.DataFrame:
+    """What methods' elements keep of the original's in a network without its weights.
+
+    Of :func:`resemblance`, method by method, the most dependent first: mean similarities to that
+    network, the overlap ``beyond`` chance of unrelated explanations, and ``difference``: the
+    overlap beyond chance less that of a random map's elements on the same segments.
+    """
+    rows = {}
+    for method, part in table.groupby("method", sort=False):
+        means = part.groupby("network")[["correlation", "ssim", "boxes", "beyond"]].mean()
+        found = statistics.paired(difference(part, "beyond", "network", network, RANDOM_MAP))
+        unrelated = {name: means.loc[name, "beyond"] for name in (OTHER_IMAGE, RANDOM_MAP)}
+        empty = {"no element": (part["n_elements"] == 0).mean()}
+        rows[method] = means.loc[network].to_dict() | unrelated | found._asdict() | empty
+    return _corrected(pd.DataFrame(rows).T, looking).sort_values("difference")
+
+
+def label_effect(table: pd.DataFrame, one: str, other: str, looking: Sequence[str]) -> pd.DataFrame:
+    """How much more a network resembles the original than another one, in its maps and elements."""
+    rows = {}
+    for method in looking:
+        part = table[table["method"] == method]
+        for measure, of in (("correlation", "map"), ("beyond", "elements")):
+            means = part.groupby("network")[measure].mean()
+            found = statistics.paired(difference(part, measure, "network", one, other))
+            rows[of, method] = {one: means[one], other: means[other], **found._asdict()}
+    effect = _corrected(pd.DataFrame(rows).T.rename_axis(["similarity of", "method"]))
+    return effect.sort_values(["similarity of", "difference"], ascending=False)
+
+
+def _corrected(rows: pd.DataFrame, tested: Sequence[str] | None = None) -> pd.DataFrame:
+    """Holm's correction over the tested rows; ``shown`` where the difference is told from 0."""
+    chosen = rows.index if tested is None else list(tested)
+    p_values = pd.Series(statistics.holm(rows.loc[chosen, "p_value"]), chosen)
+    rows = rows.assign(p_value=p_values.reindex(rows.index))
+    return rows.assign(shown=(rows["low"] > 0) & (rows["p_value"] < ALPHA))
+
+
 # Several networks ---------------------------------------------------------------------------------
 
 
@@ -257,28 +259,9 @@ def variance_components(
 
     Random effects of a two-way layout with one observation per cell, from its mean squares
     (Searle, Casella and McCulloch, *Variance Components*, 1992, section 4.3). Negative estimates
-    count as 0.
-
-    Parameters
-    ----------
-    table
-        Columns ``image_id``, ``model`` and ``value``, a row for every pair of image and model.
-    value
-        Name of the column.
-    n_resamples, seed
-        Of the percentile bootstrap, which resamples images and keeps the models.
-
-    Returns
-    -------
-    pandas.DataFrame
-        Index ``image``, ``model``, ``image × model``; columns ``variance``, ``share`` of the sum
-        of the three, and the 95 % interval of the share, ``low`` and ``high``. All are missing
-        where nothing varies.
-
-    Raises
-    ------
-    ValueError
-        If a pair is missing or there are fewer than two images or models.
+    count as 0. The table has a row for every pair of ``image_id`` and ``model``. Columns:
+    ``variance``, ``share`` of the sum of the three, and the 95 % percentile interval of the share
+    over images, ``low`` and ``high``; missing where nothing varies.
     """
     wide = table.pivot(index="image_id", columns="model", values=value).to_numpy(float)
     if min(wide.shape) < 2 or not np.isfinite(wide).all():
@@ -312,6 +295,13 @@ def _components(wide: np.ndarray) -> np.ndarray:
     model_square = images * (of_model**2).sum() / (models - 1)
     found = [(image_square - square) / models, (model_square - square) / images, square]
     return np.maximum(found, 0)
+
+
+def widened(components: pd.DataFrame, n_images: int) -> float:
+    """How many times as wide an interval over images would be that holds for another seed, too."""
+    variance = components["variance"]
+    images = (variance["image"] + variance["image × model"]) / n_images
+    return float(np.sqrt(1 + variance["model"] / images)) if images else 1.0
 
 
 # Mirrored images ----------------------------------------------------------------------------------
@@ -374,19 +364,13 @@ def other_side(scene: Scene) -> Scene:
 def mirror_probe(dataset: GeoDataset, classifier: Classifier) -> pd.DataFrame:
     """Predictions for images and for their mirror images, a row per image.
 
-    Returns
-    -------
-    pandas.DataFrame
-        ``image_id``, ``label``, ``prediction``, ``mirrored`` (the prediction for the mirror image,
-        classes as indices), ``log_change`` (how much the mirror image lowers the log-probability of
-        the true class; missing without labels).
-
-        For scenes also ``group`` ("driving side" if it is visible, else "writing" if a cue with
-        writing is, else "neither"); ``other_side``, the prediction for the scene with nothing but
-        the traffic's side changed; and what the best observer of the visible cues would say:
-        ``ideal`` of the scene, and ``ideal_moved`` when the traffic is on the other side: the same
-        where its side then contradicts the other cues and no country is left (−1 for an observer
-        who sees nothing that tells).
+    ``image_id``, ``label``, ``prediction``, ``mirrored`` (the prediction for the mirror image),
+    ``log_change`` (how much the mirror lowers the log-probability of the true class). For scenes
+    also ``group`` ("driving side" if it is visible, else "writing" if a cue with writing is, else
+    "neither"); ``other_side``, the prediction for the scene with nothing but the traffic's side
+    changed; and what the best observer of the visible cues would say: ``ideal`` of the scene, and
+    ``ideal_moved`` when the traffic is on the other side: the same where its side then contradicts
+    the other cues and no country is left (−1 for an observer who sees nothing that tells).
     """
     table = shards.predictions(dataset, classifier)
     mirror = shards.predictions(edited(dataset, "mirrored"), classifier)
@@ -401,21 +385,39 @@ def mirror_probe(dataset: GeoDataset, classifier: Classifier) -> pd.DataFrame:
     return both.merge(moved, on="image_id").merge(observers(dataset), on="image_id")
 
 
+def flips(probe: pd.DataFrame) -> pd.DataFrame:
+    """Shares of predictions of :func:`mirror_probe` that flip, by what is visible and by whom."""
+    changed = {"mirror image": probe["mirrored"] != probe["prediction"]}
+    if "group" in probe:
+        changed |= {
+            "traffic on the other side, nothing else": probe["other_side"] != probe["prediction"],
+            "best observer, traffic on the other side": probe["ideal_moved"] != probe["ideal"],
+        }
+    group = probe["group"] if "group" in probe else pd.Series("all", probe.index)
+    rows = []
+    for name in ("driving side", "writing", "neither", "all"):
+        for who, values in changed.items():
+            if (chosen := values[group == name]).size:
+                value, low, high, _ = statistics.accuracy_interval(chosen)
+                found = {"value": value, "low": low, "high": high, "n": len(chosen)}
+                rows.append({"visible": name, "who": who, **found})
+    return pd.DataFrame(rows)
+
+
 def observers(dataset: GeoDataset) -> pd.DataFrame:
     """The part of :func:`mirror_probe` that concerns the scenes and no network."""
 
-    def build_table(folder: Path) -> None:
+    def make() -> pd.DataFrame:
         rows = []
         with progress_bar("best observers", len(dataset), "image", True) as bar:
             for item in (dataset[i] for i in range(len(dataset))):
                 if item.scene is not None:
                     rows.append({"image_id": item.id, **_observe(item.scene, dataset.classes)})
                 bar.update()
-        (folder / "observers.json").write_text(json.dumps(rows))
+        return pd.DataFrame(rows)
 
     params = {"dataset": dataset.identity}
-    folder = cache.compute("observers", params, ("geolib.chapters.sanity",), build_table)
-    return pd.DataFrame(json.loads((folder / "observers.json").read_text()))
+    return cache.table("observers", params, ("geolib.chapters.sanity",), make)
 
 
 def _observe(scene: Scene, classes: Sequence[str]) -> dict[str, Any]:
