@@ -7,23 +7,28 @@ in the training scenes. How much of it do attribution maps and object-like eleme
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+from matplotlib.figure import Figure
 from scipy import ndimage
 
-from geolib import pipeline, statistics
+from geolib import figures, pipeline, statistics
 from geolib.ablation import ablate
+from geolib.chapters.experiment import Experiment
+from geolib.chapters.tables import difference
 from geolib.data import GeoDataset, to_batch
 from geolib.data.scenes import SceneRecord
 from geolib.model import Classifier
+from geolib.model.prediction import log_probabilities
 from geolib.pipeline import shards
 from geolib.pipeline.shards import EvaluationConfig, Extracted
 from geolib.scoring import box_region, element_boxes
+from geolib.training.kept import trained_classifier
 from geoscenes import Scene
 
 ARTEFACT = "shortcut"
@@ -33,8 +38,6 @@ MATCH = 0.25
 CAUGHT = 0.5
 # Width of the filter over averaged maps, as a share of the image's.
 SMOOTHING = 1 / 40
-# Images that go through a network at once.
-BATCH = 32
 
 
 # Scenes with the artefact -------------------------------------------------------------------------
@@ -43,18 +46,8 @@ BATCH = 32
 def planted(dataset: GeoDataset, country: str, correlation: float, kind: str) -> GeoDataset:
     """The same scenes with an artefact that goes with one country.
 
-    Parameters
-    ----------
-    dataset
-        Scenes.
-    country, correlation, kind
-        See :func:`geoscenes.render`: of the country's scenes (1 + r)/2 carry the artefact,
-        of the others (1 - r)/2.
-
-    Raises
-    ------
-    ValueError
-        If the dataset does not consist of scenes.
+    Of the country's scenes (1 + r)/2 carry it, of the others (1 - r)/2; see
+    :func:`geoscenes.render`. A dataset that does not consist of scenes is refused.
     """
     options = {"country": country, "correlation": correlation, "kind": kind}
     return _with_options(dataset, [options] * len(dataset))
@@ -103,20 +96,10 @@ def of_country(dataset: GeoDataset, country: str) -> GeoDataset:
 def exposure(extracted: Sequence[Extracted], k: int = 3) -> pd.DataFrame:
     """How much of the artefact the explanations of scenes show, a row per scene that carries it.
 
-    Parameters
-    ----------
-    extracted
-        Scenes with their maps and elements.
-    k
-        Number of elements looked at, best first.
-
-    Returns
-    -------
-    pandas.DataFrame
-        ``image_id``; ``area``: share of the image that the artefact fills, which is what a blind
-        map would put on it; ``weight``: share of the map's sum on the artefact (a map of zeros
-        counts as an even one); ``found``: whether one of the first ``k`` elements is the artefact,
-        their boxes having an intersection over union of at least a quarter.
+    ``area``: share of the image that the artefact fills, which is what a blind map would put on it;
+    ``weight``: share of the map's sum on the artefact (a map of zeros counts as an even one);
+    ``found``: whether one of the first ``k`` elements is the artefact, their boxes having an
+    intersection over union of at least a quarter.
     """
     rows = []
     for one in extracted:
@@ -157,16 +140,8 @@ def box_iou(boxes: np.ndarray, box: np.ndarray) -> np.ndarray:
 def effect(carrying: pd.DataFrame, clean: pd.DataFrame) -> pd.DataFrame:
     """What the artefact does to each prediction, from those with and those without it.
 
-    Parameters
-    ----------
-    carrying, clean
-        Tables of :func:`geolib.model.predict` for the same scenes, labelled.
-
-    Returns
-    -------
-    pandas.DataFrame
-        ``image_id``; ``effect``: what the artefact adds to the log-probability of the true class;
-        ``decides``: whether the prediction is another one without it.
+    ``effect``: what the artefact adds to the log-probability of the true class; ``decides``:
+    whether the prediction is another one without it.
     """
     both = carrying.merge(clean, on="image_id", suffixes=("", "_clean"), validate="one_to_one")
     gain = np.log(both["label_probability"]) - np.log(both["label_probability_clean"])
@@ -177,21 +152,9 @@ def effect(carrying: pd.DataFrame, clean: pd.DataFrame) -> pd.DataFrame:
 def onset(table: pd.DataFrame, value: str, sign: int = 1) -> float | None:
     """The lowest correlation from which on a measure differs from that of an unbiased training.
 
-    Parameters
-    ----------
-    table
-        Columns ``correlation``, ``image_id`` and ``value``: the same images at every correlation,
-        0 among them.
-    value
-        Name of the column.
-    sign
-        1 for a rise, -1 for a fall.
-
-    Returns
-    -------
-    float or None
-        The lowest correlation such that there, and at every higher one, the 95 % interval of the
-        mean difference to correlation 0, over images, lies beyond 0; None if there is none.
+    Such that there, and at every higher one, the 95 % interval of the mean difference to
+    correlation 0, over images, lies beyond 0; None if there is none. The table has the same
+    ``image_id`` at every ``correlation``. ``sign`` is 1 for a rise, -1 for a fall.
     """
     wide = table.pivot(index="image_id", columns="correlation", values=value).astype(float)
     first = None
@@ -211,23 +174,10 @@ def element_maps(extracted: Sequence[Extracted], k: int = 3) -> torch.Tensor:
 
 
 def standing_out(maps: torch.Tensor, chosen: Sequence[bool]) -> np.ndarray:
-    """Where the maps of some images are brighter than those of the others, on average.
+    """Where the maps [B,H,W] of some images are brighter than those of the others, on average.
 
     Things move from scene to scene, what sits on the lens does not: it stays in the average.
-    The difference is smoothed a little, because gradients flicker from pixel to pixel.
-
-    Parameters
-    ----------
-    maps
-        ``[B, H, W]`` in 0…1.
-    chosen
-        Of each map whether it belongs to the class that is looked into.
-
-    Returns
-    -------
-    numpy.ndarray
-        ``[H, W]``, the difference of the two means, from -1 to 1, after a Gaussian filter of a
-        fortieth of the width.
+    The difference, -1 to 1, is smoothed a little, because gradients flicker from pixel to pixel.
     """
     belongs = torch.as_tensor(chosen)
     if belongs.all() or not belongs.any():
@@ -239,15 +189,7 @@ def standing_out(maps: torch.Tensor, chosen: Sequence[bool]) -> np.ndarray:
 def hot_spot(difference: np.ndarray) -> np.ndarray:
     """The place around the highest value: what is connected to it above half its height.
 
-    Parameters
-    ----------
-    difference
-        ``[H, W]``, of :func:`standing_out`.
-
-    Returns
-    -------
-    numpy.ndarray
-        bool ``[H, W]``; empty if nothing stands out.
+    bool [H,W]; empty if nothing stands out.
     """
     if difference.max() <= 0:
         return np.zeros(difference.shape, bool)
@@ -260,35 +202,16 @@ def covered(
 ) -> pd.DataFrame:
     """What covering one place of every image does to the log-probability of a class.
 
-    Parameters
-    ----------
-    classifier, images
-        Network, and its images ``[B, 3, H, W]`` in 0…1.
-    spot
-        bool ``[H, W]``, the place; it is filled with the mean colour.
-    target
-        Index of the class.
-
-    Returns
-    -------
-    pandas.DataFrame
-        A row per image: ``loss`` of log-probability when the place is covered, ``elsewhere`` when
-        one of the same shape is, half an image's width away.
+    A row per image: ``loss`` when the place is filled with the mean colour, ``elsewhere`` when one
+    of the same shape is, half an image's width away.
     """
     places = {"loss": spot, "elsewhere": np.roll(spot, spot.shape[1] // 2, axis=1)}
-    before = _log_probability(classifier, images, target)
+    before = log_probabilities(classifier, images)[:, target]
     losses = {}
     for name, place in places.items():
-        regions = torch.from_numpy(place).expand(len(images), -1, -1)
-        hidden = ablate(images, regions, "deletion")
-        losses[name] = before - _log_probability(classifier, hidden, target)
+        hidden = ablate(images, torch.from_numpy(place).expand(len(images), -1, -1), "deletion")
+        losses[name] = (before - log_probabilities(classifier, hidden)[:, target]).numpy()
     return pd.DataFrame(losses)
-
-
-def _log_probability(classifier: Classifier, images: torch.Tensor, target: int) -> np.ndarray:
-    with torch.inference_mode():
-        parts = [classifier(part).log_softmax(1)[:, target] for part in images.split(BATCH)]
-    return torch.cat(parts).double().numpy()
 
 
 @dataclass(frozen=True)
@@ -313,21 +236,7 @@ def hunt(
 ) -> Suspect | None:
     """Average the maps, look at what stands out for a class, and cover it.
 
-    Parameters
-    ----------
-    classifier, images
-        Network, and its images ``[B, 3, H, W]`` in 0…1.
-    maps
-        Their attribution maps, ``[B, H, W]`` in 0…1.
-    predictions
-        Predicted class of each.
-    target
-        Index of the class that is looked into.
-
-    Returns
-    -------
-    Suspect or None
-        None where all images, or none, are predicted as the class: there is nothing to subtract.
+    None where all images, or none, are predicted as the class: there is nothing to subtract.
     """
     chosen = np.asarray(predictions) == target
     if not 0 < chosen.sum() < len(chosen):
@@ -345,23 +254,10 @@ def suspects(
     boxed: EvaluationConfig,
     k: int = 3,
 ) -> dict[str, Suspect]:
-    """What stands out for a country in the average of the maps, and in that of the elements.
+    """What stands out for a country in the average of the "maps", and in that of the "elements".
 
-    Parameters
-    ----------
-    dataset, classifier
-        Images and a network.
-    country
-        One of the dataset's classes.
-    averaged, boxed
-        Settings of the method whose maps are averaged, and of the one whose elements are.
-    k
-        Elements of an image that count, best first.
-
-    Returns
-    -------
-    dict
-        ``maps`` and ``elements``, see :func:`hunt`; empty where there is nothing to subtract.
+    ``averaged`` and ``boxed`` are settings of the method whose maps are averaged, and of the one
+    whose first ``k`` elements are. Lacks what :func:`hunt` gives None for.
     """
     pixels = to_batch([dataset[i] for i in range(len(dataset))], classifier.image_size)
     predicted = shards.predictions(dataset, classifier)["prediction"].tolist()
@@ -377,24 +273,13 @@ def suspects(
 
 
 def recipe_table(found: Mapping[tuple[str, float], Suspect], mask: np.ndarray) -> pd.DataFrame:
-    """The recipe in numbers, where it is known what should have been found.
+    """The recipe in numbers, where ``mask``, the artefact, is known; highest correlation first.
 
-    Parameters
-    ----------
-    found
-        Suspects, by what was averaged and by the correlation of artefact and country.
-    mask
-        bool ``[H, W]``: the artefact.
-
-    Returns
-    -------
-    pandas.DataFrame
-        One row per suspect, the highest correlation first: ``averaged``, ``correlation``;
-        ``artefact in the hot spot`` and ``hot spot on the artefact``, shares of their areas;
-        ``lost when covered`` and ``lost elsewhere``, means of :func:`covered`; their
-        ``difference`` with its interval ``low`` to ``high``, what was ``detectable``, and the
-        number of ``images``; ``found``: at least half of the artefact lies in the hot spot, and
-        the interval of the difference above 0.
+    ``found`` holds suspects by what was averaged and by the correlation of artefact and country.
+    ``artefact in the hot spot`` and ``hot spot on the artefact`` are shares of their areas;
+    ``difference`` is how much more covering the hot spot costs than covering the other place.
+    ``found``: at least half of the artefact lies in the hot spot, and the interval of the
+    difference above 0.
     """
     rows = []
     for (name, correlation), suspect in sorted(found.items(), key=lambda o: (o[0][0], -o[0][1])):
@@ -418,3 +303,115 @@ def recipe_table(found: Mapping[tuple[str, float], Suspect], mask: np.ndarray) -
             }
         )
     return pd.DataFrame(rows)
+
+
+# The chapter --------------------------------------------------------------------------------------
+
+
+def trained(
+    source: Experiment, artefact: str, country: str, correlations: Sequence[float]
+) -> dict[float, Classifier]:
+    """A network for each correlation of the artefact with the country, alike in all else."""
+    return {
+        r: trained_classifier(
+            planted(source.train, country, r, artefact),
+            planted(source.validation, country, r, artefact),
+            source.training,
+        )
+        for r in correlations
+    }
+
+
+def exposures(
+    networks: Mapping[float, Classifier],
+    carrying: GeoDataset,
+    configs: Sequence[EvaluationConfig],
+    k: int,
+) -> pd.DataFrame:
+    """:func:`exposure` of each network and method; columns ``correlation`` and ``method``."""
+    tables = []
+    for r, network in networks.items():
+        for config in configs:
+            extracted = pipeline.extract(carrying, network, config, progress=True)
+            table = exposure(extracted, k).astype({"found": float})
+            tables.append(table.assign(method=config.attribution, correlation=r))
+    return pd.concat(tables, ignore_index=True)
+
+
+def accuracies(
+    networks: Mapping[float, Classifier], sets: Callable[[float], Mapping[str, GeoDataset]]
+) -> pd.DataFrame:
+    """Whether each network is ``right`` about each image of some sets, named in ``scenes``."""
+    tables = []
+    for r, network in networks.items():
+        for name, images in sets(r).items():
+            table = shards.predictions(images, network)
+            right = (table["prediction"] == table["label"]).astype(float)
+            tables.append(table[["image_id"]].assign(scenes=name, correlation=r, right=right))
+    return pd.concat(tables, ignore_index=True)
+
+
+def warning_table(found: pd.DataFrame, effects: pd.DataFrame, right: pd.DataFrame) -> pd.DataFrame:
+    """From which correlation on each measure warns, and accuracy falls; earliest first.
+
+    Of :func:`exposures`, :func:`effect` with a column ``correlation``, and :func:`accuracies`.
+    ``rise`` is the difference at the highest correlation; ``detectable`` what so many images would
+    have shown at the lowest.
+    """
+    measured = {
+        **{("elements", m): (rows, "found", 1) for m, rows in found.groupby("method", sort=False)},
+        **{("map", m): (rows, "weight", 1) for m, rows in found.groupby("method", sort=False)},
+        ("removal from the scene", "log-probability lost"): (effects, "effect", 1),
+        **{("accuracy", n): (rows, "right", -1) for n, rows in right.groupby("scenes", sort=False)},
+    }
+    levels = sorted(r for r in found["correlation"].unique() if r)
+    rows = {}
+    for name, (table, value, sign) in measured.items():
+        top, first = (
+            statistics.paired(difference(table, value, "correlation", r, 0.0))
+            for r in (levels[-1], levels[0])
+        )
+        rows[name] = {
+            "from": onset(table, value, sign),
+            **{f"{r:.0%}": part.mean() for r, part in table.groupby("correlation")[value]},
+            "rise": top.difference,
+            "low": top.low,
+            "high": top.high,
+            "detectable": first.detectable,
+            "images": first.n_images,
+        }
+    table = pd.DataFrame(rows).T.rename_axis(["measure", "of"]).astype(float)
+    return table.sort_values(["from", "rise"], ascending=[True, False], na_position="last")
+
+
+def hunted(
+    source: Experiment,
+    networks: Mapping[float, Classifier],
+    artefact: str,
+    country: str,
+    averaged: EvaluationConfig,
+    boxed: EvaluationConfig,
+    k: int = 3,
+) -> tuple[dict[tuple[str, float], Suspect], pd.DataFrame]:
+    """What the recipe finds in each network, and :func:`recipe_table`: how much is the artefact."""
+    found = {}
+    for r, network in networks.items():
+        images = planted(source.evaluation, country, r, artefact)
+        for name, suspect in suspects(images, network, country, averaged, boxed, k).items():
+            found[name, r] = suspect
+    scene = carried_by(source.evaluation, source.evaluation.classes, artefact)[0].scene
+    mask = None if scene is None else artefact_mask(scene)
+    return found, pd.DataFrame() if mask is None else recipe_table(found, mask)
+
+
+def spots_picture(found: Mapping[tuple[str, float], Suspect], image: np.ndarray) -> Figure:
+    """What stands out, by what was averaged and by correlation, laid over an image."""
+    picture = figures.as_image(image)
+    if not found:
+        return figures.images([picture], ["nothing to subtract: one answer for all scenes"])
+    levels, names = sorted({r for _, r in found}), ("maps", "elements")
+    rows = []
+    for name in names:
+        differences = (found[name, r].difference.clip(0) for r in levels)
+        rows.append([figures.overlay(picture, d / max(d.max(), 1e-9)) for d in differences])
+    return figures.image_table(rows, [f"{r:.0%}" for r in levels], names)

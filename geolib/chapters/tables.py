@@ -44,7 +44,7 @@ def mean_intervals(table: pd.DataFrame, value: str, by: str) -> pd.DataFrame:
     return grouped_means(table, value, by).set_index(by)
 
 
-def difference(table: pd.DataFrame, value: str, by: str, one: str, other: str) -> pd.Series:
+def difference(table: pd.DataFrame, value: str, by: str, one: Any, other: Any) -> pd.Series:
     """What one group has more than another, image by image; images that lack either are left out.
 
     The table has a column ``image_id`` that tells the images apart.
