@@ -73,49 +73,49 @@ def class_colours(classes: Sequence[str]) -> dict[str, str]:
     return {name: CLASS_COLOURS[i % len(CLASS_COLOURS)] for i, name in enumerate(classes)}
 
 
-def overlay(image: np.ndarray, attribution: np.ndarray) -> np.ndarray:
+def overlay(image: Any, attribution: Any) -> np.ndarray:
     """Lay a map over a grey, dimmed photograph: the brighter the colour, the more it matters.
 
     Parameters
     ----------
     image
-        ``[H, W, 3]`` in 0..1.
+        Any that :func:`as_image` takes.
     attribution
-        ``[H, W]`` in 0..1.
+        ``[H, W]`` in 0..1, an array or a tensor.
 
     Returns
     -------
     numpy.ndarray
         ``[H, W, 3]`` in 0..1.
     """
-    grey = 0.15 + 0.6 * image.mean(-1, keepdims=True)
+    grey = 0.15 + 0.6 * as_image(image).mean(-1, keepdims=True)
+    attribution = np.asarray(attribution)
     # A square root, so that maps whose weight sits on a few pixels can be seen at all.
     weight = np.sqrt(attribution)[..., None]
     colour = plt.get_cmap("inferno")(0.25 + 0.7 * attribution)[..., :3]
     return np.clip(grey * (1 - 0.85 * weight) + colour * 0.85 * weight, 0, 1)
 
 
-def outline(image: np.ndarray, masks: np.ndarray, seed: int = 0) -> np.ndarray:
+def outline(image: Any, masks: np.ndarray) -> np.ndarray:
     """Tint each mask with a colour of its own and draw its border.
 
     Parameters
     ----------
     image
-        ``[H, W, 3]`` in 0..1.
+        Any that :func:`as_image` takes.
     masks
         bool ``[N, H, W]``; larger masks are drawn first, so nested details stay visible.
-    seed
-        Seed of the colours' order.
 
     Returns
     -------
     numpy.ndarray
         ``[s·H, s·W, 3]`` in 0..1, enlarged by a whole number s so that borders stay thin.
     """
-    scale = max(1, round(OUTLINE_SIDE / image.shape[0]))
-    canvas = _enlarge(image.astype(np.float32), scale)
+    picture = as_image(image)
+    scale = max(1, round(OUTLINE_SIDE / picture.shape[0]))
+    canvas = _enlarge(picture.astype(np.float32), scale)
     palette = np.array(sns.color_palette("husl", max(len(masks), 1)))
-    palette = np.random.default_rng(seed).permutation(palette)
+    palette = np.random.default_rng(0).permutation(palette)
     order = np.argsort(-masks.reshape(len(masks), -1).sum(1), kind="stable")
     for colour, index in zip(palette, order, strict=False):
         mask = _enlarge(masks[index].astype(np.uint8), scale)
@@ -137,8 +137,15 @@ def as_image(image: Any) -> np.ndarray:
     return np.asarray(image, np.float32) / 255 if image.dtype == np.uint8 else np.asarray(image)
 
 
-def _tight() -> ConstrainedLayoutEngine:
-    return ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.02, wspace=0.01, hspace=0.01)
+def _grid(rows: int, columns: int, header: float) -> tuple[Figure, np.ndarray]:
+    """Axes without ticks for ``rows`` × ``columns`` pictures, ``header`` inches above each."""
+    layout = ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.02, wspace=0.01, hspace=0.01)
+    size = (WIDTH, rows * (WIDTH / columns + header) + 0.1)
+    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout=layout)
+    for axis in axes.flat:
+        axis.set(xticks=[], yticks=[])
+        axis.spines[:].set_visible(False)
+    return figure, axes
 
 
 @styled
@@ -149,15 +156,9 @@ def images(
     columns: int = 6,
     title_colours: Sequence[str] | None = None,
 ) -> Figure:
-    """Contact sheet of images, in reading order."""
+    """Contact sheet of images, in reading order, each with its title and the title's colour."""
     rows = max(1, -(-len(pictures) // columns))
-    side = WIDTH / columns
-    height = rows * (side + (0.25 if titles else 0.04))
-    figure, axes = plt.subplots(
-        rows, columns, figsize=(WIDTH, height), squeeze=False, layout=_tight()
-    )
-    for axis in axes.flat:
-        axis.axis("off")
+    figure, axes = _grid(rows, columns, 0.25 if titles else 0.04)
     for i, (axis, picture) in enumerate(zip(axes.flat, pictures, strict=False)):
         axis.imshow(as_image(picture), interpolation="lanczos")
         if titles:
@@ -171,35 +172,40 @@ def image_table(
     pictures: Sequence[Sequence[Any]],
     columns: Sequence[str],
     rows: Sequence[str] | None = None,
+    titles: Sequence[Sequence[str]] | None = None,
 ) -> Figure:
-    """Images in a table with a heading per column and, if given, per row."""
-    height = WIDTH / len(columns) * len(pictures) + 0.3
-    figure, axes = plt.subplots(
-        len(pictures), len(columns), figsize=(WIDTH, height), squeeze=False, layout=_tight()
-    )
+    """Images in a table with a heading per column and, if given, per row and per image.
+
+    Lines may be shorter than the table is wide.
+    """
+    figure, axes = _grid(len(pictures), len(columns), 0.25 if titles else 0.04)
     for r, line in enumerate(pictures):
         for c, picture in enumerate(line):
-            axis = axes[r, c]
-            axis.imshow(as_image(picture), interpolation="lanczos")
-            axis.set(xticks=[], yticks=[])
-            axis.spines[:].set_visible(False)
-            if r == 0:
-                axis.set_title(columns[c], fontsize=10)
-            if c == 0 and rows is not None:
-                axis.set_ylabel(rows[r], fontsize=10)
+            axes[r, c].imshow(as_image(picture), interpolation="lanczos")
+            if titles:
+                axes[r, c].set_title(titles[r][c], fontsize=9.5, pad=3)
+        if rows is not None:
+            axes[r, 0].set_ylabel(rows[r], fontsize=10)
+    for axis, heading in zip(axes[0], columns, strict=True) if not titles else ():
+        axis.set_title(heading, fontsize=10)
     return figure
 
 
 @styled
-def heatmap(table: pd.DataFrame, *, label: str, percent: bool = True) -> Figure:
-    """Table of shares as annotated cells, or of correlations, coloured evenly about zero."""
+def heatmap(
+    table: pd.DataFrame, *, label: str, percent: bool = True, text: pd.DataFrame | None = None
+) -> Figure:
+    """Table of shares as annotated cells, or of correlations, coloured evenly about zero.
+
+    ``text`` stands in the cells in place of the values; names of index and columns name the axes.
+    """
     figure, axis = plt.subplots(figsize=(WIDTH, 0.34 * len(table) + 0.9))
     farthest = table.abs().max().max()
     sns.heatmap(
         table,
         ax=axis,
-        annot=True,
-        fmt=".0%" if percent else ".2f",
+        annot=True if text is None else text,
+        fmt="d" if text is not None else ".0%" if percent else ".2f",
         cmap="crest" if percent else "vlag",
         vmin=0 if percent else -farthest,
         vmax=1 if percent else farthest,
@@ -208,29 +214,14 @@ def heatmap(table: pd.DataFrame, *, label: str, percent: bool = True) -> Figure:
         annot_kws={"fontsize": 9.5},
         cbar_kws={"label": label},
     )
-    axis.set(xlabel="", ylabel="")
+    axis.set(xlabel=table.columns.name or "", ylabel=table.index.name or "")
     axis.tick_params(length=0)
     axis.tick_params(axis="y", rotation=0)
     axis.xaxis.tick_top()
+    axis.xaxis.set_label_position("top")
     if max(len(str(name)) for name in table.columns) * len(table.columns) > 48:
         axis.tick_params(axis="x", rotation=30)
         plt.setp(axis.get_xticklabels(), ha="left", rotation_mode="anchor")
-    return figure
-
-
-@styled
-def curves(history: pd.DataFrame, best_epoch: int | None = None) -> Figure:
-    """Loss and accuracy per epoch, training and validation."""
-    figure, axes = plt.subplots(1, 2, figsize=(WIDTH, 2.7))
-    for axis, quantity in zip(axes, ("loss", "accuracy"), strict=True):
-        for split, colour in (("train", RANDOM), ("validation", GUIDED)):
-            column = f"{split}_{quantity}"
-            axis.plot(history["epoch"], history[column], color=colour, label=split, lw=2)
-        axis.set(xlabel="epoch", ylabel=quantity)
-        axis.grid(axis="y")
-        if best_epoch is not None:
-            axis.axvline(best_epoch, color=INK, ls=":", lw=1.2)
-    axes[1].legend(loc="lower right")
     return figure
 
 
@@ -335,56 +326,6 @@ def explanation(
 
 
 @styled
-def gallery(
-    crops: Mapping[str, Sequence[tuple[np.ndarray, str]]], columns: int, *, caption: str
-) -> Figure:
-    """Square pictures with titles, a row per class (Figure 4)."""
-    height = len(crops) * (WIDTH / columns + 0.25) + 0.3
-    figure, axes = plt.subplots(
-        len(crops), columns, figsize=(WIDTH, height), squeeze=False, layout=_tight()
-    )
-    colours = class_colours(list(crops))
-    for r, (name, line) in enumerate(crops.items()):
-        for c, axis in enumerate(axes[r]):
-            axis.set(xticks=[], yticks=[])
-            axis.spines[:].set_visible(False)
-            if c < len(line):
-                axis.imshow(line[c][0], interpolation="lanczos")
-                axis.set_title(line[c][1], fontsize=9.5, pad=3)
-        axes[r, 0].set_ylabel(name, color=colours[name], fontsize=10.5)
-    figure.supxlabel(caption, fontsize=9.5)
-    return figure
-
-
-def spotlight(image: np.ndarray, box: Sequence[int], margin: float = 0.5) -> np.ndarray:
-    """Square window around a box, everything outside the box dimmed.
-
-    Parameters
-    ----------
-    image
-        ``[H, W, 3]`` in 0..1.
-    box
-        ``x0 y0 x1 y1``, end-exclusive.
-    margin
-        Room on each side, as a share of the box's longer side.
-
-    Returns
-    -------
-    numpy.ndarray
-        ``[S, S, 3]`` in 0..1, S at most the image's shorter side.
-    """
-    height, width = image.shape[:2]
-    x0, y0, x1, y1 = box
-    dimmed = 0.45 * image + 0.1
-    dimmed[y0:y1, x0:x1] = image[y0:y1, x0:x1]
-    longer = max(x1 - x0, y1 - y0)
-    side = min(max(round((1 + 2 * margin) * longer), min(height, width) // 4), height, width)
-    left = min(max((x0 + x1 - side) // 2, 0), width - side)
-    top = min(max((y0 + y1 - side) // 2, 0), height - side)
-    return dimmed[top : top + side, left : left + side]
-
-
-@styled
 def distributions(table: pd.DataFrame, *, value: str, by: str, label: str) -> Figure:
     """Distribution of a quantity per group: box and points."""
     figure, axis = plt.subplots(figsize=(WIDTH, 0.5 * table[by].nunique() + 1.0))
@@ -423,8 +364,8 @@ def trends(
     Parameters
     ----------
     panels
-        Heading of each panel and its table: columns ``x``, ``by``, ``value``, ``low``, ``high``.
-        Steps are drawn evenly, in the order of the tables.
+        Heading of each panel and its table: columns ``x``, ``by``, ``value``, and if there is an
+        interval ``low`` and ``high``. Steps are drawn evenly, in the order of the tables.
     x, by, label
         Column of the steps, column that names the lines, name of the steps.
     references
@@ -444,7 +385,8 @@ def trends(
             width = 3.5 if name in strong else 2
             colour = colours[str(name)]
             axis.plot(places, rows["value"], "o-", color=colour, lw=width, ms=5, label=name)
-            axis.fill_between(places, rows["low"], rows["high"], color=colour, alpha=0.15, lw=0)
+            if "low" in rows:
+                axis.fill_between(places, rows["low"], rows["high"], color=colour, alpha=0.15, lw=0)
         lines = (references or {}).get(title, {})
         for dash, (name, value) in zip(dashes, lines.items(), strict=False):
             axis.axhline(value, color=INK, ls=dash, lw=1.5, label=name)

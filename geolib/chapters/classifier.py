@@ -1,16 +1,17 @@
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import matplotlib.pyplot as plt
-import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.figure import Figure
 
+from geolib import figures
 from geolib.chapters.experiment import Experiment
 from geolib.figures import GUIDED, INK, styled
 from geolib.model import PAPER
+
+_YES_NO = {"True": "yes", "False": "no"}
 
 
 def training_note(experiment: Experiment) -> str:
@@ -30,19 +31,14 @@ def training_note(experiment: Experiment) -> str:
         "horizontal_flip": "mirrored images",
     }
     changed = [
-        f"{word} {_say(ours[name])} instead of {_say(paper[name])}"
+        f"{word} {_YES_NO.get(str(ours[name]), ours[name])} instead of "
+        f"{_YES_NO.get(str(paper[name]), paper[name])}"
         for name, word in words.items()
         if ours[name] != paper[name]
     ]
     if not changed:
         return "This run trains exactly as the paper does."
     return "This run departs from the paper in: " + "; ".join(changed) + "."
-
-
-def _say(value: object) -> str:
-    return (
-        {True: "yes", False: "no"}.get(value, str(value)) if isinstance(value, bool) else f"{value}"
-    )
 
 
 def accuracy_note(accuracy: float, ceilings: Mapping[str, float]) -> str:
@@ -67,27 +63,23 @@ def ceiling_note(ceilings: Mapping[str, float]) -> str:
     )
 
 
-@styled
-def confusion(matrix: np.ndarray, classes: Sequence[str]) -> Figure:
+def learning_curves(history: pd.DataFrame) -> Figure:
+    """Loss and accuracy per epoch, training and validation; the axis names the epoch kept."""
+    panels = {}
+    for quantity in ("loss", "accuracy"):
+        columns = {f"{split}_{quantity}": split for split in ("train", "validation")}
+        panels[quantity] = history.rename(columns=columns).melt(
+            "epoch", list(columns.values()), var_name="split"
+        )
+    kept = int(history["epoch"].iloc[history["validation_loss"].argmin()])
+    return figures.trends(panels, x="epoch", by="split", label=f"epoch (kept: {kept})")
+
+
+def confusion(counts: pd.DataFrame) -> Figure:
     """Confusion matrix, true classes in rows; cells hold counts, colour the share of the row."""
-    share = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
-    figure, axis = plt.subplots(figsize=(0.9 * len(classes) + 2.2, 0.8 * len(classes) + 1.2))
-    sns.heatmap(
-        pd.DataFrame(share, index=list(classes), columns=list(classes)),
-        ax=axis,
-        annot=matrix,
-        fmt="d",
-        cmap="crest",
-        vmin=0,
-        vmax=1,
-        linewidths=1.5,
-        linecolor="none",
-        cbar_kws={"label": "share of the true class"},
-    )
-    axis.set(xlabel="predicted", ylabel="true")
-    axis.tick_params(axis="y", rotation=0, length=0)
-    axis.tick_params(axis="x", rotation=0, length=0)
-    return figure
+    share = counts.div(counts.sum(axis=1).clip(lower=1), axis=0)
+    named = share.rename_axis(index="true", columns="predicted")
+    return figures.heatmap(named, label="share of the true class", text=counts)
 
 
 @styled

@@ -29,7 +29,7 @@ from geolib.concepts import (
     top_k,
 )
 from geolib.data import GeoDataset, GeoImage
-from geolib.figures import GUIDED, INK, NATURAL, RANDOM, WIDTH, _tight, as_image, overlay, styled
+from geolib.figures import GUIDED, INK, NATURAL, RANDOM, WIDTH, as_image, overlay, styled
 from geolib.pipeline.shards import Shard
 from geolib.runtime import cache
 from geolib.runtime.here import progress_bar
@@ -118,7 +118,6 @@ def concept_influences(
         4,
         figsize=(WIDTH, 1.75 * len(pictures) + 0.3),
         squeeze=False,
-        layout=_tight(),
     )
     for row, picture in enumerate(pictures):
         image = as_image(picture)

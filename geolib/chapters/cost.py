@@ -44,21 +44,7 @@ FEW = 4
 
 @dataclass(frozen=True)
 class Workload:
-    """Size of a run.
-
-    Attributes
-    ----------
-    training_images, epochs
-        Images that the classifier learns from, and passes over them.
-    images
-        Images that the pipeline explains.
-    methods
-        Attribution methods, keys of ``MAP_PASSES``.
-    segmenters
-        Number of segmenters; every pair of method and segmenter is tested.
-    tests, repeats
-        Tests (deletion, insertion), and random layouts per image and test.
-    """
+    """Size of a run: ``images`` are explained, and every pair of method and segmenter is tested."""
 
     training_images: int
     epochs: int
@@ -97,15 +83,7 @@ MAP_PASSES: dict[str, Passes] = {
 class Costs:
     """What one image costs: seconds of each kind of work, and bytes that are kept.
 
-    Attributes
-    ----------
-    forward, gradient, step
-        Seconds of a forward pass, of one with the gradient of the input, of a training step.
-    segmentation, segmenter
-        Seconds of one segmentation, and the segmenter that takes them.
-    map_bytes, segments_bytes, outcomes_bytes
-        Bytes of one map, of the segments of one segmenter, of the outcomes and elements of one
-        pair of method and segmenter.
+    Bytes are those of one map, of one segmenter's segments, and of one pair's outcomes.
     """
 
     forward: float
@@ -127,27 +105,9 @@ def ablation_passes(workload: Workload) -> int:
 
 
 def plan(workload: Workload, costs: Costs, gpu_speedup: float = GPU_SPEEDUP) -> pd.DataFrame:
-    """Passes, hours and bytes of a run.
+    """Passes, hours here, hours at the assumed ``gpu_speedup`` (> 0) and bytes of a run by part.
 
-    Parameters
-    ----------
-    workload, costs
-        Size of the run, and what one image of it costs.
-    gpu_speedup
-        How many times faster than the measured machine a GPU is taken to be, > 0.
-
-    Returns
-    -------
-    pandas.DataFrame
-        One row per part: ``training``, ``maps``, ``segmentation``, ``ablation``. ``passes``: images
-        through the network (a segmentation counts as one); ``hours`` on the measured machine;
-        ``gpu_hours`` at the assumed speed-up, missing for segmentation, which was timed without a
-        network; ``bytes`` kept.
-
-    Raises
-    ------
-    ValueError
-        If a method is not known, or the speed-up is not positive.
+    A segmentation counts as one pass; it is timed without a network and has no hours on a GPU.
     """
     if not gpu_speedup > 0:
         raise ValueError(f"gpu_speedup={gpu_speedup}; expected a factor above 0")
@@ -225,23 +185,9 @@ def measure(
 ) -> Costs:
     """Costs of one image at the paper's settings, on the processor of this machine.
 
-    An untrained network is timed: weights decide what it puts out, not how long it takes. Bytes are
-    those that the cache keeps of ``dataset``, brought to the paper's size in proportion to the
-    pixels: exact for maps, an upper bound for outlines.
-
-    Parameters
-    ----------
-    dataset
-        Images that the pipeline has explained; the first of them that can be read is segmented.
-    image_size
-        Side in pixels at which they were explained.
-    segmenters
-        Those that are timed, if they read nothing but the image; the slowest counts.
-
-    Raises
-    ------
-    ValueError
-        If the cache holds nothing of the images, or no segmenter reads the image alone.
+    An untrained network is timed, and the slowest of the segmenters that read nothing but the
+    image. Bytes are those that the cache keeps of the first images of ``dataset``, explained at
+    ``image_size``, in proportion to the pixels: exact for maps, an upper bound for outlines.
     """
     classifier = model.load(ARCH, weights="random", classes=("a", "b"), image_size=IMAGE_SIZE)
     shard = shards.Shard(dataset.subset(range(min(FEW, len(dataset)))), IMAGE_SIZE, "")
@@ -334,19 +280,9 @@ def peak_memory(run: Callable[[], object]) -> int:
 
 
 def stored_bytes(stage: str, dataset: GeoDataset, image_size: int) -> float:
-    """Mean bytes per image that the cache keeps of a stage's finished shards of a dataset.
+    """Mean bytes per image that the cache keeps of a stage ("maps", "segments", "outcomes").
 
-    Parameters
-    ----------
-    stage
-        ``"maps"``, ``"segments"`` or ``"outcomes"``.
-    dataset, image_size
-        The images, and the side in pixels at which they were explained.
-
-    Raises
-    ------
-    ValueError
-        If the cache holds no such shard.
+    Of the images as they were explained at ``image_size``; a ValueError if there are none.
     """
     # JSON knows no tuples: what a manifest holds is compared with what it would hold.
     wanted = json.loads(json.dumps(dataset.identity["images"]))

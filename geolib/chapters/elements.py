@@ -7,7 +7,7 @@ counted.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import cv2
@@ -19,6 +19,7 @@ import torch
 from matplotlib.figure import Figure
 
 from geolib import figures
+from geolib.ablation import ablate
 from geolib.data import GeoImage
 from geolib.figures import (
     ACCENT,
@@ -43,24 +44,41 @@ def example(extracted: Sequence[Extracted]) -> Extracted:
     return ranked[len(ranked) // 2]
 
 
-def gallery(
-    extracted: Sequence[Extracted], elements: pd.DataFrame, columns: int
-) -> dict[str, list[tuple[np.ndarray, str]]]:
-    """Elements with the largest effect of their own, per country, at most one per image."""
-    images = {one.item.id: one.image.permute(1, 2, 0).numpy() for one in extracted}
-    crops = {}
+def gallery(extracted: Sequence[Extracted], elements: pd.DataFrame, columns: int) -> Figure:
+    """Elements with the largest effect of their own, a row per country, one per image (Figure 4).
+
+    Each carries the log-probability that is lost without it.
+    """
+    images = {one.item.id: as_image(one.image) for one in extracted}
+    pictures, titles, countries = [], [], []
     for country, rows in elements.groupby("country"):
         strongest = rows.sort_values("deletion_effect", ascending=False)
         strongest = strongest.drop_duplicates("image_id").head(columns)
-        crops[str(country)] = [
-            (_in_context(images[row["image_id"]], row), f"{row['deletion_effect']:+.2f}")
-            for row in strongest.to_dict("records")
-        ]
-    return crops
+        boxes = strongest[["x0", "y0", "x1", "y1"]].to_numpy(int)
+        shown = zip(strongest["image_id"], boxes, strict=True)
+        pictures.append([spotlight(images[name], box) for name, box in shown])
+        titles.append([f"{effect:+.2f}" for effect in strongest["deletion_effect"]])
+        countries.append(str(country))
+    return figures.image_table(pictures, [""] * columns, countries, titles)
 
 
-def _in_context(image: np.ndarray, row: Mapping[Hashable, Any]) -> np.ndarray:
-    return figures.spotlight(image, [row[side] for side in ("x0", "y0", "x1", "y1")])
+def spotlight(
+    image: np.ndarray, box: Sequence[int] | np.ndarray, margin: float = 0.5
+) -> np.ndarray:
+    """Square window around a box of an image ``[H, W, 3]`` in 0..1, all outside the box dimmed.
+
+    ``margin`` is the room on each side, as a share of the box's longer side; the window is at most
+    as large as the image's shorter side.
+    """
+    height, width = image.shape[:2]
+    x0, y0, x1, y1 = box
+    dimmed = 0.45 * image + 0.1
+    dimmed[y0:y1, x0:x1] = image[y0:y1, x0:x1]
+    longer = max(x1 - x0, y1 - y0)
+    side = min(max(round((1 + 2 * margin) * longer), min(height, width) // 4), height, width)
+    left = min(max((x0 + x1 - side) // 2, 0), width - side)
+    top = min(max((y0 + y1 - side) // 2, 0), height - side)
+    return dimmed[top : top + side, left : left + side]
 
 
 @styled
@@ -95,32 +113,22 @@ def tuning(curve: pd.DataFrame, chosen: Mapping[str, float], max_coverage: float
     return figure
 
 
-@styled
-def pipeline_steps(
-    image: Any,
-    attribution: np.ndarray,
-    segments: np.ndarray,
-    boxes: np.ndarray,
-    variants: Mapping[str, Any],
-) -> Figure:
+def pipeline_steps(one: Extracted, fill: str) -> Figure:
     """The pipeline on one image (Figure 1): photograph, map, segments, elements and both tests."""
-    picture = as_image(image)
-    panels: list[tuple[str, np.ndarray]] = [
-        ("photograph", picture),
-        ("a  attribution", overlay(picture, attribution)),
-        ("b  segments", outline(picture, segments)),
-        ("c  elements", picture),
-        *((f"d  {name}", as_image(variant)) for name, variant in variants.items()),
-    ]
-    columns = 3
-    rows = -(-len(panels) // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(WIDTH, rows * (WIDTH / columns + 0.25)))
-    for axis in axes.flat:
-        axis.axis("off")
-    for axis, (title, panel) in zip(axes.flat, panels, strict=False):
-        axis.imshow(panel, interpolation="lanczos")
-        axis.set_title(title, loc="left")
-    draw_boxes(axes.flat[3], boxes, GUIDED)
+    picture, region = as_image(one.image), one.elements.region()[None]
+    variants = {
+        f"d  {mode}": ablate(one.image[None], region, mode, fill)[0]
+        for mode in ("deletion", "insertion")
+    }
+    panels = {
+        "photograph": picture,
+        "a  attribution": overlay(picture, one.attribution),
+        "b  segments": outline(picture, one.segments.masks),
+        "c  elements": picture,
+        **variants,
+    }
+    figure = figures.images(list(panels.values()), list(panels), columns=3)
+    draw_boxes(figure.axes[3], one.elements.boxes, GUIDED)
     return figure
 
 
@@ -150,19 +158,10 @@ def has_truth(extracted: Sequence[Extracted]) -> bool:
 
 
 def object_recall(found: Mapping[str, Sequence[Extracted]]) -> pd.DataFrame:
-    """How well each segmenter's segments match the visible objects.
+    """How well each segmenter's segments match the objects of at least 64 pixels, best first.
 
-    Parameters
-    ----------
-    found
-        For each segmenter, scenes with their segments.
-
-    Returns
-    -------
-    pandas.DataFrame
-        Index: segmenter, best first. ``objects found``: share of the objects of at least 64 visible
-        pixels that some segment matches with an intersection over union of at least one half.
-        ``mean best IoU``: the mean over objects of the best segment's intersection over union.
+    ``objects found``: share that some segment matches with an IoU of at least one half;
+    ``mean best IoU``: the mean over objects of the best segment's.
     """
     rows = {}
     # The images are the same for every segmenter, and drawing true outlines takes a while.
@@ -174,14 +173,11 @@ def object_recall(found: Mapping[str, Sequence[Extracted]]) -> pd.DataFrame:
 
 
 def mark_elements(one: Extracted) -> pd.DataFrame:
-    """What each element of a scene is.
+    """What each element of a scene is, a row per element.
 
-    Returns
-    -------
-    pandas.DataFrame
-        One row per element. ``overlapping``: it shares at least half of its pixels with another
-        one. ``kind``: "part" if at least 80 % of it lies on one object of which it covers less than
-        half; "shapeless" if no object makes up half of it; else "whole".
+    ``overlapping``: it shares at least half of its pixels with another one. ``kind``: "part" if at
+    least 80 % of it lies on one object of which it covers less than half; "shapeless" if no object
+    makes up half of it; else "whole".
     """
     masks = one.elements.masks
     areas = masks.sum((1, 2))
@@ -210,15 +206,7 @@ def element_categories(one: Extracted) -> list[str]:
 
 
 def element_kinds(extracted: Sequence[Extracted]) -> pd.DataFrame:
-    """Share of elements that overlap, are whole objects, parts of objects, or shapeless.
-
-    See :func:`mark_elements` for the words.
-
-    Returns
-    -------
-    pandas.DataFrame
-        Index: the kind; one column, the share of all elements.
-    """
+    """Share of elements that are of each kind of :func:`mark_elements`, one column."""
     kinds = [mark_elements(one) for one in extracted if len(one.elements)]
     table = pd.concat(kinds) if kinds else pd.DataFrame({"overlapping": [], "kind": []})
     shares = table["kind"].value_counts(normalize=True).reindex(["whole", "part", "shapeless"])
@@ -250,26 +238,14 @@ def cue_share(extracted: Sequence[Extracted]) -> dict[str, float]:
 
 
 def localisation(maps: Mapping[str, torch.Tensor], items: Sequence[GeoImage]) -> pd.DataFrame:
-    """How well attribution maps find the cues of scenes, one row per method and scene.
+    """How well attribution maps ``[B, H, W]`` find the cues of scenes, a row per method and scene.
 
     A cue counts as visible from 30 pixels on; scenes without a visible cue are left out. A map that
-    is zero everywhere points nowhere: it counts as an even one.
-
-    Parameters
-    ----------
-    maps
-        For each method, maps ``[B, H, W]`` of the same scenes, in 0..1.
-    items
-        The scenes.
-
-    Returns
-    -------
-    pandas.DataFrame
-        Columns ``method``, ``image_id``; ``area``: share of the image that shows cues, which is
-        what a blind map scores in the next two; ``pointing``: 1 if the map's maximum lies on a cue
-        (the pointing game; of tied maxima, their share); ``weight``: share of the map's sum that
-        lies on cues (the energy-based pointing game); ``found``: share of the visible cues of
-        which at least half belongs to the salient fifth of the image.
+    is zero everywhere points nowhere: it counts as an even one. ``area``: share of the image that
+    shows cues, which is what a blind map scores in the next two; ``pointing``: 1 if the map's
+    maximum lies on a cue (of tied maxima, their share); ``weight``: share of the map's sum that
+    lies on cues; ``found``: share of the visible cues of which at least half belongs to the salient
+    fifth of the image.
     """
     rows = []
     for i, item in enumerate(items):

@@ -28,10 +28,7 @@ from geolib.training.kept import trained_classifier
 def bayes_ceilings(dataset: data.GeoDataset) -> dict[str, float]:
     """Accuracy of the best observer of the visible cues of a dataset of scenes.
 
-    Returns
-    -------
-    dict
-        ``upright``: of one who knows left and right; ``mirrored``: of one who does not.
+    ``upright``: of one who knows left and right; ``mirrored``: of one who does not.
     """
 
     def build(folder: Path) -> None:
@@ -83,6 +80,8 @@ def positions(dataset: GeoDataset) -> pd.DataFrame:
 
 # Validation images on which the thresholds are chosen.
 TUNING_IMAGES = 36
+# Attribution methods that take hundreds of passes an image.
+COSTLY = ("scorecam", "rise")
 # Training images on which accuracy is measured.
 TRAINING_SAMPLE = 1000
 
@@ -100,6 +99,8 @@ class Experiment(BaseModel):
     n_compare
         Evaluation images on which methods and segmenters are compared with each other, the first
         of the split; ``None`` takes all.
+    n_costly
+        The first of these, for methods that take hundreds of passes an image (``COSTLY``).
     arch, weights, checkpoint
         Architecture and initial weights (``None``: trained from scratch), or a trained checkpoint,
         which replaces training.
@@ -131,6 +132,7 @@ class Experiment(BaseModel):
     n_test: int | None = Field(None, ge=1)
     n_eval: int | None = Field(None, ge=1)
     n_compare: int | None = Field(None, ge=1)
+    n_costly: int | None = Field(None, ge=1)
     arch: str = "resnet18"
     weights: str | None = None
     checkpoint: str | None = None
@@ -185,6 +187,12 @@ class Experiment(BaseModel):
         """Evaluation images on which methods and segmenters are compared."""
         n_images = len(self.evaluation)
         return self.evaluation.subset(range(min(self.n_compare or n_images, n_images)))
+
+    def compared_with(self, attribution: str) -> data.GeoDataset:
+        """The compared images, fewer for a costly attribution method."""
+        n_images = len(self.compared)
+        most = (self.n_costly or n_images) if attribution in COSTLY else n_images
+        return self.compared.subset(range(min(most, n_images)))
 
     def _split(self, name: str, n: int | None) -> data.GeoDataset:
         named = {} if self.classes is None else {"countries": self.classes}
@@ -301,15 +309,17 @@ class Experiment(BaseModel):
         """
         tables = [
             pipeline.evaluate(
-                images or self.compared, self.classifier, self.config(*pair, individual=False)
+                images or self.compared_with(pair[0]),
+                self.classifier,
+                self.config(*pair, individual=False),
             )
             for pair in dict.fromkeys(pairs)
         ]
         return pipeline.concat(tables)
 
     def maps(self, method: str) -> tuple[torch.Tensor, float]:
-        """Attribution maps ``[B, S, S]`` of the compared images, and seconds per image."""
+        """Attribution maps ``[B, S, S]`` of the images compared with it, and seconds per image."""
         config = self._base(
             attribution=method, attribution_options=self._attribution_options(method)
         )
-        return pipeline.maps(self.compared, self.classifier, config)
+        return pipeline.maps(self.compared_with(method), self.classifier, config)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import matplotlib.pyplot as plt
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from pandas.io.formats.style import Styler
 
-from geolib.figures import ACCENT, GUIDED, INK, RANDOM, WIDTH, styled
+from geolib import figures, statistics
+from geolib.chapters import tables
 
 # Share of images without elements from which a comparison is called empty.
 EMPTY = 0.5
@@ -36,11 +35,11 @@ def verdict(comparison: pd.DataFrame, attribution: str, segmenter: str) -> str:
     rows: dict[Any, Any] = {row.test: row for row in comparison.reset_index().itertuples()}
     for test in ("deletion", "insertion"):
         row = rows[test]
-        span = f"95 % interval {row.ci_low:+.2f} to {row.ci_high:+.2f}"
+        found = tables.sentence(row.advantage, row.ci_low, row.ci_high)
         sentences.append(
             f"**{test.capitalize()}: {_outcome(row.ci_low, row.ci_high)}.** Accuracy is "
             f"{row.guided:.2f} with guided and {row.random:.2f} with random boxes, an advantage of "
-            f"{row.advantage:+.2f} ({span}, p = {row.p_value:.2g})."
+            f"{found}, p = {row.p_value:.2g}."
         )
     row = rows["deletion"]
     return (
@@ -55,73 +54,74 @@ def _outcome(low: float, high: float) -> str:
     return "random boxes carry more than guided ones" if high < 0 else "no difference can be shown"
 
 
+def readings(outcomes: pd.DataFrame) -> Styler:
+    """Three readings of the same tests: accuracy, agreement and log-probability."""
+    columns = ["guided", "random", "advantage", "ci_low", "ci_high"]
+    compared: dict[Any, pd.DataFrame] = {
+        metric: statistics.compare(outcomes, metric=metric).set_index("test")[columns]
+        for metric in ("accuracy", "agreement", "log_probability")
+    }
+    table = pd.concat(compared, names=["measure"])
+    return table.style.format("{:.3f}").format("{:+.3f}", subset=columns[2:])
+
+
+def facts(main: pd.DataFrame) -> dict[str, float]:
+    """Numbers of a comparison (index: test) that pages quote, by name."""
+    columns = {"advantage": "advantage", "ci_low": "low", "ci_high": "high"}
+    columns |= {"guided": "guided", "random": "random"}
+    rows: dict[Any, Any] = main[list(columns)].rename(columns=columns).to_dict("index")
+    return {f"{test}_{name}": value for test, row in rows.items() for name, value in row.items()}
+
+
 def comparison_table(comparison: pd.DataFrame, by: str) -> Styler:
-    """Guided against random, best advantage first within each test."""
+    """What the pictures of a comparison do not say, best advantage first within each test."""
     columns = {
-        "guided": "guided",
-        "random": "random",
         "advantage": "advantage",
-        "ci_low": "low",
-        "ci_high": "high",
         "p_holm": "p (Holm)",
+        "advantage_matched": "matched only",
         "coverage": "coverage",
         "random_coverage": "random coverage",
         "rate_without_elements": "no element",
-        "advantage_matched": "matched only",
         "n_images": "images",
     }
     table = comparison.sort_values(["test", "advantage"], ascending=[True, False])
     table = table.set_index(["test", by])[list(columns)].rename(columns=columns)
-    decimals = {name: "{:.3f}" for name in table.columns if name != "images"}
-    shares = dict.fromkeys(("coverage", "random coverage", "no element"), "{:.1%}")
-    formats: dict[Any, Any] = {**decimals, **shares}
+    formats: dict[Any, Any] = dict.fromkeys(("coverage", "random coverage", "no element"), "{:.1%}")
+    formats |= dict.fromkeys(("advantage", "p (Holm)", "matched only"), "{:.3f}")
     return table.style.format(formats, na_rep="–")
 
 
-@styled
-def guided_against_random(comparison: pd.DataFrame, by: str, original: float) -> Figure:
+def guided_against_random(levels: pd.DataFrame, by: str, original: float) -> Figure:
     """Accuracy after deletion and insertion, guided against random (Figures 2 and 3).
 
-    Parameters
-    ----------
-    comparison
-        Rows per ``by`` × ``test`` with ``guided``, ``guided_low``, ``guided_high``, ``random``,
-        ``random_low``, ``random_high``.
-    by
-        Column compared: ``"attribution"`` or ``"segmenter"``.
-    original
-        Accuracy on the untouched images, drawn as a dashed line.
+    ``levels`` is that of :func:`geolib.statistics.levels`, ``original`` the accuracy on the
+    untouched images.
     """
-    figure, axes = plt.subplots(1, 2, figsize=(WIDTH, 3.3), sharey=True)
-    reading = {"deletion": "lower is better", "insertion": "higher is better"}
-    for axis, (test, hint) in zip(axes, reading.items(), strict=True):
-        rows = comparison[comparison["test"] == test].reset_index(drop=True)
-        places = np.arange(len(rows))
-        for kind, colour, shift in (("guided", GUIDED, -0.2), ("random", RANDOM, 0.2)):
-            axis.bar(places + shift, rows[kind], 0.36, color=colour, label=kind)
-            axis.vlines(places + shift, rows[f"{kind}_low"], rows[f"{kind}_high"], color=INK, lw=2)
-        axis.axhline(original, color=ACCENT, ls="--", lw=1.5, label="untouched image")
-        axis.set_xticks(places, rows[by], rotation=25 if len(rows) > 2 else 0, ha="right")
-        axis.set(title=f"{test} (guided: {hint})", ylim=(0, 1))
-        axis.grid(axis="y")
-    axes[0].set_ylabel("accuracy")
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3)
-    return figure
+    kinds = []
+    for kind in ("guided", "random"):
+        columns = {kind: "value", f"{kind}_low": "low", f"{kind}_high": "high"}
+        kinds.append(
+            levels[[by, "test", *columns]].rename(columns=columns).assign(boxes=f"{kind} boxes")
+        )
+    reading = {
+        "deletion": "deletion (lower is better)",
+        "insertion": "insertion (higher is better)",
+    }
+    return figures.dots(
+        pd.concat(kinds).replace({"test": reading}),
+        by,
+        by="boxes",
+        panels="test",
+        label="accuracy",
+        lines={"untouched image": original},
+        limits=(0, 1.02),
+    )
 
 
-@styled
-def advantages(comparison: pd.DataFrame, by: str) -> Figure:
-    """Advantage of guided over random regions with intervals, best on top."""
-    figure, axes = plt.subplots(1, 2, figsize=(WIDTH, 0.42 * comparison[by].nunique() + 1.3))
-    for axis, test in zip(axes, ("deletion", "insertion"), strict=True):
-        rows = comparison[comparison["test"] == test].sort_values("advantage")
-        places = np.arange(len(rows))
-        axis.hlines(places, rows["ci_low"], rows["ci_high"], color=GUIDED, lw=3, alpha=0.5)
-        axis.plot(rows["advantage"], places, "o", color=GUIDED, ms=7)
-        axis.axvline(0, color=INK, lw=1)
-        axis.set_yticks(places, rows[by])
-        axis.set(title=test, xlabel="advantage over random (accuracy)")
-        axis.set_ylim(-0.6, len(rows) - 0.4)
-        axis.grid(axis="x")
-    return figure
+def advantages(comparison: pd.DataFrame, by: str, groups: str | None = None) -> Figure:
+    """Advantage of guided over random regions with intervals, best on top in each group."""
+    columns = {"advantage": "value", "ci_low": "low", "ci_high": "high"}
+    table = comparison.rename(columns=columns).sort_values("value", ascending=False)
+    table = table.sort_values(["test", groups] if groups else "test", kind="stable")
+    label = "advantage over random (accuracy)"
+    return figures.dots(table, by, by=groups, panels="test", label=label, lines={"": 0.0})
