@@ -7,10 +7,9 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.colors import to_rgb
-from matplotlib.patches import Rectangle
 
 from geolib import figures
-from geolib.chapters import faithfulness
+from geolib.chapters import classifier, faithfulness
 
 
 def _luminance(colour):
@@ -33,18 +32,55 @@ def test_style_is_transparent_and_stays_inside_the_figure():
     assert not plt.get_fignums()
 
 
-def test_guided_and_random_bars_end_at_their_means():
+def test_dots_stand_at_their_values_in_rows_groups_and_panels():
+    values = {
+        "deletion": {"guided": 0.4, "random": 0.9},
+        "insertion": {"guided": 0.7, "random": 0.5},
+    }
     rows = [
-        {
-            **{"test": test, "segmenter": "grid", "guided": 0.4, "random": 0.9},
-            **{"guided_low": 0.3, "guided_high": 0.5, "random_low": 0.8, "random_high": 1.0},
-        }
-        for test in ("deletion", "insertion")
+        {"test": test, "method": method, "kind": kind, "value": value, "low": 0.3, "high": 1}
+        for test, kinds in values.items()
+        for method in ("a", "b")
+        for kind, value in kinds.items()
     ]
-    figure = faithfulness.guided_against_random(pd.DataFrame(rows), "segmenter", 0.95)
-    for axis in figure.axes:
-        bars = [p.get_height() for p in axis.patches if isinstance(p, Rectangle)]
-        assert bars == [0.4, 0.9]
+    # Tables that were put together may hold an index twice.
+    table = pd.DataFrame(rows, index=[0] * len(rows))
+    figure = figures.dots(
+        table, "method", by="kind", panels="test", label="x", lines={"whole": 0.95}
+    )
+    assert [axis.get_title() for axis in figure.axes] == list(values)
+    for axis, kinds in zip(figure.axes, values.values(), strict=True):
+        assert [text.get_text() for text in figure.axes[0].get_yticklabels()] == ["a", "b"]
+        drawn = {line.get_label(): line for line in axis.lines if line.get_marker() == "o"}
+        for kind, value in kinds.items():
+            x, y = drawn[kind].get_data()
+            assert (list(x), list(np.round(y))) == ([value, value], [0, 1])
+        # No two dots of a row cover each other.
+        places = np.concatenate([line.get_ydata() for line in drawn.values()])
+        assert np.diff(np.sort(places)).min() > 0.2
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == [
+        "guided",
+        "random",
+        "whole",
+    ]
+
+
+def test_dots_without_groups_carry_their_values_and_marks():
+    table = pd.DataFrame({"set": ["a", "b"], "value": [0.5, 0.25], "low": np.nan, "high": np.nan})
+    table["paper"] = [0.6, np.nan]
+    figure = figures.dots(table, "set", label="x", marks={"paper": "the paper"}, form=".0%")
+    axis = figure.axes[0]
+    assert [text.get_text() for text in axis.texts] == ["50%", "25%"]
+    diamonds = next(line for line in axis.lines if line.get_marker() == "D")
+    assert diamonds.get_xdata()[0] == 0.6 and np.isnan(diamonds.get_xdata()[1])
+    assert axis.get_ylim()[0] > axis.get_ylim()[1]  # the first row on top
+
+
+def test_a_heatmap_may_show_other_numbers_than_it_colours():
+    counts = pd.DataFrame({"a": [3, 1], "b": [1, 0]}, index=["a", "b"])
+    axis = classifier.confusion(counts).axes[0]
+    assert [text.get_text() for text in axis.texts] == ["3", "1", "1", "0"]
+    assert (axis.get_xlabel(), axis.get_ylabel()) == ("predicted", "true")
 
 
 def test_advantages_put_the_best_on_top():
@@ -59,7 +95,7 @@ def test_advantages_put_the_best_on_top():
     )
     figure = faithfulness.advantages(table, "segmenter")
     order = [[label.get_text() for label in axis.get_yticklabels()] for axis in figure.axes]
-    assert order == [["a", "b"], ["b", "a"]]  # upwards
+    assert order == [["b", "a"], ["a", "b"]]  # downwards
 
 
 def test_overlay_leaves_the_values_in_range_and_colours_the_salient():
@@ -80,15 +116,6 @@ def test_outline_changes_only_pixels_at_the_masks():
     assert changed[mask[0]].all()
     assert not changed[:28].any()
     assert not changed[72:].any()
-
-
-@pytest.mark.parametrize("box", [(0, 0, 4, 2), (10, 10, 14, 40), (0, 0, 40, 40)])
-def test_spotlight_is_square_and_dims_all_but_the_box(box):
-    image = np.full((40, 40, 3), 0.9)
-    shown = figures.spotlight(image, box)
-    assert shown.shape[0] == shown.shape[1]
-    x0, y0, x1, y1 = box
-    assert (shown == 0.9).all(-1).sum() == (x1 - x0) * (y1 - y0)
 
 
 def test_nothing_to_show_is_still_a_figure():

@@ -167,3 +167,12 @@ def test_photographs_have_no_truth():
         elements_.object_recall({"a": [photograph]})
     with pytest.raises(ValueError, match="not a scene"):
         elements_.localisation({"a": torch.zeros(1, SIDE, SIDE)}, [photograph.item])
+
+
+@pytest.mark.parametrize("corners", [(0, 0, 4, 2), (10, 10, 14, 40), (0, 0, 40, 40)])
+def test_spotlight_is_square_and_dims_all_but_the_box(corners):
+    image = np.full((40, 40, 3), 0.9)
+    shown = elements_.spotlight(image, corners)
+    assert shown.shape[0] == shown.shape[1]
+    x0, y0, x1, y1 = corners
+    assert (shown == 0.9).all(-1).sum() == (x1 - x0) * (y1 - y0)

@@ -59,6 +59,9 @@ def test_methods_are_compared_on_the_first_evaluation_images():
     experiment = Experiment(n_eval=10, n_compare=4)
     assert experiment.compared.ids == experiment.evaluation.ids[:4]
     assert Experiment(n_eval=10).compared.ids == experiment.evaluation.ids
+    experiment = experiment.variant(n_costly=2)
+    assert experiment.compared_with("scorecam").ids == experiment.evaluation.ids[:2]
+    assert experiment.compared_with("gradcam").ids == experiment.compared.ids
 
 
 def test_unknown_settings_are_refused():

@@ -1,4 +1,4 @@
-"""Sentences and tables follow the numbers they are made of."""
+"""Real streets come only if asked for, and what comes from elsewhere does nothing."""
 
 from __future__ import annotations
 
@@ -8,111 +8,13 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 import toys
 from markdown_it import MarkdownIt
 
 from geolib import data, pipeline
-from geolib.chapters import attribution_maps, classifier, faithfulness, photographs
+from geolib.chapters import photographs
 from geolib.chapters.experiment import Experiment
 from geolib.download.http import Unreachable
-
-
-def comparison(low, high):
-    row = {
-        **{"guided": 0.5, "random": 0.8, "advantage": 0.3, "ci_low": low, "ci_high": high},
-        **{
-            "p_value": 0.01,
-            "p_holm": 0.02,
-            "coverage": 0.12,
-            "random_coverage": 0.12,
-            "rate_without_elements": 0.0,
-        },
-        **{"advantage_matched": 0.3, "n_images": 40, "segmenter": "grid"},
-    }
-    rows = [{**row, "test": test} for test in ("deletion", "insertion")]
-    return pd.DataFrame(rows)
-
-
-@pytest.mark.parametrize(
-    ("low", "high", "words"),
-    [
-        (0.1, 0.4, "guided boxes carry more"),
-        (-0.1, 0.4, "no difference can be shown"),
-        (0.0, 0.4, "no difference can be shown"),
-        (-0.4, -0.1, "random boxes carry more"),
-    ],
-)
-def test_the_verdict_flips_with_the_interval(low, high, words):
-    text = faithfulness.verdict(comparison(low, high).set_index("test"), "gradcam", "grid")
-    assert text.count(words) == 2
-    assert "40 images" in text
-    assert "12%" in text
-
-
-def test_comparison_table_is_sorted_best_first():
-    table = pd.concat([comparison(0, 1), comparison(0, 1).assign(segmenter="slic", advantage=0.4)])
-    shown = faithfulness.comparison_table(table, "segmenter").data
-    assert shown.loc["deletion"].index.tolist() == ["slic", "grid"]
-
-
-def test_training_note_names_each_departure_and_only_those():
-    paper = {
-        **{"arch": "resnet50", "weights": "imagenet", "image_size": 224, "max_epochs": 300},
-        **{"patience": 30, "schedule": "constant", "batch_size": 64, "horizontal_flip": True},
-        **{"learning_rate": 3e-4},
-    }
-    assert "exactly as the paper" in classifier.training_note(Experiment(**paper))
-    changed = classifier.training_note(Experiment(**paper | {"max_epochs": 9}))
-    assert "most epochs 9 instead of 300" in changed
-    assert ";" not in changed
-    assert "nothing was trained" in classifier.training_note(Experiment(checkpoint="x.safetensors"))
-
-
-def test_accuracy_note_states_the_gap_in_points():
-    assert "4.0 percentage points" in classifier.accuracy_note(0.90, {"upright": 0.94})
-    assert "unknown" in classifier.accuracy_note(0.90, {})
-
-
-def test_map_agreement_is_rank_correlation():
-    ramp = torch.arange(16.0).reshape(1, 4, 4) / 15
-    maps = {"up": ramp, "squared": ramp**2, "down": 1 - ramp, "flat": torch.zeros(1, 4, 4)}
-    table = attribution_maps.map_agreement(maps)
-    assert table.loc["up", "squared"] == pytest.approx(1)
-    assert table.loc["up", "down"] == pytest.approx(-1)
-    assert np.isnan(table.loc["up", "flat"])
-
-
-def test_map_concentration_by_hand():
-    spike = torch.zeros(1, 4, 5)
-    spike[0, 0, 0], spike[0, 0, 1], spike[0, 0, 2] = 1.0, 0.5, 0.5
-    table = attribution_maps.map_concentration({"spike": spike, "flat": torch.zeros(1, 4, 5)})
-    assert table.to_dict("records") == [{"method": "spike", "share": pytest.approx(0.75)}]
-
-
-def test_fineness_is_the_frequency_of_a_cosine():
-    """The k-th cosine of the transform makes k / 2 cycles; of two equally strong ones, the mean."""
-    x = (torch.arange(32) + 0.5) / 32
-    three, eight = (0.5 + 0.5 * torch.cos(torch.pi * k * x) for k in (6, 16))
-    maps = {
-        "down": three[:, None].expand(1, 32, 20),
-        "both": ((three + eight) / 2)[None, :, None].expand(1, 32, 32),
-        "flat": torch.full((1, 32, 32), 0.3),
-    }
-    table = attribution_maps.map_fineness(maps).set_index("method")["frequency"]
-    assert table.to_dict() == pytest.approx({"down": 3, "both": 5.5}, abs=1e-5)
-
-
-def test_a_method_without_elements_is_named():
-    table = pd.concat([comparison(0, 1), comparison(0, 1).assign(segmenter="slic")])
-    assert "at least one element" in faithfulness.empty_note(table, "segmenter")
-    table.loc[table["segmenter"] == "slic", "rate_without_elements"] = 0.9
-    note = faithfulness.empty_note(table, "segmenter")
-    assert "`slic` (90% of the images)" in note
-    assert "grid" not in note
-
-
-# Photographs --------------------------------------------------------------------------------------
 
 AREAS = {"France": (48.0, 2.0, 1.0), "Japan": (35.0, 139.0, 1.0)}
 HOSTILE = "<script>steal()</script> [me](javascript:steal()) **/ Panoramax"

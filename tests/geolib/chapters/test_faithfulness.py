@@ -1,0 +1,55 @@
+"""Sentences and tables follow the numbers they are made of."""
+
+from __future__ import annotations
+
+import pandas as pd
+import pytest
+
+from geolib.chapters import faithfulness
+
+
+def comparison(low, high):
+    row = {
+        **{"guided": 0.5, "random": 0.8, "advantage": 0.3, "ci_low": low, "ci_high": high},
+        **{
+            "p_value": 0.01,
+            "p_holm": 0.02,
+            "coverage": 0.12,
+            "random_coverage": 0.12,
+            "rate_without_elements": 0.0,
+        },
+        **{"advantage_matched": 0.3, "n_images": 40, "segmenter": "grid"},
+    }
+    rows = [{**row, "test": test} for test in ("deletion", "insertion")]
+    return pd.DataFrame(rows)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "words"),
+    [
+        (0.1, 0.4, "guided boxes carry more"),
+        (-0.1, 0.4, "no difference can be shown"),
+        (0.0, 0.4, "no difference can be shown"),
+        (-0.4, -0.1, "random boxes carry more"),
+    ],
+)
+def test_the_verdict_flips_with_the_interval(low, high, words):
+    text = faithfulness.verdict(comparison(low, high).set_index("test"), "gradcam", "grid")
+    assert text.count(words) == 2
+    assert "40 images" in text
+    assert "12%" in text
+
+
+def test_comparison_table_is_sorted_best_first():
+    table = pd.concat([comparison(0, 1), comparison(0, 1).assign(segmenter="slic", advantage=0.4)])
+    shown = faithfulness.comparison_table(table, "segmenter").data
+    assert shown.loc["deletion"].index.tolist() == ["slic", "grid"]
+
+
+def test_a_method_without_elements_is_named():
+    table = pd.concat([comparison(0, 1), comparison(0, 1).assign(segmenter="slic")])
+    assert "at least one element" in faithfulness.empty_note(table, "segmenter")
+    table.loc[table["segmenter"] == "slic", "rate_without_elements"] = 0.9
+    note = faithfulness.empty_note(table, "segmenter")
+    assert "`slic` (90% of the images)" in note
+    assert "grid" not in note
