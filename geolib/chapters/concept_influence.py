@@ -1,9 +1,10 @@
+"""Which things an explanation lies on, over a dataset (Theiner et al., §4.2 and Figure 3)."""
+
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import cv2
@@ -11,12 +12,14 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+import torch
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from pandas.io.formats.style import Styler
 from scipy import stats
 
 from geolib import statistics
+from geolib.chapters import tables
 from geolib.concepts import (
     CELL,
     MIN_SIZE,
@@ -29,7 +32,17 @@ from geolib.concepts import (
     top_k,
 )
 from geolib.data import GeoDataset, GeoImage
-from geolib.figures import GUIDED, INK, NATURAL, RANDOM, WIDTH, as_image, overlay, styled
+from geolib.figures import (
+    GUIDED,
+    INK,
+    NATURAL,
+    RANDOM,
+    WIDTH,
+    as_image,
+    dots,
+    overlay,
+    styled,
+)
 from geolib.pipeline.shards import Shard
 from geolib.runtime import cache
 from geolib.runtime.here import progress_bar
@@ -39,17 +52,12 @@ from geoscenes import semantic
 
 
 def influence_table(summary: pd.DataFrame, dilation: int, groups: Mapping[str, str]) -> Styler:
-    """Concept influence in the form of Theiner et al.'s Tables 3 and 4, largest median first.
+    """The frequent concepts of :func:`summarise` at one β, as Tables 3 and 4, a block per group.
 
-    Parameters
-    ----------
-    summary : the table of :func:`summarise`; rare concepts are left out.
-    dilation : which of its values of β.
-    groups : group and its heading, in the order of the columns; the first one sorts.
+    ``groups`` holds each group's heading; the first one's medians sort.
     """
-    rows = summary[(summary["dilation"] == dilation) & ~summary["rare"].astype(bool)]
-    numbers = rows[["median", "low", "high"]].itertuples(index=False)
-    rows = rows.assign(interval=[f"{m:.2f} ({low:.2f}–{high:.2f})" for m, low, high in numbers])
+    rows = frequent(summary, dilation)
+    rows = rows.assign(interval=tables.cells(rows, ".2f", ["median", "low", "high"]))
     columns = {
         "images": "images",
         "interval": "median (95 %)",
@@ -67,6 +75,11 @@ def influence_table(summary: pd.DataFrame, dilation: int, groups: Mapping[str, s
     forms: dict[Any, str] = {"images": "{:.0f}", "p (Holm)": "{:.3f}", "median (95 %)": "{}"}
     formats: dict[Any, Any] = {name: forms.get(name[1], "{:.2f}") for name in table.columns}
     return table.rename_axis(index=None).style.format(formats, na_rep="–")
+
+
+def frequent(summary: pd.DataFrame, dilation: int = 0) -> pd.DataFrame:
+    """Rows of the concepts that enough images show."""
+    return summary[(summary["dilation"] == dilation) & ~summary["rare"].astype(bool)]
 
 
 def rare_concepts(summary: pd.DataFrame, min_images: int, groups: Mapping[str, str]) -> str:
@@ -95,30 +108,16 @@ def concept_influences(
     influences: Sequence[pd.Series],
     titles: Sequence[str],
 ) -> Figure:
-    """Photograph, explanation, semantic map and influence per concept (Theiner et al., Figure 3).
+    """Photograph, explanation, semantic map and influence per concept, a row per photograph.
 
-    Parameters
-    ----------
-    pictures, explanations, semantic_maps
-        One of each per row: an image, ``[H, W]`` in 0..1, of which the brightest hundredth is
-        drawn alike, and int ``[H, W]`` into ``names``.
-    names
-        Of all concepts.
-    influences
-        For each row, influence by name of the concept; concepts without one are drawn grey.
-    titles
-        What was predicted for each row.
+    Semantic maps index ``names``; concepts without an influence are drawn grey.
     """
     shown = sorted({str(name) for values in influences for name in values.dropna().index})
     colours = dict(zip(shown, sns.color_palette("husl", len(shown)), strict=True)) | NATURAL
     # So that the widest bar is the same in every row.
     widest = max((values.max() for values in influences if values.notna().any()), default=1.0)
-    figure, axes = plt.subplots(
-        len(pictures),
-        4,
-        figsize=(WIDTH, 1.75 * len(pictures) + 0.3),
-        squeeze=False,
-    )
+    size = (WIDTH, 1.75 * len(pictures) + 0.3)
+    figure, axes = plt.subplots(len(pictures), 4, figsize=size, squeeze=False)
     for row, picture in enumerate(pictures):
         image = as_image(picture)
         values = influences[row].dropna().sort_values()
@@ -145,44 +144,24 @@ def concept_influences(
     return figure
 
 
-@styled
 def concept_medians(table: pd.DataFrame, groups: Mapping[str, str]) -> Figure:
-    """Median influence of each concept with its interval, a colour per group.
-
-    Parameters
-    ----------
-    table
-        Columns ``concept``, ``group``, ``median``, ``low``, ``high``, ``by_chance``; concepts are
-        drawn in its order.
-    groups
-        Group and its name in the legend, at most two.
-    """
-    order = list(dict.fromkeys(table["concept"]))
-    figure, axis = plt.subplots(figsize=(WIDTH, 0.42 * len(order) + 1.2))
-    for (group, label), shift, colour in zip(
-        groups.items(), (-0.14, 0.14), (RANDOM, GUIDED), strict=False
-    ):
-        rows = table[table["group"] == group]
-        places = np.array([order.index(name) for name in rows["concept"]]) + shift
-        axis.hlines(places, rows["low"], rows["high"], color=colour, lw=3, alpha=0.5)
-        axis.plot(rows["median"], places, "o", color=colour, ms=7, label=label)
-        axis.plot(rows["by_chance"], places, "|", color=INK, ms=11, mew=1.6)
-    axis.plot([], [], "|", color=INK, ms=11, mew=1.6, label="laid anywhere")
-    axis.axvline(1, color=INK, ls=":", lw=1.2)
-    axis.set(yticks=range(len(order)), yticklabels=order, xlabel="median concept influence")
-    axis.set_ylim(len(order) - 0.4, -0.6)
-    axis.set_xlim(left=0)
-    axis.grid(axis="x")
-    axis.legend(loc="upper center", bbox_to_anchor=(0.45, -0.75 / len(order) - 0.08), ncols=3)
-    return figure
+    """Median influence of each concept with its interval, a colour per group."""
+    rows = table.assign(value=table["median"], group=table["group"].map(groups))
+    return dots(
+        rows,
+        "concept",
+        by="group",
+        label="median concept influence",
+        colours=dict(zip(groups.values(), (RANDOM, GUIDED), strict=False)),
+        lines={"": 1.0},
+        marks={"by_chance": "laid anywhere"},
+        limits=(0, None),
+    )
 
 
 CHUNK = 16  # images per unit of work
 
 COLUMNS = ["image_id", "group", "concept", "dilation", "size", "influence", "by_chance"]
-
-
-# A whole dataset ----------------------------------------------------------------------------------
 
 
 def semantic_maps(
@@ -192,23 +171,10 @@ def semantic_maps(
     *,
     progress: bool = True,
 ) -> tuple[np.ndarray, tuple[str, ...]]:
-    """What every pixel of a dataset's readable images shows; found in the cache if known.
+    """What every pixel of a dataset's readable images shows, and the names of the concepts.
 
-    Parameters
-    ----------
-    dataset : photographs, or scenes, which need no network.
-    size : side of the maps in pixels, that of the explanations.
-    network : of photographs.
-
-    Returns
-    -------
-    maps : int16 [N,size,size], indices into `names`.
-    names : of the concepts.
-
-    Raises
-    ------
-    ValueError
-        For photographs without a network.
+    int16 [N,size,size], indices into the names, kept in the cache. Scenes need no network;
+    photographs without one are a ValueError.
     """
     found = [np.empty((0, size, size), np.int16)]
     with progress_bar("semantic maps", len(dataset), "image", progress) as bar:
@@ -220,9 +186,9 @@ def semantic_maps(
 
 
 def _cached_maps(part: GeoDataset, size: int, network: SemanticNetwork | None) -> np.ndarray:
-    def build(folder: Path) -> None:
+    def make() -> dict[str, torch.Tensor]:
         maps = [_semantic_map(item, size, network) for item in Shard(part, size, "").items]
-        np.save(folder / "maps.npy", np.array(maps, np.int16).reshape(-1, size, size))
+        return {"maps": torch.from_numpy(np.array(maps, np.int16).reshape(-1, size, size))}
 
     params = {
         "dataset": part.identity,
@@ -230,7 +196,7 @@ def _cached_maps(part: GeoDataset, size: int, network: SemanticNetwork | None) -
         "network": None if network is None else network.key,
     }
     module = "geoscenes.semantic" if network is None else "geolib.segmentation.networks.ade20k"
-    return np.load(cache.compute("semantic", params, (module,), build) / "maps.npy")
+    return cache.arrays("semantic", params, (module,), make)["maps"].numpy()
 
 
 def _semantic_map(item: GeoImage, size: int, network: SemanticNetwork | None) -> np.ndarray:
@@ -249,13 +215,9 @@ def _semantic_map(item: GeoImage, size: int, network: SemanticNetwork | None) ->
 class Influences:
     """Influence of every concept in every image of a dataset.
 
-    Attributes
-    ----------
-    rows : one row per image, concept and dilation that reaches the smallest size: image_id, group,
-        concept, dilation, size, influence, by_chance (the median over all shifts of the
-        explanation).
-    shifted : by (dilation, group, concept), float64 [n_shifts]: the mean influence over images
-        when every explanation is shifted at random.
+    ``rows`` has one per image, concept and dilation that reaches the smallest size; by_chance is
+    the median over all shifts of the explanation. ``shifted`` holds, by (dilation, group, concept),
+    the mean influences over images [n_shifts] when every explanation is shifted at random.
     """
 
     rows: pd.DataFrame
@@ -277,20 +239,10 @@ def influences(
 ) -> Influences:
     """Influence of every concept over a dataset, and what chance would give (§4.2).
 
-    In one shift an image moves its explanation by the same amount for all its concepts and
-    dilations; different images move independently of each other, by draws seeded with `seed` and
-    the image's id.
-
-    Parameters
-    ----------
-    maps : [N,H,W], explanations.
-    semantic_maps : int [N,H,W], indices into `names`; negative where no concept is.
-    names : of the concepts.
-    image_ids : [N].
-    groups : [N], what the table sets apart, such as "within" and "beyond"; one group by default.
-    k, min_size : see `concept_influence`.
-    dilations : the values of β.
-    n_shifts : random shifts per image.
+    From explanations and semantic maps [N,H,W], the latter indices into `names`, negative where no
+    concept is; `groups` [N] are what the table sets apart. In one shift an image moves its
+    explanation alike for all its concepts and dilations; images move independently of each other,
+    by draws seeded with `seed` and the image's id.
     """
     together = list(groups) if groups is not None else ["all"] * len(image_ids)
     if not len(maps) == len(semantic_maps) == len(image_ids) == len(together):
@@ -342,21 +294,10 @@ def summarise(
 ) -> pd.DataFrame:
     """Influence of each concept over a dataset (§4.2, Table 3 and Table 4).
 
-    The p-value is that of the torus-shift test: two-sided, the mean influence against its values
-    under the random shifts, twice the smaller of the two tails. Holm's correction runs over the
-    concepts of all groups that have enough images, for each dilation.
-
-    Parameters
-    ----------
-    found : see `influences`.
-    min_images : in fewer images a concept is rare: no test.
-    n_resamples, seed : of the bootstrap over images.
-
-    Returns
-    -------
-    DataFrame, one row per dilation, group and concept, largest median first: images; median, low,
-    high (95 % bootstrap interval of the median, NaN for a single image); mean; by_chance (the
-    median over images of the median over all shifts); p_value, p_holm (NaN where rare); rare.
+    One row per dilation, group and concept, largest median first. The p-value is that of the
+    torus-shift test: the mean influence against its values under the random shifts. Holm's
+    correction runs over the concepts of all groups that at least `min_images` show, for each
+    dilation; the others are rare and untested.
     """
     rows = []
     for key, group in found.rows.groupby(CELL):
@@ -402,15 +343,8 @@ def median_interval(
 ) -> tuple[float, float, float]:
     """A median over images with its 95 % percentile bootstrap interval: value, low, high.
 
-    Parameters
-    ----------
-    *samples : [n] each, resampled independently.
-    statistic : of the samples, along `axis`; by default the median of one. `median_difference`
-        compares two.
-
-    Returns
-    -------
-    Bounds are NaN where a sample has fewer than two images.
+    Samples [n] are resampled independently; `median_difference` compares two. Bounds are NaN where
+    a sample has fewer than two images.
     """
     ordered = [np.sort(sample) for sample in samples]  # the order of images plays no part
     value = float(statistic(*ordered, axis=-1)) if all(map(len, ordered)) else np.nan

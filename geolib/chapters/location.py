@@ -1,9 +1,7 @@
 """Where was it taken: partitionings, location models and their errors (Theiner et al., WACV 2022).
 
-A :class:`LocationExperiment` is an ``Experiment`` whose images have coordinates. It builds
-both kinds of partitioning from the training coordinates, trains one network for each, starting
-from the study's country classifier, and tells how far its predictions lie from the truth. What an
-earlier notebook has computed is found in the cache.
+A :class:`LocationExperiment` partitions its training coordinates in two ways, trains a network for
+each from its country classifier, and tells how far their answers lie from the truth.
 """
 
 from __future__ import annotations
@@ -20,9 +18,10 @@ import pandas as pd
 import torch
 from numpy.typing import ArrayLike
 from pydantic import Field
-from safetensors.torch import load_file, save_file
 
 from geolib import data, model, statistics
+from geolib.book.claims import Finding
+from geolib.chapters import tables
 from geolib.chapters.experiment import Experiment
 from geolib.chapters.world_map import Guess
 from geolib.data.records import PhotoRecord
@@ -71,22 +70,10 @@ HELD_OUT = 5
 class LocationExperiment(Experiment):
     """The shared settings of a run that predicts places, not only countries.
 
-    Attributes
-    ----------
-    n_location
-        Training images of the location model; ``None`` takes all there are.
-    location_size
-        Side of its input in pixels; ``None`` is that of the country classifier.
-    tau_min
-        Fewest training images on the path of a cell of the semantic partitioning, one number per
-        head. The S2 partitioning gets as many cells per head.
-    tau_d
-        Locations of fewer training images are left out.
-    s2_tau_min
-        S2 cells of fewer training images are left out.
-    country_training, location_training
-        Settings of :class:`geolib.model.TrainConfig` in which the training of the country
-        classifier, or of the location model, departs from that of the study.
+    ``n_location`` training images of ``location_size`` pixels (None: all there are, and the size
+    of the country classifier); ``tau_min``, one per head, and ``tau_d`` of the semantic cells, of
+    which S2 gets as many; ``s2_tau_min`` images at least in an S2 cell; ``country_training`` and
+    ``location_training``: where the training of either departs from that of the experiment.
     """
 
     n_location: int | None = Field(None, ge=1)
@@ -97,17 +84,12 @@ class LocationExperiment(Experiment):
     country_training: dict[str, Any] = Field({})
     location_training: dict[str, Any] = Field({})
 
-    # Data -----------------------------------------------------------------------------------------
-
     def images(self, split: str) -> data.GeoDataset:
-        """Images with coordinates of ``"train"``, ``"validation"``, ``"test"`` or ``"eval"``.
-
-        Scenes carry the cues of their region.
-        """
+        """Images of a split that have coordinates; scenes carry the cues of their region."""
         return self._splits[split][0]
 
     def coordinates(self, split: str) -> np.ndarray:
-        """Where these images were taken: ``float64 [N,2]`` in degrees, latitude first."""
+        """Where these images were taken: float64 [N,2] in degrees, latitude first."""
         return self._splits[split][1]
 
     @cached_property
@@ -118,9 +100,9 @@ class LocationExperiment(Experiment):
             "test": self.n_test,
             "eval": self.n_eval,
         }
-        return {split: _with_coordinates(self._places(split, n)) for split, n in sizes.items()}
+        return {split: _with_coordinates(self._drawn(split, n)) for split, n in sizes.items()}
 
-    def _places(self, split: str, n: int | None) -> data.GeoDataset:
+    def _drawn(self, split: str, n: int | None) -> data.GeoDataset:
         if self.dataset != "geoscenes":
             return self._split(split, n)
         options = {} if self.classes is None else {"countries": self.classes}
@@ -128,12 +110,9 @@ class LocationExperiment(Experiment):
         return data.load("geoscenes", split, n, self.seed, size=size, regional=True, **options)
 
     def located(self) -> tuple[LocationExperiment, str]:
-        """This study if its images have coordinates, else the same on GeoScenes; and what was done.
+        """This one if its images have coordinates, else the same on GeoScenes; and what was done.
 
-        Raises
-        ------
-        ValueError
-            If some splits have coordinates and others have none.
+        ValueError if some splits have coordinates and others have none.
         """
         counts = {split: len(self.images(split)) for split in self._splits}
         if not any(counts.values()):
@@ -149,8 +128,6 @@ class LocationExperiment(Experiment):
         listed = ", ".join(f"{n} in {split}" for split, n in counts.items())
         return self, f"Images with coordinates: {listed}."
 
-    # Partitionings --------------------------------------------------------------------------------
-
     def partitionings(self, kind: Kind = "semantic") -> Sequence[Partitioning]:
         """Partitionings of the training coordinates, fine to coarse, one per head."""
         return self._semantic if kind == "semantic" else self._s2
@@ -164,8 +141,6 @@ class LocationExperiment(Experiment):
     def _s2(self) -> Sequence[Partitioning]:
         return _as_many_s2_cells(self.coordinates("train"), self._semantic, self.s2_tau_min)
 
-    # Model ----------------------------------------------------------------------------------------
-
     @property
     def training(self) -> model.TrainConfig:
         """Settings of the training on countries."""
@@ -178,10 +153,7 @@ class LocationExperiment(Experiment):
         return model.TrainConfig(**super().training.model_dump() | size | self.location_training)
 
     def location_model(self, kind: Kind = "semantic") -> LocationModel:
-        """The network with one head per partitioning, trained once, from the country classifier.
-
-        A head of its own for attribution: ``study.location_model(kind).head(0)``.
-        """
+        """The network with one head per partitioning, trained once, from the country classifier."""
         cells = self.partitionings(kind)
         train, validation = self.images("train"), self.images("validation")
         targets = Targets(
@@ -211,18 +183,15 @@ class LocationExperiment(Experiment):
 
         return trained_once("location", params, ("geolib.training.location",), fit, load_location)
 
-    # Predictions ----------------------------------------------------------------------------------
-
     def cell_probabilities(self, kind: Kind = "semantic", split: str = "eval") -> Located:
         """Probability of every cell of every head, for the readable images of a split."""
         images, network = self.images(split), self.location_model(kind)
         crops = self.location_config.crops
 
-        def build(folder: Path) -> None:
+        def make() -> dict[str, torch.Tensor]:
             found = probabilities(network, images, crops=crops)
             heads = {f"head-{i}": torch.from_numpy(p) for i, p in enumerate(found.probabilities)}
-            indices = torch.tensor(found.indices, dtype=torch.int64)
-            save_file({"indices": indices, **heads}, folder / "cells.safetensors")
+            return {"indices": torch.tensor(found.indices, dtype=torch.int64), **heads}
 
         params = {
             "dataset": images.identity,
@@ -230,21 +199,16 @@ class LocationExperiment(Experiment):
             "heads": network.sizes,
             "crops": crops,
         }
-        folder = cache.compute("cells", params, ("geolib.training.location",), build)
-        stored = load_file(folder / "cells.safetensors")
+        stored = cache.arrays("cells", params, ("geolib.training.location",), make)
         heads = [stored[f"head-{i}"].numpy() for i in range(len(network.sizes))]
         return Located(stored["indices"].tolist(), heads)
 
     def places(self, kind: Kind = "semantic", split: str = "eval") -> pd.DataFrame:
-        """Predicted places: the finest head alone (f), and down the hierarchy (f*).
+        """A row per readable image and ``variant``: the finest head (f), down the hierarchy (f*).
 
-        Returns
-        -------
-        pandas.DataFrame
-            One row per readable image and ``variant`` ("f", "f*"): ``image_id``, ``latitude`` and
-            ``longitude`` (the truth), ``predicted_latitude``, ``predicted_longitude``, ``km``
-            between the two, ``cell`` (class of the finest head), ``label`` (its name),
-            ``probability``, and ``assigned``: whether the truth lies in a cell at all.
+        Besides the truth ``predicted_latitude``, ``predicted_longitude``, ``km`` between the two,
+        ``cell`` (of the finest head), its ``label`` and ``probability``, and ``assigned``: whether
+        the truth lies in a cell at all.
         """
         cells = self.partitionings(kind)
         found = self.cell_probabilities(kind, split)
@@ -261,7 +225,7 @@ class LocationExperiment(Experiment):
         )
 
     def guess(self, kind: Kind, split: str, image_id: str) -> Guess:
-        """What the finest head says of one image, for a map: its 25 most probable cells."""
+        """The 25 most probable cells of one image by the finest head, for a map."""
         finest = self._with_polygons(kind)
         table = self.places(kind, split)
         (row,) = table[(table["image_id"] == image_id) & (table["variant"] == "f")].to_dict(
@@ -299,20 +263,17 @@ class LocationExperiment(Experiment):
     def errors(self, split: str = "test") -> dict[str, np.ndarray]:
         """Distances in km of both models and variants, and of what they are to be held against.
 
-        ``training prior`` always says the commonest cell of the training images; the best that
-        any classifier can do with a partitioning says the nearest cell (``SemP, ceiling``), which
-        need not be the one that the place lies in (``SemP, own cell``). Infinite, a miss at every
-        radius, where the place lies in no cell.
+        The best that any classifier can do says the nearest cell (``SemP, ceiling``), which need
+        not be the one that the place lies in (``SemP, own cell``); ``training prior`` says the
+        commonest cell of the training images. Infinite where the place lies in no cell.
         """
         found: dict[str, np.ndarray] = {}
+        truth = self.coordinates(split)[self.cell_probabilities("semantic", split).indices]
         for kind, short in KINDS.items():
-            table = self.places(kind, split)
+            table, finest = self.places(kind, split), self.partitionings(kind)[0]
             missed = np.where(table["assigned"], table["km"], np.inf)
             for variant in VARIANTS:
                 found[f"{short}, {variant}"] = missed[table["variant"] == variant]
-        truth = self.coordinates(split)[self.cell_probabilities("semantic", split).indices]
-        for kind, short in KINDS.items():
-            finest = self.partitionings(kind)[0]
             found[f"{short}, ceiling"] = nearest_cell_km(finest, truth)
             found[f"{short}, own cell"] = own_cell_km(finest, truth)
         finest = self.partitionings("semantic")[0]
@@ -322,13 +283,7 @@ class LocationExperiment(Experiment):
 
 
 def coordinates(dataset: data.GeoDataset) -> np.ndarray:
-    """Where a dataset's images were taken; no pixels are read or drawn.
-
-    Returns
-    -------
-    numpy.ndarray
-        ``float64 [N,2]`` in degrees, latitude first; NaN where unknown.
-    """
+    """Where images were taken: float64 [N,2], degrees, NaN where unknown; no pixels are read."""
     return np.array([_place(record) for record in dataset.records], dtype=float).reshape(-1, 2)
 
 
@@ -349,25 +304,24 @@ def credit(item: data.GeoImage) -> str:
 def _with_coordinates(dataset: data.GeoDataset) -> tuple[data.GeoDataset, np.ndarray]:
     """The images of a dataset that have coordinates, and these."""
 
-    def build(folder: Path) -> None:
-        table = pd.DataFrame(coordinates(dataset), columns=["latitude", "longitude"])
-        table.to_parquet(folder / "coordinates.parquet")
+    def make() -> pd.DataFrame:
+        return pd.DataFrame(coordinates(dataset), columns=["latitude", "longitude"])
 
-    folder = cache.compute("coordinates", {"dataset": dataset.identity}, ("geoscenes",), build)
-    points = pd.read_parquet(folder / "coordinates.parquet").to_numpy()
+    params = {"dataset": dataset.identity}
+    points = cache.table("coordinates", params, ("geoscenes",), make).to_numpy()
     known = np.flatnonzero(np.isfinite(points).all(1))
     return dataset.subset(known.tolist()), points[known]
 
 
 def _assign(cells: Sequence[Partitioning], points: np.ndarray) -> np.ndarray:
-    """Cell of each point in every partitioning, ``int64 [N,heads]``."""
+    """Cell of each point in every partitioning, int64 [N,heads]."""
     return np.stack([partitioning.assign(points) for partitioning in cells], axis=1)
 
 
 def _predicted(
     finest: Partitioning, ids: np.ndarray, truth: np.ndarray, scores: np.ndarray
 ) -> pd.DataFrame:
-    """Most probable cells ``[N]`` of scores ``[N,C]`` against the true coordinates ``[N,2]``."""
+    """Most probable cells [N] of scores [N,C] against the true coordinates [N,2]."""
     cells = scores.argmax(1)
     places = finest.coordinates[cells]
     return pd.DataFrame(
@@ -389,70 +343,32 @@ def _predicted(
 def accuracy_table(
     errors: Mapping[str, ArrayLike], radii: Sequence[float] = RADII_KM
 ) -> pd.DataFrame:
-    """Geolocation accuracy and score in the form of Table 2, with 95 % intervals over images.
+    """Accuracies a_r and mean score of the game, in the form of Table 2, by name of the answers.
 
-    Parameters
-    ----------
-    errors
-        Distances in km, ``[N]``, by the name of what made them; infinite for a miss.
-    radii
-        In km.
-
-    Returns
-    -------
-    pandas.DataFrame
-        One row per name and quantity (``a_r`` for each radius, and ``score``, the mean score of
-        the game, 0…5000): ``value``, ``low``, ``high``, ``n_images``. Wilson intervals for shares,
-        the bootstrap's for the score.
+    A row per ``model`` and ``quantity``: ``value``, ``low``, ``high``, ``n``, from distances [N] in
+    km. Wilson intervals for shares, the bootstrap's for the score.
     """
     rows = []
     for name, distances in errors.items():
         km = np.asarray(distances, dtype=float)
         found = {f"a_{radius}": statistics.accuracy_interval(km < radius) for radius in radii}
         found["score"] = statistics.interval(geoguessr_score(km))
-        rows += [
-            {
-                "model": name,
-                "quantity": quantity,
-                "value": one.mean,
-                "low": one.low,
-                "high": one.high,
-                "n_images": len(km),
-            }
-            for quantity, one in found.items()
-        ]
+        for quantity, one in found.items():
+            row = {"value": one.mean, "low": one.low, "high": one.high, "n": len(km)}
+            rows.append({"model": name, "quantity": quantity, **row})
     return pd.DataFrame(rows)
 
 
-def difference(
-    one: ArrayLike, other: ArrayLike, radius: float | None = None
-) -> statistics.Interval:
-    """How much better one model is than another on the same images, with its 95 % interval.
-
-    Parameters
-    ----------
-    one, other
-        Distances in km, ``[N]``, image by image.
-    radius
-        In km: the difference of a_r. None compares mean scores of the game.
-    """
-    a, b = np.asarray(one, dtype=float), np.asarray(other, dtype=float)
-    if radius is None:
-        return statistics.interval(geoguessr_score(a) - geoguessr_score(b))
-    return statistics.interval((a < radius).astype(float) - (b < radius))
-
-
-# Partitionings in the form of Table 1 -------------------------------------------------------------
+def accuracy_gain(one: ArrayLike, other: ArrayLike, radius: float, about: str) -> Finding:
+    """How much larger a_r is for one than for another of two distances [N] in km, in points."""
+    hits = np.asarray(one) < radius, np.asarray(other) < radius
+    row = tables.mean_row(100 * (hits[0].astype(float) - hits[1]))
+    low, high = np.nan_to_num([row["low"], row["high"]], nan=row["value"]).tolist()
+    return Finding(value=row["value"], low=low, high=high, n=int(row["n"]), data=about)
 
 
 def read_coordinates(path: str | Path) -> np.ndarray:
-    """Columns ``latitude`` and ``longitude`` of a CSV file, ``float64 [N,2]`` in degrees.
-
-    Raises
-    ------
-    ValueError
-        If there is no such file, or a column is missing.
-    """
+    """Columns ``latitude`` and ``longitude`` of a CSV file, float64 [N,2] in degrees."""
     if not Path(path).is_file():
         raise ValueError(
             f"coordinates={str(path)!r} is no file; give the path of a CSV file, absolute or "
@@ -466,7 +382,7 @@ def read_coordinates(path: str | Path) -> np.ndarray:
 
 
 def held_out(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Coordinates ``[N,2]`` to partition, and every fifth one to test the partitioning on."""
+    """Coordinates [N,2] to partition, and every fifth one to test the partitioning on."""
     tested = np.arange(len(points)) % HELD_OUT == 0
     return points[~tested], points[tested]
 
@@ -474,21 +390,10 @@ def held_out(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def configurations(
     points: np.ndarray, tau_min: Sequence[int], tau_d: int, s2_tau_min: int
 ) -> dict[str, Sequence[Partitioning]]:
-    """Partitionings in the rows of Table 1: SemP and SemP_a at several thresholds, and S2.
+    """Partitionings of points in the rows of Table 1, fine to coarse: SemP, SemP_a, then S2.
 
-    Parameters
-    ----------
-    points
-        ``[N,2]`` in degrees, latitude first.
-    tau_min, tau_d, s2_tau_min
-        Thresholds as in :class:`LocationStudy`. The paper's sets of thresholds are scaled so that
-        their 100 becomes the smallest ``tau_min``.
-
-    Returns
-    -------
-    dict
-        Name to partitionings, fine to coarse. The last has as many S2 cells as the first has
-        semantic ones.
+    The paper's thresholds are scaled so that their 100 becomes the smallest ``tau_min``; S2 has as
+    many cells as the first semantic one.
     """
     geocoder = OfflineGeocoder()
     addresses = geocoder.reverse(points)
@@ -522,12 +427,8 @@ def _named(method: str, taus: Sequence[int]) -> str:
 
 def wide(table: pd.DataFrame) -> pd.DataFrame:
     """The table of :func:`accuracy_table` for reading: a row per model, best a_200 first."""
-    text = [
-        f"{row.value:,.0f} ({row.low:,.0f}–{row.high:,.0f})"
-        if row.quantity == "score"
-        else f"{row.value:.1%} ({row.low:.1%}–{row.high:.1%})"
-        for row in table.itertuples()
-    ]
+    is_score = table["quantity"] == "score"
+    text = tables.cells(table, ".1%").where(~is_score, tables.cells(table, ",.0f"))
     order = table[table["quantity"] == "a_200"].sort_values("value", ascending=False)["model"]
     columns = table["quantity"].unique()
     cells = table.assign(text=text).pivot(index="model", columns="quantity", values="text")

@@ -722,12 +722,13 @@ def test_coordinates_of_a_file(tmp_path):
 
 def test_difference_is_paired():
     near, far = np.full(20, 10.0), np.full(20, 500.0)
-    found = location.difference(near, far, radius=200)
-    assert (found.mean, found.low, found.high) == (1, 1, 1)
-    mixed = location.difference(np.where(np.arange(20) < 10, 10, 500), far, radius=200)
-    assert mixed.mean == 0.5
-    assert 0 < mixed.low < 0.5 < mixed.high < 1
-    assert location.difference(near, near).mean == 0
+    found = location.accuracy_gain(near, far, 200, "x")
+    assert (found.value, found.low, found.high, found.n) == (100, 100, 100, 20)
+    mixed = location.accuracy_gain(np.where(np.arange(20) < 10, 10, 500), far, 200, "x")
+    assert mixed.value == 50
+    assert 0 < mixed.low < 50 < mixed.high < 100
+    alone = location.accuracy_gain(near[:1], far[:1], 200, "x")
+    assert (alone.value, alone.low, alone.high) == (100, 100, 100)
 
 
 def test_coordinates_of_scenes_need_no_drawing(monkeypatch):
