@@ -6,18 +6,17 @@ import hashlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from torchvision.transforms.functional import gaussian_blur
 
+from geolib.model.classifier import IMAGENET_MEAN, IMAGENET_STD
 from geolib.model.device import BatchSize, choose_batch_size, inference_precision
 from geolib.scoring import Array, Elements, box_region, check_choice, to_numpy
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 
 MODES = ("deletion", "insertion")
 FILLS = ("mean", "black", "blur", "noise", "road", "donor")
@@ -344,32 +343,183 @@ def donor_indices(image_ids: Sequence[str], seed: int = 0, repeats: int = 10) ->
     return donors
 
 
-class _Variant(NamedTuple):
-    """What is ablated in one row of the outcome table."""
+@dataclass(frozen=True)
+class AblationSettings:
+    """How :func:`faithfulness` tests elements (§5).
 
-    test: str
-    region: str
-    repeat: int
-    element: int
-    mask: np.ndarray
+    Attributes
+    ----------
+    tests : "deletion", "insertion" or both.
+    fill : see `ablate`; noise is drawn per image, from the seed and the image's id.
+    repeats : random layouts per image.
+    seed : of random boxes and noise, ≥ 0.
+    tolerance : of the coverage matching, see `random_boxes`.
+    individual : also ablate each element alone.
+    batch_size : images per forward pass, by default as the device suggests; halved, with a
+        warning, whenever memory runs out.
+    precision : "auto", "fp32" or "bf16".
+    dataset, attribution, segmenter : names written into the table.
+    """
+
+    tests: Sequence[str] = MODES
+    fill: Fill = "mean"
+    repeats: int = 10
+    seed: int = 0
+    tolerance: float = 0.01
+    individual: bool = True
+    batch_size: int | None = None
+    precision: str = "auto"
+    dataset: str = ""
+    attribution: str = ""
+    segmenter: str = ""
+
+    def __post_init__(self) -> None:
+        if self.batch_size is not None and self.batch_size < 1:
+            raise ValueError(f"batch_size={self.batch_size}; expected at least 1")
+        for test in self.tests:
+            check_choice("tests", test, MODES)
 
 
-def _variants(
-    elements: Elements,
-    baselines: Mapping[str, Iterable[np.ndarray]],
-    tests: Sequence[str],
-    individual: bool,
-) -> Iterator[_Variant]:
-    """Every variant of one image: the original, the regions, the elements one by one."""
-    yield _Variant("original", "original", 0, -1, np.zeros(elements.shape, dtype=bool))
-    for name, masks in {"guided": [elements.region()], **baselines}.items():
-        for repeat, mask in enumerate(masks):
-            for test in tests:
-                yield _Variant(test, name, repeat, -1, mask)
-    for index in range(len(elements) if individual else 0):
-        mask = box_region(elements.boxes[index : index + 1], elements.shape)
-        for test in tests:
-            yield _Variant(test, "element", 0, index, mask)
+def faithfulness(
+    classifier: Model,
+    images: torch.Tensor,
+    labels: Sequence[int | None] | Array | None,
+    elements: Sequence[Elements],
+    *,
+    image_ids: Sequence[str] | None = None,
+    controls: Mapping[str, Sequence[Array]] | None = None,
+    donors: torch.Tensor | None = None,
+    **settings: Any,
+) -> pd.DataFrame:
+    """Deletion and insertion of the elements, of random boxes and of each element alone (§5).
+
+    Forward passes are full, across images, tests, regions and repeats; identical variants of an
+    image are forwarded once. An image without elements stays in, with an empty region.
+
+    Parameters
+    ----------
+    classifier : images [B,3,H,W] in 0…1 to logits [B,N].
+    images : float [B,3,H,W] in 0…1, not normalised.
+    labels : class of each image; None, for all or for one, takes the original prediction.
+    elements : `Elements` of each image, at the images' resolution.
+    image_ids : unique names; they seed the random boxes and the noise. Default "0", "1", ….
+    controls : further baselines by name: for each image a bool [R,H,W] (see `torus_shifts`).
+    donors : float [B,3,H,W] in 0…1, for the fill "donor".
+    **settings : the fields of `AblationSettings`.
+
+    Returns
+    -------
+    Outcome table, one row per image × test × region × repeat:
+        image_id, dataset, attribution, segmenter;
+        test, "original", "deletion" or "insertion";
+        region, "original", "guided", "random", "element" or the name of a control;
+        fill; repeat; element (index into the image's elements, −1 where it is not one);
+        coverage of the region, 0…1; coverage_gap (coverage − guided coverage, 0 where the region
+        is not a baseline); n_elements;
+        label; prediction; correct (prediction = label); agrees (prediction = original one);
+        probability and log_probability (natural) of the label.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For arguments whose lengths, shapes or ranges do not fit, a label outside the classes, or
+        a classifier that returns NaN.
+    """
+    more = {"image_ids": image_ids, "controls": controls, "donors": donors, **settings}
+    return sweep(classifier, images, labels, [elements], **more)[0]
+
+
+@torch.inference_mode()
+def sweep(
+    classifier: Model,
+    images: torch.Tensor,
+    labels: Sequence[int | None] | Array | None,
+    candidates: Sequence[Sequence[Elements]],
+    *,
+    image_ids: Sequence[str] | None = None,
+    controls: Mapping[str, Sequence[Array]] | None = None,
+    donors: torch.Tensor | None = None,
+    **settings: Any,
+) -> list[pd.DataFrame]:
+    """The tables of :func:`faithfulness` for several choices of each image's elements (§5).
+
+    What two choices have in common, the image as it is and every equal region, is forwarded once.
+
+    Parameters
+    ----------
+    candidates : for each choice, `Elements` of each image.
+    classifier, images, labels, image_ids, controls, donors, **settings : as for `faithfulness`.
+
+    Returns
+    -------
+    One outcome table per choice.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As `faithfulness`.
+    """
+    chosen = AblationSettings(**settings)
+    _check_images(images)
+    _check_fill(chosen.fill, images, donors)
+    n, shape = len(images), tuple(images.shape[2:])
+    ids = [str(index) for index in range(n)] if image_ids is None else list(image_ids)
+    targets = [None] * n if labels is None else list(labels)
+    extra = {name: [to_numpy(r) for r in regions] for name, regions in (controls or {}).items()}
+    _check_lengths(n, {"labels": targets, "image_ids": ids, **extra}, candidates)
+    for name, regions in extra.items():
+        _check_control(name, regions, shape)
+    for elements in candidates:
+        _check_elements(ids, elements, shape)
+
+    rows: list[list[dict[str, Any]]] = [[] for _ in candidates]
+    with _evaluating(classifier) as device, inference_precision(device, chosen.precision):
+        size = chosen.batch_size or choose_batch_size(device)
+        forward = _Forward(classifier, (size, 3, *shape), device)
+        for index, image_id in enumerate(ids):
+            donor = None if donors is None else donors[index]
+            variants = _ImageVariants(forward, images[index], donor, chosen, image_id)
+            baselines = {name: regions[index] for name, regions in extra.items()}
+            for found, elements in zip(rows, candidates, strict=True):
+                made = variants.rows(elements[index], baselines)
+                found.extend({"image_id": image_id, "image": index, **row} for row in made)
+        forward.flush()
+    if not n:
+        return [pd.DataFrame(columns=list(COLUMNS)).astype(COLUMNS) for _ in candidates]
+    log_probabilities = np.concatenate(forward.log_probabilities)
+    return [_outcome_table(pd.DataFrame(r), log_probabilities, targets, chosen) for r in rows]
+
+
+def _check_lengths(
+    n: int, named: Mapping[str, Sequence[Any]], candidates: Sequence[Sequence[Elements]]
+) -> None:
+    for name, values in [*named.items(), *(("elements", e) for e in candidates)]:
+        if len(values) != n:
+            raise ValueError(f"{name} has {len(values)} entries for {n} images")
+    if len(set(named["image_ids"])) < n:
+        raise ValueError("image_ids has duplicates; each image needs a name of its own")
+
+
+def _check_control(name: str, regions: Sequence[np.ndarray], shape: tuple[int, ...]) -> None:
+    if name in ("original", "guided", "random", "element"):
+        raise ValueError(f"controls has {name!r}, a name the table already uses; choose another")
+    for index, masks in enumerate(regions):
+        if masks.dtype != bool or masks.ndim != 3 or masks.shape[1:] != shape:
+            raise ValueError(
+                f"controls[{name!r}][{index}] is {masks.dtype} {masks.shape};"
+                f" expected bool [R,{shape[0]},{shape[1]}]"
+            )
+
+
+def _check_elements(
+    ids: Sequence[str], elements: Sequence[Elements], shape: tuple[int, ...]
+) -> None:
+    for image_id, kept in zip(ids, elements, strict=True):
+        if kept.shape != shape:
+            raise ValueError(
+                f"elements of image {image_id!r} were extracted at {kept.shape}, the images are"
+                f" {shape}; attribute and segment at the images' resolution"
+            )
 
 
 @contextmanager
@@ -392,7 +542,8 @@ class _Forward:
 
     def __init__(self, classifier: Model, shape: Sequence[int], device: torch.device):
         self.classifier = classifier
-        self.buffer = torch.empty(tuple(shape), device=device)
+        # Processors convolve images that are stored channels last in two thirds of the time.
+        self.buffer = torch.empty(tuple(shape), device=device, memory_format=torch.channels_last)
         self.fitting = BatchSize(len(self.buffer))
         self.added = 0
         self.waiting = 0
@@ -422,172 +573,84 @@ class _Forward:
         return torch.cat([self.classifier(part).cpu() for part in parts])
 
 
-@torch.inference_mode()
-def faithfulness(
-    classifier: Model,
-    images: torch.Tensor,
-    labels: Sequence[int | None] | Array | None,
-    elements: Sequence[Elements],
-    *,
-    image_ids: Sequence[str] | None = None,
-    tests: Sequence[str] = MODES,
-    fill: Fill = "mean",
-    repeats: int = 10,
-    seed: int = 0,
-    tolerance: float = 0.01,
-    batch_size: int | None = None,
-    individual: bool = True,
-    controls: Mapping[str, Sequence[Array]] | None = None,
-    donors: torch.Tensor | None = None,
-    precision: str = "auto",
-    dataset: str = "",
-    attribution: str = "",
-    segmenter: str = "",
-) -> pd.DataFrame:
-    """Deletion and insertion of the elements, of random boxes and of each element alone (§5).
+class _ImageVariants:
+    """The variants of one image; equal ones are forwarded once, the image as it is first."""
 
-    Variants are built one by one into a buffer of `batch_size` images that is forwarded when
-    full, across images, tests, regions and repeats; identical variants of an image are forwarded
-    once. An image without elements stays in, with an empty region.
+    def __init__(
+        self,
+        forward: _Forward,
+        image: torch.Tensor,
+        donor: torch.Tensor | None,
+        settings: AblationSettings,
+        image_id: str,
+    ) -> None:
+        self.forward = forward
+        self.settings = settings
+        self.image_id = image_id
+        self.image = image.to(forward.buffer.device, torch.float32)
+        sequence = _seed_sequence(settings.seed, image_id)
+        self.noise_seed = int(sequence.generate_state(1, np.uint64)[0] >> 1)
+        self.constant = None
+        if settings.fill != "road":
+            donor = None if donor is None else donor.to(self.image)
+            self.constant = _fill_image(self.image, settings.fill, self._generator(), donor)
+        self.numbers: dict[tuple[bool, bytes], int] = {}
+        self.original = self._number(np.zeros(image.shape[1:], dtype=bool), keep=False)
 
-    Parameters
-    ----------
-    classifier : images [B,3,H,W] in 0…1 to logits [B,N].
-    images : float [B,3,H,W] in 0…1, not normalised.
-    labels : class of each image; None, for all or for one, takes the original prediction.
-    elements : `Elements` of each image, at the images' resolution.
-    image_ids : unique names; they seed the random boxes and the noise. Default "0", "1", ….
-    tests : "deletion", "insertion" or both.
-    fill, donors : see `ablate`; noise is drawn per image, from the seed and the image's id.
-    repeats : random layouts per image.
-    seed : of random boxes and noise, ≥ 0.
-    tolerance : of the coverage matching, see `random_boxes`.
-    batch_size : images per forward pass, by default as the device suggests; halved, with a
-        warning, whenever memory runs out.
-    individual : also ablate each element alone.
-    controls : further baselines by name: for each image a bool [R,H,W] (see `torus_shifts`).
-    precision : "auto", "fp32" or "bf16".
-    dataset, attribution, segmenter : names written into the table.
+    def rows(
+        self, kept: Elements, controls: Mapping[str, Iterable[np.ndarray]]
+    ) -> Iterator[dict[str, Any]]:
+        """One row per variant: the original, the regions, the elements one by one."""
+        settings, shape = self.settings, kept.shape
+        layouts = random_regions(
+            kept, self.image_id, settings.seed, settings.repeats, settings.tolerance
+        )
+        regions: dict[str, Iterable[np.ndarray]] = {
+            "guided": [kept.region()],
+            "random": (box_region(boxes, shape) for boxes in layouts),
+            **controls,
+        }
+        guided = kept.coverage
+        common = {"n_elements": len(kept), "original": self.original}
+        whole = {"coverage": 0.0, "coverage_gap": 0.0, "forward": self.original}
+        place = {"test": "original", "region": "original", "repeat": 0, "element": -1}
+        yield common | place | whole
+        for name, masks in regions.items():
+            for repeat, mask in enumerate(masks):
+                place = {"region": name, "repeat": repeat, "element": -1}
+                gap = 0.0 if name == "guided" else mask.mean() - guided
+                yield from (common | place | row for row in self._tested(mask, gap))
+        for index in range(len(kept) if settings.individual else 0):
+            mask = box_region(kept.boxes[index : index + 1], shape)
+            place = {"region": "element", "repeat": 0, "element": index}
+            yield from (common | place | row for row in self._tested(mask, 0.0))
 
-    Returns
-    -------
-    Outcome table, one row per image × test × region × repeat:
-        image_id, dataset, attribution, segmenter;
-        test, "original", "deletion" or "insertion";
-        region, "original", "guided", "random", "element" or the name of a control;
-        fill; repeat; element (index into the image's elements, −1 where it is not one);
-        coverage of the region, 0…1; coverage_gap (coverage − guided coverage, 0 where the region
-        is not a baseline); n_elements;
-        label; prediction; correct (prediction = label); agrees (prediction = original one);
-        probability and log_probability (natural) of the label.
+    def _tested(self, mask: np.ndarray, gap: float) -> Iterator[dict[str, Any]]:
+        covered = mask.mean()
+        for test in self.settings.tests:
+            number = self._number(mask, keep=test == "insertion")
+            yield {"test": test, "coverage": covered, "coverage_gap": gap, "forward": number}
 
-    Raises
-    ------
-    ValueError, TypeError
-        For arguments whose lengths, shapes or ranges do not fit, a label outside the classes, or
-        a classifier that returns NaN.
-    """
-    _check_images(images)
-    _check_fill(fill, images, donors)
-    n, shape = len(images), tuple(images.shape[2:])
-    ids = [str(index) for index in range(n)] if image_ids is None else list(image_ids)
-    targets = [None] * n if labels is None else list(labels)
-    extra = {name: [to_numpy(r) for r in regions] for name, regions in (controls or {}).items()}
-    lengths = {"labels": targets, "elements": elements, "image_ids": ids, **extra}
-    for name, values in lengths.items():
-        if len(values) != n:
-            raise ValueError(f"{name} has {len(values)} entries for {n} images")
-    for name, regions in extra.items():
-        _check_control(name, regions, shape)
-    if batch_size is not None and batch_size < 1:
-        raise ValueError(f"batch_size={batch_size}; expected at least 1")
-    if len(set(ids)) < n:
-        raise ValueError("image_ids has duplicates; each image needs a name of its own")
-    for test in tests:
-        check_choice("tests", test, MODES)
-    for image_id, kept in zip(ids, elements, strict=True):
-        if kept.shape != shape:
-            raise ValueError(
-                f"elements of image {image_id!r} were extracted at {kept.shape}, the images are"
-                f" {shape}; attribute and segment at the images' resolution"
-            )
+    def _number(self, mask: np.ndarray, keep: bool) -> int:
+        """The number of the forward pass of a variant, queued where it is new."""
+        key = keep, mask.tobytes()
+        if key not in self.numbers:
+            missing = torch.from_numpy(mask ^ keep).to(self.image.device)
+            values = self.constant
+            if values is None:
+                values = _road_fill(self.image, missing, self._generator())
+            self.numbers[key] = self.forward.add(missing, values, self.image)
+        return self.numbers[key]
 
-    rows: list[dict[str, Any]] = []
-    with _evaluating(classifier) as device, inference_precision(device, precision):
-        forward = _Forward(classifier, (batch_size or choose_batch_size(device), 3, *shape), device)
-        for index, (image_id, kept) in enumerate(zip(ids, elements, strict=True)):
-            image = images[index].to(device, torch.float32)
-            donor = None if donors is None else donors[index].to(image)
-            noise_seed = int(_seed_sequence(seed, image_id).generate_state(1, np.uint64)[0] >> 1)
-            layouts = random_regions(kept, image_id, seed, repeats, tolerance)
-            baselines = {
-                "random": (box_region(boxes, shape) for boxes in layouts),
-                **{name: regions[index] for name, regions in extra.items()},
-            }
-            constant = None
-            if fill != "road":
-                generator = torch.Generator().manual_seed(noise_seed)
-                constant = _fill_image(image, fill, generator, donor)
-            guided, original = kept.coverage, forward.added
-            numbers: dict[tuple[bool, bytes], int] = {}
-            for variant in _variants(kept, baselines, tests, individual):
-                keep = variant.test == "insertion"
-                key = keep, variant.mask.tobytes()
-                if key not in numbers:
-                    missing = torch.from_numpy(variant.mask ^ keep).to(device)
-                    replacement = constant
-                    if replacement is None:
-                        generator = torch.Generator().manual_seed(noise_seed)
-                        replacement = _road_fill(image, missing, generator)
-                    numbers[key] = forward.add(missing, replacement, image)
-                covered = variant.mask.mean()
-                rows.append(
-                    {
-                        "image_id": image_id,
-                        "image": index,
-                        "test": variant.test,
-                        "region": variant.region,
-                        "repeat": variant.repeat,
-                        "element": variant.element,
-                        "coverage": covered,
-                        "coverage_gap": covered - guided if variant.region in baselines else 0.0,
-                        "n_elements": len(kept),
-                        "forward": numbers[key],
-                        "original": original,
-                    }
-                )
-        forward.flush()
-    if not rows:
-        return pd.DataFrame(columns=list(COLUMNS)).astype(COLUMNS)
-    return _outcome_table(
-        pd.DataFrame(rows),
-        np.concatenate(forward.log_probabilities),
-        targets,
-        {
-            "dataset": dataset,
-            "attribution": attribution,
-            "segmenter": segmenter,
-            "fill": fill_name(fill),
-        },
-    )
-
-
-def _check_control(name: str, regions: Sequence[np.ndarray], shape: tuple[int, ...]) -> None:
-    if name in ("original", "guided", "random", "element"):
-        raise ValueError(f"controls has {name!r}, a name the table already uses; choose another")
-    for index, masks in enumerate(regions):
-        if masks.dtype != bool or masks.ndim != 3 or masks.shape[1:] != shape:
-            raise ValueError(
-                f"controls[{name!r}][{index}] is {masks.dtype} {masks.shape};"
-                f" expected bool [R,{shape[0]},{shape[1]}]"
-            )
+    def _generator(self) -> torch.Generator:
+        return torch.Generator().manual_seed(self.noise_seed)
 
 
 def _outcome_table(
     rows: pd.DataFrame,
     log_probabilities: np.ndarray,
     targets: Sequence[Any],
-    names: Mapping[str, str],
+    settings: AblationSettings,
 ) -> pd.DataFrame:
     """Join each row with its forward pass and name the columns of the outcome table."""
     predictions = log_probabilities.argmax(axis=1)
@@ -601,7 +664,10 @@ def _outcome_table(
     log_probability = log_probabilities[rows["forward"], label]
     prediction = predictions[rows["forward"]]
     table = rows.assign(
-        **names,
+        dataset=settings.dataset,
+        attribution=settings.attribution,
+        segmenter=settings.segmenter,
+        fill=fill_name(settings.fill),
         label=label,
         prediction=prediction,
         correct=prediction == label,

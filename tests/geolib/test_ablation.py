@@ -11,15 +11,15 @@ from scipy.ndimage import gaussian_filter
 from geolib.ablation import (
     COLUMNS,
     FILLS,
-    IMAGENET_MEAN,
-    IMAGENET_STD,
     ablate,
     coverage,
     faithfulness,
     random_boxes,
     random_regions,
+    sweep,
     torus_shifts,
 )
+from geolib.model.classifier import IMAGENET_MEAN, IMAGENET_STD
 from geolib.scoring import Elements, box_region
 
 FP32 = {"precision": "fp32"}
@@ -447,6 +447,24 @@ def test_forward_passes_are_full_across_images_and_none_is_done_twice():
     assert sum(sizes) == expected
     assert sizes[:-1] == [8] * (len(sizes) - 1)
     assert 0 < sizes[-1] <= 8
+
+
+def test_what_choices_of_elements_share_is_forwarded_once():
+    sizes = []
+
+    def counting(images):
+        sizes.append(len(images))
+        return oracle(images)
+
+    choices = [KEPT, [elements(TARGET), elements(), elements(TARGET)], KEPT]
+    settings = {"repeats": 2, "seed": 5, **FP32}
+    tables = sweep(counting, photos(), [0, 1, 1], choices, **settings)
+    shared = sum(sizes)
+    alone = [faithfulness(counting, photos(), [0, 1, 1], kept, **settings) for kept in choices]
+    for one, other in zip(tables, alone, strict=True):
+        pd.testing.assert_frame_equal(one, other)
+    # The third choice is the first again, and the third image has the same elements in all.
+    assert shared < (sum(sizes) - shared) / 1.5
 
 
 def test_missing_labels_take_the_original_prediction():
