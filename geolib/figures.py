@@ -14,7 +14,6 @@ import cv2
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
@@ -78,15 +77,12 @@ def overlay(image: Any, attribution: Any) -> np.ndarray:
 
     Parameters
     ----------
-    image
-        Any that :func:`as_image` takes.
-    attribution
-        ``[H, W]`` in 0..1, an array or a tensor.
+    image : any that :func:`as_image` takes.
+    attribution : ``[H, W]`` in 0..1, an array or a tensor.
 
     Returns
     -------
-    numpy.ndarray
-        ``[H, W, 3]`` in 0..1.
+    Float ``[H, W, 3]`` in 0..1.
     """
     grey = 0.15 + 0.6 * as_image(image).mean(-1, keepdims=True)
     attribution = np.asarray(attribution)
@@ -101,16 +97,15 @@ def outline(image: Any, masks: np.ndarray) -> np.ndarray:
 
     Parameters
     ----------
-    image
-        Any that :func:`as_image` takes.
-    masks
-        bool ``[N, H, W]``; larger masks are drawn first, so nested details stay visible.
+    image : any that :func:`as_image` takes.
+    masks : bool ``[N, H, W]``; larger ones are drawn first, so nested details stay visible.
 
     Returns
     -------
-    numpy.ndarray
-        ``[s·H, s·W, 3]`` in 0..1, enlarged by a whole number s so that borders stay thin.
+    Float ``[s·H, s·W, 3]`` in 0..1, enlarged by a whole number s so that borders stay thin.
     """
+    import seaborn as sns  # takes a second, which not every page needs
+
     picture = as_image(image)
     scale = max(1, round(OUTLINE_SIDE / picture.shape[0]))
     canvas = _enlarge(picture.astype(np.float32), scale)
@@ -199,6 +194,8 @@ def heatmap(
 
     ``text`` stands in the cells in place of the values; names of index and columns name the axes.
     """
+    import seaborn as sns
+
     figure, axis = plt.subplots(figsize=(WIDTH, 0.34 * len(table) + 0.9))
     farthest = table.abs().max().max()
     sns.heatmap(
@@ -276,15 +273,9 @@ def draw_boxes(axis: Axes, boxes: np.ndarray, colour: str, labels: Sequence[str]
         axis.add_patch(Rectangle(corner, *size, fill=False, ec="white", lw=2.6))
         axis.add_patch(Rectangle(corner, *size, fill=False, ec=colour, lw=1.5))
         if i < len(labels):
-            axis.text(
-                x0 + 1,
-                y0 + 1,
-                labels[i],
-                va="top",
-                fontsize=9,
-                color="white",
-                bbox={"facecolor": colour, "edgecolor": "none", "pad": 1},
-            )
+            patch = {"facecolor": colour, "edgecolor": "none", "pad": 1}
+            place = x0 + 1, y0 + 1
+            axis.text(*place, labels[i], va="top", fontsize=9, color="white", bbox=patch)
 
 
 @styled
@@ -328,18 +319,13 @@ def explanation(
 @styled
 def distributions(table: pd.DataFrame, *, value: str, by: str, label: str) -> Figure:
     """Distribution of a quantity per group: box and points."""
+    import seaborn as sns
+
     figure, axis = plt.subplots(figsize=(WIDTH, 0.5 * table[by].nunique() + 1.0))
-    sns.boxplot(
-        table,
-        x=value,
-        y=by,
-        ax=axis,
-        color=to_rgb(RANDOM),
-        fliersize=0,
-        linecolor=INK,
-        boxprops={"alpha": 0.45},
-    )
-    sns.stripplot(table, x=value, y=by, ax=axis, color=INK, size=2.5, alpha=0.5, jitter=0.25)
+    which: Any = {"data": table, "x": value, "y": by, "ax": axis}
+    faint = {"alpha": 0.45}
+    sns.boxplot(**which, color=to_rgb(RANDOM), fliersize=0, linecolor=INK, boxprops=faint)
+    sns.stripplot(**which, color=INK, size=2.5, alpha=0.5, jitter=0.25)
     axis.set(xlabel=label, ylabel="")
     axis.grid(axis="x")
     return figure
@@ -363,15 +349,11 @@ def trends(
 
     Parameters
     ----------
-    panels
-        Heading of each panel and its table: columns ``x``, ``by``, ``value``, and if there is an
+    panels : heading and table of each: columns ``x``, ``by``, ``value``, and if there is an
         interval ``low`` and ``high``. Steps are drawn evenly, in the order of the tables.
-    x, by, label
-        Column of the steps, column that names the lines, name of the steps.
-    references
-        For the heading of a panel names and values of horizontal lines.
-    strong
-        Names whose lines are broad and grey.
+    x, by, label : column of the steps, column that names the lines, name of the steps.
+    references : for the heading of a panel names and values of horizontal lines.
+    strong : names whose lines are broad and grey.
     """
     names = list(dict.fromkeys(name for table in panels.values() for name in table[by]))
     colours = dict(zip(names, CLASS_COLOURS * len(names), strict=False))
@@ -421,22 +403,14 @@ def dots(
 
     Parameters
     ----------
-    table
-        Columns ``rows``, ``value``, ``low``, ``high``, and those named below.
-    rows, by, panels
-        Columns of the rows, of the groups (the legend) and of the panels (their titles).
-    label
-        Name of the quantity.
-    colours
-        Colour of each group, in place of the palette's.
-    lines
-        Name and value of vertical lines: dashed, or solid and unnamed where the name is empty.
-    marks
-        Columns of further values, drawn as hollow diamonds, and their names in the legend.
-    limits
-        Range of the axes; None is left to the data.
-    form
-        Format of the value that is written above each dot; empty writes none.
+    table : columns ``rows``, ``value``, ``low``, ``high``, and those named below.
+    rows, by, panels : columns of the rows, of the groups (legend) and of the panels (titles).
+    label : name of the quantity.
+    colours : colour of each group, in place of the palette's.
+    lines : name and value of vertical lines: dashed, or solid and unnamed where the name is empty.
+    marks : columns of further values, drawn as hollow diamonds, and their names in the legend.
+    limits : range of the axes; None is left to the data.
+    form : format of the value that is written above each dot; empty writes none.
     """
     table = table.reset_index(drop=True)
     of_group = table[by] if by else pd.Series("_", table.index)

@@ -8,30 +8,18 @@ counted.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import cv2
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import seaborn as sns
 import torch
 from matplotlib.figure import Figure
 
 from geolib import figures
 from geolib.ablation import ablate
 from geolib.data import GeoImage
-from geolib.figures import (
-    ACCENT,
-    CLASS_COLOURS,
-    GUIDED,
-    WIDTH,
-    as_image,
-    draw_boxes,
-    outline,
-    overlay,
-    styled,
-)
+from geolib.figures import ACCENT, GUIDED, RANDOM, WIDTH, as_image, draw_boxes, outline, styled
 from geolib.pipeline.shards import Extracted
 from geolib.scoring import salient_weights
 from geoscenes import Scene, SceneObject
@@ -85,28 +73,15 @@ def spotlight(
 def tuning(curve: pd.DataFrame, chosen: Mapping[str, float], max_coverage: float) -> Figure:
     """Insertion advantage against coverage for every (p, s_min) tried on the validation split."""
     figure, axis = plt.subplots(figsize=(WIDTH, 3.2))
-    colours = sns.color_palette("crest", curve["top_p"].nunique())
+    colours = plt.get_cmap("viridis")(np.linspace(0, 0.85, curve["top_p"].nunique()))
     for colour, (top_p, rows) in zip(colours, curve.groupby("top_p"), strict=True):
         rows = rows.sort_values("s_min")
-        axis.plot(
-            rows["coverage"],
-            rows["insertion_advantage"],
-            "o-",
-            color=colour,
-            ms=5,
-            label=f"p = {top_p:.0%}",
-        )
+        places = rows["coverage"], rows["insertion_advantage"]
+        axis.plot(*places, "o-", color=colour, ms=5, label=f"p = {top_p:.0%}")
     axis.axvline(max_coverage, color=ACCENT, ls="--", lw=1.5)
-    axis.plot(
-        chosen["coverage"], chosen["insertion_advantage"], "o", ms=15, mfc="none", mec=GUIDED, mew=2
-    )
-    axis.annotate(
-        "chosen",
-        (chosen["coverage"], chosen["insertion_advantage"]),
-        (10, 10),
-        textcoords="offset points",
-        color=GUIDED,
-    )
+    best = chosen["coverage"], chosen["insertion_advantage"]
+    axis.plot(*best, "o", ms=15, mfc="none", mec=GUIDED, mew=2)
+    axis.annotate("chosen", best, (10, 10), textcoords="offset points", color=GUIDED)
     axis.set(xlabel="coverage of the image", ylabel="insertion advantage\n(log-probability)")
     axis.grid()
     axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
@@ -122,7 +97,7 @@ def pipeline_steps(one: Extracted, fill: str) -> Figure:
     }
     panels = {
         "photograph": picture,
-        "a  attribution": overlay(picture, one.attribution),
+        "a  attribution": figures.overlay(picture, one.attribution),
         "b  segments": outline(picture, one.segments.masks),
         "c  elements": picture,
         **variants,
@@ -133,13 +108,11 @@ def pipeline_steps(one: Extracted, fill: str) -> Figure:
 
 
 @styled
-def shares(table: pd.DataFrame, *, label: str) -> Figure:
-    """Shares per group as horizontal bars: index is the kind, columns are groups."""
+def shares(table: pd.DataFrame) -> Figure:
+    """Shares as horizontal bars: index is the kind, the one column what they are of."""
     figure, axis = plt.subplots(figsize=(WIDTH, 0.5 * len(table) + 1.0))
-    colours: list[Any] = list(CLASS_COLOURS[: table.shape[1]])
-    legend = table.shape[1] > 1
-    table.iloc[::-1].plot.barh(ax=axis, color=colours, width=0.75, legend=legend)
-    axis.set(xlabel=label, ylabel="")
+    axis.barh(table.index[::-1], table.iloc[::-1, 0], color=RANDOM, height=0.75)
+    axis.set(xlabel=table.columns[0])
     axis.grid(axis="x")
     return figure
 

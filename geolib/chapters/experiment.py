@@ -25,7 +25,7 @@ from geolib.runtime import cache
 from geolib.training.kept import trained_classifier
 
 
-def bayes_ceilings(dataset: data.GeoDataset) -> dict[str, float]:
+def bayes_ceilings(dataset: GeoDataset) -> dict[str, float]:
     """Accuracy of the best observer of the visible cues of a dataset of scenes.
 
     ``upright``: of one who knows left and right; ``mirrored``: of one who does not.
@@ -78,6 +78,10 @@ def positions(dataset: GeoDataset) -> pd.DataFrame:
     return pd.DataFrame(rows).dropna(subset=["latitude", "longitude"])
 
 
+def _first(dataset: GeoDataset, n: int | None) -> GeoDataset:
+    return dataset.subset(range(min(n or len(dataset), len(dataset))))
+
+
 # Validation images on which the thresholds are chosen.
 TUNING_IMAGES = 36
 # Attribution methods that take hundreds of passes an image.
@@ -89,37 +93,14 @@ TRAINING_SAMPLE = 1000
 class Experiment(BaseModel):
     """The shared settings of a run.
 
-    Attributes
-    ----------
-    dataset, root, classes
-        Name of the dataset, folder of its photographs (for ``osv5m`` by default the cache's), and
-        the countries told apart (for ``osv5m`` as ISO codes).
-    n_train, n_validation, n_test, n_eval
-        Images per split; ``None`` takes all there are.
-    n_compare
-        Evaluation images on which methods and segmenters are compared with each other, the first
-        of the split; ``None`` takes all.
-    n_costly
-        The first of these, for methods that take hundreds of passes an image (``COSTLY``).
-    arch, weights, checkpoint
-        Architecture and initial weights (``None``: trained from scratch), or a trained checkpoint,
-        which replaces training.
-    image_size
-        Side of the classifier's input in pixels.
-    max_epochs, patience, learning_rate, schedule, batch_size, horizontal_flip
-        Training; see :class:`geolib.model.TrainConfig`.
-    top_p, s_min
-        Thresholds; ``None`` chooses both on the validation split.
-    segmenter_checkpoints
-        Weights file of each segmenter that needs one.
-    smoothgrad_samples
-        Noisy copies per SmoothGrad map.
-    repeats
-        Random layouts per image.
-    label
-        Class by which outcomes are judged: the ``"true"`` or the ``"predicted"`` one.
-    seed
-        Seed of data, training and random layouts.
+    ``root``, ``classes``: folder of a dataset's photographs, and the countries told apart (for
+    ``osv5m`` as ISO codes). ``n_*``: images per split, None takes all; methods and segmenters are
+    compared on the first ``n_compare`` evaluation images, on the first ``n_costly`` of these where
+    a map takes hundreds of passes (``COSTLY``). ``weights``: None trains from scratch;
+    ``checkpoint``: a trained classifier in place of training; ``max_epochs`` to
+    ``horizontal_flip``: see :class:`geolib.model.TrainConfig`. ``top_p``, ``s_min``: None chooses
+    both on the validation split. ``repeats``: random layouts per image. ``label``: the class by
+    which outcomes are judged. ``seed``: of data, training and random layouts.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -153,48 +134,43 @@ class Experiment(BaseModel):
 
     @classmethod
     def from_parameters(cls, parameters: Mapping[str, Any]) -> Self:
-        """Study of a notebook's parameters; names that are no settings of a study are ignored."""
+        """Experiment of a notebook's parameters; names that are no settings are ignored."""
         return cls(**{name: parameters[name] for name in cls.model_fields if name in parameters})
 
     def variant(self, **changes: Any) -> Self:
-        """The study with other settings, validated; nothing that was computed is taken over."""
+        """The experiment with other settings, validated; nothing computed is taken over."""
         return type(self)(**self.model_dump() | changes)
 
-    # Data -----------------------------------------------------------------------------------------
-
     @cached_property
-    def train(self) -> data.GeoDataset:
+    def train(self) -> GeoDataset:
         """Images the classifier learns from."""
         return self._split("train", self.n_train)
 
     @cached_property
-    def validation(self) -> data.GeoDataset:
+    def validation(self) -> GeoDataset:
         """Images that stop the training and choose the thresholds."""
         return self._split("validation", self.n_validation)
 
     @cached_property
-    def test(self) -> data.GeoDataset:
+    def test(self) -> GeoDataset:
         """Unseen images for the classifier's accuracy."""
         return self._split("test", self.n_test)
 
     @cached_property
-    def evaluation(self) -> data.GeoDataset:
+    def evaluation(self) -> GeoDataset:
         """Images that the pipeline explains."""
         return self._split("eval", self.n_eval)
 
     @cached_property
-    def compared(self) -> data.GeoDataset:
+    def compared(self) -> GeoDataset:
         """Evaluation images on which methods and segmenters are compared."""
-        n_images = len(self.evaluation)
-        return self.evaluation.subset(range(min(self.n_compare or n_images, n_images)))
+        return _first(self.evaluation, self.n_compare)
 
-    def compared_with(self, attribution: str) -> data.GeoDataset:
+    def compared_with(self, attribution: str) -> GeoDataset:
         """The compared images, fewer for a costly attribution method."""
-        n_images = len(self.compared)
-        most = (self.n_costly or n_images) if attribution in COSTLY else n_images
-        return self.compared.subset(range(min(most, n_images)))
+        return _first(self.compared, self.n_costly if attribution in COSTLY else None)
 
-    def _split(self, name: str, n: int | None) -> data.GeoDataset:
+    def _split(self, name: str, n: int | None) -> GeoDataset:
         named = {} if self.classes is None else {"countries": self.classes}
         options: dict[str, dict[str, Any]] = {
             "geoscenes": {"size": self.image_size, **named},
@@ -203,11 +179,9 @@ class Experiment(BaseModel):
         photographs = {"root": self.root, "classes": self.classes}
         return data.load(self.dataset, name, n, self.seed, **options.get(self.dataset, photographs))
 
-    # Classifier -----------------------------------------------------------------------------------
-
     @property
     def training(self) -> model.TrainConfig:
-        """Settings of the training; what the study does not name is the paper's."""
+        """Settings of the training; what the experiment does not name is the paper's."""
         shared = self.model_dump(include=set(model.TrainConfig.model_fields) - {"weights"})
         return model.TrainConfig(weights=self.weights or "random", **shared)
 
@@ -219,13 +193,10 @@ class Experiment(BaseModel):
         return trained_classifier(self.train, self.validation, self.training)
 
     def predictions(self, split: str) -> pd.DataFrame:
-        """Predictions on a split: the table of :func:`geolib.model.predict`.
-
-        Of the training images, the first thousand.
-        """
-        images: data.GeoDataset = getattr(self, split)
+        """Table of :func:`geolib.model.predict` on a split; of training images, the first 1,000."""
+        images: GeoDataset = getattr(self, split)
         if split == "train":
-            images = images.subset(range(min(TRAINING_SAMPLE, len(images))))
+            images = _first(images, TRAINING_SAMPLE)
         return shards.predictions(images, self.classifier)
 
     def accuracy(self, split: str) -> dict[str, float]:
@@ -235,13 +206,8 @@ class Experiment(BaseModel):
         return {"value": found.mean, "low": found.low, "high": found.high, "n_images": len(table)}
 
     def ceilings(self) -> dict[str, float]:
-        """Best possible accuracies on the test scenes; empty for photographs.
-
-        See :func:`geolib.chapters.experiment.bayes_ceilings`.
-        """
+        """The :func:`bayes_ceilings` of the test scenes; empty for photographs."""
         return bayes_ceilings(self.test) if self.dataset == "geoscenes" else {}
-
-    # Pipeline -------------------------------------------------------------------------------------
 
     @cached_property
     def tuned(self) -> pipeline.Tuned:
@@ -251,8 +217,7 @@ class Experiment(BaseModel):
             base = base.model_copy(update={"top_p": self.top_p, "s_min": self.s_min})
             note = f"p = {self.top_p:g} and s_min = {self.s_min:g}, as given"
             return pipeline.Tuned(base, pd.DataFrame(), note)
-        few = self.validation.subset(range(min(TUNING_IMAGES, len(self.validation))))
-        return pipeline.tune(few, self.classifier, base)
+        return pipeline.tune(_first(self.validation, TUNING_IMAGES), self.classifier, base)
 
     def _base(self, **changes: Any) -> EvaluationConfig:
         return EvaluationConfig(repeats=self.repeats, label=self.label, seed=self.seed, **changes)
@@ -287,7 +252,7 @@ class Experiment(BaseModel):
         self,
         attribution: str = "gradcam++",
         segmenter: str = "felzenszwalb",
-        images: data.GeoDataset | None = None,
+        images: GeoDataset | None = None,
     ) -> list[Extracted]:
         """Every image (by default of the evaluation) with its map, segments and elements."""
         config = self.config(attribution, segmenter)
@@ -301,12 +266,9 @@ class Experiment(BaseModel):
         return pipeline.elements(self.evaluation, self.classifier, config)
 
     def outcomes(
-        self, pairs: Iterable[tuple[str, str]], images: data.GeoDataset | None = None
+        self, pairs: Iterable[tuple[str, str]], images: GeoDataset | None = None
     ) -> pd.DataFrame:
-        """Outcome table for pairs of attribution method and segmenter.
-
-        ``images`` are those on which they are compared by default.
-        """
+        """Outcome table for pairs of attribution method and segmenter, on the compared images."""
         tables = [
             pipeline.evaluate(
                 images or self.compared_with(pair[0]),
