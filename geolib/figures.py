@@ -222,50 +222,6 @@ def heatmap(
     return figure
 
 
-@styled
-def intervals(
-    table: pd.DataFrame,
-    *,
-    label: str,
-    reference: Mapping[str, float] | None = None,
-    ceiling: tuple[str, float] | None = None,
-    limits: tuple[float, float] = (0, 1),
-) -> Figure:
-    """Values with their intervals, one line each.
-
-    Parameters
-    ----------
-    table
-        Index: names; columns ``value``, ``low``, ``high``.
-    label
-        Name of the quantity.
-    reference
-        Published value per name, drawn as a hollow diamond.
-    ceiling
-        Name and value of an upper bound, drawn as a dashed line.
-    limits
-        Range of the axis.
-    """
-    figure, axis = plt.subplots(figsize=(WIDTH, 0.5 * len(table) + 1.1))
-    places = np.arange(len(table))[::-1]
-    axis.hlines(places, table["low"], table["high"], color=GUIDED, lw=3, alpha=0.5)
-    axis.plot(table["value"], places, "o", color=GUIDED, ms=8, label="this run, 95 % interval")
-    for place, value in zip(places, table["value"], strict=True):
-        axis.annotate(
-            f"{value:.1%}", (value, place), (0, 9), textcoords="offset points", ha="center"
-        )
-    if reference:
-        published = [reference.get(str(name), np.nan) for name in table.index]
-        axis.plot(published, places, "D", mfc="none", mec=RANDOM, ms=8, mew=1.8, label="the paper")
-    if ceiling:
-        axis.axvline(ceiling[1], color=ACCENT, ls="--", lw=1.5, label=ceiling[0])
-    axis.set(yticks=places, yticklabels=list(table.index), xlabel=label, xlim=limits)
-    axis.set_ylim(-0.6, len(table) - 0.3)
-    axis.grid(axis="x")
-    axis.legend(loc="upper center", bbox_to_anchor=(0.45, -0.32 * 2 / len(table)), ncols=3)
-    return figure
-
-
 def draw_boxes(axis: Axes, boxes: np.ndarray, colour: str, labels: Sequence[str] = ()) -> None:
     """Draw end-exclusive boxes ``x0 y0 x1 y1`` on an image axis, with optional labels."""
     for i, (x0, y0, x1, y1) in enumerate(boxes):
@@ -329,10 +285,6 @@ def distributions(table: pd.DataFrame, *, value: str, by: str, label: str) -> Fi
     axis.set(xlabel=label, ylabel="")
     axis.grid(axis="x")
     return figure
-
-
-# Concepts that a reader expects in a colour of their own.
-NATURAL = {"sky": "#4a90d9", "road": "#4b5259", "grass": "#7fb353", "tree": "#3f7d3a"}
 
 
 @styled
@@ -456,40 +408,3 @@ def _legend(figure: Figure, ncols: int) -> None:
         found |= dict(zip(names, handles, strict=True))
     if found:
         figure.legend(found.values(), found, loc="outside lower center", ncols=ncols, fontsize=9.5)
-
-
-@styled
-def grouped_intervals(
-    table: pd.DataFrame,
-    *,
-    rows: str,
-    by: str,
-    label: str,
-    limits: tuple[float, float] = (-0.015, 1.015),
-) -> Figure:
-    """Values with intervals in rows, a colour per group.
-
-    Parameters
-    ----------
-    table
-        Columns ``rows``, ``by``, ``value``, ``low``, ``high``; rows and groups are drawn in its
-        order.
-    rows, by, label, limits
-        Columns of the rows and of the groups, name and range of the quantity.
-    """
-    order, groups = (list(dict.fromkeys(table[column])) for column in (rows, by))
-    figure, axis = plt.subplots(
-        figsize=(WIDTH, 0.17 * len(order) * (len(groups) + 1) + 0.7 + 0.2 * len(groups))
-    )
-    palette = (GUIDED, RANDOM, ACCENT, INK, *CLASS_COLOURS)
-    shifts = (np.arange(len(groups)) - (len(groups) - 1) / 2) * 0.75 / len(groups)
-    for group, shift, colour in zip(groups, shifts, palette, strict=False):
-        part = table[table[by] == group]
-        places = np.array([order.index(name) for name in part[rows]]) + shift
-        axis.hlines(places, part["low"], part["high"], color=colour, lw=3, alpha=0.5)
-        axis.plot(part["value"], places, "o", color=colour, ms=6, label=group)
-    axis.set(yticks=range(len(order)), yticklabels=order, xlabel=label, xlim=limits)
-    axis.set_ylim(len(order) - 0.5, -0.5)
-    axis.grid(axis="x")
-    figure.legend(loc="outside lower center", ncols=2, fontsize=9.5)
-    return figure

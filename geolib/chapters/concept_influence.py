@@ -35,7 +35,6 @@ from geolib.data import GeoDataset, GeoImage
 from geolib.figures import (
     GUIDED,
     INK,
-    NATURAL,
     RANDOM,
     WIDTH,
     as_image,
@@ -97,6 +96,10 @@ def rare_concepts(summary: pd.DataFrame, min_images: int, groups: Mapping[str, s
         + "; ".join(parts)
         + "."
     )
+
+
+# Concepts that a reader expects in a colour of their own.
+NATURAL = {"sky": "#4a90d9", "road": "#4b5259", "grass": "#7fb353", "tree": "#3f7d3a"}
 
 
 @styled

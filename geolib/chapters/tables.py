@@ -39,11 +39,6 @@ def grouped_means(table: pd.DataFrame, value: str, by: str | Sequence[str]) -> p
     return pd.DataFrame(rows, columns=[*names, "value", "low", "high", "n"])
 
 
-def mean_intervals(table: pd.DataFrame, value: str, by: str) -> pd.DataFrame:
-    """:func:`grouped_means` by one column, which becomes the index."""
-    return grouped_means(table, value, by).set_index(by)
-
-
 def difference(table: pd.DataFrame, value: str, by: str, one: Any, other: Any) -> pd.Series:
     """What one group has more than another, image by image; images that lack either are left out.
 
