@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import difflib
 import hashlib
 import json
@@ -149,7 +150,9 @@ def load(
     path_or_name
         Path of a checkpoint written by :meth:`Classifier.save`, or the name of a classification
         network of torchvision or timm. Where both libraries know a name, torchvision's is meant;
-        ``"timm/NAME"`` asks for the other.
+        ``"timm/NAME"`` asks for the other. Options of timm's networks follow a question mark:
+        ``"resnet10t?output_stride=16"`` halves the image four times instead of five, so that an
+        image of 112 pixels ends in 7 × 7 places.
     weights
         For a name: a file of weights (safetensors, or a pth that holds nothing but tensors);
         ``"imagenet"`` downloads the published ones; ``"random"`` leaves the network untrained.
@@ -245,7 +248,7 @@ def published_card(name: str) -> Card:
             tuple(transform.std),
             trained_on="imagenet",
         )
-    plain = name.removeprefix(TIMM)
+    plain, _ = _timm_name(name)
     settings = timm.get_pretrained_cfg(plain) if timm.is_model(plain) else None
     if settings is None:
         known = (*torchvision_names(), *timm.list_models())
@@ -264,12 +267,34 @@ def published_card(name: str) -> Card:
     )
 
 
+def _timm_name(name: str) -> tuple[str, dict[str, Any]]:
+    """Name of a network of timm without its prefix, and the options behind ``?``."""
+    plain, _, options = name.removeprefix(TIMM).partition("?")
+    try:
+        pairs = (option.split("=") for option in options.split("&") if option)
+        return plain, {key: ast.literal_eval(value) for key, value in pairs}
+    except (SyntaxError, ValueError) as error:
+        raise _wrong_options(name) from error
+
+
+def _timm_network(name: str, n_classes: int | None = None, **choices: Any) -> nn.Module:
+    plain, options = _timm_name(name)
+    try:
+        return timm.create_model(plain, num_classes=n_classes, **options, **choices)
+    except TypeError as error:
+        raise _wrong_options(name) from error
+
+
+def _wrong_options(name: str) -> ValueError:
+    return ValueError(f"path_or_name={name!r}: expected options as in 'resnet10t?output_stride=16'")
+
+
 def build(name: str, n_classes: int, seed: int = 0) -> nn.Module:
     """Untrained network of torchvision or timm with ``n_classes`` outputs; ``seed`` decides it."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if name not in torchvision_names():
-            return timm.create_model(name.removeprefix(TIMM), num_classes=n_classes)
+            return _timm_network(name, n_classes)
         # The published weights of these two expect inputs scaled in another way.
         google = {"transform_input": True, "init_weights": False}
         options = google if name in ("googlenet", "inception_v3") else {}
@@ -421,7 +446,7 @@ def download(name: str) -> dict[str, torch.Tensor]:
     try:
         if name in torchvision_names():
             return models.get_model_weights(name)["IMAGENET1K_V1"].get_state_dict(check_hash=True)
-        return timm.create_model(name.removeprefix(TIMM), pretrained=True).state_dict()
+        return _timm_network(name, pretrained=True).state_dict()
     except Exception as error:  # the network fails in many ways
         raise ValueError(
             f"weights='imagenet': those of {name} cannot be downloaded ({error}); "

@@ -75,6 +75,7 @@ def test_timm_networks_normalise_as_they_were_trained():
         ("timm/convnext_tiny", "stages.3.blocks.2", "ConvNeXtBlock"),
         ("timm/efficientnet_b0", "blocks.6.0", "InvertedResidual"),
         ("regnety_002", "final_conv", "Identity"),
+        ("resnet10t?output_stride=16", "layer4.0", "BasicBlock"),
     ],
 )
 def test_target_layer_is_the_last_block(name, layer, kind):
@@ -87,6 +88,20 @@ def test_target_layer_is_the_last_block(name, layer, kind):
         classifier(torch.rand(1, 3, 64, 64))
     assert maps[0].ndim == 4
     assert min(maps[0].shape[2:]) >= 2
+
+
+def test_options_of_a_network_travel_with_its_name(tmp_path):
+    name = "resnet10t?output_stride=16"
+    sizes: list[torch.Size] = []
+    model.load(name, weights="random", classes=ABC, image_size=112).save(tmp_path / "c.safetensors")
+    for classifier in (
+        model.load(tmp_path / "c.safetensors"),
+        classifier_module.with_classes(model.load(tmp_path / "c.safetensors"), ["x", "y"]),
+    ):
+        assert (classifier.name, classifier.image_size) == (name, 112)
+        classifier.target_layer.register_forward_hook(lambda m, i, out: sizes.append(out.shape[2:]))
+        classifier(torch.rand(1, 3, 112, 112))
+    assert sizes == [(7, 7)] * 2
 
 
 def test_target_layer_of_an_unknown_network_is_its_last_map():
@@ -219,6 +234,9 @@ def test_unknown_names_and_missing_weights(resnet_file, tmp_path):
         model.load("resnet18", classes=ABC)
     with pytest.raises(ValueError, match=r"absent\.pth cannot be read"):
         model.load("resnet18", weights=tmp_path / "absent.pth", classes=ABC)
+    for options in ("output_stride", "output_stride=two", "strides=16"):
+        with pytest.raises(ValueError, match=rf"{options}': expected options as in 'resnet10t"):
+            model.load(f"resnet10t?{options}", weights="random", classes=ABC)
     with pytest.raises(ValueError, match="is no checkpoint of this package"):
         model.load(resnet_file)
     with pytest.raises(ValueError, match=r"absent\.safetensors cannot be read"):
