@@ -206,11 +206,12 @@ def covered(
     of the same shape is, half an image's width away.
     """
     places = {"loss": spot, "elsewhere": np.roll(spot, spot.shape[1] // 2, axis=1)}
-    before = log_probabilities(classifier, images)[:, target]
+    before = log_probabilities(classifier, images, precision="fp32")[:, target]
     losses = {}
     for name, place in places.items():
         hidden = ablate(images, torch.from_numpy(place).expand(len(images), -1, -1), "deletion")
-        losses[name] = (before - log_probabilities(classifier, hidden)[:, target]).numpy()
+        after = log_probabilities(classifier, hidden, precision="fp32")[:, target]
+        losses[name] = (before - after).numpy()
     return pd.DataFrame(losses)
 
 
