@@ -62,7 +62,7 @@ OSV5M = Workload(training_images=5_100_000, epochs=300, images=5_100_000)
 
 @dataclass(frozen=True)
 class Passes:
-    """Passes of one image through the network: forward alone, and with the input's gradient."""
+    """Passes of one image: forward alone, and with the input's gradient."""
 
     forward: int
     gradient: int = 0
@@ -97,10 +97,7 @@ class Costs:
 
 
 def ablation_passes(workload: Workload) -> int:
-    """Forward passes of one image for one method and one segmenter (§5).
-
-    One for the untouched image; for every test one guided and ``repeats`` random variants.
-    """
+    """Forward passes of one image for one pair: untouched, and per test guided and random (§5)."""
     return 1 + workload.tests * (1 + workload.repeats)
 
 
@@ -177,9 +174,6 @@ def summary(costs: Costs, gpu_speedup: float = GPU_SPEEDUP) -> dict[str, float |
     return found
 
 
-# Measuring ----------------------------------------------------------------------------------------
-
-
 def measure(
     dataset: GeoDataset, image_size: int, segmenters: Iterable[segmentation.Segmenter]
 ) -> Costs:
@@ -201,25 +195,17 @@ def measure(
         raise ValueError("segmenters holds none that reads nothing but the image; add one")
     slowest = max(timed, key=lambda name: timed[name])
     pixels = (IMAGE_SIZE / image_size) ** 2
+    stages = {"map": "maps", "segments": "segments", "outcomes": "outcomes"}
     stored = {
-        stage: pixels * stored_bytes(stage, dataset, image_size)
-        for stage in ("maps", "segments", "outcomes")
+        f"{name}_bytes": pixels * stored_bytes(stage, dataset, image_size)
+        for name, stage in stages.items()
     }
-    return Costs(
-        **network_seconds(classifier),
-        segmentation=timed[slowest],
-        segmenter=slowest,
-        map_bytes=stored["maps"],
-        segments_bytes=stored["segments"],
-        outcomes_bytes=stored["outcomes"],
-    )
+    times = network_seconds(classifier)
+    return Costs(**times, **stored, segmentation=timed[slowest], segmenter=slowest)
 
 
 def network_seconds(classifier: model.Classifier) -> dict[str, float]:
-    """Seconds per image of a forward pass, of one with the input's gradient, of a training step.
-
-    Batches of the precision that the pipeline uses, decoding and augmentation left out.
-    """
+    """Seconds per image of each kind of pass, decoding and augmentation left out."""
     size = classifier.image_size
     network = classifier.to(memory_format=torch.channels_last)
     images = torch.zeros(BATCH, 3, size, size).contiguous(memory_format=torch.channels_last)
@@ -263,10 +249,7 @@ def seconds(run: Callable[[], object], rounds: int = ROUNDS) -> float:
 
 
 def peak_memory(run: Callable[[], object]) -> int:
-    """Bytes of the tensors that a call holds at once at its peak, beyond those there were before.
-
-    What libraries allocate outside torch is not counted.
-    """
+    """Bytes of the tensors that a call holds at once at its peak, beyond those before."""
     # The profiler would say on every use that it starts and stops, and that there is no GPU.
     os.environ.setdefault("KINETO_LOG_LEVEL", "6")
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:

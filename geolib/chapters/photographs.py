@@ -12,6 +12,7 @@ import pandas as pd
 from pandas.io.formats.style import Styler
 
 from geolib import data, figures, model, segmentation
+from geolib.chapters import tables
 from geolib.chapters.experiment import Experiment
 from geolib.data import GeoDataset
 from geolib.download import assets
@@ -36,31 +37,17 @@ def stand_in(used: str, paper: str) -> str:
 def summary(explanations: Sequence[Explanation]) -> str:
     """What was predicted for some photographs, and on how many elements it leans, as a table."""
     header = ("photograph", "prediction", "probability", "elements", "largest effect")
-    lines = ["| " + " | ".join(header) + " |", "|---" * len(header) + "|"]
+    rows = [header, ["---"] * len(header)]
     for one in explanations:
-        effects = one.elements["deletion_effect"]
-        largest = f"{effects.max():+.2f}" if len(effects) else "–"
-        likely = one.probabilities[one.prediction]
-        lines.append(
-            f"| {one.name} | {one.prediction} | {likely:.0%} | {len(one.elements)} | {largest} |"
-        )
-    return "\n".join(lines)
-
-
-# Photographs --------------------------------------------------------------------------------------
+        largest = tables.cell(one.elements["deletion_effect"].max(), form="+.2f")
+        likely = f"{one.probabilities[one.prediction]:.0%}"
+        rows.append((one.name, one.prediction, likely, str(len(one.elements)), largest))
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 @dataclass(frozen=True)
 class Streets:
-    """Real street photographs with a classifier for them, both or neither.
-
-    Attributes
-    ----------
-    images, classifier
-        None where they could not be had, or were not to be.
-    note
-        What was done, or would have been done.
-    """
+    """Real street photographs with a classifier for them, both or neither, and what was done."""
 
     images: GeoDataset | None
     classifier: Classifier | None
@@ -68,15 +55,7 @@ class Streets:
 
 
 def real_streets(areas: Mapping[str, Sequence[float]], per_area: int, *, network: bool) -> Streets:
-    """Photographs of Panoramax and the public ImageNet weights, if there is a network.
-
-    Parameters
-    ----------
-    areas, per_area
-        As for :func:`geolib.data.panoramax`.
-    network
-        Whether the network may be used at all. Without an answer the decision takes seconds.
-    """
+    """Photographs of Panoramax and the public ImageNet weights, if there is a network to use."""
     plan = (
         f"the chapter fetches up to {per_area} openly licensed photographs each of "
         f"{', '.join(areas)} from Panoramax, whose servers blur faces and number plates, and the "
