@@ -16,7 +16,8 @@ from torchvision.transforms.functional import gaussian_blur
 
 from geolib.model.classifier import IMAGENET_MEAN, IMAGENET_STD
 from geolib.model.device import BatchSize, choose_batch_size, inference_precision
-from geolib.scoring import Array, Elements, box_region, check_choice, to_numpy
+from geolib.masks import Array, box_region, to_numpy
+from geolib.scoring import Elements, check_choice
 
 MODES = ("deletion", "insertion")
 FILLS = ("mean", "black", "blur", "noise", "road", "donor")

@@ -12,7 +12,8 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from geolib.scoring import Array, to_numpy, top_weights
+from geolib.masks import Array, to_numpy
+from geolib.scoring import top_weights
 
 K = 1000
 MIN_SIZE = 0.1

@@ -7,11 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-import torch
 
+from geolib.masks import Array, bounding_boxes, box_region, intersections, to_numpy
 from geolib.segmentation import Segments, salient_region
-
-Array = np.ndarray | torch.Tensor
 
 TOP_P = 0.2
 # The paper tunes s_min and does not print it. This value stands in where no labelled validation
@@ -38,11 +36,6 @@ CRITERIA: dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]] 
 
 CENTERS = ("centroid", "box")
 CANDIDATES = ("image", "salient")
-
-
-def to_numpy(array: Array) -> np.ndarray:
-    """Return an array or tensor, on any device, as a NumPy array."""
-    return array.detach().cpu().numpy() if isinstance(array, torch.Tensor) else np.asarray(array)
 
 
 def check_choice(argument: str, value: str, known: Collection[str]) -> None:
@@ -253,10 +246,7 @@ def suppress(
         raise ValueError("scores holds NaN; expected one finite score per segment")
     _check_share("threshold", threshold)
     check_choice("criterion", criterion, CRITERIA)
-    # float32 counts pixels exactly up to 2^24, an image of 4096 × 4096.
-    flat = segments.reshape(len(segments), segments[0].size if len(segments) else 0)
-    flat = flat.astype(np.float32)
-    intersection = (flat @ flat.T).astype(np.float64)
+    intersection = intersections(segments, segments)
     areas = np.diag(intersection)
     size = CRITERIA[criterion](intersection, areas[:, None], areas[None, :])
     duplicate = (intersection >= threshold * size) & (intersection > 0)
@@ -286,11 +276,9 @@ def element_boxes(masks: Array, padding: float = 0.05) -> np.ndarray:
     if not padding >= 0:
         raise ValueError(f"padding={padding}; expected a share of the box's longer side, ≥ 0")
     height, width = segments.shape[1:]
-    rows, columns = np.any(segments, axis=2), np.any(segments, axis=1)
-    if (empty := np.flatnonzero(~rows.any(axis=1))).size:
+    if (empty := np.flatnonzero(~segments.any(axis=(1, 2)))).size:
         raise ValueError(f"masks {empty.tolist()} are empty and have no box; leave them out")
-    x0, y0 = columns.argmax(axis=1), rows.argmax(axis=1)
-    x1, y1 = width - columns[:, ::-1].argmax(axis=1), height - rows[:, ::-1].argmax(axis=1)
+    x0, y0, x1, y1 = bounding_boxes(segments).T
     # The inner rounding takes back the error of a product such as 0.29 · 50 = 14.499…98.
     longer = np.maximum(x1 - x0, y1 - y0)
     pad = np.floor(np.round(padding * longer, 6) + 0.5).astype(np.int64)
@@ -303,14 +291,6 @@ def element_boxes(masks: Array, padding: float = 0.05) -> np.ndarray:
         ],
         axis=1,
     )
-
-
-def box_region(boxes: Array, shape: tuple[int, ...]) -> np.ndarray:
-    """Union of boxes [M,4] (x0 y0 x1 y1, end-exclusive) as a bool mask of `shape` [H,W]."""
-    region = np.zeros(shape, dtype=bool)
-    for x0, y0, x1, y1 in to_numpy(boxes):
-        region[y0:y1, x0:x1] = True
-    return region
 
 
 @dataclass(frozen=True)

@@ -42,10 +42,10 @@ from geolib.figures import (
     overlay,
     styled,
 )
+from geolib.masks import Array
 from geolib.pipeline.shards import Shard
 from geolib.runtime import cache
 from geolib.runtime.here import progress_bar
-from geolib.scoring import Array
 from geolib.segmentation.networks.ade20k import SemanticNetwork
 from geoscenes import semantic
 

@@ -17,8 +17,9 @@ from geolib.chapters.experiment import Experiment
 from geolib.data import GeoDataset
 from geolib.download import assets
 from geolib.download.http import RemoteError
+from geolib.masks import decode
 from geolib.model import Classifier
-from geolib.pipeline import Explanation, shards
+from geolib.pipeline import Explanation
 from geolib.pipeline.shards import EvaluationConfig
 
 # The classifier that looks at real streets: an architecture and its public weights.
@@ -125,7 +126,7 @@ def element_pictures(found: Mapping[str, Sequence[Explanation]]) -> list[list[np
 
 def _outlined(photo: np.ndarray, explanation: Explanation) -> np.ndarray:
     masks = [
-        shards.decode_mask(row["mask"], row["height"], row["width"])
+        decode({"size": [row["height"], row["width"]], "counts": row["mask"]})
         for row in explanation.elements.to_dict("records")
     ]
     return figures.outline(photo, np.array(masks)) if masks else photo

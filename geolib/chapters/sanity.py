@@ -23,6 +23,7 @@ from geolib.ablation import torus_shifts
 from geolib.chapters.tables import difference
 from geolib.data import GeoDataset, GeoImage
 from geolib.data.records import Record
+from geolib.masks import iou
 from geolib.model import Classifier
 from geolib.model.classifier import build
 from geolib.pipeline import shards
@@ -151,9 +152,9 @@ def _overlaps(a: Extracted, b: Extracted) -> dict[str, float]:
     if not len(a.elements):
         return dict.fromkeys(("boxes", "masks", "beyond"), np.nan)
     one, other = a.elements.region(), b.elements.region()
-    boxes = iou(one, other)
-    by_chance = np.mean([iou(one, moved) for moved in torus_shifts(other, a.item.id)])
-    masks = iou(a.elements.mask_region(), b.elements.mask_region())
+    boxes = iou(one[None], other[None]).item()
+    by_chance = iou(one[None], torus_shifts(other, a.item.id)).mean()
+    masks = iou(a.elements.mask_region()[None], b.elements.mask_region()[None]).item()
     return {"boxes": boxes, "masks": masks, "beyond": boxes - float(by_chance)}
 
 
@@ -164,12 +165,6 @@ def _correlation(a: np.ndarray, b: np.ndarray) -> float:
 def _ssim(a: np.ndarray, b: np.ndarray) -> float:
     window = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
     return float(structural_similarity(a, b, data_range=1.0, **window))
-
-
-def iou(a: np.ndarray, b: np.ndarray) -> float:
-    """Intersection over union of two regions, bool ``[H, W]``; NaN where both are empty."""
-    union = int((a | b).sum())
-    return int((a & b).sum()) / union if union else np.nan
 
 
 def resemblance(

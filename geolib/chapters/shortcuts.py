@@ -23,11 +23,12 @@ from geolib.chapters.experiment import Experiment
 from geolib.chapters.tables import difference
 from geolib.data import GeoDataset, to_batch
 from geolib.data.scenes import SceneRecord
+from geolib.masks import box_iou, box_region
 from geolib.model import Classifier
 from geolib.model.prediction import log_probabilities
 from geolib.pipeline import shards
 from geolib.pipeline.shards import EvaluationConfig, Extracted
-from geolib.scoring import box_region, element_boxes
+from geolib.scoring import element_boxes
 from geolib.training.kept import trained_classifier
 from geoscenes import Scene
 
@@ -127,14 +128,6 @@ def artefact_mask(scene: Scene) -> np.ndarray | None:
         if thing.id == ARTEFACT and thing.mask.any():
             return thing.mask
     return None
-
-
-def box_iou(boxes: np.ndarray, box: np.ndarray) -> np.ndarray:
-    """Intersection over union of boxes ``[N, 4]`` with one box, end-exclusive."""
-    low, high = np.maximum(boxes[:, :2], box[:2]), np.minimum(boxes[:, 2:], box[2:])
-    shared = np.prod(np.maximum(high - low, 0), axis=1)
-    areas = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1) + np.prod(box[2:] - box[:2])
-    return shared / (areas - shared)
 
 
 def effect(carrying: pd.DataFrame, clean: pd.DataFrame) -> pd.DataFrame:

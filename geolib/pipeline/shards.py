@@ -25,6 +25,7 @@ from geolib import data, segmentation
 from geolib.ablation import COLUMNS, faithfulness
 from geolib.attribution import FLOAT32_METHODS, attribute
 from geolib.images import UnreadableImage
+from geolib.masks import encode
 from geolib.model import Classifier, predict
 from geolib.model.device import choose_device, uses_bf16
 from geolib.runtime import cache
@@ -221,14 +222,15 @@ def segments(
                 segment_item(segment, item, shard.batch[i], None if maps is None else maps[i])
                 for i, item in enumerate(shard.items)
             ]
-        (folder / "segments.json").write_text(json.dumps([_encode(s) for s in found]))
+        (folder / "segments.json").write_text(json.dumps([s.to_json() for s in found]))
 
     params = {"images": shard.identity, "segmenter": segment.key}
     if maps is not None:
         params["maps"] = _maps_identity(shard, config)
     folder = cache.compute("segments", params, ("geolib.segmentation",), build)
     stored = json.loads((folder / "segments.json").read_text())
-    return [_decode(s, shard.image_size) for s in stored]
+    size = (shard.image_size, shard.image_size)
+    return [segmentation.Segments.from_json(one, size) for one in stored]
 
 
 def segment_item(
@@ -361,7 +363,7 @@ def elements_table(extracted: Sequence[Extracted], outcomes: pd.DataFrame) -> pd
                     "name": _name(found.segments, found.elements.table["segment"].iloc[index]),
                     "height": height,
                     "width": width,
-                    "mask": _encode_mask(mask),
+                    "mask": encode(mask)["counts"],
                 }
             )
     return _with_effects(pd.DataFrame(rows, columns=ELEMENT_COLUMNS), outcomes)
@@ -419,34 +421,6 @@ def to_uint8(images: torch.Tensor) -> np.ndarray:
     return images.mul(255).round().byte().permute(0, 2, 3, 1).contiguous().numpy()
 
 
-def decode_mask(encoded: str, height: int, width: int) -> np.ndarray:
-    """Mask ``bool [H, W]`` from COCO's run-length encoding."""
-    return segmentation.decode_mask({"size": [height, width], "counts": encoded})
-
-
 def _maps_identity(shard: Shard, config: EvaluationConfig) -> list[Any]:
     options = config.attribution_options
     return [shard.weights_sha256, config.attribution, options, config.precision]
-
-
-def _encode_mask(mask: np.ndarray) -> str:
-    return segmentation.encode_mask(mask)["counts"]
-
-
-def _encode(segments: segmentation.Segments) -> dict[str, Any]:
-    return {
-        "masks": [segmentation.encode_mask(mask) for mask in segments.masks],
-        "scores": None if segments.scores is None else np.asarray(segments.scores).tolist(),
-        "labels": None if segments.labels is None else list(segments.labels),
-        "note": segments.note,
-    }
-
-
-def _decode(stored: dict[str, Any], size: int) -> segmentation.Segments:
-    return segmentation.Segments.from_rle(
-        stored["masks"],
-        (size, size),
-        scores=None if stored["scores"] is None else np.array(stored["scores"]),
-        labels=stored["labels"],
-        note=stored["note"],
-    )

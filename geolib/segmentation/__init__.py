@@ -24,7 +24,7 @@ from geolib.segmentation.networks.sam import MobileSamSegmenter, SamSegmenter
 from geolib.segmentation.networks.sam2 import Sam2Segmenter
 from geolib.segmentation.networks.sam3 import Sam3Segmenter
 from geolib.segmentation.regions import felzenszwalb, grid, none, salient_region, slic, truth
-from geolib.segmentation.segments import Segments, decode_mask, encode_mask
+from geolib.segmentation.segments import Segments
 
 __all__ = [
     "SEGMENTERS",
@@ -32,8 +32,6 @@ __all__ = [
     "Segmenter",
     "Segments",
     "available",
-    "decode_mask",
-    "encode_mask",
     "load",
     "load_concepts",
     "salient_region",

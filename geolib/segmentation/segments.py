@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import cv2
 import numpy as np
-from pycocotools import mask as coco
+
+from geolib.masks import decode, encode, resized
 
 
 @dataclass(frozen=True)
@@ -55,15 +55,30 @@ class Segments:
         labels: Sequence[str] | None = None,
         note: str = "",
     ) -> Segments:
-        """Segments of `shape` (height, width) from N run lengths of any size, see `encode_mask`.
+        """Segments of `shape` (height, width) from N run lengths of any size, see `masks.encode`.
 
         Masks are decoded and resized as by `resize`, one at a time, so memory is that of the
         masks returned; those that cover no pixel are left out.
         """
         masks = np.zeros((len(rles), *shape), dtype=bool)
         for mask, rle in zip(masks, rles, strict=True):
-            mask[:] = _resized(decode_mask(rle), shape)
+            mask[:] = resized(decode(rle), shape)
         return cls(masks, scores, labels, note)._without_empty()
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any], shape: tuple[int, int]) -> Segments:
+        """The segments of `shape` (height, width) that `to_json` wrote."""
+        scores = None if stored["scores"] is None else np.array(stored["scores"])
+        return cls.from_rle(stored["masks"], shape, scores, stored["labels"], stored["note"])
+
+    def to_json(self) -> dict[str, Any]:
+        """What JSON can hold of the segments, masks as run lengths, for `from_json`."""
+        return {
+            "masks": [encode(mask) for mask in self.masks],
+            "scores": None if self.scores is None else np.asarray(self.scores).tolist(),
+            "labels": None if self.labels is None else list(self.labels),
+            "note": self.note,
+        }
 
     def __len__(self) -> int:
         return len(self.masks)
@@ -87,29 +102,10 @@ class Segments:
         if self.masks.shape[1:] == tuple(shape):
             return self
         masks = np.zeros((len(self), *shape), dtype=bool)
-        for resized, mask in zip(masks, self.masks, strict=True):
-            resized[:] = _resized(mask, shape)
+        for target, mask in zip(masks, self.masks, strict=True):
+            target[:] = resized(mask, shape)
         return Segments(masks, self.scores, self.labels, self.note)._without_empty()
 
     def _without_empty(self) -> Segments:
         kept = np.flatnonzero(self.masks.any(axis=(1, 2)))
         return self if len(kept) == len(self) else self.select(kept)
-
-
-def encode_mask(mask: np.ndarray) -> dict[str, Any]:
-    """COCO's run lengths of a mask (bool [H, W]): ``{"size": [H, W], "counts": str}``."""
-    rle = coco.encode(np.asfortranarray(mask, dtype=np.uint8))
-    return {"size": list(mask.shape), "counts": rle["counts"].decode()}
-
-
-def decode_mask(rle: Mapping[str, Any]) -> np.ndarray:
-    """The mask, bool [H, W], of COCO's run lengths, see `encode_mask`."""
-    return coco.decode(rle).astype(bool)
-
-
-def _resized(mask: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    if mask.shape == tuple(shape):
-        return mask
-    height, width = shape
-    share = cv2.resize(mask.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA)
-    return share >= 0.5

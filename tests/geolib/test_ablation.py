@@ -20,7 +20,8 @@ from geolib.ablation import (
     torus_shifts,
 )
 from geolib.model.classifier import IMAGENET_MEAN, IMAGENET_STD
-from geolib.scoring import Elements, box_region
+from geolib.masks import box_region
+from geolib.scoring import Elements
 
 FP32 = {"precision": "fp32"}
 

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.ndimage import center_of_mass
 
+from geolib.masks import box_region
 from geolib.scoring import (
-    box_region,
     element_boxes,
     extract_elements,
     salient_mask,

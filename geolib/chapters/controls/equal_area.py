@@ -18,10 +18,10 @@ from geolib import data, statistics
 from geolib.ablation import torus_shifts
 from geolib.chapters.controls.specifications import OutcomeTables, Tested, all_elements
 from geolib.chapters.tables import grouped_means, mean_row
+from geolib.masks import Array, to_numpy
 from geolib.model import Classifier
 from geolib.pipeline.shards import EvaluationConfig, Extracted
 from geolib.runtime.here import progress_bar
-from geolib.scoring import Array, to_numpy
 
 COVERAGES = (0.0, 0.1, 0.2, 0.3, 1.0)
 # The coverage up to which segmenters are ranked: that of elements in use. Most of the area lies

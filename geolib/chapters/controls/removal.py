@@ -22,12 +22,13 @@ from geolib.ablation import FILLS, ablate, donor_indices
 from geolib.chapters.causes.effects import dataset_effects, object_effects, scene_of
 from geolib.chapters.elements import MIN_PIXELS
 from geolib.data import GeoDataset, GeoImage, to_batch
+from geolib.masks import box_region
 from geolib.model import Classifier, choose_device
 from geolib.model.prediction import log_probabilities
 from geolib.pipeline import shards
 from geolib.runtime import cache
 from geolib.runtime.here import progress_bar
-from geolib.scoring import TOP_P, box_region, element_boxes, score_segments
+from geolib.scoring import TOP_P, element_boxes, score_segments
 from geoscenes import Scene, SceneObject
 
 # Which pixels of an object are hidden: those of it that are visible, all that it changes (shadow,

@@ -17,11 +17,11 @@ from safetensors.torch import load_file, save_file
 from geolib import segmentation
 from geolib.ablation import ablate, random_regions
 from geolib.chapters.experiment import Experiment
+from geolib.masks import box_region
 from geolib.model import Classifier, choose_device
 from geolib.pipeline.shards import Extracted, to_uint8
 from geolib.runtime import cache
 from geolib.runtime.here import progress_bar
-from geolib.scoring import box_region
 from geoscenes import MIN_PIXELS, Scene, SceneObject
 from geoscenes.cues import log_posterior
 from geoscenes.semantic import CONCEPTS, concept_of, semantic_map

@@ -10,7 +10,6 @@ from typing import ClassVar
 
 import numpy as np
 from PIL import Image
-from pycocotools import mask as coco
 
 from geolib.segmentation.networks.base import FolderSegmenter, choose_device
 from geolib.segmentation.segments import Segments
@@ -83,5 +82,4 @@ class Sam2Segmenter(FolderSegmenter):
             stability_score_thresh=self.stability_score_thresh,
             output_rle_mask=True,
         )
-        rles = [coco.frPyObjects(rle, *rle["size"]) for rle in found["rle_mask"]]
-        return Segments.from_rle(rles, size, found["scores"].numpy())
+        return Segments.from_rle(found["rle_mask"], size, found["scores"].numpy())

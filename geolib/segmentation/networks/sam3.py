@@ -13,9 +13,10 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
+from geolib.masks import encode
 from geolib.segmentation.networks.base import FolderSegmenter, choose_device
 from geolib.segmentation.networks.prompts import load_concepts
-from geolib.segmentation.segments import Segments, encode_mask
+from geolib.segmentation.segments import Segments
 
 MASK_THRESHOLD = 0.5  # the same in transformers and in the authors' code
 
@@ -90,7 +91,7 @@ class Sam3Segmenter(FolderSegmenter):
             prompts = self.processor(text=batch, return_tensors="pt").to(self.model.device)
             outputs = self.model(vision_embeds=_repeated(vision, len(batch)), **prompts)
             for concept, found in zip(batch, self._instances(outputs, resolution), strict=True):
-                rles += [encode_mask(mask) for mask in found["masks"].bool().cpu().numpy()]
+                rles += [encode(mask) for mask in found["masks"].bool().cpu().numpy()]
                 scores += found["scores"].tolist()
                 labels += [concept] * len(found["scores"])
         best = np.argsort(-np.array(scores), kind="stable")

@@ -20,10 +20,11 @@ from geolib.chapters.controls.specifications import Specification
 from geolib.chapters.controls.twin import twin as twin_of
 from geolib.chapters.experiment import Experiment
 from geolib.chapters.tables import TO, UNDEFINED
+from geolib.masks import box_region
 from geolib.model.prediction import log_probabilities
 from geolib.pipeline import shards
 from geolib.pipeline.shards import EvaluationConfig
-from geolib.scoring import Elements, box_region, extract_elements
+from geolib.scoring import Elements, extract_elements
 from geolib.training.augmentation import BOXES, MASK_DRAWS, mask_boxes
 from geoscenes import render
 

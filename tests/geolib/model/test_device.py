@@ -8,8 +8,9 @@ import torch
 from geolib import data, model
 from geolib.ablation import faithfulness
 from geolib.attribution import METHODS, attribute
+from geolib.masks import box_region
 from geolib.model.device import BatchSize, choose_batch_size
-from geolib.scoring import Elements, box_region
+from geolib.scoring import Elements
 
 LIMIT = 5
 QUICK = {

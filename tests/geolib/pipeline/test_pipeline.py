@@ -20,9 +20,9 @@ from toys import BOX, SIDE, classifier, photograph, write_photographs
 
 from geolib import data, images, pipeline, statistics
 from geolib.ablation import ablate
+from geolib.masks import box_region, decode
 from geolib.pipeline import EvaluationConfig
 from geolib.pipeline import shards as shards_
-from geolib.scoring import box_region
 
 TESTS = [str(Path(__file__).parents[2]), str(Path(__file__).parent)]
 CONFIG = EvaluationConfig(repeats=3, shard_size=3, precision="fp32")
@@ -352,7 +352,7 @@ def test_export_writes_what_was_computed(root, tmp_path):
     for annotation, row in zip(
         coco.loadAnns(coco.getAnnIds()), table.to_dict("records"), strict=True
     ):
-        mask = shards_.decode_mask(row["mask"], row["height"], row["width"])
+        mask = decode({"size": [row["height"], row["width"]], "counts": row["mask"]})
         assert np.array_equal(coco.annToMask(annotation).astype(bool), mask)
         assert annotation["area"] == mask.sum()
         assert annotation["bbox"][2] == row["x1"] - row["x0"]
@@ -399,5 +399,5 @@ def test_elements_carry_the_names_that_their_segmenter_knows():
     for item in scenes:
         shown = [o for o in item.scene.objects if o.mask.any()]
         for row in found[found["image_id"] == item.id].to_dict("records"):
-            mask = shards_.decode_mask(row["mask"], row["height"], row["width"])
+            mask = decode({"size": [row["height"], row["width"]], "counts": row["mask"]})
             assert any(row["name"] == o.category and (mask & o.mask).any() for o in shown)

@@ -265,7 +265,7 @@ def test_the_pipeline_keeps_run_lengths(folder, tmp_path, planted):
     ):
         np.testing.assert_array_equal(kept.masks, expected.masks)
         np.testing.assert_allclose(kept.scores, expected.scores)
-        np.testing.assert_array_equal([coco.decode(m) for m in record["masks"]], expected.masks)
+        np.testing.assert_array_equal([decode(m) for m in record["masks"]], expected.masks)
 
     elements = pipeline.elements(dataset, classifier(), config, progress=False)
     explained = pipeline.explain(classifier(), dataset[0], config).elements
