@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from pycocotools import mask as coco
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 from toys import SAM_SIDE as SIDE
@@ -16,6 +15,7 @@ from toys import classifier, peak_memory, picture, save_sam2
 from transformers import Sam2Model
 
 from geolib import data, pipeline, segmentation
+from geolib.masks import decode
 from geolib.pipeline import EvaluationConfig, shards
 from geolib.segmentation import Segments
 
