@@ -29,7 +29,7 @@ def box_region(boxes: Array, shape: tuple[int, ...]) -> np.ndarray:
 def bounding_boxes(masks: np.ndarray) -> np.ndarray:
     """Smallest boxes around masks bool [N,H,W], none empty: int64 [N,4], end-exclusive."""
     height, width = masks.shape[1:]
-    rows, columns = masks.any(axis=2), masks.any(axis=1)
+    rows, columns = np.any(masks, axis=2), np.any(masks, axis=1)
     last_row, last_column = rows[:, ::-1].argmax(axis=1), columns[:, ::-1].argmax(axis=1)
     first_row, first_column = rows.argmax(axis=1), columns.argmax(axis=1)
     return np.stack([first_column, first_row, width - last_column, height - last_row], axis=1)
