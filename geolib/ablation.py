@@ -14,9 +14,9 @@ import pandas as pd
 import torch
 from torchvision.transforms.functional import gaussian_blur
 
+from geolib.masks import Array, box_region, to_numpy
 from geolib.model.classifier import IMAGENET_MEAN, IMAGENET_STD
 from geolib.model.device import BatchSize, choose_batch_size, inference_precision
-from geolib.masks import Array, box_region, to_numpy
 from geolib.scoring import Elements, check_choice
 
 MODES = ("deletion", "insertion")

@@ -19,8 +19,8 @@ from geolib.ablation import (
     sweep,
     torus_shifts,
 )
-from geolib.model.classifier import IMAGENET_MEAN, IMAGENET_STD
 from geolib.masks import box_region
+from geolib.model.classifier import IMAGENET_MEAN, IMAGENET_STD
 from geolib.scoring import Elements
 
 FP32 = {"precision": "fp32"}
