@@ -19,6 +19,7 @@ from pandas.io.formats.style import Styler
 from scipy import stats
 
 from geolib import statistics
+from geolib.book.claims import Finding
 from geolib.chapters import tables
 from geolib.concepts import (
     CELL,
@@ -28,6 +29,7 @@ from geolib.concepts import (
     _check_map,
     _influence,
     _shifted,
+    concept_influence,
     dilate,
     top_k,
 )
@@ -43,6 +45,7 @@ from geolib.figures import (
     styled,
 )
 from geolib.masks import Array
+from geolib.model.classifier import IMAGENET_MEAN
 from geolib.pipeline.shards import Shard
 from geolib.runtime import cache
 from geolib.runtime.here import progress_bar
@@ -163,6 +166,9 @@ def concept_medians(table: pd.DataFrame, groups: Mapping[str, str]) -> Figure:
 
 
 CHUNK = 16  # images per unit of work
+# Concepts whose influence the ledger asks for, in images located rightly, and in wrong ones.
+RIGHT = ("sky", "building", "mountain", "road", "grass", "earth", "sand", "water", "animal")
+WRONG = ("car", "person", "animal", "floor")
 
 COLUMNS = ["image_id", "group", "concept", "dilation", "size", "influence", "by_chance"]
 
@@ -199,7 +205,7 @@ def _cached_maps(part: GeoDataset, size: int, network: SemanticNetwork | None) -
         "network": None if network is None else network.key,
     }
     module = "geoscenes.semantic" if network is None else "geolib.segmentation.networks.ade20k"
-    return cache.arrays("semantic", params, (module,), make)["maps"].numpy()
+    return cache.arrays("semantic-maps", params, (module,), make)["maps"].numpy()
 
 
 def _semantic_map(item: GeoImage, size: int, network: SemanticNetwork | None) -> np.ndarray:
@@ -336,6 +342,122 @@ def shift_p_value(observed: float, shifted: np.ndarray) -> float:
     above = (shifted >= observed - ROUNDING).sum() + 1
     below = (shifted <= observed + ROUNDING).sum() + 1
     return min(1.0, 2 * min(above, below) / (len(shifted) + 1))
+
+
+def right_and_wrong(
+    images: GeoDataset, km: pd.Series, radius: float, n: int | None
+) -> tuple[GeoDataset, list[str]]:
+    """The first n images located within a radius and the first n beyond; and which each is."""
+    found = {
+        name: [i for i, one in enumerate(images.ids) if one in km and (km[one] < radius) == right][
+            :n
+        ]
+        for name, right in (("within", True), ("beyond", False))
+    }
+    chosen = [i for group in found.values() for i in group]
+    return images.subset(chosen), [name for name, group in found.items() for _ in group]
+
+
+def of_image(found: Influences, image_id: str) -> pd.Series:
+    """Influence of each concept in one image, not grown."""
+    rows = found.rows.query("image_id == @image_id and dilation == 0")
+    return rows.set_index("concept")["influence"]
+
+
+def colour_alone(
+    found: Influences,
+    batch: torch.Tensor,
+    semantic_maps: Array,
+    names: Sequence[str],
+    min_images: int,
+    k: int,
+    min_size: float,
+) -> tuple[pd.DataFrame, float]:
+    """Median influences of a network and of its images' colours alone, and their rank correlation.
+
+    Of images [N,3,H,W]: the largest squared difference from the baseline over the channels.
+    """
+    contrast = (batch - torch.tensor(IMAGENET_MEAN)[:, None, None]).square().amax(dim=1)
+    ids = [str(i) for i in range(len(batch))]
+    options: dict[str, Any] = {"k": k, "min_size": min_size, "n_shifts": 1, "dilations": [0]}
+    colour = influences(contrast, semantic_maps, names, ids, **options)
+    by_concept = found.rows.query("dilation == 0").groupby("concept")["influence"]
+    medians = {
+        "network": by_concept.median(),
+        "colour alone": colour.rows.groupby("concept")["influence"].median(),
+    }
+    table = pd.DataFrame(medians)[by_concept.size() >= min_images]
+    table = table.sort_values("network", ascending=False).rename_axis(index=None)
+    return table, _rank_correlation(table)
+
+
+def _rank_correlation(table: pd.DataFrame) -> float:
+    """Of the first two columns; NaN for fewer than three rows."""
+    first, second = table.iloc[:, 0], table.iloc[:, 1]
+    return float(stats.spearmanr(first, second).statistic) if len(table) > 2 else np.nan
+
+
+def of_cues(
+    summary: pd.DataFrame,
+    scenes: GeoDataset | None,
+    group: Sequence[str],
+    maps: Array,
+    semantic_maps: np.ndarray,
+    names: Sequence[str],
+    k: int,
+) -> tuple[pd.DataFrame, float, np.ndarray]:
+    """How much of each concept is cues in rightly located scenes, beside its influence.
+
+    Also the rank correlation of the two, and the influence of all cues as one concept in each
+    scene. Without scenes nothing is known.
+    """
+    columns = ["share of its pixels that are cues", "median influence", "images"]
+    inside = [i for i, name in enumerate(group) if name == "within"]
+    if scenes is None or not inside:
+        return pd.DataFrame(columns=columns), np.nan, np.array([])
+    shown = [scenes[i].scene for i in inside]
+    cues = np.stack([semantic.cue_map(scene) for scene in shown if scene is not None])
+    pairs = zip(inside, cues, strict=True)
+    influence = np.array([concept_influence(maps[i], cue, k=k, min_size=0) for i, cue in pairs])
+    concepts = np.array(names)[semantic_maps[inside].ravel()]
+    share = pd.Series(cues.ravel()).groupby(concepts).mean()
+    rows = frequent(summary).query("group == 'within'").set_index("concept")
+    table = rows.assign(cue=share.reindex(rows.index))[["cue", "median", "images"]]
+    table = table.sort_values("cue", ascending=False).rename_axis(index=None)
+    table.columns = pd.Index(columns)
+    return table, _rank_correlation(table), influence[np.isfinite(influence)]
+
+
+def findings(
+    by_size: Mapping[float, Influences], min_images: int, images: str, seed: int
+) -> dict[str, Finding]:
+    """What the ledger asks of the influences, each at the first size that enough images reach."""
+    measured: dict[str, Finding] = {}
+    none = pd.Series(dtype=float)
+    for size, found in by_size.items():
+        by_cell = found.rows.groupby(CELL)
+        parts = {key: part.set_index("image_id")["influence"] for key, part in by_cell}
+        samples = {f"influence-{name}": [parts.get((0, "within", name), none)] for name in RIGHT}
+        for name in WRONG:
+            both = [parts.get((0, group, name), none) for group in ("beyond", "within")]
+            samples[f"influence-wrong-{name}"] = both
+        if size == max(by_size):
+            plain, grown = (parts.get((beta, "within", "sky"), none) for beta in (0, 3))
+            samples["influence-dilation-sky"] = [(grown - plain).dropna()]
+        for claim, sample in samples.items():
+            n = min(map(len, sample))
+            if claim in measured or n < max(2, min_images):
+                continue
+            pair = len(sample) == 2
+            value, low, high = median_interval(
+                *(one.to_numpy() for one in sample),
+                statistic=median_difference if pair else np.median,
+                seed=seed,
+            )
+            smaller = "the smaller group, " if pair else ""
+            about = f"{images}, {n} images, {smaller}at least {size:.0%} in size"
+            measured[claim] = Finding(value=value, low=low, high=high, n=n, data=about)
+    return measured
 
 
 def median_interval(

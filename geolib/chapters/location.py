@@ -118,9 +118,8 @@ class LocationExperiment(Experiment):
         if not any(counts.values()):
             settings = self.model_dump(exclude={"dataset", "root", "classes"})
             note = (
-                "**Your photographs are skipped here:** none of them has coordinates, so there is "
-                "nothing to partition and no distance to measure. Give `latitude` and `longitude` "
-                "in `metadata.csv`. The chapter runs on GeoScenes instead."
+                "**Your photographs are skipped here:** none of them has coordinates. Give "
+                "`latitude` and `longitude` in `metadata.csv`. The chapter runs on GeoScenes."
             )
             return type(self)(dataset="geoscenes", **settings), note
         if empty := [split for split, n in counts.items() if n == 0]:
@@ -130,16 +129,13 @@ class LocationExperiment(Experiment):
 
     def partitionings(self, kind: Kind = "semantic") -> Sequence[Partitioning]:
         """Partitionings of the training coordinates, fine to coarse, one per head."""
-        return self._semantic if kind == "semantic" else self._s2
+        return self._cells[kind]
 
     @cached_property
-    def _semantic(self) -> Sequence[Partitioning]:
+    def _cells(self) -> dict[Kind, Sequence[Partitioning]]:
         points = self.coordinates("train")
-        return semantic_partitionings(points, OfflineGeocoder(), self.tau_min, self.tau_d)
-
-    @cached_property
-    def _s2(self) -> Sequence[Partitioning]:
-        return _as_many_s2_cells(self.coordinates("train"), self._semantic, self.s2_tau_min)
+        semantic = semantic_partitionings(points, OfflineGeocoder(), self.tau_min, self.tau_d)
+        return {"semantic": semantic, "s2": _as_many_s2_cells(points, semantic, self.s2_tau_min)}
 
     @property
     def training(self) -> model.TrainConfig:
@@ -172,14 +168,8 @@ class LocationExperiment(Experiment):
         }
 
         def fit(unfinished: Path) -> LocationModel:
-            return train_location(
-                train,
-                validation,
-                targets,
-                self.location_config,
-                initial=initial,
-                checkpoints=unfinished,
-            )
+            given = (train, validation, targets, self.location_config)
+            return train_location(*given, initial=initial, checkpoints=unfinished)
 
         return trained_once("location", params, ("geolib.training.location",), fit, load_location)
 
@@ -199,7 +189,7 @@ class LocationExperiment(Experiment):
             "heads": network.sizes,
             "crops": crops,
         }
-        stored = cache.arrays("cells", params, ("geolib.training.location",), make)
+        stored = cache.arrays("cell-probabilities", params, ("geolib.training.location",), make)
         heads = [stored[f"head-{i}"].numpy() for i in range(len(network.sizes))]
         return Located(stored["indices"].tolist(), heads)
 
@@ -213,10 +203,8 @@ class LocationExperiment(Experiment):
         cells = self.partitionings(kind)
         found = self.cell_probabilities(kind, split)
         coarser = [cells[0].parents_in(partitioning) for partitioning in cells[1:]]
-        scores = {
-            "f": found.probabilities[0],
-            "f*": down_the_hierarchy(found.probabilities, coarser),
-        }
+        products = down_the_hierarchy(found.probabilities, coarser)
+        scores = {"f": found.probabilities[0], "f*": products}
         ids = np.array(self.images(split).ids)[found.indices]
         truth = self.coordinates(split)[found.indices]
         return pd.concat(
@@ -228,9 +216,7 @@ class LocationExperiment(Experiment):
         """The 25 most probable cells of one image by the finest head, for a map."""
         finest = self._with_polygons(kind)
         table = self.places(kind, split)
-        (row,) = table[(table["image_id"] == image_id) & (table["variant"] == "f")].to_dict(
-            "records"
-        )
+        (row,) = table.query("image_id == @image_id and variant == 'f'").to_dict("records")
         found = self.cell_probabilities(kind, split)
         position = found.indices.index(self.images(split).ids.index(image_id))
         cells = finest.cells.assign(probability=found.probabilities[0][position])
@@ -296,11 +282,6 @@ def _place(record: object) -> tuple[float | None, float | None]:
     return None, None
 
 
-def credit(item: data.GeoImage) -> str:
-    """Author and licence of a photograph, to be printed with it; empty where neither is known."""
-    return ", ".join(part for part in (item.attribution, item.licence) if part)
-
-
 def _with_coordinates(dataset: data.GeoDataset) -> tuple[data.GeoDataset, np.ndarray]:
     """The images of a dataset that have coordinates, and these."""
 
@@ -308,7 +289,7 @@ def _with_coordinates(dataset: data.GeoDataset) -> tuple[data.GeoDataset, np.nda
         return pd.DataFrame(coordinates(dataset), columns=["latitude", "longitude"])
 
     params = {"dataset": dataset.identity}
-    points = cache.table("coordinates", params, ("geoscenes",), make).to_numpy()
+    points = cache.table("places", params, ("geoscenes",), make).to_numpy()
     known = np.flatnonzero(np.isfinite(points).all(1))
     return dataset.subset(known.tolist()), points[known]
 

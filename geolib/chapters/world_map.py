@@ -32,19 +32,10 @@ CELLS = "YlGnBu"
 
 @dataclass(frozen=True)
 class Guess:
-    """What one model says of one photograph.
+    """What one model says of one photograph: ``predicted`` lies ``km`` from the ``truth``.
 
-    Attributes
-    ----------
-    model
-        Its name.
-    cells
-        Its most probable cells, best first: ``name``, ``latitude``, ``longitude``, ``probability``,
-        and ``geometry`` in degrees, None for a cell without polygon.
-    truth, predicted
-        Latitude and longitude in degrees.
-    km
-        Between the two.
+    ``cells`` are the most probable ones, best first: ``name``, ``latitude``, ``longitude``,
+    ``probability``, and ``geometry`` in degrees, None for a cell without polygon.
     """
 
     model: str
@@ -56,18 +47,9 @@ class Guess:
 
 @styled
 def guesses(image: Any, models: Sequence[Guess], credit: str = "") -> Figure:
-    """A photograph with each model's answer in words, and below it a map per model.
+    """A photograph with its credit and each model's answer in words, and below it a map per model.
 
     Cells are coloured by probability; all maps show the same part of the world.
-
-    Parameters
-    ----------
-    image
-        Tensor ``[3, H, W]`` or array ``[H, W, 3]``.
-    models
-        Their guesses.
-    credit
-        Author and licence of the photograph, printed below it.
     """
     figure = plt.figure(figsize=(WIDTH, 6.2))
     above, below = figure.subfigures(2, 1, squeeze=False, height_ratios=(2.1, 4.1))[:, 0]
@@ -76,7 +58,10 @@ def guesses(image: Any, models: Sequence[Guess], credit: str = "") -> Figure:
     for axis in (photo, words):
         axis.axis("off")
     photo.text(0, -0.03, credit, transform=photo.transAxes, va="top", fontsize=8.5)
-    lines = [f"{guess.model}, {_distance(guess.km)} off:\n{_answer(guess)}" for guess in models]
+    lines = [
+        f"{guess.model}, {guess.km:,.0f} km off:\n{textwrap.fill(guess.cells['name'].iloc[0], 40)}"
+        for guess in models
+    ]
     words.text(0, 1, "\n\n".join(lines), va="top", fontsize=12)
     view = _view(models)
     norm = Normalize(0, max(guess.cells["probability"].max() for guess in models))
@@ -88,14 +73,6 @@ def guesses(image: Any, models: Sequence[Guess], credit: str = "") -> Figure:
     handles, labels = axes[0].get_legend_handles_labels()
     words.legend(handles, labels, loc="lower left", ncols=2, fontsize=12, borderaxespad=0)
     return figure
-
-
-def _answer(guess: Guess) -> str:
-    return textwrap.fill(str(guess.cells["name"].iloc[0]), 40)
-
-
-def _distance(km: float) -> str:
-    return f"{km:,.0f} km"
 
 
 def _map(
@@ -182,15 +159,7 @@ def _view(models: Sequence[Guess]) -> tuple[float, float, float, float]:
 
 @styled
 def places(positions: pd.DataFrame, classes: Sequence[str]) -> Figure:
-    """Positions by longitude and latitude, a panel per country.
-
-    Parameters
-    ----------
-    positions
-        Columns ``country``, ``latitude``, ``longitude`` in degrees.
-    classes
-        Countries in the order of the panels.
-    """
+    """Positions (``country``, ``latitude``, ``longitude`` in degrees), a panel per country."""
     figure, axes = plt.subplots(1, len(classes), figsize=(WIDTH, 2.9), squeeze=False)
     for axis, (name, colour) in zip(axes.flat, class_colours(classes).items(), strict=True):
         rows = positions[positions["country"] == name]

@@ -36,6 +36,11 @@ class GeoImage:
     attribution: str | None = None
     scene: Scene | None = None
 
+    @property
+    def credit(self) -> str:
+        """Author and licence, to be printed with a photograph; empty where neither is known."""
+        return ", ".join(part for part in (self.attribution, self.licence) if part)
+
 
 class Skipped(NamedTuple):
     """An item that cannot be used, and why."""

@@ -330,6 +330,78 @@ def test_a_dataset_without_large_concepts_is_an_empty_table():
     assert room.summarise(found).empty
 
 
+def test_right_and_wrong_images_the_first_of_each():
+    images = data.load("geoscenes", "eval", n=6, size=64)
+    km = pd.Series([10.0, 900.0, 20.0, 30.0, 800.0], images.ids[:5])  # nothing is known of the last
+    explained, group = room.right_and_wrong(images, km, 750, 2)
+    assert explained.ids == [images.ids[i] for i in (0, 2, 1, 4)]
+    assert group == ["within", "within", "beyond", "beyond"]
+    assert len(room.right_and_wrong(images, km, 750, None)[1]) == 5
+
+
+def test_colour_alone_needs_no_network():
+    """Images of the baseline's colour but for a bright sky: colour finds the sky in all of them."""
+    values, shown, ids = scenes(6)
+    batch = torch.tensor([0.485, 0.456, 0.406])[None, :, None, None].repeat(6, 1, SIDE, SIDE)
+    batch[:, 1, :10] = torch.linspace(0.9, 1, 10 * SIDE).reshape(10, SIDE)
+    found = room.influences(values, shown, NAMES, ids, k=40, n_shifts=9, min_size=0.05)
+    table, alike = room.colour_alone(found, batch, shown, NAMES, 3, 40, 0.05)
+    assert sorted(table.index) == ["road", "sky", "tree"]
+    assert table.loc["sky", "colour alone"] > 1 and table.loc["road", "colour alone"] == 0
+    assert table["network"].is_monotonic_decreasing and -1 <= alike <= 1
+    few, alike = room.colour_alone(found, batch, shown, NAMES, 4, 40, 0.05)
+    assert list(few.columns) == ["network", "colour alone"] and len(few) == 2 and np.isnan(alike)
+
+
+def test_cues_of_scenes_beside_the_influence():
+    images = data.load("geoscenes", "eval", n=4, size=64)
+    shown, names = room.semantic_maps(images, 64, progress=False)
+    cues = np.stack([semantic.cue_map(images[i].scene) for i in range(4)])
+    found = room.influences(cues.astype(float), shown, names, images.ids, ["within"] * 4, k=80)
+    table, _, on_cues = room.of_cues(
+        room.summarise(found, 1), images, ["within"] * 3 + ["beyond"], cues * 1.0, shown, names, 20
+    )
+    name = table.index[0]
+    where = shown[:3] == names.index(name)
+    assert table.iloc[0, 0] == pytest.approx(cues[:3][where].mean())
+    np.testing.assert_allclose(on_cues, [1 / one.mean() for one in cues[:3]])
+    nothing, rank, on_cues = room.of_cues(
+        room.summarise(found, 1), None, [], cues, shown, names, 20
+    )
+    assert nothing.empty and np.isnan(rank) and not len(on_cues)
+
+
+def test_the_ledger_gets_the_first_size_that_enough_images_reach():
+    rows = [
+        (f"{group}{i}", group, concept, dilation, 0.2, value + i, 1.0)
+        for group, concept, dilation, value, n in [
+            ("within", "sky", 0, 1.0, 5),
+            ("within", "sky", 3, 1.5, 5),
+            ("within", "road", 0, 0.1, 2),
+            ("within", "car", 0, 2.0, 4),
+            ("beyond", "car", 0, 5.0, 3),
+        ]
+        for i in range(n)
+    ]
+    large = room.Influences(pd.DataFrame(rows, columns=room.COLUMNS), {})
+    more = [(f"x{i}", "within", "road", 0, 0.05, 0.5, 1.0) for i in range(3)]
+    small = room.Influences(pd.DataFrame(rows + more, columns=room.COLUMNS), {})
+    measured = room.findings({0.1: large, 0.02: small}, 3, "GeoScenes", 0)
+    assert set(measured) == {
+        "influence-sky",
+        "influence-road",
+        "influence-wrong-car",
+        "influence-dilation-sky",
+    }
+    assert measured["influence-sky"].value == 3.0
+    assert measured["influence-sky"].data == "GeoScenes, 5 images, at least 10% in size"
+    assert (measured["influence-road"].n, measured["influence-road"].value) == (5, 0.5)
+    assert "at least 2% in size" in measured["influence-road"].data
+    wrong = measured["influence-wrong-car"]
+    assert (wrong.value, wrong.n) == (6.0 - 3.5, 3) and "the smaller group" in wrong.data
+    assert measured["influence-dilation-sky"].value == 0.5
+
+
 def test_medians_and_their_differences():
     one, other = np.arange(1.0, 42), np.arange(11.0, 52)
     value, low, high = room.median_interval(one)
