@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from safetensors.torch import load_file, save_file
 
 from geolib import data, segmentation
-from geolib.ablation import COLUMNS, faithfulness
+from geolib.ablation import COLUMNS, sweep
 from geolib.attribution import FLOAT32_METHODS, attribute
 from geolib.images import UnreadableImage
 from geolib.masks import encode
@@ -70,7 +70,8 @@ class EvaluationConfig(BaseModel):
         Images per forward pass, by default as the device suggests; halved, with a warning,
         whenever memory runs out.
     shard_size
-        Images per unit of work.
+        Images per unit of work. The first 30 images of a split share the work done on the first
+        20, because shards are cut alike.
     precision
         ``"auto"``, ``"bf16"`` or ``"fp32"``.
     device
@@ -94,7 +95,7 @@ class EvaluationConfig(BaseModel):
     label: Literal["true", "predicted"] = "true"
     seed: int = 0
     batch_size: int | None = Field(None, ge=1)
-    shard_size: int = Field(16, ge=1)
+    shard_size: int = Field(10, ge=1)
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     device: str = "auto"
 
@@ -180,48 +181,130 @@ def _depends_on_threads(classifier: Classifier, precision: str) -> bool:
     return device.type == "cpu" and not uses_bf16(device, precision)
 
 
-def attribution_maps(
-    shard: Shard, classifier: Classifier, config: EvaluationConfig
+# The way of a batch: maps → segments → elements → outcomes ----------------------------------------
+
+
+def attribute_batch(
+    classifier: Classifier, images: torch.Tensor, config: EvaluationConfig
 ) -> torch.Tensor:
-    """Attribution maps of a shard's readable images for the predicted class, ``[B, S, S]``."""
-    folder = maps_folder(shard, classifier, config)
-    return load_file(folder / "maps.safetensors")["maps"]
+    """Attribution maps ``[B, S, S]`` of images ``[B, 3, S, S]`` for the predicted class (§3.2)."""
+    classifier.to(choose_device(config.device))
+    precision = "fp32" if config.attribution in FLOAT32_METHODS else config.precision
+    with single_thread(_depends_on_threads(classifier, precision)):
+        return attribute(
+            classifier,
+            images,
+            config.attribution,
+            precision=config.precision,
+            batch_size=config.batch_size,
+            **config.attribution_options,
+        )
+
+
+def segment_batch(
+    items: Sequence[data.GeoImage],
+    images: torch.Tensor,
+    maps: torch.Tensor | None,
+    config: EvaluationConfig,
+) -> list[segmentation.Segments]:
+    """Segments of each image at the classifier's size.
+
+    Networks see the photograph in its own pixels, the other segmenters what the classifier sees.
+    ``maps`` may be None for segmenters that do not read them.
+    """
+    segment = _segmenter(config)
+    size = (images.shape[2], images.shape[3])
+    with single_thread(segment.model is not None):
+        return [
+            segment(
+                item.image if segment.native else to_uint8(images[i : i + 1])[0],
+                item=item,
+                attribution=None if maps is None else maps[i],
+                size=size,
+            )
+            for i, item in enumerate(items)
+        ]
+
+
+def extract_batch(
+    items: Sequence[data.GeoImage],
+    images: torch.Tensor,
+    maps: torch.Tensor,
+    segments: Sequence[segmentation.Segments],
+    config: EvaluationConfig,
+) -> list[Extracted]:
+    """Object-like elements of each image (§3.3)."""
+    elements = [
+        extract_elements(
+            attribution,
+            found,
+            top_p=config.top_p,
+            s_min=config.s_min,
+            threshold=config.suppression,
+            padding=config.padding,
+        )
+        for attribution, found in zip(maps, segments, strict=True)
+    ]
+    parts = zip(items, images, maps, segments, elements, strict=True)
+    return [Extracted(*part) for part in parts]
+
+
+def ablate_batch(
+    classifier: Classifier,
+    choices: Sequence[Sequence[Extracted]],
+    labels: Sequence[int] | None,
+    config: EvaluationConfig,
+    dataset: str = "",
+) -> list[pd.DataFrame]:
+    """Deletion and insertion outcomes of a batch (§5) for each choice of its elements.
+
+    Without labels they are judged by the prediction.
+    """
+    classifier.to(choose_device(config.device))
+    with single_thread(_depends_on_threads(classifier, config.precision)):
+        return sweep(
+            classifier,
+            torch.stack([found.image for found in choices[0]]),
+            labels,
+            [[found.elements for found in extracted] for extracted in choices],
+            image_ids=[found.item.id for found in choices[0]],
+            dataset=dataset,
+            batch_size=config.batch_size,
+            individual=config.individual,
+            **ablation_settings(config),
+        )
+
+
+# The same, one shard at a time and kept -----------------------------------------------------------
 
 
 def maps_folder(shard: Shard, classifier: Classifier, config: EvaluationConfig) -> Path:
     """Folder of a shard's attribution maps, ``maps.safetensors``."""
 
     def build(folder: Path) -> None:
-        classifier.to(choose_device(config.device))
-        precision = "fp32" if config.attribution in FLOAT32_METHODS else config.precision
-        with single_thread(_depends_on_threads(classifier, precision)):
-            maps = attribute(
-                classifier,
-                shard.batch,
-                config.attribution,
-                precision=config.precision,
-                batch_size=config.batch_size,
-                **config.attribution_options,
-            )
+        maps = attribute_batch(classifier, shard.batch, config)
         save_file({"maps": maps}, folder / "maps.safetensors")
 
     params = {"images": shard.identity, "maps": _maps_identity(shard, config)}
     return cache.compute("maps", params, ("geolib.attribution",), build)
 
 
+def attribution_maps(
+    shard: Shard, classifier: Classifier, config: EvaluationConfig
+) -> torch.Tensor:
+    """Attribution maps of a shard's readable images, ``[B, S, S]``."""
+    return load_file(maps_folder(shard, classifier, config) / "maps.safetensors")["maps"]
+
+
 def segments(
     shard: Shard, classifier: Classifier, config: EvaluationConfig
 ) -> list[segmentation.Segments]:
     """Segments of each readable image of a shard, at the size of the attribution maps."""
-    segment = segmentation.shared(config.segmenter, **config.segmenter_options)
-    maps = attribution_maps(shard, classifier, config) if "attribution" in segment.uses else None
+    segment = _segmenter(config)
+    maps = attribution_maps(shard, classifier, config) if segment.needs_attribution else None
 
     def build(folder: Path) -> None:
-        with single_thread(segment.model is not None):
-            found = [
-                segment_item(segment, item, shard.batch[i], None if maps is None else maps[i])
-                for i, item in enumerate(shard.items)
-            ]
+        found = segment_batch(shard.items, shard.batch, maps, config)
         (folder / "segments.json").write_text(json.dumps([s.to_json() for s in found]))
 
     params = {"images": shard.identity, "segmenter": segment.key}
@@ -233,53 +316,15 @@ def segments(
     return [segmentation.Segments.from_json(one, size) for one in stored]
 
 
-def segment_item(
-    segment: segmentation.Segmenter,
-    item: data.GeoImage,
-    image: torch.Tensor,
-    attribution: torch.Tensor | None,
-) -> segmentation.Segments:
-    """Segments of one image at the classifier's size, ``image [3, S, S]``.
-
-    Networks see the photograph in its own pixels, the other segmenters what the classifier sees.
-    """
-    pixels = item.image if segment.native else to_uint8(image[None])[0]
-    return segment(
-        pixels, item=item, attribution=attribution, size=(image.shape[1], image.shape[2])
-    )
-
-
 def extract(shard: Shard, classifier: Classifier, config: EvaluationConfig) -> list[Extracted]:
     """Object-like elements of each readable image of a shard (§3.3)."""
     maps = attribution_maps(shard, classifier, config)
     found = segments(shard, classifier, config)
-    return [
-        Extracted(
-            item=item,
-            image=shard.batch[i],
-            attribution=maps[i],
-            segments=found[i],
-            elements=extract_elements(
-                maps[i],
-                found[i],
-                top_p=config.top_p,
-                s_min=config.s_min,
-                threshold=config.suppression,
-                padding=config.padding,
-            ),
-        )
-        for i, item in enumerate(shard.items)
-    ]
+    return extract_batch(shard.items, shard.batch, maps, found, config)
 
 
 def outcomes(shard: Shard, classifier: Classifier, config: EvaluationConfig) -> Path:
-    """Deletion and insertion outcomes of a shard (§5), and the elements they rest on.
-
-    Returns
-    -------
-    Path
-        Folder with ``outcomes.parquet``, ``elements.parquet`` and ``skipped.json``.
-    """
+    """Folder of a shard's ``outcomes.parquet``, ``elements.parquet`` and ``skipped.json`` (§5)."""
     labels = true_labels(shard.dataset, classifier) if config.label == "true" else None
 
     def build(folder: Path) -> None:
@@ -288,22 +333,11 @@ def outcomes(shard: Shard, classifier: Classifier, config: EvaluationConfig) -> 
             pd.DataFrame(columns=list(COLUMNS)).to_parquet(folder / "outcomes.parquet")
             pd.DataFrame(columns=ELEMENT_COLUMNS).to_parquet(folder / "elements.parquet")
             return
-        classifier.to(choose_device(config.device))
-        extracted = extract(shard, classifier, config)
-        with single_thread(_depends_on_threads(classifier, config.precision)):
-            table = faithfulness(
-                classifier,
-                shard.batch,
-                None if labels is None else [labels[e.item.id] for e in extracted],
-                [e.elements for e in extracted],
-                image_ids=[e.item.id for e in extracted],
-                dataset=shard.dataset.name,
-                batch_size=config.batch_size,
-                individual=config.individual,
-                **ablation_settings(config),
-            )
+        found = extract(shard, classifier, config)
+        known = None if labels is None else [labels[one.item.id] for one in found]
+        (table,) = ablate_batch(classifier, [found], known, config, shard.dataset.name)
         table.to_parquet(folder / "outcomes.parquet", index=False)
-        elements_table(extracted, table).to_parquet(folder / "elements.parquet", index=False)
+        elements_table(found, table).to_parquet(folder / "elements.parquet", index=False)
 
     params = {
         "images": shard.identity,
@@ -312,6 +346,36 @@ def outcomes(shard: Shard, classifier: Classifier, config: EvaluationConfig) -> 
         **config_key(config),
     }
     return cache.compute("outcomes", params, ("geolib.pipeline.shards",), build)
+
+
+def swept(
+    shard: Shard, classifier: Classifier, configs: Sequence[EvaluationConfig]
+) -> pd.DataFrame:
+    """Outcomes of a labelled shard under settings that choose other elements of the same segments.
+
+    The column ``choice`` is the place of the settings in ``configs``.
+    """
+    labels = true_labels(shard.dataset, classifier)
+
+    def build(folder: Path) -> None:
+        table = pd.DataFrame(columns=[*COLUMNS, "choice"])
+        if shard.items:
+            batch, maps = shard.batch, attribution_maps(shard, classifier, configs[0])
+            found = segments(shard, classifier, configs[0])
+            choices = [extract_batch(shard.items, batch, maps, found, c) for c in configs]
+            known = [labels[item.id] for item in shard.items]
+            tables = ablate_batch(classifier, choices, known, configs[0], shard.dataset.name)
+            table = pd.concat([one.assign(choice=i) for i, one in enumerate(tables)])
+        table.to_parquet(folder / "outcomes.parquet", index=False)
+
+    params = {
+        "images": shard.identity,
+        "labels": labels,
+        "classifier": shard.weights_sha256,
+        "choices": [config_key(config) for config in configs],
+    }
+    folder = cache.compute("swept", params, ("geolib.pipeline.shards",), build)
+    return pd.read_parquet(folder / "outcomes.parquet")
 
 
 def ablation_settings(config: EvaluationConfig) -> dict[str, Any]:
@@ -324,7 +388,7 @@ def config_key(config: EvaluationConfig) -> dict[str, Any]:
     """What of a configuration the outcomes depend on, for the cache."""
     return {
         "config": config.model_dump(mode="json", exclude={"batch_size", "shard_size", "device"}),
-        "segmenter": segmentation.shared(config.segmenter, **config.segmenter_options).key,
+        "segmenter": _segmenter(config).key,
     }
 
 
@@ -419,6 +483,10 @@ def true_labels(dataset: data.GeoDataset, classifier: Classifier) -> dict[str, i
 def to_uint8(images: torch.Tensor) -> np.ndarray:
     """Image batch ``[B, 3, H, W]`` in 0..1 as ``uint8 [B, H, W, 3]``."""
     return images.mul(255).round().byte().permute(0, 2, 3, 1).contiguous().numpy()
+
+
+def _segmenter(config: EvaluationConfig) -> segmentation.Segmenter:
+    return segmentation.shared(config.segmenter, **config.segmenter_options)
 
 
 def _maps_identity(shard: Shard, config: EvaluationConfig) -> list[Any]:

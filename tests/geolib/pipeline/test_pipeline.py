@@ -98,14 +98,14 @@ KILLED = """
     from test_pipeline import CONFIG
 
     calls = 0
-    faithfulness = stages.faithfulness
-    def dies_in_the_last_shard(*args, **kwargs):
+    ablate_batch = stages.ablate_batch
+    def dies_in_the_last_shard(*args):
         global calls
         calls += 1
         if calls == 3:
             os.kill(os.getpid(), signal.SIGKILL)
-        return faithfulness(*args, **kwargs)
-    stages.faithfulness = dies_in_the_last_shard
+        return ablate_batch(*args)
+    stages.ablate_batch = dies_in_the_last_shard
     pipeline.evaluate(data.load("folder", "all", root={root!r}), classifier(), CONFIG)
 """
 
@@ -117,13 +117,13 @@ def test_a_killed_run_goes_on_at_the_last_shard_with_an_identical_table(
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
     assert run.returncode == -signal.SIGKILL
     shards = []
-    faithfulness = shards_.faithfulness
+    ablate_batch = shards_.ablate_batch
 
-    def counting(*args, **kwargs):
-        shards.append(kwargs["image_ids"])
-        return faithfulness(*args, **kwargs)
+    def counting(*args):
+        shards.append(args)
+        return ablate_batch(*args)
 
-    monkeypatch.setattr(shards_, "faithfulness", counting)
+    monkeypatch.setattr(shards_, "ablate_batch", counting)
     resumed = _evaluate(root)
     assert len(shards) == 1
     monkeypatch.setenv("GEOLIB_CACHE", str(tmp_path / "fresh"))

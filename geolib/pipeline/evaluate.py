@@ -1,0 +1,274 @@
+"""A dataset through the whole flow: outcomes, elements, maps, and the choice of thresholds."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import product
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import torch
+
+from geolib import data, statistics
+from geolib.model import Classifier
+from geolib.pipeline import shards
+from geolib.pipeline.shards import EvaluationConfig, Extracted
+from geolib.runtime import cache
+from geolib.runtime.here import progress_bar
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+TOP_P = (0.05, 0.1, 0.2, 0.3)
+S_MIN = (0.3, 0.5, 0.65, 0.8)
+MAX_COVERAGE = 0.25
+# A few dozen images flip too few decisions to tell settings apart by accuracy.
+TUNING_METRIC = "log_probability"
+
+
+def evaluate(
+    dataset: data.GeoDataset,
+    classifier: Classifier,
+    config: EvaluationConfig | None = None,
+    *,
+    client: Client | None = None,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Deletion and insertion outcomes of a dataset (§5 of arXiv 2605.00912).
+
+    Shards are computed one after the other, or by the workers of a cluster, and kept in the cache:
+    memory stays bounded, and a killed run goes on where it stopped. The table is the same to the
+    last byte, with any number of workers and after any interruption.
+
+    Parameters
+    ----------
+    dataset
+        Images; unreadable ones are left out, counted in a warning and listed in
+        ``table.attrs["skipped"]``.
+    classifier
+        The model that is explained.
+    config
+        Settings; the defaults are the book's.
+    client
+        Of ``pipeline.cluster.connect``, to share the shards among workers; None for one process.
+    progress
+        Whether to show a progress bar.
+
+    Returns
+    -------
+    pandas.DataFrame
+        The outcome table: one row per image × test × region × repeat.
+
+    Raises
+    ------
+    ValueError
+        If the dataset is empty or wholly unreadable, an image's label is outside the classes, or
+        an attribution method or a segmenter is unknown.
+    ConnectionError, RuntimeError
+        If the cluster is lost; see :func:`geolib.pipeline.cluster.compute`.
+    """
+    return _collect(dataset, classifier, config, "outcomes.parquet", client, progress)
+
+
+def elements(
+    dataset: data.GeoDataset,
+    classifier: Classifier,
+    config: EvaluationConfig | None = None,
+    *,
+    client: Client | None = None,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Object-like elements of a dataset, one row each (§3.3).
+
+    Parameters, caching and errors are those of :func:`evaluate`, whose results are shared; the
+    columns are those of :func:`geolib.pipeline.shards.elements_table`. Effects are missing where
+    ``config.individual`` is false.
+    """
+    return _collect(dataset, classifier, config, "elements.parquet", client, progress)
+
+
+def _collect(
+    dataset: data.GeoDataset,
+    classifier: Classifier,
+    config: EvaluationConfig | None,
+    name: str,
+    client: Client | None,
+    progress: bool,
+) -> pd.DataFrame:
+    config = config or EvaluationConfig()
+    if client is not None:
+        # dask takes a while to import; only runs on a cluster need it.
+        from geolib.pipeline import cluster
+
+        cluster.compute(client, dataset, classifier, config, progress=progress)
+        progress = False
+    tables, skipped = [], []
+    title = f"{config.attribution} × {config.segmenter}"
+    for shard in _shards(dataset, classifier, config, title, progress):
+        folder = shards.outcomes(shard, classifier, config)
+        tables.append(pd.read_parquet(folder / name))
+        skipped.extend(json.loads((folder / "skipped.json").read_text()))
+    if len(skipped) == len(dataset):
+        raise ValueError(f"none of the {len(dataset)} images of the dataset could be read")
+    if skipped:
+        warnings.warn(
+            f"{len(skipped)} of {len(dataset)} images were skipped, the first because: "
+            f"{skipped[0]['reason']}",
+            stacklevel=3,
+        )
+    table = concat(tables)
+    table.attrs["skipped"] = skipped
+    return table
+
+
+def concat(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """One table out of several with the same columns; empty ones do not decide its types."""
+    return pd.concat([t for t in tables if len(t)] or list(tables[:1]), ignore_index=True)
+
+
+def _shards(
+    dataset: data.GeoDataset,
+    classifier: Classifier,
+    config: EvaluationConfig,
+    title: str,
+    progress: bool,
+) -> Iterator[shards.Shard]:
+    if len(dataset) == 0:
+        raise ValueError("dataset holds no images")
+    with progress_bar(title, len(dataset), "image", progress) as bar:
+        for shard in shards.shards(dataset, classifier, config.shard_size):
+            yield shard
+            bar.update(len(shard.dataset))
+
+
+def extract(
+    dataset: data.GeoDataset,
+    classifier: Classifier,
+    config: EvaluationConfig | None = None,
+    *,
+    progress: bool = False,
+) -> list[Extracted]:
+    """Every image of a small dataset with its map, segments and elements, for figures."""
+    config = config or EvaluationConfig()
+    title = f"{config.attribution} × {config.segmenter}"
+    found = _shards(dataset, classifier, config, title, progress)
+    return [one for shard in found for one in shards.extract(shard, classifier, config)]
+
+
+def maps(
+    dataset: data.GeoDataset,
+    classifier: Classifier,
+    config: EvaluationConfig | None = None,
+    *,
+    progress: bool = True,
+) -> tuple[torch.Tensor, float]:
+    """Attribution maps ``[B, S, S]`` of a dataset's readable images, and seconds per image."""
+    config = config or EvaluationConfig()
+    found, seconds = [], 0.0
+    for shard in _shards(dataset, classifier, config, config.attribution, progress):
+        folder = shards.maps_folder(shard, classifier, config)
+        found.append(shards.attribution_maps(shard, classifier, config))
+        seconds += cache.seconds(folder)
+    together = torch.cat(found)
+    return together, seconds / max(len(together), 1)
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """Chosen thresholds.
+
+    Attributes
+    ----------
+    config
+        The settings with the chosen ``top_p`` and ``s_min``.
+    curve
+        Every pair tried, with its ``coverage`` and ``insertion_advantage``; empty without labels.
+    note
+        How the choice was made.
+    chosen
+        The row of the curve that was chosen; empty if nothing was.
+    """
+
+    config: EvaluationConfig
+    curve: pd.DataFrame
+    note: str
+    chosen: dict[str, Any] = field(default_factory=dict)
+
+
+def tune(
+    validation: data.GeoDataset,
+    classifier: Classifier,
+    config: EvaluationConfig | None = None,
+    *,
+    top_p: Sequence[float] = TOP_P,
+    s_min: Sequence[float] = S_MIN,
+    repeats: int = 3,
+    max_coverage: float = MAX_COVERAGE,
+    progress: bool = True,
+) -> Tuned:
+    """Choose the salient share and the score threshold on a validation split (§3.2, §3.3).
+
+    The paper says that p is chosen on a validation set by coverage and faithfulness, and not how.
+    Here: the pair with the highest insertion advantage, in log-probability of the true class,
+    among those whose elements cover at most ``max_coverage`` of the image on average. No other
+    split is read.
+
+    Parameters
+    ----------
+    validation
+        Labelled images that are in no other split. Without labels nothing can be chosen: the
+        defaults are returned, and the note names them.
+    classifier, config
+        As for :func:`evaluate`.
+    top_p, s_min
+        Values tried.
+    repeats
+        Random layouts per image while choosing.
+    max_coverage
+        Largest mean coverage allowed, a share of the image.
+    progress
+        Whether to show a progress bar.
+
+    Returns
+    -------
+    Tuned
+    """
+    config = config or EvaluationConfig()
+    if len(validation) == 0 or any(label is None for label in validation.labels):
+        note = (
+            f"no labelled validation split: the defaults p = {config.top_p:g} and "
+            f"s_min = {config.s_min:g} are used"
+        )
+        warnings.warn(note, stacklevel=2)
+        return Tuned(config, pd.DataFrame(), note)
+    pairs = list(product(top_p, s_min))
+    few = {"repeats": repeats, "tests": ("insertion",), "individual": False}
+    configs = [config.model_copy(update={"top_p": p, "s_min": s, **few}) for p, s in pairs]
+    found = _shards(validation, classifier, config, "choosing p and s_min", progress)
+    outcomes = concat([shards.swept(shard, classifier, configs) for shard in found])
+    curve = pd.DataFrame(
+        {"top_p": p, "s_min": s, **_insertion(outcomes[outcomes["choice"] == i])}
+        for i, (p, s) in enumerate(pairs)
+    )
+    chosen = statistics.choose(curve, max_coverage)
+    note = (
+        f"p = {chosen['top_p']:g} and s_min = {chosen['s_min']:g}, chosen on {len(validation)} "
+        f"validation images: highest insertion advantage in log-probability at coverage "
+        f"≤ {max_coverage:.0%}"
+    )
+    update = {"top_p": float(chosen["top_p"]), "s_min": float(chosen["s_min"])}
+    return Tuned(config.model_copy(update=update), curve, note, chosen)
+
+
+def _insertion(outcomes: pd.DataFrame) -> dict[str, float]:
+    guided = outcomes[outcomes["region"] == "guided"]
+    return {
+        "coverage": guided["coverage"].mean(),
+        "n_elements": guided["n_elements"].mean(),
+        "insertion_advantage": statistics.advantages(outcomes, metric=TUNING_METRIC)[
+            "advantage"
+        ].mean(),
+    }

@@ -1,0 +1,200 @@
+"""One photograph explained: prediction, map, elements and each element's own effect."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+import pandas as pd
+
+from geolib import data, images
+from geolib.model import Classifier
+from geolib.model.prediction import log_probabilities
+from geolib.pipeline import shards
+from geolib.pipeline.shards import EvaluationConfig
+from geolib.runtime.here import progress_bar
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# More boxes than these cannot be told apart on one photograph.
+SHOWN_ELEMENTS = 8
+SYNTHETIC_NOTE = "This classifier was trained on synthetic scenes: it has never seen a real street."
+_SHOWN = ("attribution", "segmenter", "top_p", "s_min", "suppression", "padding", "fill")
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """One photograph explained.
+
+    Attributes
+    ----------
+    name
+        Identity of the photograph.
+    photo
+        ``uint8 [H, W, 3]``, upright.
+    probabilities
+        Probability of every class.
+    attribution
+        Map ``[S, S]`` in 0..1 at the classifier's size.
+    elements
+        Columns of ``pipeline.shards.elements_table``, largest own effect first: the order that
+        numbers them in the figure and in the JSON.
+    settings
+        Attribution method, segmenter, thresholds and model.
+    note
+        What a reader must know before believing it; empty if nothing.
+    credit
+        Author and licence of the photograph; empty where none is known.
+    """
+
+    name: str
+    photo: np.ndarray
+    probabilities: dict[str, float]
+    attribution: np.ndarray
+    elements: pd.DataFrame
+    settings: dict[str, Any]
+    note: str
+    credit: str
+
+    @property
+    def prediction(self) -> str:
+        """The predicted class."""
+        return max(self.probabilities, key=lambda name: self.probabilities[name])
+
+    @property
+    def boxes(self) -> np.ndarray:
+        """Boxes in the photograph's own pixels, int ``[M, 4]``, end-exclusive."""
+        height, width = self.photo.shape[:2]
+        size = self.attribution.shape[0]
+        scale = np.array([width, height, width, height]) / size
+        return np.rint(self.elements[["x0", "y0", "x1", "y1"]].to_numpy() * scale).astype(int)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Prediction, elements, scores, boxes and each element's own effect, ready for JSON."""
+        columns = ["overlap", "mean", "center", "score", "area"]
+        columns += ["deletion_effect", "insertion_probability"]
+        rows = zip(
+            self.boxes.tolist(), self.elements[columns].round(6).to_dict("records"), strict=True
+        )
+        found = [{"number": i, "box": box, **row} for i, (box, row) in enumerate(rows, start=1)]
+        for element, name in zip(found, self.elements["name"], strict=True):
+            if name:
+                element["name"] = name
+        likely = sorted(self.probabilities.items(), key=lambda pair: -pair[1])[:5]
+        return {
+            "image": self.name,
+            "width": self.photo.shape[1],
+            "height": self.photo.shape[0],
+            "prediction": self.prediction,
+            "probabilities": {name: round(value, 6) for name, value in likely},
+            "settings": self.settings,
+            "elements": found,
+            **{key: text for key, text in (("note", self.note), ("credit", self.credit)) if text},
+        }
+
+    def figure(self) -> Figure:
+        """Map, the elements with the largest effect, and what the prediction loses without each."""
+        from geolib import figures  # matplotlib takes a while to import
+
+        height, width = self.photo.shape[:2]
+        attribution = cv2.resize(self.attribution, (width, height), interpolation=cv2.INTER_LINEAR)
+        effects = self.elements["deletion_effect"].tolist()
+        return figures.explanation(
+            self.photo,
+            attribution,
+            self.boxes[:SHOWN_ELEMENTS],
+            effects[:SHOWN_ELEMENTS],
+            self.probabilities,
+            self.note,
+            n_elements=len(effects),
+        )
+
+
+def explain(
+    classifier: Classifier,
+    image: Any,
+    config: EvaluationConfig | None = None,
+    *,
+    name: str = "photograph",
+) -> Explanation:
+    """Explain one photograph: prediction, map, elements and each element's own effect.
+
+    Parameters
+    ----------
+    classifier
+        The model that is explained.
+    image
+        A path, bytes, PIL image, ``uint8 [H, W, 3]`` array, or an item of a dataset.
+    config
+        Settings; outcomes are judged by the predicted class.
+    name
+        Identity in the result, where the image has none of its own.
+
+    Returns
+    -------
+    Explanation
+
+    Raises
+    ------
+    geolib.images.UnreadableImage
+        If the image cannot be read.
+    """
+    config = config or EvaluationConfig()
+    item = _as_item(image, name)
+    batch = data.to_batch([item], classifier.image_size)
+    maps = shards.attribute_batch(classifier, batch, config)
+    segments = shards.segment_batch([item], batch, maps, config)
+    found = shards.extract_batch([item], batch, maps, segments, config)
+    alone = {"repeats": 1, "individual": True, "tests": ("deletion", "insertion")}
+    (outcomes,) = shards.ablate_batch(classifier, [found], None, config.model_copy(update=alone))
+    probabilities = log_probabilities(classifier, batch, precision="fp32")[0].exp().tolist()
+    synthetic = classifier.trained_on == "geoscenes" and item.scene is None
+    return Explanation(
+        name=item.id,
+        photo=item.image,
+        probabilities=dict(zip(classifier.classes, probabilities, strict=True)),
+        attribution=maps[0].numpy(),
+        elements=shards.elements_table(found, outcomes).sort_values(
+            "deletion_effect", ascending=False, kind="stable", ignore_index=True
+        ),
+        settings={
+            "model": classifier.name,
+            "weights_sha256": classifier.weights_sha256,
+            "trained_on": classifier.trained_on,
+            "image_size": classifier.image_size,
+            **config.model_dump(include=set(_SHOWN)),
+        },
+        note=SYNTHETIC_NOTE if synthetic else "",
+        credit=", ".join(part for part in (item.attribution, item.licence) if part),
+    )
+
+
+def explain_all(
+    classifier: Classifier,
+    dataset: data.GeoDataset,
+    config: EvaluationConfig | None = None,
+    *,
+    progress: bool = True,
+) -> list[Explanation]:
+    """Explain every readable image of a dataset; the others are listed in ``dataset.skipped``."""
+    explanations = []
+    with progress_bar("explaining", len(dataset), "image", progress) as bar:
+        for i in range(len(dataset)):
+            with suppress(images.UnreadableImage):
+                explanations.append(explain(classifier, dataset[i], config))
+            bar.update()
+    return explanations
+
+
+def _as_item(image: Any, name: str) -> data.GeoImage:
+    if isinstance(image, data.GeoImage):
+        return image
+    if isinstance(image, (str, Path)):
+        name = Path(image).name
+    pixels = images.read(image)
+    return data.GeoImage(name, pixels, None, None, None, None)
