@@ -198,7 +198,7 @@ def _hidden(scene: Scene, kind: str, look: str, min_pixels: int) -> bool:
     item = Item(slot.id, slot.category, True, look, slot.place, slot.host)
     others = [(p.layer, -p.depth, c) for owner, p, c in scene._covers if owner != kind]
     seen = []
-    for part in scene._sketch(item).parts:
+    for part in scene._sketch(item)[0].parts:
         own = cover(part, side)
         if own is not None:
             above = [c for layer, depth, c in others if (layer, depth) > (part.layer, -part.depth)]

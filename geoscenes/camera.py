@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
@@ -46,14 +47,19 @@ class Camera:
 
     def project(self, points: np.ndarray) -> np.ndarray:
         """Road coordinates ``[N, 3]`` to image coordinates ``[N, 2]``."""
-        u, y, z = points[:, 0], points[:, 1], np.maximum(points[:, 2], NEAREST)
+        return np.stack(
+            self._image(points[:, 0], points[:, 1], np.maximum(points[:, 2], NEAREST)), 1
+        )
+
+    def image(self, u: float, y: float, z: float) -> tuple[float, float]:
+        """Image coordinates of one point: the same numbers as :meth:`project`."""
+        return self._image(u, y, max(z, NEAREST))
+
+    def _image(self, u: Any, y: Any, z: Any) -> tuple[Any, Any]:
         x = self.focal * (u - self.lateral + self.curve * z * z) / z
         down = self.horizon - 0.5 + self.focal * (self.height - y) / z
         cos, sin = math.cos(self.roll), math.sin(self.roll)
-        image = np.empty((len(points), 2))
-        image[:, 0] = 0.5 + cos * x - sin * down
-        image[:, 1] = 0.5 + sin * x + cos * down
-        return image
+        return 0.5 + cos * x - sin * down, 0.5 + sin * x + cos * down
 
     def ground(self, side: int) -> tuple[np.ndarray, np.ndarray]:
         """``(u, z)`` of the ground seen by every pixel of a ``side``-pixel image; z = inf above.

@@ -8,8 +8,10 @@ depends on that pixel alone. Hence leaving an object out changes nothing outside
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import chain
 
 import cv2
 import numpy as np
@@ -27,7 +29,10 @@ LEFT: Vector = (-1.0, 0.0, 0.0)
 RIGHT: Vector = (1.0, 0.0, 0.0)
 
 
-@dataclass(frozen=True)
+_UNPLACED = np.zeros((0, 1, 2), dtype=np.int32)
+
+
+@dataclass(slots=True)
 class Polygon:
     points: np.ndarray  # int32 [N, 1, 2], in 1/16 pixel
     colour: Colour
@@ -39,7 +44,7 @@ class Polygon:
         cv2.fillPoly(coverage, [self.points], 255, cv2.LINE_AA, FRACTION_BITS)
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Line:
     points: np.ndarray
     colour: Colour
@@ -95,29 +100,28 @@ class Bitmap:
     levels: tuple[np.ndarray, ...]  # uint8 [h, w, 4], each half the size of the one before
 
 
-@dataclass(frozen=True)
-class _Pending:
-    part: Part
-    start: int
-    stop: int
-    colour: Colour
-    thickness: int  # 0: filled
-
-
 class Sketch:
     """What one object puts on the picture. Points are road coordinates in metres."""
 
-    def __init__(self, camera: Camera, light: Light, side: int, rng: np.random.Generator) -> None:
+    def __init__(
+        self, camera: Camera, light: Light, side: int, random: Callable[[], np.random.Generator]
+    ) -> None:
         self.camera = camera
         self.light = light
         self.side = side  # pixels of the supersampled picture
-        self.rng = rng
+        self._random = random
         self.parts: list[Part] = []
         self.shadows: list[np.ndarray] = []
         self._points: list[Vector] = []
-        self._pending: list[_Pending] = []
-        self._shadow_points: list[list[Vector]] = []
+        self._pending: list[
+            tuple[Polygon | Line | None, int]
+        ] = []  # None: a shadow; its last point
         self._haze = 0.0
+
+    @cached_property
+    def rng(self) -> np.random.Generator:
+        """The object's own random stream, which many looks do without."""
+        return self._random()
 
     # -- strokes -------------------------------------------------------------------------------
 
@@ -134,10 +138,11 @@ class Sketch:
         """The colour as it reaches the camera: lit, then veiled by haze."""
         g, h, f = self.light.gain(normal), self.light.haze_colour, self._haze
         k = 1 - f
+        red, green, blue = colour[0] * g[0], colour[1] * g[1], colour[2] * g[2]
         return (
-            min(255.0, colour[0] * g[0]) * k + h[0] * f,
-            min(255.0, colour[1] * g[1]) * k + h[1] * f,
-            min(255.0, colour[2] * g[2]) * k + h[2] * f,
+            (red if red < 255 else 255.0) * k + h[0] * f,
+            (green if green < 255 else 255.0) * k + h[1] * f,
+            (blue if blue < 255 else 255.0) * k + h[2] * f,
         )
 
     def reflection(self, strength: float) -> Colour:
@@ -153,14 +158,13 @@ class Sketch:
         self, points: Sequence[Vector], colour: Sequence[float], normal: Vector = FRONT
     ) -> None:
         """A filled polygon."""
-        self._push(points, self.seen(colour, normal), 0)
+        self._push(points, Polygon(_UNPLACED, self.seen(colour, normal)))
 
     def film(
         self, points: Sequence[Vector], colour: Sequence[float], normal: Vector, opacity: float
     ) -> None:
         """A translucent polygon with a soft edge."""
-        self._flush()
-        pixels = self._pixels(points)
+        pixels = _pixels(points, self.camera, self.side)
         blur = max(3, round(0.012 * self.side)) | 1
         low = np.maximum((pixels.min(axis=(0, 1)) >> FRACTION_BITS) - blur, 0)
         high = np.minimum((pixels.max(axis=(0, 1)) >> FRACTION_BITS) + blur + 2, self.side)
@@ -178,7 +182,7 @@ class Sketch:
     def wire(self, points: Sequence[Vector], colour: Sequence[float], width: float) -> None:
         """A thin line, ``width`` metres at the part's depth, at least one drawn pixel."""
         pixels = width * self.camera.focal / self.parts[-1].depth * self.side
-        self._push(points, self.seen(colour), max(1, round(pixels)))
+        self._push(points, Line(_UNPLACED, self.seen(colour), max(1, round(pixels))))
 
     def quad(
         self,
@@ -297,13 +301,12 @@ class Sketch:
         u, y, z = foot
         w, h = size
         a, b = (u + w / 2, u - w / 2) if flip else (u - w / 2, u + w / 2)
-        corners = np.array([(a, y + h, z), (b, y + h, z), (a, y, z)])
-        target = (self.camera.project(corners) * self.side - 0.5).astype(np.float32)
+        at = [self.camera.image(*p) for p in ((a, y + h, z), (b, y + h, z), (a, y, z))]
+        target = (np.array(at) * self.side - 0.5).astype(np.float32)
         gain = (1.0, 1.0, 1.0) if emissive else self.light.gain(_SPRITE_NORMAL)
         table = _tint_table(gain, tint, self._haze, self.light.haze_colour)
         stroke = _place(bitmap, target, self.side, table)
         if stroke is not None:
-            self._flush()
             self.parts[-1].strokes.append(stroke)
 
     # -- shadows -------------------------------------------------------------------------------
@@ -312,9 +315,10 @@ class Sketch:
         """Shadow of the convex hull of these points on the ground."""
         sun = self.light.sun
         reach = min(1 / sun[1], LONGEST_SHADOW / math.hypot(sun[0], sun[2]))
-        self._shadow_points.append(
-            [(u - sun[0] * reach * y, 0.0, z - sun[2] * reach * y) for u, y, z in points]
-        )
+        self._points += [
+            (u - sun[0] * reach * y, 0.0, z - sun[2] * reach * y) for u, y, z in points
+        ]
+        self._pending.append((None, len(self._points)))
 
     def shadow_box(
         self, u: tuple[float, float], y: tuple[float, float], z: tuple[float, float]
@@ -329,40 +333,42 @@ class Sketch:
         up = [(u + radius * math.cos(t), y + radius * squash * math.sin(t), z) for t in a]
         self.shadow(ring + up)
 
-    # -- result --------------------------------------------------------------------------------
-
-    def finish(self) -> Sketch:
-        """Turn what is pending into strokes."""
-        self._flush()
-        if self._shadow_points:
-            pixels = self._pixels([p for points in self._shadow_points for p in points])
-            start = 0
-            for points in self._shadow_points:
-                self.shadows.append(cv2.convexHull(pixels[start : start + len(points)]))
-                start += len(points)
-            self._shadow_points = []
-        return self
-
-    def _push(self, points: Sequence[Vector], colour: Colour, thickness: int) -> None:
-        start = len(self._points)
+    def _push(self, points: Sequence[Vector], stroke: Polygon | Line) -> None:
         self._points.extend(points)
-        self._pending.append(_Pending(self.parts[-1], start, len(self._points), colour, thickness))
+        self.parts[-1].strokes.append(stroke)
+        self._pending.append((stroke, len(self._points)))
 
-    def _flush(self) -> None:
-        if not self._pending:
-            return
-        pixels = self._pixels(self._points)
-        for p in self._pending:
-            points = pixels[p.start : p.stop]
-            p.part.strokes.append(
-                Line(points, p.colour, p.thickness) if p.thickness else Polygon(points, p.colour)
-            )
+    def _place(self, pixels: np.ndarray) -> None:
+        """Give strokes and shadows their pixels."""
+        start = 0
+        for stroke, stop in self._pending:
+            if stroke is None:
+                self.shadows.append(cv2.convexHull(pixels[start:stop]))
+            else:
+                stroke.points = pixels[start:stop]
+            start = stop
         self._points, self._pending = [], []
 
-    def _pixels(self, points: Sequence[Vector]) -> np.ndarray:
-        image = self.camera.project(np.array(points, dtype=np.float64)) * self.side - 0.5
-        fixed = np.rint(image * 2**FRACTION_BITS)
-        return np.minimum(np.maximum(fixed, -(2**18)), 2**18).astype(np.int32)[:, None, :]
+
+def finish(sketches: Sequence[Sketch]) -> None:
+    """Project all points of one scene's sketches at once, which is several times faster."""
+    counts = [len(s._points) for s in sketches]
+    if not any(counts):
+        return
+    points = [point for s in sketches for point in s._points]
+    pixels = _pixels(points, sketches[0].camera, sketches[0].side)
+    start = 0
+    for sketch, count in zip(sketches, counts, strict=True):
+        sketch._place(pixels[start : start + count])
+        start += count
+
+
+def _pixels(points: Sequence[Vector], camera: Camera, side: int) -> np.ndarray:
+    """Pixels ``[N, 1, 2]`` of road coordinates, in 1/16."""
+    flat = np.fromiter(chain.from_iterable(points), dtype=np.float64, count=3 * len(points))
+    image = camera.project(flat.reshape(-1, 3)) * side - 0.5
+    fixed = np.rint(image * 2**FRACTION_BITS)
+    return np.minimum(np.maximum(fixed, -(2**18)), 2**18).astype(np.int32)[:, None, :]
 
 
 _SPRITE_NORMAL: Vector = (0.0, 0.6, -0.8)
@@ -384,8 +390,8 @@ def _tint_table(
 
 def _place(bitmap: Bitmap, target: np.ndarray, side: int, table: np.ndarray) -> Sprite | None:
     """Warp a bitmap so that its top-left, top-right and bottom-left corners meet ``target``."""
-    width = float(np.hypot(*(target[1] - target[0])))
-    height = float(np.hypot(*(target[2] - target[0])))
+    (ax, ay), (bx, by), (cx, cy) = target.tolist()
+    width, height = math.hypot(bx - ax, by - ay), math.hypot(cx - ax, cy - ay)
     level = 0
     last = len(bitmap.levels) - 1
     while level < last and bitmap.levels[level].shape[0] > 1.6 * height:
@@ -394,17 +400,17 @@ def _place(bitmap: Bitmap, target: np.ndarray, side: int, table: np.ndarray) -> 
     h, w = source.shape[:2]
     if width < 1 or height < 1:
         return None
-    corners = np.vstack([target, target[1:2] + target[2:3] - target[0:1]])
-    x0, y0 = np.maximum(np.floor(corners.min(axis=0)).astype(int) - 1, 0)
-    x1, y1 = np.minimum(np.ceil(corners.max(axis=0)).astype(int) + 2, side)
+    xs, ys = (ax, bx, cx, bx + cx - ax), (ay, by, cy, by + cy - ay)
+    x0, y0 = max(math.floor(min(xs)) - 1, 0), max(math.floor(min(ys)) - 1, 0)
+    x1, y1 = min(math.ceil(max(xs)) + 2, side), min(math.ceil(max(ys)) + 2, side)
     if x1 <= x0 or y1 <= y0:
         return None
     origin = np.array([x0, y0], dtype=np.float32)
     start = np.array([[-0.5, -0.5], [w - 0.5, -0.5], [-0.5, h - 0.5]], dtype=np.float32)
     matrix = cv2.getAffineTransform(start, (target - origin).astype(np.float32))
     warped = cv2.warpAffine(
-        source, matrix, (int(x1 - x0), int(y1 - y0)), flags=cv2.INTER_LINEAR, borderValue=0
+        source, matrix, (x1 - x0, y1 - y0), flags=cv2.INTER_LINEAR, borderValue=0
     )
     alpha = cv2.extractChannel(warped, 3)
     colour = cv2.LUT(cv2.cvtColor(warped, cv2.COLOR_RGBA2RGB), table)
-    return Sprite(int(x0), int(y0), colour, alpha)
+    return Sprite(x0, y0, colour, alpha)

@@ -96,7 +96,7 @@ def zones() -> Mapping[str, Zone]:
     """The zones by name, in the order of the file."""
     return {
         name: Zone(name, country, tuple(regions))
-        for country, entries in _regional_rows()["zones"].items()
+        for country, entries in _rows("regional-cues.yaml")["zones"].items()
         for name, regions in entries.items()
     }
 
@@ -116,8 +116,10 @@ def zone_of(country: str, region: str) -> Zone:
     raise ValueError(f"regional-cues.yaml: region {region!r} of {country} is in no zone")
 
 
-def _regional_rows() -> dict[str, Any]:
-    return yaml.safe_load(data_file("regional-cues.yaml").read_text(encoding="utf-8"))
+@cache
+def _rows(file: str) -> dict[str, Any]:
+    fast = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # not everywhere compiled
+    return yaml.load(data_file(file).read_text(encoding="utf-8"), Loader=fast)
 
 
 def _regional_table() -> Mapping[str, CueKind]:
@@ -125,7 +127,7 @@ def _regional_table() -> Mapping[str, CueKind]:
         name: CueKind(name, kind.handed, {z.name: kind.looks[z.country] for z in zones().values()})
         for name, kind in _country_table().items()
     }
-    for name, entry in _regional_rows()["cues"].items():
+    for name, entry in _rows("regional-cues.yaml")["cues"].items():
         looks = {
             zone: tuple(
                 Look(look, float(row["p"][zone]), row["fact"], ", ".join(row["sources"]))
@@ -143,9 +145,8 @@ def _regional_table() -> Mapping[str, CueKind]:
 
 @cache
 def _country_table() -> Mapping[str, CueKind]:
-    raw = yaml.safe_load(data_file("cues.yaml").read_text(encoding="utf-8"))
     kinds = {}
-    for name, entry in raw["cues"].items():
+    for name, entry in _rows("cues.yaml")["cues"].items():
         looks = {
             country: tuple(
                 Look(row["look"], float(row["p"]), row["fact"], row["source"])

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
 import cv2
 import numpy as np
-import skimage.data
+import skimage
 
 from geoscenes.camera import Camera, Colour, Light
 
@@ -145,17 +146,18 @@ def _ground(
     grass = 1 + 0.30 * near * _sample(_photo_tile("grass"), u, z, street.offset, 110.0)
     grass += 0.16 * coarse
     colour = _paint(asphalt, street.asphalt)
+    meadow = _paint(grass, street.grass)
+    strips = {k: _strip(k, street, u, z, near, coarse, grass) for k in set(street.surfaces)}
 
     for sign, surface in ((-1, street.surfaces[0]), (1, street.surfaces[1])):
         distance = sign * u - np.float32(street.half_width)
         beside = _edge(distance, pixel)
-        strip = _strip(surface, street, u, z, near, coarse, grass)
-        colour = _mix(colour, strip, beside)
+        colour = _mix(colour, strips[surface], beside)
         if surface == "slabs":
             kerb = beside * _edge(0.22 - distance, pixel)
             colour = _mix(colour, _paint(1 + 0.06 * coarse, (176.0, 173.0, 166.0)), kerb)
         beyond = _edge(distance - np.float32(street.pavement), pixel)
-        colour = _mix(colour, _paint(grass, street.grass), beyond)
+        colour = _mix(colour, meadow, beyond)
 
     gain = _planes(light.gain((0.0, 1.0, 0.0)))
     haze = 1 - np.exp(-np.maximum(z - 6, 0) / np.float32(light.haze_range))
@@ -221,14 +223,22 @@ def _seamless(tile: np.ndarray) -> np.ndarray:
 @cache
 def _photo_tile(name: str) -> np.ndarray:
     """One of the textures that ship with scikit-image."""
-    photo = getattr(skimage.data, name)().astype(np.float32)
-    return _seamless(cv2.resize(photo, (TILE, TILE), interpolation=cv2.INTER_AREA))
+    return _seamless(cv2.resize(_photo(name), (TILE, TILE), interpolation=cv2.INTER_AREA))
+
+
+def _photo(name: str) -> np.ndarray:
+    """Read from scikit-image's folder: importing ``skimage.data`` takes longer than 50 scenes."""
+    file = Path(skimage.__file__).parent / "data" / f"{name}.png"
+    photo = cv2.imread(str(file), cv2.IMREAD_GRAYSCALE)
+    if photo is None:
+        raise FileNotFoundError(f"{file}: this version of scikit-image ships without {name}.png")
+    return photo.astype(np.float32)
 
 
 @cache
 def _slab_tile() -> np.ndarray:
     rng = np.random.default_rng(11)
-    tile = cv2.resize(skimage.data.gravel().astype(np.float32), (TILE, TILE))
+    tile = cv2.resize(_photo("gravel"), (TILE, TILE))
     tile = (tile - tile.mean()) / tile.std() * 0.35
     step = TILE // 4
     for row in range(4):

@@ -7,13 +7,13 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 
 import cv2
 import numpy as np
 
 from geoscenes.camera import Camera, Light
-from geoscenes.canvas import GROUND, SUPERSAMPLING, Part, Sketch
+from geoscenes.canvas import GROUND, SUPERSAMPLING, Part, Sketch, finish
 from geoscenes.coverage import Cover, cover, shadow_sheet, soften, touched, transmit, visible_mask
 from geoscenes.cues import COUNTRIES, CueKind, table, zone_of, zones
 from geoscenes.ground import Street, background
@@ -255,20 +255,29 @@ class Scene:
     @property
     def _parts(self) -> list[tuple[str, Part]]:
         """All parts with their owners, far to near."""
-        parts = [(i.id, part) for i in self.items for part in self._sketch(i).parts]
+        parts = [(id, part) for id, sketch in self._drawn.items() for part in sketch.parts]
         return sorted(parts, key=lambda p: (p[1].layer, -p[1].depth))
 
-    def _sketch(self, item: Item) -> Sketch:
-        if item not in self._sketches:
-            w = self.world
-            rng = stream(w.seed, "draw:" + item.id)
-            sketch = Sketch(w.camera, w.light, w.size * SUPERSAMPLING, rng)
-            DRAWERS[item.drawer](sketch, item.place)
-            self._sketches[item] = sketch.finish()
-        return self._sketches[item]
+    @cached_property
+    def _drawn(self) -> dict[str, Sketch]:
+        """Sketch of every item by its id."""
+        return dict(zip([i.id for i in self.items], self._sketch(*self.items), strict=True))
+
+    def _sketch(self, *items: Item) -> list[Sketch]:
+        """Sketches of items, those of this scene or others at its places."""
+        w = self.world
+        fresh = {}
+        for item in items:
+            if item not in self._sketches:
+                random = partial(stream, w.seed, "draw:" + item.id)
+                fresh[item] = Sketch(w.camera, w.light, w.size * SUPERSAMPLING, random)
+                DRAWERS[item.drawer](fresh[item], item.place)
+        finish(list(fresh.values()))
+        self._sketches |= fresh
+        return [self._sketches[item] for item in items]
 
     def _cast_shadows(self, sheet: np.ndarray) -> None:
-        hulls = [hull for item in self.items for hull in self._sketch(item).shadows]
+        hulls = [hull for sketch in self._drawn.values() for hull in sketch.shadows]
         if not hulls:
             return
         top = max(0, min(int(h[..., 1].min()) for h in hulls) // 16 - 8)
@@ -304,10 +313,9 @@ class Scene:
 
     def _footprint(self, id: str) -> np.ndarray:
         if id not in self._footprints:
-            members = [i for i in self.items if id in (i.id, i.host)]
-            names = {i.id for i in members}
+            names = {i.id for i in self.items if id in (i.id, i.host)}
             covers = [c for owner, _, c in self._covers if owner in names]
-            shadows = [hull for i in members for hull in self._sketch(i).shadows]
+            shadows = [hull for name in names for hull in self._drawn[name].shadows]
             self._footprints[id] = touched(covers, shadows, self.size * SUPERSAMPLING)
         return self._footprints[id]
 

@@ -26,9 +26,9 @@ class _Brush:
 
     def __init__(self, width: float, background: Colour) -> None:
         self.size = (HEIGHT, max(8, round(HEIGHT * width)))
-        self.colour = np.empty((*self.size, 3), dtype=np.uint8)
+        self.sheet = np.zeros((*self.size, 4), dtype=np.uint8)
+        self.colour, self.alpha = self.sheet[..., :3], self.sheet[..., 3]
         self.colour[:] = background
-        self.alpha = np.zeros(self.size, dtype=np.uint8)
 
     def polygon(self, points: list[tuple[float, float]], colour: Colour) -> None:
         self._fill(np.array(points)[None], [colour])
@@ -45,7 +45,7 @@ class _Brush:
         length: np.ndarray,
         aspect: float,
         angle: np.ndarray,
-        colours: Sequence[Colour],
+        colours: Sequence[Sequence[float]],
     ) -> None:
         """Octagons at ``[2, N]`` x and y, each over the one before."""
         x, y = at
@@ -54,18 +54,17 @@ class _Brush:
         points = [x[:, None] + cos * dx - sin * dy, y[:, None] + sin * dx + cos * dy]
         self._fill(np.stack(points, axis=2), colours)
 
-    def _fill(self, polygons: np.ndarray, colours: Sequence[Colour]) -> None:
+    def _fill(self, polygons: np.ndarray, colours: Sequence[Sequence[float]]) -> None:
         """Polygons ``[N, points, 2]`` with a colour each."""
         rounded = np.rint(polygons * HEIGHT * 16).astype(np.int32)[:, :, None]
         for points, colour in zip(rounded, colours, strict=True):
-            cv2.fillPoly(self.colour, [points], colour, cv2.LINE_AA, 4)
-            cv2.fillPoly(self.alpha, [points], 255, cv2.LINE_AA, 4)
+            cv2.fillPoly(self.sheet, [points], (*colour, 255), cv2.LINE_AA, 4)
 
     def bitmap(self) -> Bitmap:
         border = np.ones(self.size, dtype=np.uint8)
         border[2:-1, 2:-2] = 0
         self.alpha[border == 1] = 0
-        levels: list[np.ndarray] = [np.dstack([self.colour, self.alpha])]
+        levels: list[np.ndarray] = [self.sheet]
         while min(levels[-1].shape[:2]) > 16:
             h, w = levels[-1].shape[:2]
             levels.append(cv2.resize(levels[-1], (w // 2, h // 2), interpolation=cv2.INTER_AREA))
@@ -76,6 +75,12 @@ def _tone(dark: Colour, bright: Colour, t: float) -> Colour:
     t = min(1.0, max(0.0, t))
     r, g, b = (d + (e - d) * t for d, e in zip(dark, bright, strict=True))
     return (r, g, b)
+
+
+def _tones(dark: Colour, bright: Colour, t: np.ndarray) -> np.ndarray:
+    """As :func:`_tone`, ``[N, 3]``."""
+    low = np.array(dark, dtype=np.float64)
+    return low + (np.array(bright) - low) * np.clip(t, 0, 1)[:, None]
 
 
 def _foliage(
@@ -111,7 +116,7 @@ def _foliage(
             leaf * rng.uniform(0.7, 1.3, count),
             aspect,
             turn[order],
-            [_tone(dark, bright, t) for t in shade[order].tolist()],
+            _tones(dark, bright, shade[order]).tolist(),
         )
 
 

@@ -151,6 +151,14 @@ def gabled(s: Sketch, p: Plot, style: Gabled) -> None:
                 c, d = sorted((u + sign * 0.45, u + sign * 0.92))
                 s.quad((c, d), (y - 0.05, y + 1.45), z0 - 0.03, shutter)
                 s.quad((c, d), (y + 0.66, y + 0.72), z0 - 0.04, _dim(shutter, 0.75))
+    _pitched(s, p, eave, rise, tile, wall)
+
+
+def _pitched(s: Sketch, p: Plot, eave: float, rise: float, tile: Colour, wall: Colour) -> None:
+    """A pitched roof that juts out, and its chimney."""
+    a, b = p.across
+    z0, z1 = p.z
+    zm = (z0 + z1) / 2
     over = 0.4
     lift = rise * over / (zm - z0)
     front = [
@@ -332,7 +340,13 @@ def flat_roofed(s: Sketch, p: Plot, style: Flat) -> None:
     )
     c, d = sorted((u, p.u))
     s.quad((c, d), (storey - 0.1, storey + 0.85), z0 + 0.39, rail)
-    # parapet with a coping and piers
+    _parapet(s, p, top, wall, trim)
+
+
+def _parapet(s: Sketch, p: Plot, top: float, wall: Colour, trim: Colour) -> None:
+    """With a coping and a band below."""
+    a, b = p.across
+    z0 = p.z[0]
     s.quad((a - 0.06, b + 0.06), (top, top + 0.85), z0 - 0.05, _dim(wall, 0.94))
     _facade(s, p, p.z, (top, top + 0.85), _dim(wall, 0.94), 0.06)
     s.quad((a - 0.12, b + 0.12), (top + 0.78, top + 0.95), z0 - 0.08, trim)
