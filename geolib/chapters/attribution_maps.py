@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import torch
 from scipy.fft import dctn
-from scipy.stats import spearmanr
+from scipy.stats import rankdata
 
 
 def map_agreement(maps: Mapping[str, torch.Tensor]) -> pd.DataFrame:
@@ -17,14 +17,21 @@ def map_agreement(maps: Mapping[str, torch.Tensor]) -> pd.DataFrame:
     Maps that are constant have no ranks and are left out.
     """
     table = pd.DataFrame(1.0, index=list(maps), columns=list(maps))
+    ranks = {name: _unit_ranks(images.flatten(1).numpy()) for name, images in maps.items()}
     for a, b in combinations(maps, 2):
-        values = [
-            spearmanr(one.flatten(), other.flatten()).statistic
-            for one, other in zip(maps[a], maps[b], strict=False)
-            if one.max() > 0 and other.max() > 0
-        ]
-        table.loc[a, b] = table.loc[b, a] = np.mean(values) if values else np.nan
+        n_images = min(len(ranks[a]), len(ranks[b]))
+        values = (ranks[a][:n_images] * ranks[b][:n_images]).sum(1)
+        known = values[~np.isnan(values)]
+        table.loc[a, b] = table.loc[b, a] = known.mean() if known.size else np.nan
     return table
+
+
+def _unit_ranks(values: np.ndarray) -> np.ndarray:
+    """Ranks of each row about zero, scaled to unit length: products are correlations."""
+    ranks = rankdata(values, axis=1)
+    ranks -= ranks.mean(1, keepdims=True)
+    length = np.linalg.norm(ranks, axis=1, keepdims=True)
+    return np.divide(ranks, length, out=np.full_like(ranks, np.nan), where=length > 0)
 
 
 def map_concentration(maps: Mapping[str, torch.Tensor], top: float = 0.1) -> pd.DataFrame:

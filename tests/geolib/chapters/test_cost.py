@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,23 +19,12 @@ from geolib.pipeline import EvaluationConfig
 ROOT = Path(__file__).parents[3]
 
 COSTS = Costs(
-    forward=0.5,
-    gradient=2.0,
-    step=3.0,
-    segmentation=10.0,
-    segmenter="some",
-    map_bytes=100.0,
-    segments_bytes=10.0,
-    outcomes_bytes=1.0,
+    **{"forward": 0.5, "gradient": 2.0, "step": 3.0, "segmentation": 10.0, "segmenter": "some"},
+    **{"map_bytes": 100.0, "segments_bytes": 10.0, "outcomes_bytes": 1.0},
 )
 SMALL = Workload(
-    training_images=20,
-    epochs=3,
-    images=2,
-    methods=("gradcam", "smoothgrad"),
-    segmenters=3,
-    tests=2,
-    repeats=4,
+    **{"training_images": 20, "epochs": 3, "images": 2, "methods": ("gradcam", "smoothgrad")},
+    **{"segmenters": 3, "tests": 2, "repeats": 4},
 )
 
 
@@ -49,30 +39,17 @@ def test_a_small_run_by_hand():
     table = cost.plan(SMALL, COSTS, gpu_speedup=10)
     # Steps: 20 images × 3 epochs. Maps: per image 1 + 1 forward passes and 50 gradients.
     # Segmentations: 2 × 3. Ablation: 2 images × (2 × 3) pairs × 11.
-    assert table["passes"].to_dict() == {
-        "training": 60,
-        "maps": 2 * (2 + 50),
-        "segmentation": 6,
-        "ablation": 132,
-    }
-    assert table["hours"].mul(3600).to_dict() == pytest.approx(
-        {
-            "training": 60 * 3.0,
-            "maps": 2 * (2 * 0.5 + 50 * 2.0),
-            "segmentation": 60.0,
-            "ablation": 66.0,
-        }
-    )
+    # Bytes: 2 images × 2 maps × 100; 2 × 3 segmentations × 10; 2 images × 6 pairs × 1.
+    parts = ["training", "maps", "segmentation", "ablation"]
+    passes = [60, 2 * (2 + 50), 6, 132]
+    seconds = [60 * 3.0, 2 * (2 * 0.5 + 50 * 2.0), 60.0, 66.0]
+    assert table["passes"].to_dict() == dict(zip(parts, passes, strict=True))
+    hours = pytest.approx(dict(zip(parts, seconds, strict=True)))
+    assert table["hours"].mul(3600).to_dict() == hours
+    assert table["bytes"].to_dict() == dict(zip(parts, [0, 400, 60, 12], strict=True))
     speedup = table["hours"] / table["gpu_hours"]
     assert speedup.drop("segmentation").to_numpy() == pytest.approx(10)
     assert speedup.isna().to_dict() == {part: part == "segmentation" for part in table.index}
-    # 2 images × 2 maps × 100; 2 × 3 segmentations × 10; 2 images × 6 pairs × 1.
-    assert table["bytes"].to_dict() == {
-        "training": 0,
-        "maps": 400,
-        "segmentation": 60,
-        "ablation": 12,
-    }
 
 
 def test_the_papers_setting_by_hand():
@@ -122,16 +99,16 @@ def test_the_page_quotes_what_the_summary_holds():
     assert set(re.findall(r"\S*\d\S*", typed)) == names
 
 
-@pytest.mark.parametrize("factor", [0, -1, float("nan")])
-def test_a_factor_that_is_none_is_refused(factor):
-    with pytest.raises(ValueError, match="gpu_speedup"):
-        cost.plan(SMALL, COSTS, factor)
-
-
-def test_an_unknown_method_is_named():
-    workload = Workload(1, 1, 1, methods=("gradcam", "lime"))
-    with pytest.raises(ValueError, match=r"\['lime'\].*scorecam"):
-        cost.plan(workload, COSTS)
+@pytest.mark.parametrize(
+    ("methods", "factor", "message"),
+    [
+        *((SMALL.methods, factor, "gpu_speedup") for factor in (0, -1, float("nan"))),
+        (("gradcam", "lime"), 1, r"\['lime'\].*scorecam"),
+    ],
+)
+def test_what_cannot_be_planned_is_named(methods, factor, message):
+    with pytest.raises(ValueError, match=message):
+        cost.plan(replace(SMALL, methods=methods), COSTS, factor)
 
 
 def test_counts_are_those_of_the_network():
@@ -145,9 +122,6 @@ def test_more_work_takes_longer():
     found = cost.network_seconds(small)
     assert 0 < found["forward"] < found["gradient"]
     assert found["forward"] < found["step"]
-
-
-# What the cache keeps -----------------------------------------------------------------------------
 
 
 @pytest.fixture
