@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import cv2
@@ -14,7 +16,11 @@ from torch.utils.data import DataLoader, Dataset
 
 from geolib import images
 from geolib.data.records import GeoDataset, GeoImage, PhotoRecord
+from geolib.runtime import cache
 from geolib.runtime.here import progress_bar
+
+# Drawn images kept in one file; a run that is killed goes on after the last of them.
+DRAWN_TOGETHER = 64
 
 
 def resize(image: np.ndarray, size: int) -> np.ndarray:
@@ -84,6 +90,46 @@ def collate(items: Sequence[tuple[int, torch.Tensor | images.UnreadableImage]]) 
     return PixelBatch([i for i, _ in readable], stacked, unreadable)
 
 
+@dataclass(frozen=True)
+class _Drawn(Dataset[PixelBatch]):
+    """Images that are drawn and not read, so many at a time, each drawn once for all who ask.
+
+    A file's key is those of its images: datasets that begin alike share files.
+    """
+
+    dataset: GeoDataset
+    image_size: int
+
+    def __len__(self) -> int:
+        return -(-len(self.dataset) // DRAWN_TOGETHER)
+
+    def _place(self, part: int) -> tuple[range, str, dict[str, object], tuple[str, ...]]:
+        start = part * DRAWN_TOGETHER
+        indices = range(start, min(start + DRAWN_TOGETHER, len(self.dataset)))
+        keys = [self.dataset.content_key(index) for index in indices]
+        return indices, "drawn", {"images": keys, "size": self.image_size}, (__name__,)
+
+    def missing(self) -> int:
+        """Number of files that are yet to be written."""
+        return sum(cache.find(*self._place(part)[1:]) is None for part in range(len(self)))
+
+    def __getitem__(self, part: int) -> PixelBatch:
+        if part >= len(self):
+            raise IndexError(part)
+        indices, *place = self._place(part)
+
+        def build(folder: Path) -> None:
+            items = (self.dataset.records[index].read().image for index in indices)
+            np.save(folder / "pixels.npy", np.stack([resize(i, self.image_size) for i in items]))
+
+        pixels = np.load(cache.compute(*place, build) / "pixels.npy")
+        return PixelBatch(list(indices), torch.from_numpy(pixels), [])
+
+
+def _in_order(parts: Sequence[PixelBatch]) -> PixelBatch:
+    return parts[0]
+
+
 def pixel_batches(
     dataset: GeoDataset,
     image_size: int,
@@ -92,7 +138,9 @@ def pixel_batches(
     workers: int | None = None,
     progress: bool = True,
 ) -> Iterator[PixelBatch]:
-    """Read or render a dataset in batches, in parallel and in order, with bounded memory.
+    """Read or draw a dataset in batches, in parallel and in order, with bounded memory.
+
+    Scenes are drawn once for all who ask, and kept in the cache as they are, ``uint8``.
 
     Parameters
     ----------
@@ -112,21 +160,34 @@ def pixel_batches(
     PixelBatch
         ``indices`` of the items, ``pixels`` of type ``uint8 [B,S,S,3]``.
     """
-    loader = DataLoader(
-        ResizedPixels(dataset, image_size),
-        batch_size=batch_size,
-        collate_fn=collate,
-        num_workers=default_workers(len(dataset)) if workers is None else workers,
-        worker_init_fn=single_threaded,
-    )
+    drawn = all(getattr(record, "drawn", False) for record in dataset.records)
+    workers = default_workers(len(dataset)) if workers is None else workers
+    if drawn:
+        files = _Drawn(dataset, image_size)
+        loader = DataLoader(
+            files,
+            batch_size=1,
+            collate_fn=_in_order,
+            num_workers=min(workers, files.missing()),
+            worker_init_fn=single_threaded,
+        )
+    else:
+        loader = DataLoader(
+            ResizedPixels(dataset, image_size),
+            batch_size=batch_size,
+            collate_fn=collate,
+            num_workers=workers,
+            worker_init_fn=single_threaded,
+        )
     description = f"{dataset.name} {dataset.split}"
     with progress_bar(description, len(dataset), "image", progress) as bar:
         for batch in loader:
             for index, error in batch.unreadable:
                 dataset.skip(error, index)
             bar.update(len(batch.indices) + len(batch.unreadable))
-            if batch.indices:
-                yield batch
+            for start in range(0, len(batch.indices), batch_size):
+                part = slice(start, start + batch_size)
+                yield PixelBatch(batch.indices[part], batch.pixels[part], [])
 
 
 def default_workers(n_images: int) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, ClassVar
 
 from geolib.data.records import SPLITS, GeoDataset, GeoImage, check_split
 from geolib.runtime.cache import key, sha256
@@ -26,6 +26,8 @@ class SceneRecord:
     country: str
     label: int
     options: dict[str, Any]
+    # The pixels follow from the key alone, and are kept by :mod:`geolib.data.pixels`.
+    drawn: ClassVar[bool] = True
 
     def content_key(self) -> str:
         names = REGIONAL_TABLES if self.options.get("regional") else SCENE_TABLES

@@ -78,3 +78,38 @@ def test_batches_stay_near_those_of_the_whole_photograph(tmp_path):
     difference = (batch.pixels.float() - whole).abs()
     assert difference.mean() < 0.5
     assert difference.max() <= 2
+
+
+def test_scenes_are_drawn_once_and_damage_is_mended(monkeypatch, tmp_path):
+    monkeypatch.setenv("GEOLIB_CACHE", str(tmp_path))
+    scenes = data.load("geoscenes", "train", 70, size=48)
+
+    def pixels(dataset: data.GeoDataset, size: int = 48, **options) -> np.ndarray:
+        found = list(data.pixel_batches(dataset, size, 32, progress=False, **options))
+        assert [i for batch in found for i in batch.indices] == list(range(len(dataset)))
+        assert max(len(batch.indices) for batch in found) <= 32
+        return np.concatenate([batch.pixels.numpy() for batch in found])
+
+    first = pixels(scenes, workers=2)
+    np.testing.assert_array_equal(first, [scenes[i].image for i in range(70)])
+    drawn = []
+    read = type(scenes.records[0]).read
+    monkeypatch.setattr(
+        type(scenes.records[0]), "read", lambda self: drawn.append(self.id) or read(self)
+    )
+    np.testing.assert_array_equal(pixels(scenes), first)
+    assert not drawn
+    # One that begins alike shares whole files; what differs is drawn.
+    np.testing.assert_array_equal(pixels(data.load("geoscenes", "train", 66, size=48)), first[:66])
+    assert drawn == scenes.ids[64:66]
+    assert pixels(scenes, 24).shape == (70, 24, 24, 3)
+    files = sorted(tmp_path.rglob("pixels.npy"), key=lambda path: path.stat().st_size)
+    file = files[-1]
+    file.write_bytes(file.read_bytes()[:-5] + b"wrong")
+    drawn.clear()
+    # A file's check is remembered for as long as its manifest stays the same.
+    manifest = file.with_name("manifest.json")
+    manifest.write_text(manifest.read_text() + "\n")
+    with pytest.warns(UserWarning, match=r"damaged cache entry .* checksum of pixels\.npy differs"):
+        np.testing.assert_array_equal(pixels(scenes, workers=0), first)
+    assert drawn == scenes.ids[:64]
