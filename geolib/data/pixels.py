@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -103,27 +103,28 @@ class _Drawn(Dataset[PixelBatch]):
     def __len__(self) -> int:
         return -(-len(self.dataset) // DRAWN_TOGETHER)
 
-    def _place(self, part: int) -> tuple[range, str, dict[str, object], tuple[str, ...]]:
+    def _indices(self, part: int) -> range:
         start = part * DRAWN_TOGETHER
-        indices = range(start, min(start + DRAWN_TOGETHER, len(self.dataset)))
-        keys = [self.dataset.content_key(index) for index in indices]
-        return indices, "drawn", {"images": keys, "size": self.image_size}, (__name__,)
+        return range(start, min(start + DRAWN_TOGETHER, len(self.dataset)))
+
+    def _params(self, part: int) -> dict[str, Any]:
+        keys = [self.dataset.content_key(index) for index in self._indices(part)]
+        return {"images": keys, "size": self.image_size}
 
     def missing(self) -> int:
         """Number of files that are yet to be written."""
-        return sum(cache.find(*self._place(part)[1:]) is None for part in range(len(self)))
+        places = (cache.find("drawn", self._params(part), (__name__,)) for part in range(len(self)))
+        return sum(place is None for place in places)
 
     def __getitem__(self, part: int) -> PixelBatch:
-        if part >= len(self):
-            raise IndexError(part)
-        indices, *place = self._place(part)
+        indices = self._indices(part)
 
         def build(folder: Path) -> None:
             items = (self.dataset.records[index].read().image for index in indices)
             np.save(folder / "pixels.npy", np.stack([resize(i, self.image_size) for i in items]))
 
-        pixels = np.load(cache.compute(*place, build) / "pixels.npy")
-        return PixelBatch(list(indices), torch.from_numpy(pixels), [])
+        folder = cache.compute("drawn", self._params(part), (__name__,), build)
+        return PixelBatch(list(indices), torch.from_numpy(np.load(folder / "pixels.npy")), [])
 
 
 def _in_order(parts: Sequence[PixelBatch]) -> PixelBatch:
@@ -162,6 +163,7 @@ def pixel_batches(
     """
     drawn = all(getattr(record, "drawn", False) for record in dataset.records)
     workers = default_workers(len(dataset)) if workers is None else workers
+    loader: DataLoader[Any]
     if drawn:
         files = _Drawn(dataset, image_size)
         loader = DataLoader(

@@ -15,13 +15,17 @@ T = TypeVar("T")
 PRECISIONS = ("auto", "bf16", "fp32")
 
 
-def choose_device(device: str | torch.device = "auto") -> torch.device:
-    """The given device; ``"auto"`` is CUDA, else Apple's GPU, else the CPU."""
+def choose_device(device: str | torch.device = "auto", *, float64: bool = False) -> torch.device:
+    """The given device; ``"auto"`` is CUDA, else Apple's GPU, else the CPU.
+
+    With ``float64``, Apple's GPU, which does not compute in it, is left out.
+    """
     if device != "auto":
         return torch.device(device)
     if torch.cuda.is_available():
         return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    apple = torch.backends.mps.is_available() and not float64
+    return torch.device("mps" if apple else "cpu")
 
 
 def uses_bf16(device: str | torch.device, precision: str = "auto") -> bool:

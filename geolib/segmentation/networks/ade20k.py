@@ -11,10 +11,10 @@ import torch
 from huggingface_hub import snapshot_download
 from torch.nn import functional as F
 
+from geolib.model.device import choose_device
 from geolib.segmentation.networks.base import (
     FOLDER_FILES,
     FolderSegmenter,
-    choose_device,
     digest,
 )
 
@@ -62,7 +62,7 @@ class SemanticNetwork(FolderSegmenter):
                 f"checkpoint {folder} crops the photograph (do_center_crop in its "
                 "preprocessor_config.json), so its maps would not lie on it; set it to false"
             )
-        self.model.to(choose_device(device))
+        self.model.to(choose_device(device or "auto", float64=True))
         labels = self.model.config.id2label
         self.names = tuple(re.split("[,;]", labels[i])[0].strip() for i in range(len(labels)))
         self.key = digest(folder)

@@ -116,11 +116,6 @@ def not_finite(state: dict[str, torch.Tensor]) -> list[str]:
     return [key for key, value in state.items() if not torch.isfinite(value).all()]
 
 
-def choose_device(device: str | None) -> str:
-    """The given device, or else the GPU if there is one."""
-    return device or ("cuda" if torch.cuda.is_available() else "cpu")
-
-
 def weight_files(checkpoint: Path) -> list[Path]:
     """The file itself, or the files that make up a folder in transformers' format."""
     if not checkpoint.is_dir():

@@ -20,9 +20,9 @@ from segment_anything.modeling.common import LayerNorm2d
 from segment_anything.utils.transforms import ResizeLongestSide
 from torch import nn
 
+from geolib.model.device import choose_device
 from geolib.segmentation.networks.base import (
     NetworkSegmenter,
-    choose_device,
     not_finite,
     refuse,
 )
@@ -125,7 +125,7 @@ class SamSegmenter(NetworkSegmenter):
         self.pred_iou_thresh = pred_iou_thresh
         self.stability_score_thresh = stability_score_thresh
         state = read_checkpoint(self.checkpoint, self.published)
-        self.model: Sam = self.build(state).to(choose_device(device))
+        self.model: Sam = self.build(state).to(choose_device(device or "auto", float64=True))
 
     @staticmethod
     def build(state: State) -> Sam:

@@ -11,7 +11,8 @@ from typing import ClassVar
 import numpy as np
 from PIL import Image
 
-from geolib.segmentation.networks.base import FolderSegmenter, choose_device
+from geolib.model.device import choose_device
+from geolib.segmentation.networks.base import FolderSegmenter
 from geolib.segmentation.segments import Segments
 
 
@@ -59,7 +60,7 @@ class Sam2Segmenter(FolderSegmenter):
         self.pred_iou_thresh = pred_iou_thresh
         self.stability_score_thresh = stability_score_thresh
         self.model, self.processor = self.read(Sam2Model, Sam2ImageProcessor, self.checkpoint)
-        self.model.to(choose_device(device))
+        self.model.to(choose_device(device or "auto", float64=True))
         self.generate = MaskGenerationPipeline(
             model=self.model, image_processor=self.processor, device=self.model.device
         )

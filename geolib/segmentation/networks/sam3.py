@@ -14,7 +14,8 @@ import numpy as np
 import torch
 
 from geolib.masks import encode
-from geolib.segmentation.networks.base import FolderSegmenter, choose_device
+from geolib.model.device import choose_device
+from geolib.segmentation.networks.base import FolderSegmenter
 from geolib.segmentation.networks.prompts import load_concepts
 from geolib.segmentation.segments import Segments
 
@@ -68,7 +69,7 @@ class Sam3Segmenter(FolderSegmenter):
         self.threshold = threshold
         self.prompts_per_batch = prompts_per_batch
         self.model, self.processor = self.read(Sam3Model, Sam3Processor, self.checkpoint)
-        self.model.to(choose_device(device))
+        self.model.to(choose_device(device or "auto", float64=True))
         longest = self.model.config.text_config.max_position_embeddings
         _check_prompts(self.concepts, self.processor.tokenizer, longest)
 
