@@ -88,7 +88,8 @@ def fingerprint(modules: tuple[str, ...]) -> str:
     """Hash of the code of ``modules`` and of every module of the package they import.
 
     Code is compared as syntax trees without docstrings, so comments, layout and documentation
-    change nothing.
+    change nothing. Where results are kept decides nothing about them: ``geolib.runtime`` counts
+    only where it is named itself.
     """
     found: dict[str, str] = {}
     pending = list(modules)
@@ -96,8 +97,8 @@ def fingerprint(modules: tuple[str, ...]) -> str:
         name = pending.pop()
         if name in found:
             continue
-        found[name], imports = _module_code(name)
-        pending.extend(imports)
+        found[name], imports = module_code(name)
+        pending.extend(one for one in imports if not one.startswith("geolib.runtime."))
     return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
 
 
@@ -131,7 +132,8 @@ def compute(
         return place
     with _lock(place):
         if not _is_whole(place):
-            _build(place, stage, params, build)
+            made_by = {"stage": stage, "params": params, "code": fingerprint(tuple(modules))}
+            _build(place, made_by, build)
     return place
 
 
@@ -172,6 +174,14 @@ def find(stage: str, params: Mapping[str, Any], modules: Sequence[str]) -> Path 
     return place if _is_whole(place) else None
 
 
+def device_name() -> str:
+    """What networks of this process run on: the name of its GPU, or ``CPU``."""
+    torch = sys.modules.get("torch")  # importing it takes seconds
+    if torch is None or not torch.accelerator.is_available():
+        return "CPU"
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else "Apple GPU"
+
+
 def seconds(folder: Path) -> float:
     """How long a finished stage took to compute."""
     return json.loads((folder / MANIFEST).read_text())["seconds"]
@@ -182,9 +192,7 @@ def _place(stage: str, params: Mapping[str, Any], modules: Sequence[str]) -> Pat
     return cache_root() / stage / identity[:2] / identity
 
 
-def _build(
-    place: Path, stage: str, params: Mapping[str, Any], build: Callable[[Path], None]
-) -> None:
+def _build(place: Path, made_by: Mapping[str, Any], build: Callable[[Path], None]) -> None:
     for abandoned in place.parent.glob(f"{place.name}.part-*"):
         shutil.rmtree(abandoned, ignore_errors=True)
     part = Path(tempfile.mkdtemp(prefix=f"{place.name}.part-", dir=place.parent))
@@ -192,9 +200,9 @@ def _build(
         started = time.perf_counter()
         build(part)
         manifest = {
-            "stage": stage,
-            "params": params,
+            **made_by,
             "seconds": round(time.perf_counter() - started, 3),
+            "device": device_name(),
             "python": sys.version.split()[0],
             "libraries": _library_versions(),
             "sha256": {p.name: sha256(p) for p in sorted(part.iterdir())},
@@ -248,7 +256,7 @@ def _library_versions() -> dict[str, str]:
 
 
 @cache
-def _module_code(module: str) -> tuple[str, tuple[str, ...]]:
+def module_code(module: str) -> tuple[str, tuple[str, ...]]:
     """Hash of a module's syntax tree, and the modules of the package that it imports."""
     source = _source(module)
     if source is None:

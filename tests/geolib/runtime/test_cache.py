@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import signal
@@ -11,7 +12,9 @@ import textwrap
 import time
 from pathlib import Path
 
+import pandas as pd
 import pytest
+import torch
 
 from geolib.runtime import cache
 
@@ -170,3 +173,25 @@ def test_an_unwritable_cache_names_the_variable(tmp_path, monkeypatch):
     monkeypatch.setenv("GEOLIB_CACHE", str(tmp_path / "file" / "cache"))
     with pytest.raises(ValueError, match="GEOLIB_CACHE"):
         cache.compute("toy", {}, MODULES, _write("x"))
+
+
+def test_a_table_and_arrays_come_back_and_are_made_once():
+    frame = pd.DataFrame({"a": [1, 2]}, index=["x", "y"])
+    tensors = {"t": torch.arange(6).reshape(2, 3).T}
+    for make_table, make_arrays in ((lambda: frame, lambda: tensors), (_forbidden, _forbidden)):
+        pd.testing.assert_frame_equal(cache.table("toy", {}, MODULES, make_table), frame)
+        assert torch.equal(cache.arrays("toys", {}, MODULES, make_arrays)["t"], tensors["t"])
+
+
+def test_the_manifest_says_what_made_the_result():
+    folder = cache.compute("toy", {"a": 1}, MODULES, _write("one"))
+    manifest = json.loads((folder / cache.MANIFEST).read_text())
+    assert manifest["code"] == cache.fingerprint(MODULES)
+    expected = {"stage": "toy", "params": {"a": 1}, "device": cache.device_name()}
+    assert expected.items() <= manifest.items()
+    assert {"seconds", "python", "libraries", "sha256"} <= set(manifest)
+
+
+def test_where_results_are_kept_is_no_part_of_what_made_them():
+    _, imports = cache.module_code("geolib.data.records")
+    assert "geolib.runtime.cache" in imports
