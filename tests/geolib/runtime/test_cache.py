@@ -63,7 +63,7 @@ def _fingerprint_of(tmp_path: Path, leaf: str) -> str:
     (package / "__init__.py").write_text("")
     (package / "top.py").write_text("from toypackage.leaf import f\n")
     (package / "leaf.py").write_text(textwrap.dedent(leaf))
-    code = "from geolib import cache; print(cache.fingerprint(('toypackage.top',)))"
+    code = "from geolib.runtime import cache; print(cache.fingerprint(('toypackage.top',)))"
     environment = os.environ | {"PYTHONPATH": str(tmp_path)}
     run = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
@@ -84,7 +84,7 @@ def test_fingerprint_follows_imported_code_but_not_comments(tmp_path):
 @pytest.mark.parametrize(
     ("use", "slow"),
     [
-        ("from geolib import cache; cache.fingerprint(('geolib.pipeline.shards',))", "torch"),
+        ("from geolib.runtime import cache; cache.fingerprint(('geolib.pipeline.shards',))", "torch"),
         ("from geolib import pipeline", "lightning"),
         ("from geolib import pipeline", "transformers"),
     ],
@@ -126,7 +126,7 @@ def test_a_failing_build_leaves_nothing_behind(tmp_path):
 def test_a_killed_build_is_started_again(tmp_path):
     code = """
         import time
-        from geolib import cache
+        from geolib.runtime import cache
         def build(folder):
             (folder / "value.txt").write_text("half")
             print("building", flush=True)
