@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import configparser
 import json
+import re
 from pathlib import Path
+from typing import Any
 
 import jupytext
 import nbformat
@@ -37,6 +40,16 @@ def _notebook(name: str) -> NotebookNode:
     return nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
 
 
+def _compared(outputs: list[NotebookNode]) -> list[Any]:
+    """Outputs as nbval compares them: without what may differ between two replays."""
+    rules = configparser.RawConfigParser()
+    rules.read(ROOT / "notebooks/nbval-sanitize.cfg")
+    text = json.dumps([output.get("data", output.get("text")) for output in outputs])
+    for rule in map(rules.__getitem__, rules.sections()):
+        text = re.sub(rule["regex"], rule["replace"], text)
+    return json.loads(text)
+
+
 def _tags(cell: NotebookNode) -> set[str]:
     return set(cell.metadata.get("tags", ()))
 
@@ -67,6 +80,29 @@ def test_kept_outputs_are_there_and_no_others(name: str) -> None:
     assert [cell.source for cell in code if cell not in kept and cell.outputs] == []
     half_tagged = [cell.source for cell in code if len(_tags(cell) & run.KEPT_TAGS) == 1]
     assert half_tagged == []
+
+
+@pytest.mark.book
+@pytest.mark.parametrize("name", CHAPTERS)
+def test_kept_outputs_are_those_of_the_smoke_run(name: str) -> None:
+    """What nbval checks, on the copies that the smoke book is built from: none is run twice."""
+    executed = ROOT / "_build/smoke/notebooks" / f"{name}.ipynb"
+    if not executed.is_file():
+        pytest.skip("no executed copy; run `geolib run --profile smoke` first")
+    again = {cell.id: cell for cell in nbformat.read(executed, as_version=4).cells}
+    for cell in filter(run.is_kept, _notebook(name).cells):
+        assert cell.source == again[cell.id].source, "the executed copy is of another source"
+        assert _compared(again[cell.id].outputs) == _compared(cell.outputs), "run `make notebooks`"
+
+
+def test_outputs_are_compared_as_nbval_compares_them() -> None:
+    def printed(text: str) -> list[NotebookNode]:
+        return [nbformat.v4.new_output("stream", text=text)]
+
+    sound = printed("3 images in 20 s, at /tmp/a/b\n")
+    assert _compared(sound) == _compared(printed("3 images in 4.5 s, at /work/c\n"))
+    assert _compared(sound) != _compared(printed("4 images in 20 s, at /tmp/a/b\n"))
+    assert _compared(sound) != _compared([]) != _compared([*sound, *sound])
 
 
 @pytest.mark.parametrize("name", CHAPTERS)
