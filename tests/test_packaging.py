@@ -123,12 +123,24 @@ def test_the_address_of_the_repository_is_one_setting() -> None:
 def test_ci_runs_the_command_of_the_readme() -> None:
     assert "make test" in (ROOT / "README.md").read_text(encoding="utf-8")
     assert "make test" in (ROOT / ".ci/run").read_text(encoding="utf-8")
-    workflow = _yaml(".github/workflows/test.yml")
-    steps = workflow["jobs"]["test"]["steps"]
-    assert "bash .ci/run" in [step.get("run") for step in steps]
-    assert "make book" in [
-        step.get("run") for step in _yaml(".github/workflows/book.yml")["jobs"]["build"]["steps"]
+    test, book = (_yaml(f".github/workflows/{name}.yml") for name in ("test", "book"))
+    assert "bash .ci/run" in [step.get("run") for step in test["jobs"]["test"]["steps"]]
+    assert "make book" in [step.get("run") for step in book["jobs"]["build"]["steps"]]
+    assert "schedule" in test[True], "YAML reads the key `on` as true"
+    assert "3.11" in test["jobs"]["test"]["strategy"]["matrix"]["python"]
+
+
+def test_actions_are_pinned_by_hash_and_updated() -> None:
+    used = [
+        line.partition("uses: ")[2]
+        for path in ROOT.glob(".github/workflows/*.yml")
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if "uses: " in line
     ]
+    assert len(used) > 5
+    assert [one for one in used if not re.fullmatch(r"[\w/-]+@[0-9a-f]{40} # v[\d.]+", one)] == []
+    ecosystems = [u["package-ecosystem"] for u in _yaml(".github/dependabot.yml")["updates"]]
+    assert "github-actions" in ecosystems
 
 
 def test_a_wheel_carries_the_data_and_reads_them(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """Speed of GeoScenes on one core, its Bayes ceilings, and how often each kind of cue is seen.
 
-Run ``python benchmarks/geoscenes.py`` from the repository's root; ``--scenes 2000`` sets how many
+Run ``python benchmarks/scenes.py`` from the repository's root; ``--scenes 2000`` sets how many
 scenes the ceilings and the visibility are measured on. Without regional cues the ceiling is that of
 the country; with them, that of the zone, and the accuracy within a radius of an observer who names
 the middle of the likeliest zone.
