@@ -27,10 +27,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from geolib.chapters.location import scaled_preset
 from geolib.partitioning import (
     PAPER_PRESETS,
     RADII_KM,
-    SMALL_PRESETS,
     OfflineGeocoder,
     Partitioning,
     Preset,
@@ -121,7 +121,7 @@ def main() -> None:
         S2Partitioning.build(yfcc, 50, 1000)
     for title, presets in (
         ("Thresholds of Table 1, meant for 4.7 million images", PAPER_PRESETS),
-        ("A tenth of these thresholds", SMALL_PRESETS),
+        ("A tenth of these thresholds", dict(scaled_preset(name, [10]) for name in PAPER_PRESETS)),
     ):
         print(f"\n{title}")
         with timed("build all configurations"):

@@ -94,12 +94,7 @@ class LocationExperiment(Experiment):
 
     @cached_property
     def _splits(self) -> dict[str, tuple[data.GeoDataset, np.ndarray]]:
-        sizes = {
-            "train": self.n_location,
-            "validation": self.n_validation,
-            "test": self.n_test,
-            "eval": self.n_eval,
-        }
+        sizes = {"train": self.n_location, "validation": self.n_validation, "test": self.n_test}
         return {split: _with_coordinates(self._drawn(split, n)) for split, n in sizes.items()}
 
     def _drawn(self, split: str, n: int | None) -> data.GeoDataset:
@@ -173,7 +168,7 @@ class LocationExperiment(Experiment):
 
         return trained_once("location", params, ("geolib.training.location",), fit, load_location)
 
-    def cell_probabilities(self, kind: Kind = "semantic", split: str = "eval") -> Located:
+    def cell_probabilities(self, kind: Kind = "semantic", split: str = "test") -> Located:
         """Probability of every cell of every head, for the readable images of a split."""
         images, network = self.images(split), self.location_model(kind)
         crops = self.location_config.crops
@@ -193,7 +188,7 @@ class LocationExperiment(Experiment):
         heads = [stored[f"head-{i}"].numpy() for i in range(len(network.sizes))]
         return Located(stored["indices"].tolist(), heads)
 
-    def places(self, kind: Kind = "semantic", split: str = "eval") -> pd.DataFrame:
+    def places(self, kind: Kind = "semantic", split: str = "test") -> pd.DataFrame:
         """A row per readable image and ``variant``: the finest head (f), down the hierarchy (f*).
 
         Besides the truth ``predicted_latitude``, ``predicted_longitude``, ``km`` between the two,
@@ -395,7 +390,7 @@ def _as_many_s2_cells(
 
 
 def scaled_preset(name: str, tau_min: Sequence[int]) -> tuple[str, Preset]:
-    """Name and thresholds of a row of Table 1 whose 100 becomes the smallest of ``tau_min``."""
+    """Name and thresholds of a row of Table 1, its 100 scaled to the smallest ``tau_min``."""
     scale = min(tau_min) / 100
     taus, fewest, area_only = PAPER_PRESETS[name]
     scaled = tuple(max(1, round(scale * tau)) for tau in taus)

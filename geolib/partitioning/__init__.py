@@ -22,7 +22,6 @@ from geolib.partitioning.s2 import (
 )
 from geolib.partitioning.semantic import (
     PAPER_PRESETS,
-    SMALL_PRESETS,
     Preset,
     SemanticPartitioning,
     from_addresses,
@@ -33,7 +32,6 @@ __all__ = [
     "EARTH_RADIUS_KM",
     "PAPER_PRESETS",
     "RADII_KM",
-    "SMALL_PRESETS",
     "TAU_MAXS",
     "UNASSIGNED",
     "Address",

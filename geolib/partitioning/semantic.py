@@ -41,15 +41,6 @@ PAPER_PRESETS = {
     "SemP_a {75,100,150}": Preset((75, 100, 150), area_only=True),
     "SemP {50,75,100}": Preset((50, 75, 100)),
 }
-# The same rows with a tenth of every threshold, halves rounded up, for tens of thousands of images.
-SMALL_PRESETS = {
-    "SemP {10,13,15}": Preset((10, 13, 15), tau_d=5),
-    "SemP_a {10,15,25}": Preset((10, 15, 25), tau_d=5, area_only=True),
-    "SemP {10,15,25}": Preset((10, 15, 25), tau_d=5),
-    "SemP {10,13,25}": Preset((10, 13, 25), tau_d=5),
-    "SemP_a {8,10,15}": Preset((8, 10, 15), tau_d=5, area_only=True),
-    "SemP {5,8,10}": Preset((5, 8, 10), tau_d=5),
-}
 
 
 class SemanticPartitioning(Partitioning):

@@ -667,11 +667,6 @@ def test_the_figure_says_what_the_models_say():
 # Tables ------------------------------------------------------------------------------------------
 
 
-def test_a_file_of_coordinates_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(ValueError, match=r"coordinates='.*nowhere\.csv' is no file"):
-        location.read_coordinates(tmp_path / "nowhere.csv")
-
-
 def test_accuracy_table_by_hand():
     table = location.accuracy_table({"a": [0.5, 30.0, 100.0, np.inf]}, radii=(1, 50, 200))
     values = table.set_index("quantity")["value"]
@@ -715,6 +710,8 @@ def test_coordinates_of_a_file(tmp_path):
     path.write_text("id,lat,longitude\na,48,2\n")
     with pytest.raises(ValueError, match="lacks latitude; it has"):
         location.read_coordinates(path)
+    with pytest.raises(ValueError, match=r"coordinates='.*nowhere\.csv' is no file"):
+        location.read_coordinates(tmp_path / "nowhere.csv")
     built, tested = location.held_out(np.arange(20).reshape(10, 2))
     assert tested[:, 0].tolist() == [0, 10]
     assert len(built) == 8
