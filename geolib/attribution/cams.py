@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
-from pytorch_grad_cam import GradCAM, GradCAMPlusPlus, LayerCAM
-from pytorch_grad_cam.base_cam import BaseCAM
 from torch import Tensor, nn
 
 from geolib.attribution.hooks import feature_maps, gradients, module_named
@@ -12,52 +12,63 @@ from geolib.attribution.shared import Output, colour, min_max, resolve, scores_o
 from geolib.model.classifier import IMAGENET_MEAN
 
 
-def gradcam(
-    classifier: nn.Module,
-    images: Tensor,
-    targets: Tensor | None,
-    *,
-    target_layer: nn.Module | str | None = None,
-    output: Output = "logit",
-) -> Tensor:
-    """Grad-CAM: channels weighted by their mean gradient (Selvaraju et al., ICCV 2017, eq. 1-2).
+def _mean_slope(_activations: Tensor, slopes: Tensor) -> Tensor:
+    return slopes.mean(dim=(2, 3), keepdim=True)
+
+
+def _plusplus(activations: Tensor, slopes: Tensor) -> Tensor:
+    # Equation 19 with both sides divided by the squared slope, which makes an epsilon needless.
+    share = 1 / (2 + activations.sum(dim=(2, 3), keepdim=True) * slopes)
+    share = share.where((slopes > 0) & share.isfinite(), 0)
+    return (share * slopes).sum(dim=(2, 3), keepdim=True)
+
+
+def _positive_slope(_activations: Tensor, slopes: Tensor) -> Tensor:
+    return slopes.relu()
+
+
+def _method(weights: Callable[[Tensor, Tensor], Tensor], about: str) -> Callable[..., Tensor]:
+    """ReLU of weighted feature maps, from one forward pass and a partial backward."""
+
+    def cam(
+        classifier: nn.Module,
+        images: Tensor,
+        targets: Tensor | None,
+        *,
+        target_layer: nn.Module | str | None = None,
+        output: Output = "logit",
+    ) -> Tensor:
+        layers = _target_layer(classifier, target_layer)
+        maps, logits = feature_maps(classifier, images, layers)
+        scores = scores_of(logits, output)
+        selected = scores.gather(1, resolve(targets, scores)[:, None]).sum()
+        (slopes,) = gradients(selected, maps).values()
+        # In float64: the weights of Grad-CAM++ lose digits that move the salient fifth.
+        slopes = slopes.cpu().double()
+        (activations,) = (found.detach().cpu().double() for found in maps.values())
+        weighted = (weights(activations, slopes) * activations).sum(dim=1)
+        return upsample(weighted.relu().float(), images.shape[-2:])
+
+    cam.__doc__ = f"""{about}
 
     ``target_layer``, a module or its name, overrides ``classifier.target_layer``; ``output`` is
     what is differentiated: "logit" or "probability".
     """
-    return _cam(GradCAM, classifier, images, targets, target_layer, output)
+    return cam
 
 
-def gradcam_plusplus(
-    classifier: nn.Module,
-    images: Tensor,
-    targets: Tensor | None,
-    *,
-    target_layer: nn.Module | str | None = None,
-    output: Output = "logit",
-) -> Tensor:
-    """Grad-CAM++: pixel-wise gradient weights (Chattopadhay et al., WACV 2018, eq. 19).
-
-    ``target_layer``, a module or its name, overrides ``classifier.target_layer``; ``output`` is
-    what is differentiated: "logit" or "probability".
-    """
-    return _cam(GradCAMPlusPlus, classifier, images, targets, target_layer, output)
-
-
-def layercam(
-    classifier: nn.Module,
-    images: Tensor,
-    targets: Tensor | None,
-    *,
-    target_layer: nn.Module | str | None = None,
-    output: Output = "logit",
-) -> Tensor:
-    """LayerCAM: each position weighted by its own positive gradient (Jiang et al., TIP 2021).
-
-    ``target_layer``, a module or its name, overrides ``classifier.target_layer``; ``output`` is
-    what is differentiated: "logit" or "probability".
-    """
-    return _cam(LayerCAM, classifier, images, targets, target_layer, output)
+gradcam = _method(
+    _mean_slope,
+    "Grad-CAM: channels weighted by their mean gradient (Selvaraju et al., ICCV 2017, eq. 1-2).",
+)
+gradcam_plusplus = _method(
+    _plusplus,
+    "Grad-CAM++: pixel-wise gradient weights (Chattopadhay et al., WACV 2018, eq. 19).",
+)
+layercam = _method(
+    _positive_slope,
+    "LayerCAM: each position weighted by its own positive gradient (Jiang et al., TIP 2021).",
+)
 
 
 def scorecam(
@@ -112,37 +123,6 @@ def scorecam(
             weights[image, channel] = masked_scores.gather(1, targets[image][:, None])[:, 0]
         weights = weights.masked_fill(~kept, -torch.inf).softmax(dim=1)
         return upsample(torch.einsum("bk,bkhw->bhw", weights, activations).relu(), size)
-
-
-def _cam(
-    formula: type[BaseCAM],
-    classifier: nn.Module,
-    images: Tensor,
-    targets: Tensor | None,
-    target_layer: nn.Module | str | None,
-    output: Output,
-) -> Tensor:
-    """ReLU of the library's weighted feature maps, from one forward pass and a partial backward.
-
-    Only the formula is the library's. Its driver scales maps with an additive epsilon, clears the
-    classifier's gradients and runs backward to the input.
-    """
-    layers = _target_layer(classifier, target_layer)
-    maps, logits = feature_maps(classifier, images, layers)
-    scores = scores_of(logits, output)
-    selected = scores.gather(1, resolve(targets, scores)[:, None]).sum()
-    (slopes,) = gradients(selected, maps).values()
-    (activations,) = maps.values()
-    # The library asks for a module with parameters; it is not used.
-    cam = formula(nn.LayerNorm(1), []).get_cam_image(
-        images,
-        *layers.values(),
-        None,
-        activations.detach().cpu().numpy(),
-        slopes.cpu().numpy(),
-        eigen_smooth=False,
-    )
-    return upsample(torch.from_numpy(cam).relu(), images.shape[-2:])
 
 
 def _target_layer(classifier: nn.Module, override: nn.Module | str | None) -> dict[str, nn.Module]:
