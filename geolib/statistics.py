@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
-from scipy import stats
-from statsmodels.stats.multitest import multipletests
-from statsmodels.stats.power import TTestPower
-from statsmodels.stats.proportion import proportion_confint
+from scipy.special import ndtr, ndtri
 
 from geolib.scoring import check_choice
 
@@ -43,12 +40,12 @@ def interval(
 ) -> Interval:
     """Bootstrap confidence interval of a mean.
 
-    Bias-corrected and accelerated (BCa). Where that is undefined, as on constant data, the
-    percentile interval stands in and `method` says so.
+    Bias-corrected and accelerated (BCa, Efron 1987). Where that is undefined, as on constant data,
+    the percentile interval stands in and `method` says so.
 
     Parameters
     ----------
-    values : [n], one independent value per image.
+    values : [n], one independent value per image; their order plays no part.
     confidence : level, between 0 and 1.
     n_resamples : bootstrap samples.
     seed : of the resampling.
@@ -57,30 +54,82 @@ def interval(
     -------
     Interval, with method "BCa", "percentile", or "undefined" (and NaN bounds) for fewer than two
     values.
+
+    Raises
+    ------
+    ValueError
+        For values that are not finite or not [n], or a level outside 0…1.
     """
-    sample = np.sort(np.asarray(values, dtype=float))  # the order of images plays no part
-    if sample.ndim != 1 or not np.isfinite(sample).all():
-        raise ValueError(f"values has shape {sample.shape}; expected finite values [n]")
+    return intervals([values], confidence, n_resamples, seed)[0]
+
+
+def intervals(
+    samples: Sequence[ArrayLike], confidence: float = 0.95, n_resamples: int = 9999, seed: int = 0
+) -> list[Interval]:
+    """`interval` of each of many samples, to the same numbers, at once.
+
+    Samples of one size share their resampled positions, so that one matrix product gives the means
+    of all their bootstrap samples.
+
+    Parameters
+    ----------
+    samples : S times [n], such as the columns of a table of images × specifications; n may differ.
+    confidence, n_resamples, seed : see `interval`.
+    """
     if not 0 < confidence < 1:
         raise ValueError(f"confidence={confidence}; expected a level between 0 and 1, like 0.95")
-    if len(sample) < 2:
-        mean = float(sample.mean()) if len(sample) else np.nan
-        return Interval(mean, np.nan, np.nan, "undefined")
-    for method in ("BCa", "percentile"):
-        with warnings.catch_warnings(), np.errstate(invalid="ignore", divide="ignore"):
-            warnings.simplefilter("ignore", stats.DegenerateDataWarning)
-            low, high = stats.bootstrap(
-                (sample,),
-                np.mean,
-                confidence_level=confidence,
-                n_resamples=n_resamples,
-                batch=max(1, CHUNK // len(sample)),
-                method=method,
-                rng=np.random.default_rng(seed),
-            ).confidence_interval
-        if np.isfinite([low, high]).all():
-            break
-    return Interval(float(sample.mean()), float(low), float(high), method)
+    ordered = [np.sort(np.asarray(values, dtype=float)) for values in samples]
+    for sample in ordered:
+        if sample.ndim != 1 or not np.isfinite(sample).all():
+            raise ValueError(f"values has shape {sample.shape}; expected finite values [n]")
+    found: list[Interval] = [Interval(np.nan, np.nan, np.nan, "undefined")] * len(ordered)
+    for n in {len(sample) for sample in ordered} - {0}:
+        places = [place for place, sample in enumerate(ordered) if len(sample) == n]
+        matrix = np.stack([ordered[place] for place in places], axis=1)
+        if n == 1:
+            bounds = [Interval(float(mean), np.nan, np.nan, "undefined") for mean in matrix[0]]
+        else:
+            means = [counts @ matrix / n for counts in _resamples(n, n_resamples, seed)]
+            pairs = zip(matrix.T, np.concatenate(means).T, strict=True)
+            bounds = [_bounds(sample, resampled, confidence) for sample, resampled in pairs]
+        for place, bound in zip(places, bounds, strict=True):
+            found[place] = bound
+    return found
+
+
+def _resamples(n: int, n_resamples: int, seed: int) -> Iterator[np.ndarray]:
+    """How often each of n images is drawn in each bootstrap sample [R,n], in chunks of samples."""
+    if n * n_resamples <= CHUNK:
+        yield _counts(n, n_resamples, (seed,))
+        return
+    size = max(1, CHUNK // n)
+    for number, start in enumerate(range(0, n_resamples, size)):
+        yield _counts.__wrapped__(n, min(size, n_resamples - start), (seed, number))
+
+
+@lru_cache(maxsize=4)
+def _counts(n: int, n_resamples: int, seed: tuple[int, ...]) -> np.ndarray:
+    drawn = np.random.default_rng(seed).integers(n, size=(n_resamples, n))
+    drawn += n * np.arange(n_resamples)[:, None]
+    counts = np.bincount(drawn.ravel(), minlength=n * n_resamples)
+    return counts.reshape(n_resamples, n).astype(float)
+
+
+def _bounds(sample: np.ndarray, resampled: np.ndarray, confidence: float) -> Interval:
+    """Interval of the mean of a sample [n] from the means of its bootstrap samples [R]."""
+    mean, tails = sample.mean(), np.array([1 - confidence, 1 + confidence]) / 2
+    deviations = sample - mean
+    # Means that are equal but for rounding count as equal: half of them lie below.
+    tolerance = 1e-12 * np.abs(sample).max()
+    below = (resampled < mean - tolerance).mean() / 2 + (resampled <= mean + tolerance).mean() / 2
+    method = "percentile"
+    if np.ptp(sample) > tolerance and 0 < below < 1:
+        acceleration = (deviations**3).sum() / (6 * (deviations**2).sum() ** 1.5)
+        shifted = ndtri(below) + ndtri(tails)
+        tails = ndtr(ndtri(below) + shifted / (1 - acceleration * shifted))
+        method = "BCa"
+    low, high = np.quantile(resampled, tails)
+    return Interval(float(mean), float(low), float(high), method)
 
 
 def accuracy_interval(correct: ArrayLike, confidence: float = 0.95) -> Interval:
@@ -90,6 +139,8 @@ def accuracy_interval(correct: ArrayLike, confidence: float = 0.95) -> Interval:
     ----------
     correct : bool [n], one value per image.
     """
+    from statsmodels.stats.proportion import proportion_confint  # a second to import
+
     hits = np.asarray(correct, dtype=bool)
     if hits.ndim != 1 or not hits.size:
         raise ValueError(f"correct has shape {hits.shape}; expected at least one value [n]")
@@ -115,6 +166,8 @@ def paired_p_value(differences: ArrayLike, n_resamples: int = 9999, seed: int = 
         return np.nan
     if len(sample) == 1 or not sample.any():
         return 1.0
+    from scipy import stats
+
     result = stats.permutation_test(
         (sample,),
         np.mean,
@@ -149,6 +202,8 @@ def detectable_effect(
     sample = np.asarray(differences, dtype=float)
     if len(sample) < 2 or np.ptp(sample) == 0:
         return np.nan
+    from statsmodels.stats.power import TTestPower
+
     spread = float(sample.std(ddof=1))
     alpha = 1 - confidence
     return spread * float(TTestPower().solve_power(nobs=len(sample), alpha=alpha, power=power))
@@ -191,6 +246,8 @@ def holm(p_values: ArrayLike) -> np.ndarray:
     values = np.asarray(p_values, dtype=float)
     corrected, tested = np.full(values.shape, np.nan), ~np.isnan(values)
     if tested.any():
+        from statsmodels.stats.multitest import multipletests
+
         corrected[tested] = multipletests(values[tested], method="holm")[1]
     return corrected
 
@@ -290,33 +347,36 @@ def compare(
     advantage on well-matched images only: n_matched, advantage_matched, ci_low_matched,
     ci_high_matched.
     """
-    rows = []
     table = advantages(outcomes, by, metric, baseline)
-    for key, group in table.groupby([*by, "test"], sort=False):
-        matched = group[group["gap"] <= tolerance + 1e-9]  # 0.99 − 0.98 is more than 0.01
-        everyone = interval(group["advantage"], confidence, n_resamples, seed)
-        strict = interval(matched["advantage"], confidence, n_resamples, seed)
-        rows.append(
-            {
-                **dict(zip([*by, "test"], key, strict=True)),
-                "guided": group["guided"].mean(),
-                "random": group["random"].mean(),
-                "advantage": everyone.mean,
-                "ci_low": everyone.low,
-                "ci_high": everyone.high,
-                "interval": everyone.method,
-                "p_value": paired_p_value(group["advantage"], n_resamples, seed),
-                "p_holm": np.nan,  # needs the other rows, see below
-                "n_images": len(group),
-                "rate_without_elements": (group["n_elements"] == 0).mean(),
-                "coverage": group["coverage"].mean(),
-                "random_coverage": group["random_coverage"].mean(),
-                "n_matched": len(matched),
-                "advantage_matched": strict.mean,
-                "ci_low_matched": strict.low,
-                "ci_high_matched": strict.high,
-            }
+    keys, groups = zip(*table.groupby([*by, "test"], sort=False), strict=True)
+    # 0.99 − 0.98 is more than 0.01.
+    matched = [group[group["gap"] <= tolerance + 1e-9] for group in groups]
+    samples = [group["advantage"] for group in (*groups, *matched)]
+    bounds = intervals(samples, confidence, n_resamples, seed)
+    rows = [
+        {
+            **dict(zip([*by, "test"], key, strict=True)),
+            "guided": group["guided"].mean(),
+            "random": group["random"].mean(),
+            "advantage": everyone.mean,
+            "ci_low": everyone.low,
+            "ci_high": everyone.high,
+            "interval": everyone.method,
+            "p_value": paired_p_value(group["advantage"], n_resamples, seed),
+            "p_holm": np.nan,  # needs the other rows, see below
+            "n_images": len(group),
+            "rate_without_elements": (group["n_elements"] == 0).mean(),
+            "coverage": group["coverage"].mean(),
+            "random_coverage": group["random_coverage"].mean(),
+            "n_matched": len(well),
+            "advantage_matched": strict.mean,
+            "ci_low_matched": strict.low,
+            "ci_high_matched": strict.high,
+        }
+        for key, group, well, everyone, strict in zip(
+            keys, groups, matched, bounds[: len(groups)], bounds[len(groups) :], strict=True
         )
+    ]
     result = pd.DataFrame(rows)
     result["p_holm"] = result.groupby("test")["p_value"].transform(holm)
     return result
