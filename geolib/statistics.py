@@ -66,7 +66,7 @@ def interval(
 def intervals(
     samples: Sequence[ArrayLike], confidence: float = 0.95, n_resamples: int = 9999, seed: int = 0
 ) -> list[Interval]:
-    """`interval` of each of many samples, to the same numbers, at once.
+    """`interval` of each of many samples at once: the same numbers, but for rounding.
 
     Samples of one size share their resampled positions, so that one matrix product gives the means
     of all their bootstrap samples.

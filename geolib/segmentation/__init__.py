@@ -18,36 +18,30 @@ from typing import Any
 
 import numpy as np
 
-from geolib.segmentation.networks.base import NetworkSegmenter, digest, weight_files
-from geolib.segmentation.networks.prompts import Concept, load_concepts
-from geolib.segmentation.networks.sam import MobileSamSegmenter, SamSegmenter
-from geolib.segmentation.networks.sam2 import Sam2Segmenter
-from geolib.segmentation.networks.sam3 import Sam3Segmenter
 from geolib.segmentation.regions import felzenszwalb, grid, none, salient_region, slic, truth
 from geolib.segmentation.segments import Segments
 
 __all__ = [
     "SEGMENTERS",
-    "Concept",
     "Segmenter",
     "Segments",
     "available",
     "load",
-    "load_concepts",
     "salient_region",
     "shared",
 ]
 
-SEGMENTERS: dict[str, Callable[..., Any]] = {
+# None: a class of the networks' wing, see `_entry`.
+SEGMENTERS: dict[str, Callable[..., Any] | None] = {
     "felzenszwalb": felzenszwalb,
     "slic": slic,
     "grid": grid,
     "truth": truth,
     "none": none,
-    "sam": SamSegmenter,
-    "mobilesam": MobileSamSegmenter,
-    "sam2": Sam2Segmenter,
-    "sam3": Sam3Segmenter,
+    "sam": None,
+    "mobilesam": None,
+    "sam2": None,
+    "sam3": None,
 }
 
 INPUTS = frozenset({"image", "item", "attribution", "size"})
@@ -154,7 +148,7 @@ def load(name: str, **options: Any) -> Segmenter:
     """
     if name not in SEGMENTERS:
         raise ValueError(f"unknown segmenter {name!r}; known: {', '.join(SEGMENTERS)}")
-    entry = SEGMENTERS[name]
+    entry = _entry(name)
     parameters = inspect.signature(entry).parameters
     known = [option for option in parameters if option not in INPUTS]
     for option in options:
@@ -179,9 +173,12 @@ def shared(name: str, **options: Any) -> Segmenter:
     The pipeline asks once per shard, and a network may take gigabytes to read. Whoever changes
     its `model` should `load` one of their own.
     """
-    checkpoint = options.get("checkpoint")
-    files = weight_files(Path(checkpoint)) if checkpoint is not None else []
-    stamps = tuple(path.stat().st_mtime_ns for path in files if path.is_file())
+    stamps: tuple[int, ...] = ()
+    if options.get("checkpoint") is not None:
+        from geolib.segmentation.networks.base import weight_files
+
+        files = weight_files(Path(options["checkpoint"]))
+        stamps = tuple(path.stat().st_mtime_ns for path in files if path.is_file())
     text = json.dumps(options, sort_keys=True, default=str)
     return _shared(name, SEGMENTERS.get(name), text, stamps)
 
@@ -203,16 +200,23 @@ def available(checkpoints: Mapping[str, str | Path] | None = None) -> dict[str, 
     -------
     Segmenter name → reason why it cannot run and what to do about it, "" if it can.
     """
-    return {
-        name: _missing(entry, (checkpoints or {}).get(name)) for name, entry in SEGMENTERS.items()
-    }
+    return {name: _missing(_entry(name), (checkpoints or {}).get(name)) for name in SEGMENTERS}
+
+
+def _entry(name: str) -> Any:
+    """The function or class called `name`; networks are imported here, which takes seconds."""
+    if SEGMENTERS[name] is not None:
+        return SEGMENTERS[name]
+    from geolib.segmentation.networks import sam, sam2, sam3
+
+    networks = (sam.SamSegmenter, sam.MobileSamSegmenter, sam2.Sam2Segmenter, sam3.Sam3Segmenter)
+    return dict(zip(("sam", "mobilesam", "sam2", "sam3"), networks, strict=True))[name]
 
 
 def _missing(entry: Any, checkpoint: str | Path | None) -> str:
-    if not (isinstance(entry, type) and issubclass(entry, NetworkSegmenter)):
-        return ""
     try:
-        entry.find(checkpoint)
+        if hasattr(entry, "find"):
+            entry.find(checkpoint)
     except ValueError as error:
         return str(error)
     return ""
@@ -222,6 +226,8 @@ def _content_key(name: str, options: Mapping[str, Any]) -> str:
     """sha256 over the name and options; a checkpoint counts by its bytes, not its path."""
     content = {key: value for key, value in options.items() if key not in EXECUTION}
     if content.get("checkpoint") is not None:
+        from geolib.segmentation.networks.base import digest
+
         content["checkpoint"] = digest(Path(content["checkpoint"]))
     return hashlib.sha256(json.dumps([name, content], sort_keys=True).encode()).hexdigest()
 

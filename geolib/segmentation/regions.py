@@ -13,9 +13,6 @@ from typing import Any
 import cv2
 import numpy as np
 from scipy import ndimage, sparse
-from skimage import color
-from skimage import segmentation as superpixels
-from sklearn.cluster import ward_tree
 
 from geolib.segmentation.segments import Segments
 
@@ -46,6 +43,8 @@ def felzenszwalb(
     -------
     Segments, connected, largest first.
     """
+    from skimage import segmentation as superpixels  # a second to import, as is scikit-learn
+
     _check_positive(scale=scale)
     small = _working_copy(image)
     # Superpixels may be half as large as the smallest segment, so that small ones have parts too.
@@ -78,6 +77,8 @@ def slic(
     -------
     Segments, connected, largest first.
     """
+    from skimage import segmentation as superpixels
+
     _check_positive(n_segments=n_segments, compactness=compactness)
     small = _working_copy(image)
     labels = superpixels.slic(small, n_segments=n_segments, compactness=compactness, start_label=0)
@@ -132,6 +133,8 @@ def _merge_tree(image: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, ...]
     Returns which superpixels each node holds (bool [2n-1, n]), the cost at which the node was
     formed, and the cost at which it was joined to its neighbour (float [2n-1]; the root: inf).
     """
+    from sklearn.cluster import ward_tree
+
     n = int(labels.max()) + 1
     members = np.eye(2 * n - 1, n, dtype=bool)
     merged_at, left_at = np.zeros(2 * n - 1), np.full(2 * n - 1, np.inf)
@@ -149,6 +152,8 @@ def _merge_tree(image: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, ...]
 
 def _features(image: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Mean CIELAB colour and standard deviation of lightness per superpixel, [n, 4]."""
+    from skimage import color
+
     lab = color.rgb2lab(image)
     index = np.arange(labels.max() + 1)
     means = [ndimage.mean(lab[..., channel], labels, index) for channel in range(3)]

@@ -21,6 +21,7 @@ from transformers.models.sam3.modeling_sam3 import (
 from geolib import data, pipeline, segmentation
 from geolib.pipeline import EvaluationConfig, shards
 from geolib.segmentation import Segments
+from geolib.segmentation.networks.prompts import load_concepts
 
 PROMPTS = ["red car", "utility pole", "road", "white kilometre stone", "snow pole"]
 ALL = {"concepts": PROMPTS, "threshold": 0.0}
@@ -31,7 +32,7 @@ pytestmark = pytest.mark.usefixtures("own_cache")
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    names = [concept.name for concept in segmentation.load_concepts()]
+    names = [concept.name for concept in load_concepts()]
     return save_sam3(tmp_path_factory.mktemp("sam3"), [*names, *PROMPTS])
 
 
@@ -119,7 +120,7 @@ def test_its_own_threshold_is_the_default(folder):
 
 def test_by_default_it_is_asked_for_every_concept_of_the_list(folder):
     segment = segmentation.load("sam3", checkpoint=folder)
-    concepts = segmentation.load_concepts()
+    concepts = load_concepts()
     assert segment.options["concepts"] == [concept.name for concept in concepts]
     assert len({concept.name for concept in concepts}) == len(concepts) > 150
     assert all(code.isupper() and len(code) == 2 for c in concepts for code in c.countries)
@@ -264,7 +265,7 @@ def test_the_planted_cause_is_named_and_its_effect_is_exact(folder, planted, tmp
 
 
 def test_memory_does_not_grow_with_the_photograph(folder, planted):
-    prompts = [f"red {concept.name}" for concept in segmentation.load_concepts()[:36]]
+    prompts = [f"red {concept.name}" for concept in load_concepts()[:36]]
     segment = segmentation.load("sam3", checkpoint=folder, concepts=prompts)
     image, _ = painted(300, 400)
     photograph = image.repeat(10, axis=0).repeat(10, axis=1)
