@@ -133,12 +133,7 @@ def _bounds(sample: np.ndarray, resampled: np.ndarray, confidence: float) -> Int
 
 
 def accuracy_interval(correct: ArrayLike, confidence: float = 0.95) -> Interval:
-    """Share of correct predictions with its Wilson interval.
-
-    Parameters
-    ----------
-    correct : bool [n], one value per image.
-    """
+    """Share of correct predictions, bool [n], one per image, with its Wilson interval."""
     from statsmodels.stats.proportion import proportion_confint  # a second to import
 
     hits = np.asarray(correct, dtype=bool)
@@ -151,15 +146,8 @@ def accuracy_interval(correct: ArrayLike, confidence: float = 0.95) -> Interval:
 def paired_p_value(differences: ArrayLike, n_resamples: int = 9999, seed: int = 0) -> float:
     """Two-sided paired permutation test of a zero mean, by flipping the signs of differences.
 
-    Exact where there are at most `n_resamples` sign patterns, else by random patterns.
-
-    Parameters
-    ----------
-    differences : [n], one per image.
-
-    Returns
-    -------
-    p in 0…1; NaN for no value.
+    Exact where there are at most `n_resamples` sign patterns, else by random patterns. Differences
+    [n], one per image; p in 0…1, NaN for no value.
     """
     sample = np.sort(np.asarray(differences, dtype=float))  # the order of images plays no part
     if not sample.size:
@@ -223,12 +211,7 @@ class Paired(NamedTuple):
 def paired(
     differences: ArrayLike, confidence: float = 0.95, n_resamples: int = 9999, seed: int = 0
 ) -> Paired:
-    """Mean of paired differences: `interval`, `paired_p_value` and `detectable_effect` in one.
-
-    Parameters
-    ----------
-    differences : [n], one per image.
-    """
+    """`interval`, `paired_p_value` and `detectable_effect` of differences [n], one per image."""
     sample = np.asarray(differences, dtype=float)
     mean, low, high, _ = interval(sample, confidence, n_resamples, seed)
     p_value = paired_p_value(sample, n_resamples, seed)
@@ -237,12 +220,7 @@ def paired(
 
 
 def holm(p_values: ArrayLike) -> np.ndarray:
-    """p-values corrected for their number (Holm's step-down); NaN stays, and counts for nothing.
-
-    Parameters
-    ----------
-    p_values : [n] in 0…1 or NaN.
-    """
+    """p-values [n] corrected for their number (Holm's step-down); NaN stays, and does not count."""
     values = np.asarray(p_values, dtype=float)
     corrected, tested = np.full(values.shape, np.nan), ~np.isnan(values)
     if tested.any():
@@ -434,11 +412,11 @@ def levels(
     DataFrame, one row per method × test: the columns of `by`, test; guided, guided_low,
     guided_high; random, random_low, random_high.
     """
-    rows = []
-    for group, table in advantages(outcomes, by, metric).groupby([*by, "test"], sort=False):
-        row = dict(zip([*by, "test"], group, strict=True))
-        for kind in ("guided", "random"):
-            found = interval(table[kind], n_resamples=n_resamples, seed=seed)
-            row |= {kind: found.mean, f"{kind}_low": found.low, f"{kind}_high": found.high}
-        rows.append(row)
-    return pd.DataFrame(rows)
+    keys, groups = zip(
+        *advantages(outcomes, by, metric).groupby([*by, "test"], sort=False), strict=True
+    )
+    table = pd.DataFrame(list(keys), columns=[*by, "test"])
+    for kind in ("guided", "random"):
+        found = intervals([group[kind] for group in groups], n_resamples=n_resamples, seed=seed)
+        table[[kind, f"{kind}_low", f"{kind}_high"]] = [one[:3] for one in found]
+    return table

@@ -96,21 +96,13 @@ def merge_regions(
     min_area: float,
     max_area: float,
 ) -> Segments:
-    """Merge superpixels into a tree and keep the branches that stand out.
+    """Merge superpixels int [h,w] into a tree; keep the branches that stand out, at `shape`.
 
     Neighbouring superpixels are merged by Ward's criterion on their mean CIELAB colour and the
     spread of their lightness. Every node of the tree is a connected region. It is kept when
-    joining it to the rest costs at least `contrast` (in CIELAB units) and 1.2 times what
-    joining its own parts cost, when its area lies within bounds, and when no kept region is
-    nearly the same (intersection over union of 0.9).
-
-    Parameters
-    ----------
-    image : uint8 [h, w, 3]
-    labels : int [h, w], superpixels numbered from 0
-    shape : (height, width) of the masks returned
-    contrast : CIELAB units, 0 keeps every superpixel
-    min_area, max_area : share of the image, 0…1
+    joining it to the rest costs at least `contrast` (CIELAB units, 0 keeps every superpixel) and
+    1.2 times what joining its own parts cost, when its area is within `min_area` to `max_area`
+    (shares of the image), and when no kept region is nearly the same (IoU of 0.9).
     """
     if not 0 <= min_area < max_area <= 1:
         raise ValueError(

@@ -22,21 +22,10 @@ from geolib.segmentation.networks.base import (
 class SemanticNetwork(FolderSegmenter):
     """A network of transformers that says what every pixel of a photograph shows.
 
-    Parameters
-    ----------
-    checkpoint : folder in transformers' format, or a model's name on the Hugging Face hub, such as
-        ``openmmlab/upernet-convnext-tiny``; by default what `geolib fetch` left
-    device : "cpu", "cuda", …; by default the GPU if there is one
-
-    Attributes
-    ----------
-    names : of the classes, in the network's order; the first of several synonyms
-    key : identifies the weights: equal keys, equal maps
-
-    Raises
-    ------
-    ValueError
-        If the checkpoint is missing, unreadable or no such network, or crops what it is shown.
+    The checkpoint is a folder in transformers' format or a model's name on the Hugging Face hub,
+    such as ``openmmlab/upernet-convnext-tiny``; by default what `geolib fetch` left. `names` are
+    those of the classes, in the network's order; equal `key`, equal maps. ValueError for a
+    checkpoint that is missing, unreadable or no such network, or that crops what it is shown.
     """
 
     asset: ClassVar[str] = "ade20k-upernet"
@@ -69,17 +58,9 @@ class SemanticNetwork(FolderSegmenter):
 
     @torch.no_grad()
     def __call__(self, image: np.ndarray, size: tuple[int, int] | None = None) -> np.ndarray:
-        """Class of every pixel.
+        """Class of every pixel of an image uint8 [H,W,3]: int64 of `size`, by default the image's.
 
-        Parameters
-        ----------
-        image : uint8 [H,W,3]
-        size : (height, width) of the map; by default that of the image
-
-        Returns
-        -------
-        int64 [height, width], indices into `names`: the largest of the network's scores after
-        bilinear resizing.
+        Indices into `names`: the largest of the network's scores after bilinear resizing.
         """
         inputs = self.processor(images=image, return_tensors="pt").to(self.model.device)
         logits = self.model(**inputs).logits.float()

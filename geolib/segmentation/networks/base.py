@@ -27,13 +27,7 @@ class NetworkSegmenter:
 
     @classmethod
     def find(cls, checkpoint: str | Path | None) -> Path:
-        """The given checkpoint, or else the one that `geolib fetch` left.
-
-        Raises
-        ------
-        ValueError
-            If there is none; the message says how to get it.
-        """
+        """The given checkpoint, or else the one that `geolib fetch` left; ValueError for none."""
         from geolib.download import (
             assets,
         )  # pydantic, requests and the hub's client, for this alone
@@ -68,15 +62,9 @@ class FolderSegmenter(NetworkSegmenter):
         """The network in `folder`, in evaluation mode, and what prepares its inputs.
 
         Nothing is looked up on the hub. transformers draws at random what a checkpoint lacks and
-        drops what it holds beside it: here both are errors, except for what the architecture
-        itself declares foreign (published checkpoints hold SAM 2's and SAM 3's video networks,
-        of which the image network is a part).
-
-        Raises
-        ------
-        ValueError
-            If the folder holds another network, cannot be read, or does not fit; the message
-            names the keys.
+        drops what it holds beside it: here both are a ValueError that names the keys, except for
+        what the architecture itself declares foreign (published checkpoints hold SAM 2's and SAM
+        3's video networks, of which the image network is a part).
         """
         try:
             kind = json.loads((folder / "config.json").read_text(encoding="utf-8"))["model_type"]

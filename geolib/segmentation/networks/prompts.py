@@ -12,14 +12,7 @@ from geolib.runtime.here import data_file
 
 @dataclass(frozen=True)
 class Concept:
-    """One entry of ``data/concepts.yaml``.
-
-    Attributes
-    ----------
-    name : the text prompt
-    group : what kind of thing it is
-    countries : ISO 3166-1 alpha-2 codes of the countries it speaks for
-    """
+    """One entry of ``data/concepts.yaml``: a text prompt, and ISO codes of what it speaks for."""
 
     name: str
     group: str

@@ -43,28 +43,12 @@ def segment_everything(
     pred_iou_thresh: float = 0.88,
     stability_score_thresh: float = 0.95,
 ) -> Segments:
-    """Every mask that a SAM-like network finds from a regular grid of points.
+    """Every mask that a SAM-like network finds from a grid of `points_per_side` squared points.
 
-    The network sees the image at its own size (1024 for the published ones), so a larger image
-    is reduced to that first. Masks are kept as run lengths and mapped to `size` one at a time:
-    memory does not grow with the photograph.
-
-    Parameters
-    ----------
-    network : a `Sam` in evaluation mode
-    image : uint8 [H, W, 3]
-    size : (height, width) of the masks; by default the image's
-    points_per_side : the grid has that many points squared
-    pred_iou_thresh, stability_score_thresh : 0…1, masks below either are dropped
-
-    Returns
-    -------
-    Segments with the network's predicted IoU as scores, best first.
-
-    Raises
-    ------
-    ValueError
-        If the image is so narrow that its shorter side vanishes at the network's size.
+    The network sees the image at its own size (1024 for the published ones), so a larger image is
+    reduced to that first. Masks below either threshold, 0…1, are dropped; the others are kept as
+    run lengths and mapped to `size` (by default the image's) one at a time, best predicted IoU
+    first: memory does not grow with the photograph. ValueError where the shorter side vanishes.
     """
     generator = SamAutomaticMaskGenerator(
         network,
@@ -90,18 +74,10 @@ def segment_everything(
 
 
 class SamSegmenter(NetworkSegmenter):
-    """SAM with a ViT-B, ViT-L or ViT-H encoder; which one is read off the checkpoint.
+    """SAM with a ViT-B, ViT-L or ViT-H encoder, which is read off the published checkpoint.
 
-    Parameters
-    ----------
-    checkpoint : path of a published checkpoint; by default the one that `geolib fetch` left
-    points_per_side, pred_iou_thresh, stability_score_thresh : see `segment_everything`
-    device : "cpu", "cuda", …; by default the GPU if there is one
-
-    Raises
-    ------
-    ValueError
-        If the checkpoint is missing, unreadable or not this network's.
+    By default the one that `geolib fetch` left. Options: see `segment_everything`. ValueError for a
+    checkpoint that is missing, unreadable or not this network's.
     """
 
     asset: ClassVar[str] = "sam-vit-b"

@@ -17,22 +17,12 @@ from geolib.segmentation.segments import Segments
 
 
 class Sam2Segmenter(FolderSegmenter):
-    """SAM 2.1 of any size; which one is read off the checkpoint.
+    """SAM 2.1 of any size, which is read off the checkpoint, a folder in transformers' format.
 
-    The two thresholds are those of the authors' own mask generator. The pipeline of transformers
-    has SAM's 0.88 for every network; SAM 2 predicts lower IoUs, and would be left with few masks.
-
-    Parameters
-    ----------
-    checkpoint : folder in transformers' format; by default the one that `geolib fetch` left
-    points_per_side : the grid has that many points squared
-    pred_iou_thresh, stability_score_thresh : 0…1, masks below either are dropped
-    device : "cpu", "cuda", …; by default the GPU if there is one
-
-    Raises
-    ------
-    ValueError
-        If the checkpoint is missing, unreadable or not this network's.
+    By default the one that `geolib fetch` left. The two thresholds are those of the authors' own
+    mask generator. The pipeline of transformers has SAM's 0.88 for every network; SAM 2 predicts
+    lower IoUs, and would be left with few masks. ValueError for a checkpoint that is not this
+    network's.
     """
 
     asset: ClassVar[str] = "sam2.1-hiera-large"

@@ -23,24 +23,14 @@ MASK_THRESHOLD = 0.5  # the same in transformers and in the authors' code
 
 
 class Sam3Segmenter(FolderSegmenter):
-    """SAM 3 with text prompts: every instance of every concept.
+    """SAM 3 with text prompts: every instance of every concept, by default of the prompts' table.
 
-    Parameters
-    ----------
-    checkpoint : folder in transformers' format; by default the one that `geolib fetch` left
-    concepts : text prompts; by default every name in ``data/concepts.yaml``
-    threshold : 0…1, instances whose score is not above it are dropped. The authors' code has 0.5,
-        transformers 0.3. The authors' is taken: most of the concepts are absent from any one
-        photograph, and each of them is one more chance of a false find.
-    prompts_per_batch : how many prompts go through the network at once. Each costs about 0.3 GB.
-        The result does not depend on it.
-    device : "cpu", "cuda", …; by default the GPU if there is one
-
-    Raises
-    ------
-    ValueError
-        If the checkpoint is missing, unreadable or not this network's, or a prompt is empty,
-        given twice or too long.
+    Instances whose score is not above `threshold` are dropped. The authors' code has 0.5,
+    transformers 0.3. The authors' is taken: most of the concepts are absent from any one
+    photograph, and each of them is one more chance of a false find. A prompt costs about 0.3 GB, of
+    which `prompts_per_batch` go through the network at once; the result does not depend on it.
+    ValueError for a checkpoint that is not this network's, or a prompt that is empty, given twice
+    or too long.
     """
 
     asset: ClassVar[str] = "sam3"
