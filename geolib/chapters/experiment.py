@@ -6,10 +6,8 @@ earlier notebook or run has computed is found in the cache, so notebooks run alo
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Literal, Self
 
 import pandas as pd
@@ -31,18 +29,18 @@ def bayes_ceilings(dataset: GeoDataset) -> dict[str, float]:
     ``upright``: of one who knows left and right; ``mirrored``: of one who does not.
     """
 
-    def build(folder: Path) -> None:
+    def make() -> pd.DataFrame:
         items = (dataset[i] for i in range(len(dataset)))
         scenes = [item.scene for item in items if item.scene is not None]
         ceilings = {
             name: geoscenes.bayes_accuracy(scenes, countries=dataset.classes, left_right=upright)
             for name, upright in (("upright", True), ("mirrored", False))
         }
-        (folder / "ceilings.json").write_text(json.dumps(ceilings))
+        return pd.DataFrame([ceilings])
 
     params = {"dataset": dataset.identity}
-    folder = cache.compute("ceilings", params, ("geoscenes",), build)
-    return json.loads((folder / "ceilings.json").read_text())
+    row = cache.table("ceilings", params, ("geoscenes",), make).iloc[0]
+    return {str(name): float(value) for name, value in row.items()}
 
 
 def dataset_title(experiment: Experiment) -> str:
