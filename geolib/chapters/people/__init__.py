@@ -12,7 +12,6 @@ from geolib.chapters.people.judging import (
     accuracy_table,
     advantage,
     agreement,
-    agreement_table,
     detectable,
     in_points,
     interval,
@@ -21,9 +20,9 @@ from geolib.chapters.people.judging import (
     kappa_among,
     naming,
     naming_table,
+    outcome_note,
     perceptible,
     telling,
-    verdict,
 )
 from geolib.chapters.people.material import Item, Key, Material, prepare, schedule
 from geolib.chapters.people.page import write
@@ -36,7 +35,6 @@ __all__ = [
     "accuracy_table",
     "advantage",
     "agreement",
-    "agreement_table",
     "by_people",
     "detectable",
     "in_points",
@@ -47,6 +45,7 @@ __all__ = [
     "label",
     "naming",
     "naming_table",
+    "outcome_note",
     "perceptible",
     "prepare",
     "read_answers",
@@ -54,6 +53,5 @@ __all__ = [
     "schedule",
     "simulate",
     "telling",
-    "verdict",
     "write",
 ]

@@ -20,13 +20,7 @@ PERSON, GENERATED = "person", "generated"
 
 
 def read_key(folder: str | Path) -> Key:
-    """Key of the study whose answers lie in a folder.
-
-    Raises
-    ------
-    ValueError
-        If there is none, or it is not one.
-    """
+    """Key of the study whose answers lie in a folder, which is refused without one."""
     path = Path(folder) / KEY
     if not path.is_file():
         raise ValueError(
@@ -39,13 +33,7 @@ def read_key(folder: str | Path) -> Key:
 def read_answers(folder: str | Path, key: Key) -> pd.DataFrame:
     """Answers of all CSV files in a folder, checked against the study's key.
 
-    A participant who stopped early counts with the answers there are.
-
-    Returns
-    -------
-    pandas.DataFrame
-        :data:`COLUMNS`, with ``participant``, ``position`` and ``item`` as whole numbers and
-        ``seconds`` as a number.
+    A participant who stopped early counts with the answers there are. Columns ``COLUMNS``.
 
     Raises
     ------
@@ -138,17 +126,7 @@ def simulate(
     the scene's ease, both normal with deviation one half. Who does not know cannot tell half of the
     time and otherwise guesses evenly. The largest thing in the frame (of a whole scene, some true
     cue) is named seven times in ten, else any thing. Seconds are log-normal.
-
-    Parameters
-    ----------
-    key
-        The study.
-    n_participants
-        The first so many of its participants.
-    seed
-        Of all draws.
-    knows
-        Probability per condition of knowing the country.
+    ``knows`` is the probability per condition; the first ``n_participants`` answer.
     """
     rng = np.random.default_rng(seed)
     skill = rng.normal(0, 0.5, n_participants)

@@ -15,24 +15,16 @@ from statsmodels.stats.inter_rater import cohens_kappa
 from geolib.book import claims
 from geolib.chapters.people.answers import by_people
 from geolib.chapters.people.material import CANNOT_TELL, CONDITIONS, OTHER, THINGS, Key
+from geolib.chapters.tables import UNDEFINED, cells
 from geolib.statistics import Interval
 
 
 def judge(answers: pd.DataFrame, key: Key) -> pd.DataFrame:
-    """Answers with what is known of each picture.
+    """Answers with what is known of each picture; some of each condition are needed.
 
-    Returns
-    -------
-    pandas.DataFrame
-        The answers with ``scene``, ``country``, ``model``, ``observer``; ``right``: whether the
-        country is; ``recognised``: whether a thing is named, in words of one's own if need be;
-        ``named``: whether the named thing is in the frame (of a whole photograph, whether it is a
-        cue of the scene).
-
-    Raises
-    ------
-    ValueError
-        If nobody answered a picture of one of the conditions: nothing could be compared.
+    ``scene``, ``country``, ``model``, ``observer`` of the key; ``right``: whether the country is;
+    ``recognised``: whether a thing is named, in words of one's own if need be; ``named``: whether
+    the named thing is in the frame (of a whole photograph, whether it is a cue of the scene).
     """
     if missing := [name for name in CONDITIONS if name not in set(answers["condition"])]:
         raise ValueError(
@@ -71,19 +63,8 @@ def interval(
     its person times its scene was drawn (the pigeonhole bootstrap, Owen 2007, arXiv 0712.1111;
     percentiles; on the wide side).
 
-    Parameters
-    ----------
-    judged
-        Rows with ``participant`` and ``scene``.
-    statistic
-        Function of two weights per row: how often its person and how often its scene was drawn.
-    n_resamples, seed
-        Of the resampling.
-
-    Returns
-    -------
-    Interval
-        With NaN bounds for fewer than two people or scenes.
+    ``statistic`` is a function of two weights per row: how often its person and how often its scene
+    was drawn. Bounds are NaN for fewer than two people or scenes.
     """
     people, person = np.unique(judged["participant"], return_inverse=True)
     scenes, scene = np.unique(judged["scene"], return_inverse=True)
@@ -127,13 +108,7 @@ def detectable(found: Interval) -> float:
     """Smallest effect that as many people and scenes would have shown with 80 % power.
 
     With h half the width of the 95 % interval: (z₀.₉₇₅ + z₀.₈) h / z₀.₉₇₅, the bootstrap taken as
-    normal. So it allows for other people and other scenes, as the interval does.
-
-    Returns
-    -------
-    float
-        In the unit of the interval; NaN for one without bounds or without width, where answers
-        that are all alike leave unknown how much others would vary.
+    normal. NaN for an interval without bounds or without width.
     """
     width = found.high - found.low
     level, power = stats.norm.ppf([0.975, 0.8])
@@ -147,13 +122,8 @@ def _row(found: Interval) -> dict[str, float]:
 def accuracy(judged: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     """Share of right countries per condition: of people, the model and the true cues.
 
-    "Cannot tell" is not right. All three are marked on the pictures that people answered.
-
-    Returns
-    -------
-    pandas.DataFrame
-        Columns ``row`` (the condition), ``group`` ("people", "model", "true cues"), ``value``,
-        ``low``, ``high``; conditions in the order of people's accuracy, highest first.
+    "Cannot tell" is not right. All three ("people", "model", "true cues" in ``group``) are marked
+    on the pictures that people answered; best condition of people (``row``) first.
     """
     correct = {
         "people": judged["right"],
@@ -175,20 +145,8 @@ def accuracy(judged: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
 def advantage(judged: pd.DataFrame, value: str = "right", seed: int = 0) -> dict[str, float]:
     """How much more often something holds of answers with guided than with random boxes.
 
-    Parameters
-    ----------
-    judged
-        From :func:`judge`.
-    value
-        The column: "right", "recognised" or "named".
-    seed
-        Of the resampling.
-
-    Returns
-    -------
-    dict
-        ``value``, ``low``, ``high``; ``detectable``: the difference that as many people and scenes
-        would have shown with 80 % power, from the same interval (:func:`detectable`).
+    ``value`` is the column: "right", "recognised" or "named". Gives ``value``, ``low``, ``high``
+    and the :func:`detectable` difference, from the same interval.
     """
     values = judged[value].to_numpy(float)
     shares = [_share(values, (judged["condition"] == c).to_numpy()) for c in ("guided", "random")]
@@ -211,12 +169,7 @@ def kappa_among(answers: np.ndarray, items: np.ndarray, n_answers: int) -> Stati
     """κ among people: chance-corrected agreement of every two who saw the same picture.
 
     Where each picture was answered equally often this is Fleiss' κ. A person drawn twice is not
-    compared with itself.
-
-    Parameters
-    ----------
-    answers, items : codes from 0 on, one per answer.
-    n_answers : number of possible answers.
+    compared with itself. ``answers`` and ``items`` are codes from 0 on, one per answer.
     """
     cell = items * n_answers + answers
     _, first = np.unique(items, return_index=True)
@@ -243,14 +196,8 @@ def _kappa(table: np.ndarray) -> float:
 def agreement(judged: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     """κ of the named countries between people, the model and the true cues, per condition.
 
-    "Cannot tell" is an answer like any other.
-
-    Returns
-    -------
-    pandas.DataFrame
-        Columns ``row`` (who with whom), ``group`` (the condition), ``value``, ``low``, ``high``,
-        ``detectable`` (the κ that would have been told from 0, :func:`detectable`); sorted by the
-        agreement on guided boxes, highest first.
+    "Cannot tell" is an answer like any other. ``row`` is who with whom, ``group`` the condition,
+    ``detectable`` the κ that would have been told from 0; highest on guided boxes first.
     """
     columns = {"people": "answer", "model": "model", "true cues": "observer"}
     columns = {name: column for name, column in columns.items() if judged[column].notna().all()}
@@ -285,15 +232,9 @@ def naming(judged: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
 
     In the guided and the random condition: whether the named thing is in the frame. Of whole
     photographs: whether what told them most is a cue of the scene. By chance: the same answers
-    held against the other pictures of their condition.
-
-    Returns
-    -------
-    pandas.DataFrame
-        Index: condition, the one furthest above chance first; columns ``value``, ``low``, ``high``
-        (the share), ``by_chance``, ``excess``, ``excess_low``, ``excess_high`` (share minus share
-        by chance, both resampled together), ``detectable`` (the excess that would have been told
-        from 0, :func:`detectable`), ``n_answers``.
+    held against the other pictures of their condition. The condition furthest above chance first;
+    share ``value``, ``low``, ``high``; ``by_chance``; ``excess``, ``excess_low``, ``excess_high``,
+    both resampled together, and the ``detectable`` excess; ``n_answers``.
     """
     rows = {}
     for condition, part in judged.groupby("condition"):
@@ -336,14 +277,8 @@ def _excess(part: pd.DataFrame) -> Statistic:
 def perceptible(judged: pd.DataFrame, key: Key, seed: int = 0) -> claims.Finding | None:
     """Share of elements for which people name a thing, for the ledger of claims.
 
-    The elements are those that people are asked about: of each image the one whose removal costs
-    the model most.
-
-    Returns
-    -------
-    geolib.book.claims.Finding or None
-        With the interval over people and scenes, and as ``n`` the smaller number of the two. None
-        unless all answers are people's, and for fewer than two people or scenes.
+    Of each image the element whose removal costs the model most. ``n`` is the smaller number of
+    people and scenes. None unless all answers are people's, and for fewer than two of either.
     """
     if not by_people(judged):
         return None
@@ -365,13 +300,8 @@ def telling(judged: pd.DataFrame, key: Key, seed: int = 0) -> pd.DataFrame:
     """What tells a country: in people's words, to the model, and in truth, on whole scenes.
 
     People: what told them most. The model: the largest thing in the frame of its strongest element.
-    True cues: the things that are cues of the scene, sharing its weight equally.
-
-    Returns
-    -------
-    pandas.DataFrame
-        Columns ``row`` (the thing), ``group``, ``value`` (share), ``low``, ``high``; what people
-        name most comes first.
+    True cues: the things that are cues of the scene, sharing its weight equally. ``row`` is the
+    thing, ``value`` its share; what people name most comes first.
     """
     whole = judged[judged["condition"] == "whole"]
     strongest = {item.scene: item.things[:1] for item in key.items if item.condition == "guided"}
@@ -397,7 +327,7 @@ def telling(judged: pd.DataFrame, key: Key, seed: int = 0) -> pd.DataFrame:
     )
 
 
-def verdict(found: Mapping[str, float]) -> str:
+def outcome_note(found: Mapping[str, float]) -> str:
     """Guided against random boxes in words, from :func:`advantage`."""
     if np.isnan(found["low"]):
         outcome = "Too few people or scenes for an interval"
@@ -428,7 +358,7 @@ def in_points(found: Mapping[str, float]) -> str:
 
 def accuracy_table(judged: pd.DataFrame, found: pd.DataFrame) -> Styler:
     """The table of :func:`accuracy` with the share of "cannot tell" and the time taken."""
-    shares = found.assign(text=_texts(found, "{:.0%}"))
+    shares = found.assign(text=cells(found, ".0%"))
     table = shares.pivot(index="row", columns="group", values="text")
     table = table.loc[found["row"].unique(), found["group"].unique()]
     by = judged.groupby("condition")
@@ -438,37 +368,16 @@ def accuracy_table(judged: pd.DataFrame, found: pd.DataFrame) -> Styler:
     return table.rename_axis(index=None, columns=None).style
 
 
-def agreement_table(found: pd.DataFrame) -> Styler:
-    """The table of :func:`agreement` with two columns per condition: κ, and what it could show."""
-    columns = {}
-    for condition, part in found.groupby("group"):
-        rows = part.set_index("row")
-        columns[condition] = pd.Series(_texts(rows, "{:.2f}"), rows.index)
-        shown = [f"{value:.2f}" if np.isfinite(value) else "–" for value in rows["detectable"]]
-        columns[f"{condition}: detectable"] = pd.Series(shown, rows.index)
-    return pd.DataFrame(columns).loc[found["row"].unique()].rename_axis(None).style
-
-
 def naming_table(found: pd.DataFrame) -> Styler:
     """The table of :func:`naming`, in the order of what is most above chance."""
-    names = {"excess": "value", "excess_low": "low", "excess_high": "high"}
-    excess = found[list(names)].rename(columns=names)
     table = pd.DataFrame(
         {
-            "named what is there": _texts(found, "{:.0%}"),
+            "named what is there": cells(found, ".0%"),
             "by chance": found["by_chance"],
-            "above chance": _texts(excess, "{:+.0%}"),
+            "above chance": cells(found, "+.0%", ("excess", "excess_low", "excess_high")),
             "detectable": found["detectable"],
             "answers": found["n_answers"],
         },
         index=found.index,
     )
-    return table.style.format("{:.0%}", subset=["by chance", "detectable"], na_rep="–")
-
-
-def _texts(found: pd.DataFrame, form: str) -> list[str]:
-    """Values with their intervals, in words; a dash for what is undefined."""
-    rows = found[["value", "low", "high"]].itertuples(index=False)
-    return [
-        f"{form} ({form} to {form})".format(*row) if np.isfinite(row).all() else "–" for row in rows
-    ]
+    return table.style.format("{:.0%}", subset=["by chance", "detectable"], na_rep=UNDEFINED)

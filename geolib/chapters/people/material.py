@@ -58,24 +58,10 @@ _THING_INDEX = np.array([list(THINGS).index(_THING_OF[name]) for name in CONCEPT
 class Item(BaseModel):
     """One picture of the study; from ``scene`` on, what participants are not told.
 
-    Attributes
-    ----------
-    item, condition, picture
-        Its number, one of :data:`CONDITIONS`, and the name of its file.
-    frame
-        Box ``x0 y0 x1 y1`` that is asked about, end-exclusive; None for a whole photograph.
-    credit
-        Author and licence of a photograph.
-    scene, country
-        Number of the scene, and where it is.
-    model
-        What the classifier answers to this very picture.
-    observer
-        What someone answers who knows every true cue shown, and nothing else; None for photographs.
-    things
-        What fills the frame, largest first; of a whole scene, nothing.
-    cues
-        Which things among those shown are cues of the country.
+    ``frame`` is the box ``x0 y0 x1 y1`` that is asked about, end-exclusive; None for a whole
+    photograph. ``model`` is what the classifier answers to this very picture, ``observer`` what
+    someone answers who knows every true cue shown, and nothing else (None for photographs).
+    ``things`` fill the frame, largest first; ``cues`` are those shown that are cues of the country.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -96,16 +82,9 @@ class Item(BaseModel):
 class Key(BaseModel):
     """What a study consists of, pixels aside: what its answers are read with.
 
-    Attributes
-    ----------
-    id
-        Tells the study from any other; part of every answer.
-    classes, size, drawn
-        Countries to choose from, side of a picture in pixels, whether they are rendered scenes.
-    items
-        The pictures, in the order of their numbers.
-    schedule
-        For each participant the numbers of the pictures, in the order in which they are shown.
+    ``id`` tells it from any other and is part of every answer; ``drawn``: whether pictures are
+    rendered scenes; ``items`` in the order of their numbers; ``schedule``: for each participant
+    the numbers of the pictures, in the order in which they are shown.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -132,26 +111,8 @@ def schedule(
 
     A Latin square: everyone sees every scene once, any three participants in a row see a scene in
     all three conditions, and each participant has every condition equally often, within one, in
-    each country and overall.
-
-    Parameters
-    ----------
-    countries
-        Of each scene.
-    n_participants
-        At least one; with a multiple of three every picture is seen equally often.
-    seed
-        Of the square and of the orders.
-
-    Returns
-    -------
-    list
-        For each participant a list of scene and condition.
-
-    Raises
-    ------
-    ValueError
-        If there is no scene or no participant.
+    each country and overall. With a multiple of three participants every picture is seen equally
+    often.
     """
     if not countries or n_participants < 1:
         raise ValueError(
@@ -187,21 +148,9 @@ def prepare(
     (insertion, §5). Of the guided boxes, the one whose removal costs the model most is framed; of
     the random ones, the box that took its place.
 
-    Parameters
-    ----------
-    study
-        Data, classifier and thresholds; its seed draws scenes, boxes and orders.
-    n_scenes
-        Evaluation images used, at most; those without elements have nothing to show.
-    n_participants
-        People for whom an order is drawn.
-    attribution, segmenter
-        Whose elements are shown.
-
-    Raises
-    ------
-    ValueError
-        If no evaluation image has both a country and an element.
+    ``n_scenes`` evaluation images are used, at most; those without elements have nothing to show.
+    An order is drawn for each of ``n_participants``. The experiment's seed draws scenes, boxes and
+    orders.
     """
     config = experiment.config(attribution, segmenter)
     params = {
@@ -317,10 +266,7 @@ def _at_size(labels: np.ndarray, size: int) -> np.ndarray:
 def things_in(things: np.ndarray, frame: Sequence[int]) -> tuple[str, ...]:
     """Names of the things that fill a quarter of a frame, largest first; at least the largest.
 
-    Parameters
-    ----------
-    things : int ``[H, W]``, indices into :data:`THINGS`.
-    frame : ``x0 y0 x1 y1``, end-exclusive.
+    ``things`` are indices into ``THINGS``, int [H,W].
     """
     x0, y0, x1, y1 = frame
     inside = things[y0:y1, x0:x1]

@@ -17,24 +17,9 @@ from geolib.runtime.here import data_file
 def write(folder: str | Path, material: Material, contact: str | None = None) -> Path:
     """Write a study: ``page/``, which people are given, and ``key.json``, which they are not.
 
-    Parameters
-    ----------
-    folder
-        New or empty.
-    material
-        From :func:`prepare`.
-    contact
-        Who runs the study, whom to ask and who approved it; shown before anything is asked.
-
-    Returns
-    -------
-    pathlib.Path
-        ``page/index.html``. Its folder works from a disk or any web server, and sends nothing.
-
-    Raises
-    ------
-    ValueError
-        If the folder holds something: answers could no longer be read with their key.
+    The ``folder`` is new or empty: answers could not be read with another key. ``contact`` says who
+    runs the study, whom to ask and who approved it. Gives ``page/index.html``, which works from a
+    disk or any web server and sends nothing.
     """
     target = Path(folder)
     if target.exists() and any(target.iterdir()):
