@@ -16,10 +16,11 @@ from typing import Any
 import pandas as pd
 import timm
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
 from torchvision import models
+
+from geolib.model.weights import load_weights, read_header, read_weights
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -404,37 +405,6 @@ def read_card(path: Path) -> Card:
     return Card(**card | {key: tuple(card[key]) for key in ("classes", "mean", "std")})
 
 
-def read_header(path: Path) -> dict[str, str]:
-    """Entries of the header of a safetensors file."""
-    try:
-        with safe_open(path, "pt") as file:
-            return file.metadata() or {}
-    except (OSError, SafetensorError) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from error
-
-
-def read_weights(path: Path) -> dict[str, torch.Tensor]:
-    """Weights in a file: safetensors, or a pth that holds nothing but tensors.
-
-    Raises
-    ------
-    ValueError
-        If the file is missing, damaged, or holds anything else.
-    """
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # damaged files give rise to errors of every kind
-        raise ValueError(f"weights file {path} cannot be read: {error}") from error
-    for wrapper in ("state_dict", "model"):
-        if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
-            content = content[wrapper]
-    if not isinstance(content, dict) or not all(torch.is_tensor(v) for v in content.values()):
-        raise ValueError(f"weights file {path} holds no state dict, a mapping of names to tensors")
-    return {key.removeprefix("module."): tensor for key, tensor in content.items()}
-
-
 def download(name: str) -> dict[str, torch.Tensor]:
     """ImageNet weights as published by torchvision or timm; they keep a copy.
 
@@ -452,37 +422,3 @@ def download(name: str) -> dict[str, torch.Tensor]:
             f"weights='imagenet': those of {name} cannot be downloaded ({error}); "
             "download them elsewhere and give the file as weights="
         ) from error
-
-
-def load_weights(network: nn.Module, tensors: Mapping[str, torch.Tensor], source: str) -> None:
-    """Load weights that must fit exactly and be finite.
-
-    Raises
-    ------
-    ValueError
-        Naming the keys that are missing, not expected, of another shape, or not finite.
-    """
-    expected = network.state_dict()
-    # Files from before PyTorch 0.4.1 lack these counters, and inference does not need them.
-    missing = [k for k in expected if k not in tensors and not k.endswith("num_batches_tracked")]
-    unexpected = [k for k in tensors if k not in expected]
-    misshaped = [
-        f"{k} {tuple(tensors[k].shape)} instead of {tuple(v.shape)}"
-        for k, v in expected.items()
-        if k in tensors and tensors[k].shape != v.shape
-    ]
-    faults = {"missing": missing, "not expected": unexpected, "of another shape": misshaped}
-    if any(faults.values()):
-        listed = "; ".join(
-            f"{len(keys)} {fault}: {_some(keys)}" for fault, keys in faults.items() if keys
-        )
-        raise ValueError(f"weights of {source} do not fit {type(network).__name__}: {listed}")
-    if broken := [k for k, t in tensors.items() if not torch.isfinite(t).all()]:
-        raise ValueError(
-            f"weights of {source} hold NaN or infinity in {len(broken)} tensors: {_some(broken)}"
-        )
-    network.load_state_dict(tensors, strict=False)
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")

@@ -26,10 +26,11 @@ from geolib.data import (
     pixel_batches,
     single_threaded,
 )
-from geolib.model.classifier import Classifier, load, read_header, take_classes
+from geolib.model.classifier import Classifier, load, take_classes
 from geolib.model.device import BatchSize, choose_batch_size, choose_device, inference_precision
 from geolib.model.prediction import as_images
 from geolib.model.settings import TrainConfig
+from geolib.model.weights import read_header
 from geolib.runtime.here import progress_bar
 from geolib.training.batches import Examples
 from geolib.training.crops import five_crops

@@ -10,6 +10,8 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
+from geolib.model.weights import not_finite
+
 # What transformers reads of a folder; the hub's folders hold other things beside it.
 FOLDER_FILES = (".json", ".safetensors", ".txt")
 
@@ -97,11 +99,6 @@ def refuse(problems: dict[str, Any], what: str) -> None:
     if any(problems.values()):
         kinds = (f"{kind}: {', '.join(sorted(keys))}" for kind, keys in problems.items() if keys)
         raise ValueError(f"checkpoint {what}: {'; '.join(kinds)}")
-
-
-def not_finite(state: dict[str, torch.Tensor]) -> list[str]:
-    """Keys of the tensors that hold NaN or infinite values."""
-    return [key for key, value in state.items() if not torch.isfinite(value).all()]
 
 
 def weight_files(checkpoint: Path) -> list[Path]:

@@ -21,9 +21,9 @@ from segment_anything.utils.transforms import ResizeLongestSide
 from torch import nn
 
 from geolib.model.device import choose_device
+from geolib.model.weights import misfits
 from geolib.segmentation.networks.base import (
     NetworkSegmenter,
-    not_finite,
     refuse,
 )
 from geolib.segmentation.segments import Segments
@@ -213,19 +213,8 @@ def timm_layout(state: State) -> State:
 
 def load_exactly(network: Sam, state: State) -> Sam:
     """Load `state` into `network`; ValueError naming every key or shape that does not fit."""
-    own = network.state_dict()
-    problems = {
-        "missing": [key for key in own if key not in state],
-        "unexpected": [key for key in state if key not in own],
-        "of another shape": [
-            f"{key} {list(state[key].shape)} instead of {list(own[key].shape)}"
-            for key in own
-            if key in state and own[key].shape != state[key].shape
-        ],
-        "not finite": not_finite(state),
-    }
-    refuse(problems, f"does not fit {type(network.image_encoder).__name__}")
-    network.load_state_dict(state)
+    refuse(misfits(network, state), f"does not fit {type(network.image_encoder).__name__}")
+    network.load_state_dict(state, strict=False)
     # TinyViT keeps its attention biases gathered for inference; eval() drops the stale ones.
     return network.eval()
 

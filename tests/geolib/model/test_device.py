@@ -9,7 +9,7 @@ from geolib import data, model
 from geolib.ablation import faithfulness
 from geolib.attribution import METHODS, attribute
 from geolib.masks import box_region
-from geolib.model.device import BatchSize, choose_batch_size
+from geolib.model.device import BatchSize, choose_batch_size, choose_device
 from geolib.scoring import Elements
 
 LIMIT = 5
@@ -159,3 +159,11 @@ def test_ablation(classifier, little_memory):
     expected = faithfulness(classifier, images(3), None, elements, batch_size=4)
     assert len(expected) == 3 * (1 + 2 + 20 + 4)
     pd.testing.assert_frame_equal(halved, expected, check_exact=True)
+
+
+def test_apples_gpu_is_left_out_where_float64_is_needed(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert choose_device().type == "mps"
+    assert choose_device(float64=True).type == "cpu"
+    assert choose_device("mps", float64=True).type == "mps"

@@ -16,6 +16,7 @@ from torchvision import models
 
 from geolib import data, model
 from geolib.model import classifier as classifier_module
+from geolib.model import weights as weights_module
 
 SHARED = Path(__file__).parents[4] / "shared"
 MOBILENET = SHARED / "weights" / "mobilenet_v2-imagenet1k.safetensors"
@@ -34,7 +35,7 @@ def resnet_file(tmp_path) -> Path:
 
 def edited(path: Path, edit) -> Path:
     """Copy of a file of weights after ``edit`` has changed them in place."""
-    tensors = classifier_module.read_weights(path)
+    tensors = weights_module.read_weights(path)
     edit(tensors)
     save_file(tensors, path.with_stem("edited"))
     return path.with_stem("edited")
@@ -49,7 +50,7 @@ def test_forward_normalises_with_imagenet_statistics(resnet_file):
     mean = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
     std = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
     plain = models.resnet18(num_classes=3).eval()
-    plain.load_state_dict(classifier_module.read_weights(resnet_file))
+    plain.load_state_dict(weights_module.read_weights(resnet_file))
     with torch.inference_mode():
         torch.testing.assert_close(classifier(images), plain((images - mean) / std))
     assert not classifier.training
@@ -120,7 +121,7 @@ def test_a_network_without_maps_has_no_target_layer():
 
 
 def test_safetensors_and_pth_give_the_same(resnet_file, tmp_path):
-    tensors = classifier_module.read_weights(resnet_file)
+    tensors = weights_module.read_weights(resnet_file)
     first = model.load("resnet18", weights=resnet_file, classes=ABC)
     for number, content in enumerate(
         [tensors, {"state_dict": tensors}, {f"module.{k}": v for k, v in tensors.items()}]
@@ -191,7 +192,7 @@ def test_untrained_weights_come_from_the_seed_alone():
     ("edit", "message"),
     [
         (lambda t: t.pop("layer1.0.conv1.weight"), "1 missing: layer1.0.conv1.weight"),
-        (lambda t: t.update(extra=torch.zeros(1)), "1 not expected: extra"),
+        (lambda t: t.update(extra=torch.zeros(1)), "1 unexpected: extra"),
         (
             lambda t: t.update({"conv1.weight": torch.zeros(64, 3, 5, 5)}),
             r"1 of another shape: conv1.weight (64, 3, 5, 5) instead of (64, 3, 7, 7)",

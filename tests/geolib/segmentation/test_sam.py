@@ -247,7 +247,7 @@ def test_every_published_key_is_used_or_the_classifier_s(published):
         (lambda s: s.update(extra=torch.ones(1)), "unexpected: extra"),
         (
             lambda s: s.update({"image_encoder.neck.1.bias": torch.ones(3)}),
-            r"another shape: image_encoder.neck.1.bias \[3\] instead of \[256\]",
+            r"another shape: image_encoder.neck.1.bias \(3,\) instead of \(256,\)",
         ),
         (
             lambda s: s.update({"image_encoder.neck.1.bias": torch.full((256,), torch.nan)}),
