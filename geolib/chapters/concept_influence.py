@@ -52,6 +52,14 @@ from geolib.runtime.here import progress_bar
 from geolib.segmentation.networks.ade20k import SemanticNetwork
 from geoscenes import semantic
 
+CHUNK = 16  # images per unit of work
+# Concepts whose influence the ledger asks for, in images located rightly, and in wrong ones.
+RIGHT = ("sky", "building", "mountain", "road", "grass", "earth", "sand", "water", "animal")
+WRONG = ("car", "person", "animal", "floor")
+COLUMNS = ["image_id", "group", "concept", "dilation", "size", "influence", "by_chance"]
+# Concepts that a reader expects in a colour of their own.
+NATURAL = {"sky": "#4a90d9", "road": "#4b5259", "grass": "#7fb353", "tree": "#3f7d3a"}
+
 
 def influence_table(summary: pd.DataFrame, dilation: int, groups: Mapping[str, str]) -> Styler:
     """The frequent concepts of :func:`summarise` at one β, as Tables 3 and 4, a block per group.
@@ -99,10 +107,6 @@ def rare_concepts(summary: pd.DataFrame, min_images: int, groups: Mapping[str, s
         + "; ".join(parts)
         + "."
     )
-
-
-# Concepts that a reader expects in a colour of their own.
-NATURAL = {"sky": "#4a90d9", "road": "#4b5259", "grass": "#7fb353", "tree": "#3f7d3a"}
 
 
 @styled
@@ -163,14 +167,6 @@ def concept_medians(table: pd.DataFrame, groups: Mapping[str, str]) -> Figure:
         marks={"by_chance": "laid anywhere"},
         limits=(0, None),
     )
-
-
-CHUNK = 16  # images per unit of work
-# Concepts whose influence the ledger asks for, in images located rightly, and in wrong ones.
-RIGHT = ("sky", "building", "mountain", "road", "grass", "earth", "sand", "water", "animal")
-WRONG = ("car", "person", "animal", "floor")
-
-COLUMNS = ["image_id", "group", "concept", "dilation", "size", "influence", "by_chance"]
 
 
 def semantic_maps(
