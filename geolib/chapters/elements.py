@@ -20,6 +20,7 @@ from geolib import figures
 from geolib.ablation import ablate
 from geolib.data import GeoImage
 from geolib.figures import ACCENT, GUIDED, RANDOM, WIDTH, as_image, draw_boxes, outline, styled
+from geolib.masks import intersections, iou
 from geolib.pipeline.shards import Extracted
 from geolib.scoring import salient_weights
 from geoscenes import Scene, SceneObject
@@ -154,11 +155,11 @@ def mark_elements(one: Extracted) -> pd.DataFrame:
     """
     masks = one.elements.masks
     areas = masks.sum((1, 2))
-    among = _intersection(masks, masks) / areas[:, None]
+    among = intersections(masks, masks) / areas[:, None]
     np.fill_diagonal(among, 0)
     objects = _masks(_visible(one.item))
     if len(objects):
-        intersection = _intersection(masks, objects)
+        intersection = intersections(masks, objects)
         on = intersection / areas[:, None]
         of = intersection / objects.sum((1, 2))[None]
         part = ((on >= INSIDE) & (of < PART)).any(1) & ~((on >= PART) & (of >= PART)).any(1)
@@ -174,7 +175,7 @@ def element_categories(one: Extracted) -> list[str]:
     objects, masks = _visible(one.item), one.elements.masks
     if not objects or not len(masks):
         return []
-    on = _intersection(masks, _masks(objects)) / masks.sum((1, 2))[:, None]
+    on = intersections(masks, _masks(objects)) / masks.sum((1, 2))[:, None]
     return [objects[row.argmax()].category for row in on if row.max() >= PART]
 
 
@@ -201,7 +202,7 @@ def cue_share(extracted: Sequence[Extracted]) -> dict[str, float]:
         all_cue.extend(cue)
         if not objects or not len(one.elements):
             continue
-        intersection = _intersection(one.elements.masks, _masks(objects))
+        intersection = intersections(one.elements.masks, _masks(objects))
         share = intersection / one.elements.masks.sum((1, 2))[:, None]
         on_cue.extend(cue[share.argmax(1)][share.max(1) >= PART])
     return {
@@ -258,9 +259,7 @@ def _at_size(masks: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 def _best_iou(objects: np.ndarray, segments: np.ndarray) -> np.ndarray:
     if not len(objects) or not len(segments):
         return np.zeros(len(objects))
-    intersection = _intersection(objects, segments)
-    areas = objects.sum((1, 2))[:, None] + segments.sum((1, 2))[None]
-    return (intersection / (areas - intersection)).max(1)
+    return iou(objects, segments).max(1)
 
 
 def _objects(item: GeoImage) -> tuple[SceneObject, ...]:
@@ -275,9 +274,3 @@ def _visible(item: GeoImage) -> list[SceneObject]:
 
 def _masks(objects: Sequence[SceneObject]) -> np.ndarray:
     return np.stack([o.mask for o in objects]) if objects else np.zeros((0, 1, 1), bool)
-
-
-def _intersection(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Number of shared pixels, ``[N, M]``, of masks ``[N, H, W]`` and ``[M, H, W]``."""
-    flat = [masks.reshape(len(masks), -1).astype(np.float32) for masks in (a, b)]
-    return flat[0] @ flat[1].T
