@@ -79,32 +79,44 @@ Parameters = Annotated[
     list[str] | None,
     typer.Option("-p", "--parameter", metavar="NAME VALUE", help="Change a parameter."),
 ]
+Jobs = Annotated[
+    int | None,
+    typer.Option(min=1, help="Notebooks at a time, which share the cores; by default two."),
+]
 
 
 @app.command(
     epilog="Examples: `geolib run` · `geolib run 06-faithfulness --profile smoke` · "
-    "`geolib run 06-faithfulness -p repeats 20`"
+    "`geolib run 06-faithfulness -p repeats 20` · `geolib run --dry-run`"
 )
 def run(
     names: Annotated[list[str] | None, typer.Argument(help="Notebooks; all by default.")] = None,
     profile: Profile = "default",
     parameter: Parameters = None,
+    jobs: Jobs = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what would run, why, and how long it took.")
+    ] = False,
 ) -> None:
     """Execute notebooks with papermill; those that nothing has changed for are skipped."""
     from geolib.book import run as run_
 
     with _plain_errors():
-        for execution in run_.execute(names or (), profile, _parameters(parameter)):
+        given = names or (), profile, _parameters(parameter)
+        if dry_run:
+            _print_plans(run_.plan(*given))
+            return
+        for execution in run_.execute(*given, jobs=jobs):
             console.print(execution.path)
 
 
 @app.command(epilog="Examples: `geolib book` · `geolib book --profile smoke`")
-def book(profile: Profile = "default", parameter: Parameters = None) -> None:
+def book(profile: Profile = "default", parameter: Parameters = None, jobs: Jobs = None) -> None:
     """Execute what has changed and build the book; prints the path of its first page."""
-    from geolib.book import run as run_
+    from geolib.book import pages
 
     with _plain_errors():
-        typer.echo(run_.book(profile, _parameters(parameter)))
+        typer.echo(pages.book(profile, _parameters(parameter), jobs=jobs))
 
 
 @app.command(
@@ -509,6 +521,14 @@ def main() -> None:
     with _plain_errors():
         arguments = join_parameters(sys.argv[1:])
         app(arguments)
+
+
+def _print_plans(plans: Any) -> None:
+    table = Table("notebook", "would run", "because these changed", "last time")
+    for one in plans:
+        took = "" if one.seconds is None else f"{one.seconds:.0f} s"
+        table.add_row(one.name, "yes" if one.why else "no", ", ".join(one.why), took)
+    Console(width=max(console.width, 100)).print(table)
 
 
 def _print_table(comparison: Any) -> None:

@@ -1,4 +1,4 @@
-"""Executes the notebooks with papermill and builds the book from the executed copies.
+"""Executes the notebooks with papermill, several at a time, and skips what has not changed.
 
 Everything a run writes stands under ``_build/PROFILE``: the executed notebooks, the results they
 recorded, the source tree of the book and its pages (``_build/html`` for the ``default`` profile).
@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import ast
 import difflib
-import hashlib
-import json
 import os
-import platform
-import shutil
-import subprocess
-import warnings
-from base64 import b64decode
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import (
+    FIRST_COMPLETED,
+    Future,
+    ProcessPoolExecutor,
+    ThreadPoolExecutor,
+    wait,
+)
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import version
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -32,26 +32,16 @@ from filelock import FileLock, Timeout
 from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from nbformat import NotebookNode
 from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-import geolib
-from geolib.book import claims, results
-from geolib.runtime import cache
+from geolib.book import provenance, results
 from geolib.runtime.here import KEEP_FREED_MEMORY, repository_root
 
-# The ledger of claims with its verdicts, for pages and, beside them, for other programs.
-CLAIMS = "claims.json"
 WIDGET = "application/vnd.jupyter.widget-view+json"
 KEPT_TAGS = frozenset({"nbval-check-output", "keep_output"})
-# What a notebook shows does not depend on how it is started or printed.
-_NOT_AN_INPUT = {
-    "geolib.runtime.here",
-    "geolib.cli",
-    "geolib.book.run",
-    "geolib.book.sphinx_claims",
-    "geolib.book.sphinx_results",
-}
-_LIBRARIES = ("lightning", "matplotlib", "pandas", "seaborn", "statsmodels")
+# The others wait for the network that it trains: it runs before them, with all cores.
+FIRST = "02-classifier"
+SECONDS_BETWEEN_LOOKS = 1.0
 _console = Console(stderr=True, markup=False)
 
 
@@ -67,6 +57,28 @@ class Execution:
     path: Path
     seconds: float
     skipped: bool
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be done for a notebook.
+
+    ``why`` lists what has changed since its last run, and is empty if nothing has; ``seconds`` is
+    what that run took, None if there was none.
+    """
+
+    name: str
+    source: Path
+    parameters: dict[str, Any]
+    inputs: dict[str, str]
+    target: Path
+    why: list[str]
+    seconds: float | None
+
+    @property
+    def part(self) -> Path:
+        """A half-executed copy; by another name, so that it never counts as done."""
+        return self.target.with_name(f"{self.name}.failed.ipynb")
 
 
 def names(root: Path | None = None) -> list[str]:
@@ -160,18 +172,43 @@ def resolve(
     return resolved
 
 
-def execute(
+def plan(
     notebooks: Iterable[str] = (),
     profile: str = "default",
     parameters: Mapping[str, Any] | None = None,
     *,
     root: Path | None = None,
+) -> list[Plan]:
+    """What :func:`execute` would do with the same arguments, and why, notebook by notebook."""
+    selected = list(notebooks) or names(root)
+    resolved = resolve(selected, profile, parameters, root=root)
+    folder = build_folder(profile, root) / "notebooks"
+    plans = []
+    for name, values in resolved.items():
+        source, target = _notebooks(root) / f"{name}.ipynb", folder / f"{name}.ipynb"
+        inputs = provenance.inputs(source, values)
+        why, seconds = ["it has not run yet"], None
+        if target.is_file():
+            earlier = nbformat.read(target, as_version=4).metadata.get("geolib", {})
+            why = provenance.changed(inputs, earlier.get("inputs", {}))
+            seconds = earlier.get("seconds")
+        plans.append(Plan(name, source, values, inputs, target, why, seconds))
+    return plans
+
+
+def execute(
+    notebooks: Iterable[str] = (),
+    profile: str = "default",
+    parameters: Mapping[str, Any] | None = None,
+    *,
+    jobs: int | None = None,
+    root: Path | None = None,
 ) -> list[Execution]:
     """Execute notebooks into the build folder, skipping those that nothing has changed for.
 
-    A notebook is executed again when its source, its parameters, the files they name, the data
-    that ship with the package, the package's code or a numerical library has changed. Its copy
-    takes its place only when whole.
+    A notebook is executed again when its source, its parameters, the content of the files they
+    name or of the project's data, the code it imports or a library has changed. Its copy takes its
+    place only when whole.
 
     Parameters
     ----------
@@ -181,6 +218,8 @@ def execute(
         Name of a file of ``notebooks/profiles``.
     parameters
         Overrides of the profile.
+    jobs
+        Notebooks at a time, which share the cores; by default two where there are two.
     root
         The repository, if not the one that holds this package.
 
@@ -192,42 +231,147 @@ def execute(
     Raises
     ------
     ValueError
-        If a notebook, profile or parameter is unknown.
+        If a notebook, profile or parameter is unknown, or ``jobs`` is less than 1.
     RunError
         If a notebook fails; the message holds the error, where to look, and the path of the
-        half-executed copy.
+        half-executed copy. Notebooks that run beside it are finished first.
     """
-    selected = list(notebooks) or names(root)
-    resolved = resolve(selected, profile, parameters, root=root)
-    with _locked(build_folder(profile, root)):
-        return _execute(resolved, profile, root)
+    jobs = min(2, os.cpu_count() or 1) if jobs is None else jobs
+    if jobs < 1:
+        raise ValueError(f"jobs={jobs}; expected at least 1")
+    with locked(build_folder(profile, root)):
+        plans = plan(notebooks, profile, parameters, root=root)
+        (build_folder(profile, root) / "notebooks").mkdir(exist_ok=True)
+        done = {p.name: Execution(p.name, p.target, p.seconds or 0, True) for p in plans}
+        for one in plans:
+            if not one.why:
+                _console.print(f"{one.name}: unchanged")
+        due = [one for one in plans if one.why]
+        first = [one for one in due if one.name == FIRST]
+        rest = [one for one in due if one.name != FIRST]
+        # The longest first: none is then left to run alone in the end.
+        rest.sort(key=lambda one: -(one.seconds or 0))
+        for batch, at_once in ((first, 1), (rest, jobs)):
+            if batch:
+                done |= {e.name: e for e in _run(batch, profile, at_once)}
+    return [done[one.name] for one in plans]
 
 
-def book(
-    profile: str = "default",
-    parameters: Mapping[str, Any] | None = None,
-    *,
-    root: Path | None = None,
-) -> Path:
-    """Execute what has changed and build the book; warnings are errors.
+def _run(plans: Sequence[Plan], profile: str, jobs: int) -> Iterator[Execution]:
+    """Execute notebooks; several in processes, since papermill changes the working directory."""
+    about = {"profile": profile, "machine": provenance.machine()}
+    # Read by the kernels when they start.
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+    environment = KEEP_FREED_MEMORY | {"OMP_NUM_THREADS": str(threads)}
+    initial = {"initializer": os.environ.update, "initargs": (environment,)}
+    executor = (
+        ThreadPoolExecutor(1, **initial)
+        if jobs == 1
+        else ProcessPoolExecutor(jobs, get_context("spawn"), **initial)
+    )
+    failed: RunError | None = None
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=_console, transient=True) as progress, executor:
+        waiting = list(plans)
+        running: dict[Future[float], tuple[Plan, Any]] = {}
+        while waiting or running:
+            while waiting and len(running) < jobs and failed is None:
+                one = waiting.pop(0)
+                one.part.unlink(missing_ok=True)
+                task = progress.add_task(one.name, total=None)
+                running[executor.submit(_execute_one, one, about)] = one, task
+            if not running:
+                break
+            finished, _ = wait(running, SECONDS_BETWEEN_LOOKS, FIRST_COMPLETED)
+            for one, task in running.values():
+                progress.update(task, **_state(one))
+            for future in finished:
+                one, task = running.pop(future)
+                progress.remove_task(task)
+                try:
+                    seconds = future.result()
+                except RunError as error:
+                    failed = failed or error
+                    continue
+                _console.print(f"{one.name}: executed in {seconds:.0f} s")
+                yield Execution(one.name, one.target, seconds, skipped=False)
+    if failed is not None:
+        raise failed
 
-    Returns
-    -------
-    Path
-        The built ``index.html``.
 
-    Raises
-    ------
-    ValueError
-        If the profile or a parameter is unknown.
-    RunError
-        If a notebook fails or the book does not build.
-    """
-    resolved = resolve(names(root), profile, parameters, root=root)
-    with _locked(build_folder(profile, root)):
-        executions = _execute(resolved, profile, root)
-        source = _assemble(executions, profile, root)
-        return _render(source, profile, root)
+def _state(one: Plan) -> dict[str, Any]:
+    """How far a notebook is: papermill saves the copy as each cell begins."""
+    try:
+        cells = nbformat.read(one.part, as_version=4).cells
+    except (OSError, ValueError):
+        return {}
+    states = [c.metadata.get("papermill", {}) for c in cells if c.cell_type == "code"]
+    done = [float(s.get("duration") or 0) for s in states if s.get("status") == "completed"]
+    left = f", about {max(one.seconds - sum(done), 1):.0f} s left" if one.seconds else ""
+    text = f"{one.name}: cell {min(len(done) + 1, len(states))} of {len(states)}{left}"
+    return {"description": text, "completed": len(done), "total": len(states)}
+
+
+def _execute_one(one: Plan, about: Mapping[str, Any]) -> float:
+    """Execute one notebook; the seconds it took."""
+    started = datetime.now(UTC)
+    try:
+        notebook = papermill.execute_notebook(
+            one.source,
+            one.part,
+            parameters=one.parameters,
+            kernel_name="python3",
+            progress_bar=False,
+            cwd=one.source.parent,
+            # The kernel warns of its local sockets at every start.
+            extra_arguments=["--log-level=CRITICAL"],
+        )
+    except papermill.PapermillExecutionError as error:
+        raise RunError(
+            f"{one.name} failed: {error.ename}: {error.evalue}\n\n"
+            f"See In [{error.exec_count}] of the half-executed copy: {one.part}"
+        ) from None
+    except (DeadKernelError, CellTimeoutError) as error:
+        raise RunError(
+            f"{one.name} failed: {error}\n\nThe half-executed copy: {one.part}"
+        ) from None
+    seconds = round((datetime.now(UTC) - started).total_seconds(), 1)
+    # Absolute paths of this machine have no place in a notebook that readers download.
+    notebook.metadata.papermill.input_path = f"notebooks/{one.name}.ipynb"
+    notebook.metadata.papermill.output_path = f"notebooks/{one.name}.ipynb"
+    notebook.metadata["geolib"] = {
+        **about,
+        "inputs": one.inputs,
+        "parameters": one.parameters,
+        "started": started.isoformat(timespec="seconds"),
+        "seconds": seconds,
+        "commit": provenance.commit(one.source.parent),
+        "versions": provenance.versions(),
+    }
+    _fold_parameters(notebook)
+    _drop_progress_bars(notebook)
+    nbformat.write(notebook, one.part)
+    results.collect(one.part)
+    one.part.replace(one.target)
+    return seconds
+
+
+def _fold_parameters(notebook: NotebookNode) -> None:
+    """Let the page show the values of the run, folded, in place of the notebook's defaults."""
+    for cell in notebook.cells:
+        tags = cell.metadata.get("tags", [])
+        if "injected-parameters" in tags:
+            cell.metadata["tags"] = [*tags, "hide-input"]
+        elif "parameters" in tags:
+            cell.metadata["tags"] = [*tags, "remove-cell"]
+
+
+def _drop_progress_bars(notebook: NotebookNode) -> None:
+    """Drop finished progress bars: no result, and a page would load their code from elsewhere."""
+    notebook.metadata.pop("widgets", None)
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs = [o for o in cell.outputs if WIDGET not in o.get("data", {})]
 
 
 def pair(root: Path | None = None) -> list[Path]:
@@ -317,7 +461,8 @@ def _unknown(kind: str, name: str, known: Sequence[str]) -> str:
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path) -> Iterator[None]:
+    """No other run writes to the folder meanwhile."""
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / ".lock")
     try:
@@ -329,296 +474,3 @@ def _locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-def _execute(
-    resolved: Mapping[str, dict[str, Any]], profile: str, root: Path | None
-) -> list[Execution]:
-    folder = build_folder(profile, root) / "notebooks"
-    folder.mkdir(parents=True, exist_ok=True)
-    os.environ.update(KEEP_FREED_MEMORY)  # read by the kernels when they start
-    executions = []
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(*columns, console=_console, transient=True) as progress:
-        for position, (name, parameters) in enumerate(resolved.items(), start=1):
-            task = progress.add_task(f"{name} ({position} of {len(resolved)})", total=1)
-            executions.append(_execute_one(name, parameters, profile, folder, root))
-            progress.remove_task(task)
-            done = executions[-1]
-            state = "unchanged" if done.skipped else f"executed in {done.seconds:.0f} s"
-            progress.console.print(f"{name}: {state}")
-    return executions
-
-
-def _execute_one(
-    name: str, parameters: dict[str, Any], profile: str, folder: Path, root: Path | None
-) -> Execution:
-    source = _notebooks(root) / f"{name}.ipynb"
-    target = folder / f"{name}.ipynb"
-    key = _key(source, parameters)
-    if target.is_file():
-        run = nbformat.read(target, as_version=4).metadata.get("geolib", {})
-        if run.get("key") == key:
-            return Execution(name, target, run["seconds"], skipped=True)
-    # The name a half-executed copy keeps, so that it never counts as done.
-    part = folder / f"{name}.failed.ipynb"
-    started = datetime.now(UTC)
-    try:
-        notebook = papermill.execute_notebook(
-            source,
-            part,
-            parameters=parameters,
-            kernel_name="python3",
-            progress_bar=False,
-            cwd=source.parent,
-            # The kernel warns of its local sockets at every start.
-            extra_arguments=["--log-level=CRITICAL"],
-        )
-    except papermill.PapermillExecutionError as error:
-        raise RunError(
-            f"{name} failed: {error.ename}: {error.evalue}\n\n"
-            f"See In [{error.exec_count}] of the half-executed copy: {part}"
-        ) from error
-    except (DeadKernelError, CellTimeoutError) as error:
-        raise RunError(f"{name} failed: {error}\n\nThe half-executed copy: {part}") from error
-    seconds = (datetime.now(UTC) - started).total_seconds()
-    # Absolute paths of this machine have no place in a notebook that readers download.
-    notebook.metadata.papermill.input_path = f"notebooks/{name}.ipynb"
-    notebook.metadata.papermill.output_path = f"notebooks/{name}.ipynb"
-    notebook.metadata["geolib"] = {
-        "key": key,
-        "profile": profile,
-        "parameters": parameters,
-        "started": started.isoformat(timespec="seconds"),
-        "seconds": round(seconds, 1),
-        "commit": _commit(source.parent),
-        "machine": _machine(),
-        "versions": _versions(),
-    }
-    _fold_parameters(notebook)
-    _drop_progress_bars(notebook)
-    nbformat.write(notebook, part)
-    results.collect(part)
-    part.replace(target)
-    return Execution(name, target, seconds, skipped=False)
-
-
-def _fold_parameters(notebook: NotebookNode) -> None:
-    """Let the page show the values of the run, folded, in place of the notebook's defaults."""
-    for cell in notebook.cells:
-        tags = cell.metadata.get("tags", [])
-        if "injected-parameters" in tags:
-            cell.metadata["tags"] = [*tags, "hide-input"]
-        elif "parameters" in tags:
-            cell.metadata["tags"] = [*tags, "remove-cell"]
-
-
-def _drop_progress_bars(notebook: NotebookNode) -> None:
-    """Drop finished progress bars: no result, and a page would load their code from elsewhere."""
-    notebook.metadata.pop("widgets", None)
-    for cell in notebook.cells:
-        if cell.cell_type == "code":
-            cell.outputs = [o for o in cell.outputs if WIDGET not in o.get("data", {})]
-
-
-def _key(source: Path, parameters: Mapping[str, Any]) -> str:
-    """Hash of everything that decides what a notebook shows."""
-    notebook = nbformat.read(source, as_version=4)
-    content = {
-        "cells": [[cell.cell_type, cell.source, cell.metadata] for cell in notebook.cells],
-        "parameters": parameters,
-        "inputs": [_stamp(Path(v)) for v in parameters.values() if _is_path(v, source.parent)],
-        "data": _stamp(repository_root() / "data"),
-        "code": cache.fingerprint(_modules()),
-        "versions": _versions(),
-    }
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def _modules() -> tuple[str, ...]:
-    package = Path(geolib.__path__[0])
-    paths = (path.relative_to(package.parent).with_suffix("") for path in package.rglob("*.py"))
-    modules = {".".join(path.parts).removesuffix(".__init__") for path in paths}
-    return tuple(sorted(modules - _NOT_AN_INPUT))
-
-
-def _is_path(value: Any, folder: Path) -> bool:
-    return isinstance(value, str) and bool(value) and (folder / value).exists()
-
-
-def _stamp(path: Path) -> list[tuple[str, int, int]]:
-    """Name, size and modification time of a file, or of every file of a folder."""
-    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
-    return [(str(p), (s := p.stat()).st_size, s.st_mtime_ns) for p in files]
-
-
-def _commit(folder: Path) -> str:
-    describe = ["git", "describe", "--always", "--dirty", "--exclude=*", "--abbrev=12"]
-    try:
-        done = subprocess.run(describe, cwd=folder, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return "not under version control"
-    return done.stdout.strip()
-
-
-def _machine() -> dict[str, Any]:
-    import torch  # only a run that executes something pays for this import
-
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
-    return {
-        "system": f"{platform.system()} {platform.machine()}",
-        "device": device,
-        "cores": os.cpu_count(),
-    }
-
-
-def _versions() -> dict[str, str]:
-    libraries = {name: version(name) for name in (*cache.NUMERICAL_LIBRARIES, *_LIBRARIES)}
-    return {"python": platform.python_version(), "geolib": geolib.__version__, **libraries}
-
-
-def _assemble(executions: Sequence[Execution], profile: str, root: Path | None) -> Path:
-    """Source tree of the book, written so that unchanged files keep their times.
-
-    Configuration, pages and executed notebooks stand at their paths in the repository: links to
-    Colab, Binder and the sources follow from these paths.
-    """
-    repository = root or repository_root()
-    source = build_folder(profile, root) / "source"
-    pages = [p for p in (repository / "book").rglob("*") if p.is_file()]
-    files = {
-        path.relative_to(repository).as_posix(): path.read_bytes()
-        for path in (repository / "_config.yml", repository / "_toc.yml", *pages)
-    }
-    notebooks = {e.name: nbformat.read(e.path, as_version=4) for e in executions}
-    for execution in executions:
-        files[f"notebooks/{execution.name}.ipynb"] = execution.path.read_bytes()
-        for path, content in results.attached(execution.path).items():
-            files[f"book/_static/{path}"] = content
-    figures: dict[str, dict[str, str]] = {}
-    for name, notebook in notebooks.items():
-        for label, (content, suffix, alt) in _figures(name, notebook).items():
-            path = f"figures/{name}.{label}{suffix}"
-            files[path] = content
-            figures[f"{name}.{label}"] = {"path": path, "alt": alt}
-    recorded = {e.name: results.collect(e.path) for e in executions}
-    about_run = _run_results(profile, notebooks)
-    ledger = claims.ledger(claims.findings(recorded))
-    summary = {
-        "results": recorded | {"run": about_run, "claims": claims.counts(ledger)},
-        "figures": figures,
-        "tables": _run_tables(notebooks),
-    }
-    files["results.json"] = json.dumps(summary, indent=1, sort_keys=True).encode()
-    verdicts = {"run": about_run, "claims": ledger.to_dict("records")}
-    files[CLAIMS] = json.dumps(verdicts, indent=1, ensure_ascii=False).encode()
-    for old in source.rglob("*"):
-        if old.is_file() and old.relative_to(source).as_posix() not in files:
-            old.unlink()
-    for relative, content in files.items():
-        target = source / relative
-        if not target.is_file() or target.read_bytes() != content:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(content)
-    return source
-
-
-def _figures(name: str, notebook: NotebookNode) -> dict[str, tuple[bytes, str, str]]:
-    """Named figures of an executed notebook: content, suffix and alternative text."""
-    figures = {}
-    for cell in notebook.cells:
-        settings = cell.metadata.get("mystnb", {})
-        label = settings.get("figure", {}).get("name")
-        if label is None:
-            continue
-        images = [o.data for o in cell.outputs if "image/png" in o.get("data", {})]
-        svgs = [o.data for o in cell.outputs if "image/svg+xml" in o.get("data", {})]
-        alt = settings.get("image", {}).get("alt", "")
-        if svgs:
-            figures[label] = (svgs[0]["image/svg+xml"].encode(), ".svg", alt)
-        elif images:
-            figures[label] = (b64decode(images[0]["image/png"]), ".png", alt)
-        else:
-            raise RunError(f"{name}: the cell of figure {label!r} shows no image")
-    return figures
-
-
-def _run_results(profile: str, notebooks: Mapping[str, NotebookNode]) -> dict[str, Any]:
-    """What pages say about the run itself: ``run.profile``, ``run.date``, ``run.minutes`` ..."""
-    runs = [notebook.metadata["geolib"] for notebook in notebooks.values()]
-    latest = max(runs, key=lambda run: run["started"])
-    return {
-        "profile": profile,
-        "date": latest["started"][:10],
-        "commit": latest["commit"],
-        "seconds": round(sum(run["seconds"] for run in runs), 1),
-        "minutes": round(sum(run["seconds"] for run in runs) / 60, 1),
-        "notebooks": len(runs),
-        "geolib": latest["versions"]["geolib"],
-        "python": latest["versions"]["python"],
-        **latest["machine"],
-    }
-
-
-def _run_tables(notebooks: Mapping[str, NotebookNode]) -> dict[str, list[list[str]]]:
-    """Rows, header first, of the tables on the page about the run."""
-    runs = {name: notebook.metadata["geolib"] for name, notebook in notebooks.items()}
-    latest = max(runs.values(), key=lambda run: run["started"])
-    return {
-        "notebooks": [
-            ["Notebook", "Seconds", "Executed (UTC)", "Commit"],
-            *(
-                [
-                    name,
-                    f"{run['seconds']:.0f}",
-                    run["started"][:16].replace("T", " "),
-                    run["commit"],
-                ]
-                for name, run in runs.items()
-            ),
-        ],
-        "parameters": [
-            ["Notebook", "Parameter", "Value"],
-            *(
-                [name, parameter, json.dumps(value)]
-                for name, run in runs.items()
-                for parameter, value in run["parameters"].items()
-            ),
-        ],
-        "versions": [["Package", "Version"], *map(list, latest["versions"].items())],
-    }
-
-
-def _render(source: Path, profile: str, root: Path | None) -> Path:
-    # jupyter-book takes seconds to import; only this function needs it.
-    from jupyter_book.sphinx import build_sphinx
-
-    html = html_folder(profile, root)
-    doctrees = build_folder(profile, root) / "doctrees"
-    with warnings.catch_warnings():
-        # An extension looks at every live object, and torch warns of being looked at.
-        warnings.simplefilter("ignore", FutureWarning)
-        status = build_sphinx(
-            source,
-            html,
-            noconfig=True,
-            path_config=source / "_config.yml",
-            doctreedir=doctrees,
-            confoverrides={
-                "external_toc_path": (source / "_toc.yml").as_posix(),
-                "latex_individualpages": False,
-                "nitpicky": True,
-            },
-            warningiserror=True,
-            keep_going=True,
-        )
-    if status:
-        # Sphinx repeats no warning of a page that it does not read again: start afresh next time.
-        shutil.rmtree(doctrees, ignore_errors=True)
-        raise RunError(f"the book of profile {profile!r} did not build; the warnings stand above")
-    shutil.copy(source / CLAIMS, html)
-    # Sphinx leaves the page of a chapter that is no more.
-    for page in (page for part in ("book", "notebooks") for page in (html / part).glob("*.html")):
-        if not any((source / page.relative_to(html)).parent.glob(f"{page.stem}.*")):
-            page.unlink()
-    return html / "index.html"

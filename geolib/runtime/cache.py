@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -28,7 +28,7 @@ from filelock import FileLock
 
 from geolib.runtime.here import cache_root
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # keys are made without either, and notebooks start sooner
     import pandas as pd
     import torch
 
@@ -49,6 +49,8 @@ NUMERICAL_LIBRARIES = (
     "transformers",
 )
 MANIFEST = "manifest.json"
+# Whose code counts in keys.
+PACKAGES = ("geolib", "geoscenes")
 
 
 def sha256(path: str | Path) -> str:
@@ -268,7 +270,7 @@ def module_code(module: str) -> tuple[str, tuple[str, ...]]:
         if isinstance(body, list) and body and _is_docstring(body[0]):
             body.pop(0)
         if isinstance(node, ast.Import | ast.ImportFrom):
-            imports += _package_imports(node, module)
+            imports += imported(node, {*PACKAGES, module.partition(".")[0]})
     return hashlib.sha256(ast.dump(tree).encode()).hexdigest(), tuple(imports)
 
 
@@ -280,15 +282,15 @@ def _is_docstring(node: ast.AST) -> bool:
     )
 
 
-def _package_imports(node: ast.Import | ast.ImportFrom, module: str) -> Iterator[str]:
-    package = module.partition(".")[0]
+def imported(node: ast.Import | ast.ImportFrom, packages: Collection[str]) -> Iterator[str]:
+    """Modules of some packages that a statement imports."""
     if isinstance(node, ast.Import):
         candidates = [alias.name for alias in node.names]
     elif node.module and node.level == 0:
         candidates = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
     else:
         return
-    yield from (n for n in candidates if n.startswith(f"{package}.") and _source(n))
+    yield from (n for n in candidates if n.partition(".")[0] in packages and _source(n))
 
 
 @cache

@@ -17,7 +17,7 @@ import pytest
 import yaml
 from filelock import FileLock
 
-from geolib.book import run
+from geolib.book import pages, provenance, run
 from geolib.book.sphinx_results import format_result
 
 REPOSITORY = Path(__file__).parents[2]
@@ -42,7 +42,7 @@ word = "a"
 ```
 
 ```{code-cell} ipython3
-from geolib import results
+from geolib.book import results
 
 total = sum(range(n))
 results.record(total=total)
@@ -80,7 +80,7 @@ print("total", total)
 def code(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """Fingerprint of the package's code, which tests change at will."""
     state = {"fingerprint": "one"}
-    monkeypatch.setattr(run.cache, "fingerprint", lambda modules: state["fingerprint"])
+    monkeypatch.setattr(provenance.cache, "fingerprint", lambda modules: state["fingerprint"])
     return state
 
 
@@ -197,7 +197,7 @@ def test_values_of_the_command_line(text: str, value: Any) -> None:
 
 
 def _skipped(project: Path, **options: Any) -> list[bool]:
-    return [e.skipped for e in run.execute(profile="smoke", root=project, **options)]
+    return [e.skipped for e in run.execute(profile="smoke", root=project, jobs=1, **options)]
 
 
 def test_nothing_is_executed_twice(project: Path, executions: list[str]) -> None:
@@ -238,6 +238,66 @@ def test_changed_code_executes_everything(
     assert _skipped(project) == [False, False]
 
 
+def test_moved_and_fresh_clones_execute_nothing(
+    project: Path, executions: list[str], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    _skipped(project)
+    elsewhere = tmp_path_factory.mktemp("elsewhere") / "clone"
+    # Without copying times: every file is new, as in a fresh clone beside an old build.
+    shutil.copytree(project, elsewhere, copy_function=shutil.copyfile)
+    assert _skipped(elsewhere) == [True, True]
+    shutil.rmtree(project)
+    elsewhere.rename(project)
+    assert _skipped(project) == [True, True]
+
+
+def test_a_dry_run_says_what_would_run_and_why(
+    project: Path, executions: list[str], code: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def why(**options: Any) -> list[list[str]]:
+        return [one.why for one in run.plan(profile="smoke", root=project, **options)]
+
+    assert why() == [["it has not run yet"]] * 2
+    assert executions == []
+    _skipped(project)
+    assert why() == [[], []]
+    assert why(parameters={"rate": 0.75}) == [["its parameters"], []]
+    code["fingerprint"] = "two"
+    assert why() == [["the package's code"]] * 2
+    assert all(one.seconds is not None for one in run.plan(profile="smoke", root=project))
+
+
+def test_a_notebook_depends_on_the_code_that_it_imports(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An edit of ``partitioning`` leaves chapters 1 to 8 alone; a docstring leaves all alone."""
+    monkeypatch.undo()
+    cache = provenance.cache
+    notebooks = sorted((REPOSITORY / "notebooks").glob("[0-9][0-9]-*.ipynb"))
+    assert len(notebooks) > 10
+
+    def prints(edit: Callable[[str], str] = lambda source: source) -> list[str]:
+        folder = REPOSITORY / "geolib" / "partitioning"
+        read = Path.read_text
+
+        def edited(path: Path, *args: Any, **options: Any) -> str:
+            text = read(path, *args, **options)
+            return edit(text) if folder in path.parents else text
+
+        cache.fingerprint.cache_clear()
+        cache.module_code.cache_clear()
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "read_text", edited)
+            found = [provenance.modules(nbformat.read(path, as_version=4)) for path in notebooks]
+            return [cache.fingerprint(tuple(sorted(modules))) for modules in found]
+
+    before = prints()
+    assert prints(lambda source: source.replace('"""', '"""Once more: ', 1)) == before
+    after = prints(lambda source: source + "\nEDITED = 1\n")
+    differ = [path.stem for path, a, b in zip(notebooks, before, after, strict=True) if a != b]
+    assert differ == ["09-partitioning", "10-concept-influence"]
+    cache.fingerprint.cache_clear()
+    cache.module_code.cache_clear()
+
+
 def test_a_changed_file_that_a_parameter_names_executes(
     project: Path, executions: list[str]
 ) -> None:
@@ -253,7 +313,7 @@ def test_a_changed_file_that_a_parameter_names_executes(
 
 def test_profiles_have_their_own_folders(project: Path, executions: list[str]) -> None:
     _skipped(project)
-    run.execute(profile="default", root=project)
+    run.execute(profile="default", root=project, jobs=1)
     assert _skipped(project) == [True, True]
     assert len(executions) == 4
 
@@ -269,7 +329,7 @@ def test_a_killed_run_leaves_nothing_that_counts_as_done(
 
     monkeypatch.setattr(run.papermill, "execute_notebook", killed)
     with pytest.raises(KeyboardInterrupt):
-        run.execute(["01-toy"], "smoke", root=project)
+        run.execute(["01-toy"], "smoke", root=project, jobs=1)
     assert not (run.build_folder("smoke", project) / "notebooks/01-toy.ipynb").exists()
     monkeypatch.setattr(run.papermill, "execute_notebook", whole)
     assert _skipped(project) == [False, False]
@@ -313,6 +373,23 @@ def test_a_notebook_is_executed_and_a_failure_shows_where(project: Path) -> None
     (failed,) = [cell for cell in cells if cell.get("execution_count") == count]
     assert "total = sum(range(n))" in failed.source
     assert run.execute(["01-toy"], "default", root=project)[0].skipped
+
+
+def test_two_at_a_time_and_one_that_fails(project: Path) -> None:
+    """The other one is finished, and an order of any kind gives the same copies."""
+    with pytest.raises(run.RunError, match="01-toy failed: TypeError"):
+        run.execute((), "smoke", {"n": 3, "rate": "x"} | {"rate": 1.0, "n": -0.5}, root=project)
+    folder = run.build_folder("smoke", project) / "notebooks"
+    assert not (folder / "01-toy.ipynb").exists()
+    done = run.execute(profile="smoke", root=project, jobs=2)
+    assert [execution.name for execution in done] == ["01-toy", "02-other"]
+    texts = [nbformat.read(e.path, as_version=4).cells[-1].outputs[0].text for e in done]
+    assert texts == ["total 3\n", "total 3\n"]
+
+
+def test_no_jobs_are_refused(project: Path) -> None:
+    with pytest.raises(ValueError, match="jobs=0; expected at least 1"):
+        run.execute(root=project, jobs=0)
 
 
 # Pairs
@@ -429,7 +506,7 @@ def small_book(project: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], P
         return notebook
 
     monkeypatch.setattr(run.papermill, "execute_notebook", executed)
-    return lambda **options: run.book(root=project, **options)
+    return lambda **options: pages.book(root=project, **options)
 
 
 def test_the_book_shows_the_run_and_follows_it(

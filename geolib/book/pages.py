@@ -1,0 +1,194 @@
+"""Builds the pages of the book from executed notebooks."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import warnings
+from base64 import b64decode
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import nbformat
+from nbformat import NotebookNode
+
+from geolib.book import claims, results
+from geolib.book.run import Execution, RunError, build_folder, execute, html_folder, locked
+from geolib.runtime.here import repository_root
+
+# The ledger of claims with its verdicts, for pages and, beside them, for other programs.
+CLAIMS = "claims.json"
+
+
+def book(
+    profile: str = "default",
+    parameters: Mapping[str, Any] | None = None,
+    *,
+    jobs: int | None = None,
+    root: Path | None = None,
+) -> Path:
+    """Execute what has changed and build the book; warnings are errors.
+
+    Arguments and errors are those of :func:`geolib.book.run.execute`.
+
+    Returns
+    -------
+    Path
+        The built ``index.html``.
+
+    Raises
+    ------
+    RunError
+        Also if the pages do not build.
+    """
+    executions = execute((), profile, parameters, jobs=jobs, root=root)
+    with locked(build_folder(profile, root)):
+        return _render(_assemble(executions, profile, root), profile, root)
+
+
+def _assemble(executions: Sequence[Execution], profile: str, root: Path | None) -> Path:
+    """Source tree of the book, written so that unchanged files keep their times.
+
+    Configuration, pages and executed notebooks stand at their paths in the repository: links to
+    Colab, Binder and the sources follow from these paths.
+    """
+    repository = root or repository_root()
+    source = build_folder(profile, root) / "source"
+    pages = [p for p in (repository / "book").rglob("*") if p.is_file()]
+    files = {
+        path.relative_to(repository).as_posix(): path.read_bytes()
+        for path in (repository / "_config.yml", repository / "_toc.yml", *pages)
+    }
+    notebooks = {e.name: nbformat.read(e.path, as_version=4) for e in executions}
+    for execution in executions:
+        files[f"notebooks/{execution.name}.ipynb"] = execution.path.read_bytes()
+        for path, content in results.attached(execution.path).items():
+            files[f"book/_static/{path}"] = content
+    figures: dict[str, dict[str, str]] = {}
+    for name, notebook in notebooks.items():
+        for label, (content, suffix, alt) in _figures(name, notebook).items():
+            path = f"figures/{name}.{label}{suffix}"
+            files[path] = content
+            figures[f"{name}.{label}"] = {"path": path, "alt": alt}
+    recorded = {e.name: results.collect(e.path) for e in executions}
+    about_run = _run_results(profile, notebooks)
+    ledger = claims.ledger(claims.findings(recorded))
+    summary = {
+        "results": recorded | {"run": about_run, "claims": claims.counts(ledger)},
+        "figures": figures,
+        "tables": _run_tables(notebooks),
+    }
+    files["results.json"] = json.dumps(summary, indent=1, sort_keys=True).encode()
+    verdicts = {"run": about_run, "claims": ledger.to_dict("records")}
+    files[CLAIMS] = json.dumps(verdicts, indent=1, ensure_ascii=False).encode()
+    for old in source.rglob("*"):
+        if old.is_file() and old.relative_to(source).as_posix() not in files:
+            old.unlink()
+    for relative, content in files.items():
+        target = source / relative
+        if not target.is_file() or target.read_bytes() != content:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(content)
+    return source
+
+
+def _figures(name: str, notebook: NotebookNode) -> dict[str, tuple[bytes, str, str]]:
+    """Named figures of an executed notebook: content, suffix and alternative text."""
+    figures = {}
+    for cell in notebook.cells:
+        settings = cell.metadata.get("mystnb", {})
+        label = settings.get("figure", {}).get("name")
+        if label is None:
+            continue
+        images = [o.data for o in cell.outputs if "image/png" in o.get("data", {})]
+        svgs = [o.data for o in cell.outputs if "image/svg+xml" in o.get("data", {})]
+        alt = settings.get("image", {}).get("alt", "")
+        if svgs:
+            figures[label] = (svgs[0]["image/svg+xml"].encode(), ".svg", alt)
+        elif images:
+            figures[label] = (b64decode(images[0]["image/png"]), ".png", alt)
+        else:
+            raise RunError(f"{name}: the cell of figure {label!r} shows no image")
+    return figures
+
+
+def _run_results(profile: str, notebooks: Mapping[str, NotebookNode]) -> dict[str, Any]:
+    """What pages say about the run itself: ``run.profile``, ``run.date``, ``run.minutes`` ..."""
+    runs = [notebook.metadata["geolib"] for notebook in notebooks.values()]
+    latest = max(runs, key=lambda run: run["started"])
+    return {
+        "profile": profile,
+        "date": latest["started"][:10],
+        "commit": latest["commit"],
+        "seconds": round(sum(run["seconds"] for run in runs), 1),
+        "minutes": round(sum(run["seconds"] for run in runs) / 60, 1),
+        "notebooks": len(runs),
+        "geolib": latest["versions"]["geolib"],
+        "python": latest["versions"]["python"],
+        **latest["machine"],
+    }
+
+
+def _run_tables(notebooks: Mapping[str, NotebookNode]) -> dict[str, list[list[str]]]:
+    """Rows, header first, of the tables on the page about the run."""
+    runs = {name: notebook.metadata["geolib"] for name, notebook in notebooks.items()}
+    latest = max(runs.values(), key=lambda run: run["started"])
+    return {
+        "notebooks": [
+            ["Notebook", "Seconds", "Executed (UTC)", "Commit"],
+            *(
+                [
+                    name,
+                    f"{run['seconds']:.0f}",
+                    run["started"][:16].replace("T", " "),
+                    run["commit"],
+                ]
+                for name, run in runs.items()
+            ),
+        ],
+        "parameters": [
+            ["Notebook", "Parameter", "Value"],
+            *(
+                [name, parameter, json.dumps(value)]
+                for name, run in runs.items()
+                for parameter, value in run["parameters"].items()
+            ),
+        ],
+        "versions": [["Package", "Version"], *map(list, latest["versions"].items())],
+    }
+
+
+def _render(source: Path, profile: str, root: Path | None) -> Path:
+    # jupyter-book takes seconds to import; only this function needs it.
+    from jupyter_book.sphinx import build_sphinx
+
+    html = html_folder(profile, root)
+    doctrees = build_folder(profile, root) / "doctrees"
+    with warnings.catch_warnings():
+        # An extension looks at every live object, and torch warns of being looked at.
+        warnings.simplefilter("ignore", FutureWarning)
+        status = build_sphinx(
+            source,
+            html,
+            noconfig=True,
+            path_config=source / "_config.yml",
+            doctreedir=doctrees,
+            confoverrides={
+                "external_toc_path": (source / "_toc.yml").as_posix(),
+                "latex_individualpages": False,
+                "nitpicky": True,
+            },
+            warningiserror=True,
+            keep_going=True,
+        )
+    if status:
+        # Sphinx repeats no warning of a page that it does not read again: start afresh next time.
+        shutil.rmtree(doctrees, ignore_errors=True)
+        raise RunError(f"the book of profile {profile!r} did not build; the warnings stand above")
+    shutil.copy(source / CLAIMS, html)
+    # Sphinx leaves the page of a chapter that is no more.
+    for page in (page for part in ("book", "notebooks") for page in (html / part).glob("*.html")):
+        if not any((source / page.relative_to(html)).parent.glob(f"{page.stem}.*")):
+            page.unlink()
+    return html / "index.html"
