@@ -12,6 +12,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import (
     FIRST_COMPLETED,
+    Executor,
     Future,
     ProcessPoolExecutor,
     ThreadPoolExecutor,
@@ -263,11 +264,10 @@ def _run(plans: Sequence[Plan], profile: str, jobs: int) -> Iterator[Execution]:
     # Read by the kernels when they start.
     threads = max(1, (os.cpu_count() or 1) // jobs)
     environment = KEEP_FREED_MEMORY | {"OMP_NUM_THREADS": str(threads)}
-    initial = {"initializer": os.environ.update, "initargs": (environment,)}
-    executor = (
-        ThreadPoolExecutor(1, **initial)
+    executor: Executor = (
+        ThreadPoolExecutor(1, "", _set, (environment,))
         if jobs == 1
-        else ProcessPoolExecutor(jobs, get_context("spawn"), **initial)
+        else ProcessPoolExecutor(jobs, get_context("spawn"), _set, (environment,))
     )
     failed: RunError | None = None
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
@@ -297,6 +297,10 @@ def _run(plans: Sequence[Plan], profile: str, jobs: int) -> Iterator[Execution]:
                 yield Execution(one.name, one.target, seconds, skipped=False)
     if failed is not None:
         raise failed
+
+
+def _set(environment: Mapping[str, str]) -> None:
+    os.environ.update(environment)
 
 
 def _state(one: Plan) -> dict[str, Any]:

@@ -67,15 +67,6 @@ def data_note(experiment: Experiment) -> str:
     return f"All results rest on real photographs ({counts}; {len(skipped)} files skipped)."
 
 
-def positions(dataset: GeoDataset) -> pd.DataFrame:
-    """``country``, ``latitude`` and ``longitude`` of the readable images that have them."""
-    rows = [
-        {"country": item.country, "latitude": item.latitude, "longitude": item.longitude}
-        for item in (dataset[i] for i in range(len(dataset)))
-    ]
-    return pd.DataFrame(rows).dropna(subset=["latitude", "longitude"])
-
-
 def _first(dataset: GeoDataset, n: int | None) -> GeoDataset:
     return dataset.subset(range(min(n or len(dataset), len(dataset))))
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import matplotlib.pyplot as plt
 import numpy as np
-import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
@@ -18,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import PercentFormatter
 
-from geolib.figures import GUIDED, INK, RANDOM, WIDTH, as_image, class_colours, styled
+from geolib.figures import GUIDED, INK, RANDOM, WIDTH, as_image, styled
 
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame
@@ -155,19 +154,3 @@ def _view(models: Sequence[Guess]) -> tuple[float, float, float, float]:
         min(180.0, centre + half / stretch),
         min(90.0, middle + half),
     )
-
-
-@styled
-def places(positions: pd.DataFrame, classes: Sequence[str]) -> Figure:
-    """Positions (``country``, ``latitude``, ``longitude`` in degrees), a panel per country."""
-    figure, axes = plt.subplots(1, len(classes), figsize=(WIDTH, 2.9), squeeze=False)
-    for axis, (name, colour) in zip(axes.flat, class_colours(classes).items(), strict=True):
-        rows = positions[positions["country"] == name]
-        axis.scatter(rows["longitude"], rows["latitude"], s=22, color=colour, alpha=0.8, lw=0)
-        # A degree of longitude is shorter than one of latitude away from the equator.
-        middle = rows["latitude"].mean() if len(rows) else 0.0
-        axis.set_aspect(1 / np.cos(np.radians(middle)), adjustable="datalim")
-        axis.set(title=name, xlabel="longitude (°)")
-        axis.grid()
-    axes[0, 0].set_ylabel("latitude (°)")
-    return figure
