@@ -36,15 +36,7 @@ class Status(StrEnum):
 
 
 class Rule(BaseModel):
-    """Values of the measure that agree with a claim; exactly one of three kinds.
-
-    Attributes
-    ----------
-    above, below
-        Every value above, or below, this margin.
-    within
-        Every value between these two.
-    """
+    """Values that agree with a claim: above a margin, below one, or within two; one of these."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -88,35 +80,22 @@ class Rule(BaseModel):
 
 
 class Claim(BaseModel):
-    """One row of the ledger.
-
-    Attributes
-    ----------
-    source
-        Key of the paper in ``book/references.bib``, a comma, and the section or table.
-    claim
-        What the paper says, in our words.
-    measure, unit
-        The number that tests it, and its unit.
-    rule
-        Which values of it agree with the claim.
-    printed
-        The paper's own value, where it prints one.
-    only_on
-        The only data on which the number bears on the claim, where that is so.
-    needs
-        What a test takes that the book does not have by default.
-    """
+    """One row of the ledger."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    # Key of the paper in book/references.bib, a comma, and the section or table.
     source: str = Field(pattern=r"^[a-z0-9]+, \S")
+    # What the paper says, in our words; the number that tests it; and which values agree.
     claim: str = Field(min_length=1)
     measure: str = Field(min_length=1)
     unit: str = Field(min_length=1)
     rule: Rule
+    # The paper's own value, where it prints one.
     printed: str | None = Field(None, min_length=1)
+    # The only data on which the number bears on the claim, where that is so.
     only_on: str | None = Field(None, min_length=1)
+    # What a test takes that the book does not have by default.
     needs: str | None = Field(None, min_length=1)
 
     @property
@@ -126,18 +105,9 @@ class Claim(BaseModel):
 
 
 class Finding(BaseModel):
-    """What a chapter measured of a claim.
+    """What a chapter measured of a claim: a value and its 95 % interval, on ``n`` images.
 
-    Attributes
-    ----------
-    value, low, high
-        The value and its 95 % interval.
-    n
-        Images, or other independent samples, that it rests on.
-    data
-        What these are: the dataset, and after a comma what else is to be known of them.
-    chapter
-        The notebook that recorded it.
+    ``data`` names the dataset, and after a comma what else is to be known of the images.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -163,13 +133,7 @@ class Finding(BaseModel):
 
 @cache
 def claims() -> Mapping[str, Claim]:
-    """Every claim by its name.
-
-    Raises
-    ------
-    ValueError
-        If a row lacks a field, has one too many, or a rule that says nothing.
-    """
+    """Every claim by its name; ValueError if a row lacks a field or has one too many."""
     rows = yaml.safe_load(data_file("claims.yaml").read_text(encoding="utf-8"))
     return {name: Claim(**row) for name, row in rows.items()}
 
@@ -195,26 +159,10 @@ def verdict(claim: Claim, finding: Finding | None) -> str:
 
 
 def ledger(findings: Mapping[str, Finding]) -> pd.DataFrame:
-    """Every claim beside its finding.
+    """Every claim beside its finding, one row each; those without one are not testable here.
 
-    Parameters
-    ----------
-    findings
-        Finding by the name of its claim; claims without one are not testable here.
-
-    Returns
-    -------
-    DataFrame
-        One row per claim, by paper in the order of the ledger, then by status, then in the order
-        of the ledger. Columns: name; paper and place (the two parts of the source); claim,
-        measure, unit, printed, only_on, needs; rule (in words); value, low, high, n, data and
-        chapter of the finding; verdict. What is missing is None. The status alone is not among
-        them, so that no "reproduced" leaves without its data.
-
-    Raises
-    ------
-    ValueError
-        If a finding's name is not that of a claim.
+    Rows are sorted by paper, then by status, else in the order of the ledger; what is missing is
+    None. The status alone is no column, so that no "reproduced" leaves without its data.
     """
     _check_names(findings)
     papers = list(dict.fromkeys(claim.paper for claim in claims().values()))
@@ -230,14 +178,7 @@ def ledger(findings: Mapping[str, Finding]) -> pd.DataFrame:
 
 
 def counts(table: pd.DataFrame) -> dict[str, int]:
-    """How many claims of a ledger have each verdict, for prose.
-
-    Returns
-    -------
-    dict
-        ``total``, ``not_testable_here``, and one entry per verdict that occurs, such as
-        ``reproduced_on_geoscenes``.
-    """
+    """How many claims of a ledger have each verdict, such as ``reproduced_on_geoscenes``."""
     names = table["verdict"].str.lower().str.replace(" ", "_")
     found = {str(name): int(n) for name, n in names.value_counts().items()}
     return {"total": len(table), "not_testable_here": 0, **found}
@@ -246,21 +187,7 @@ def counts(table: pd.DataFrame) -> dict[str, int]:
 def record(found: Mapping[str, Finding | None]) -> pd.DataFrame:
     """Record findings among the results of a notebook, and show them beside the claims.
 
-    Parameters
-    ----------
-    found
-        Finding by the name of its claim; None for a claim that this run could not measure, which
-        is shown and not recorded.
-
-    Returns
-    -------
-    DataFrame
-        One row per claim: claim, source, measure, value, low, high, unit, n, data, rule, verdict.
-
-    Raises
-    ------
-    ValueError
-        If a name is not that of a claim.
+    None stands for a claim that this run could not measure: it is shown and not recorded.
     """
     _check_names(found)
     rows = []
@@ -276,18 +203,7 @@ def record(found: Mapping[str, Finding | None]) -> pd.DataFrame:
 
 
 def findings(recorded: Mapping[str, Mapping[str, results.Scalar]]) -> dict[str, Finding]:
-    """Findings among the results of executed notebooks, each with the chapter it comes from.
-
-    Parameters
-    ----------
-    recorded
-        For each notebook, the results of :func:`geolib.book.results.collect`.
-
-    Raises
-    ------
-    ValueError
-        If two chapters record findings of one claim, or one of a claim that there is not.
-    """
+    """Findings among the recorded results of each notebook, with the chapter they come from."""
     fields: dict[str, dict[str, Any]] = {}
     for chapter, values in recorded.items():
         for key, value in values.items():

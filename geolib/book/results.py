@@ -21,23 +21,9 @@ Scalar = bool | int | float | str
 
 
 def record(**values: Any) -> None:
-    """Record named results in the notebook that is being executed; nothing is shown.
+    """Record named numbers, strings and booleans in the notebook being executed, unseen.
 
-    Parameters
-    ----------
-    **values
-        Numbers, strings and booleans; NumPy and tensor scalars are converted.
-
-    Raises
-    ------
-    ValueError
-        If a value is missing (None), empty, NaN or infinite: prose could not quote it.
-    TypeError
-        If a value is not a scalar.
-
-    Examples
-    --------
-    >>> record(accuracy=0.91, n_images=100)  # doctest: +SKIP
+    ValueError if one is missing, empty, NaN or infinite: prose could not quote it.
     """
     if not values:
         raise ValueError("record() needs at least one named value, for example accuracy=0.9")
@@ -45,23 +31,7 @@ def record(**values: Any) -> None:
 
 
 def collect(notebook: str | Path) -> dict[str, Scalar]:
-    """Results that an executed notebook recorded, in the order in which they were recorded.
-
-    Parameters
-    ----------
-    notebook
-        Path of an executed ``.ipynb`` file.
-
-    Returns
-    -------
-    dict
-        Name of each result and its value.
-
-    Raises
-    ------
-    ValueError
-        If a name was recorded twice, or a value is not one that :func:`record` lets through.
-    """
+    """Results that an executed notebook recorded, in their order; each name once."""
     results: dict[str, Scalar] = {}
     for cell in nbformat.read(notebook, as_version=4).cells:
         for output in cell.get("outputs", ()):
@@ -75,12 +45,7 @@ def collect(notebook: str | Path) -> dict[str, Scalar]:
 def attach(name: str, folder: Path) -> None:
     """Let the files of a folder travel in the notebook; the book has them at ``_static/NAME``.
 
-    Parameters
-    ----------
-    name
-        Of the folder in the book.
-    folder
-        A few MB at most: the notebook holds every byte.
+    A few MB at most: the notebook holds every byte.
     """
     files = {
         f"{name}/{path.relative_to(folder).as_posix()}": b64encode(path.read_bytes()).decode()
