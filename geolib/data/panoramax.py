@@ -24,7 +24,7 @@ from filelock import FileLock
 from pydantic import BaseModel, Field, ValidationError
 from pystac_client import ItemSearch
 from pystac_client.stac_api_io import StacApiIO
-from s2sphere import Angle, Cap, CellId, LatLng, LatLngRect
+from s2sphere import Angle, Cap, LatLng, LatLngRect
 
 from geolib.data.folder import METADATA, folder
 from geolib.data.records import GeoDataset, Skipped
@@ -46,7 +46,6 @@ PER_AREA = 200
 SPACING_LEVEL = 17
 # From this field of view on, degrees, a picture is a panorama and no photograph.
 PANORAMA = 180.0
-EARTH_RADIUS_KM = 6371.0088
 REQUEST = "request.json"
 # What STAC writes in place of a licence's name.
 NO_LICENCE = {"", "other", "proprietary", "various"}
@@ -227,6 +226,8 @@ def _request(
 
 
 def _region(name: str, area: Sequence[float]) -> LatLngRect | Cap:
+    from geolib.partitioning import EARTH_RADIUS_KM
+
     wrong = f"areas[{name!r}]={area!r}; expected "
     try:
         numbers = [float(number) for number in area]
@@ -367,19 +368,21 @@ def _search(
     session: requests.Session, asked: Mapping[str, Any], progress: bool
 ) -> tuple[pd.DataFrame, Counter[str]]:
     """Rows of the metadata table, and why how many pictures were left out."""
+    from geolib.partitioning import s2_tokens
+
     rows: list[dict[str, object]] = []
     left_out: Counter[str] = Counter()
     taken: set[str] = set()
     for country, area in asked["areas"].items():
         region = _region(country, area)
-        cells: set[int] = set()
+        cells: set[str] = set()
         with progress_bar(f"searching {country}", asked["per_area"], "image", progress) as bar:
             for item in _items(session, asked, _bbox(region)):
                 reason, picture = _judge(item, region)
                 if picture is None:
                     left_out[reason] += 1
                     continue
-                cell = CellId.from_lat_lng(picture.place).parent(SPACING_LEVEL).id()
+                (cell,) = s2_tokens([picture.geometry.coordinates[1::-1]], SPACING_LEVEL)
                 if cell in cells:
                     left_out["close to another"] += 1
                     continue

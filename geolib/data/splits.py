@@ -7,11 +7,10 @@ evaluation, a network is asked for what it has seen.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
-from s2sphere import CellId, LatLng
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from sklearn.neighbors import BallTree
@@ -19,7 +18,6 @@ from sklearn.neighbors import BallTree
 # Edges of about 1.1 km, the distance at which the authors of OSV-5M keep their own test images from
 # their training images. Larger cells would chain more sequences into one place, up to whole cities.
 CELL_LEVEL = 13
-EARTH_RADIUS_KM = 6371.0088
 
 
 def splits(
@@ -64,6 +62,8 @@ def splits(
     ValueError
         If an id is listed twice, or a country has too few images or places.
     """
+    from geolib.partitioning import s2_tokens
+
     held_out = {
         "eval": n_eval_per_country,
         "test": n_test_per_country,
@@ -75,19 +75,11 @@ def splits(
     order = [hashlib.sha256(f"{seed} {name}".encode()).hexdigest() for name in table.id]
     table = table.iloc[np.argsort(order)].reset_index(drop=True)
     table["sequence"] = table.sequence.fillna("image " + table.id)
-    table["cell"] = s2_cells(table.latitude, table.longitude)
+    table["cell"] = s2_tokens(table[["latitude", "longitude"]], CELL_LEVEL)
     table["place"] = places(table)
     table["split"] = _draw(table, held_out, n_train_per_country)
     _check_enough(table, countries, {"train": n_train_per_country, **held_out})
     return table
-
-
-def s2_cells(latitude: Iterable[float], longitude: Iterable[float]) -> list[str]:
-    """Tokens of the S2 cells of level 13 that hold some points, given in degrees."""
-    return [
-        CellId.from_lat_lng(LatLng.from_degrees(north, east)).parent(CELL_LEVEL).to_token()
-        for north, east in zip(latitude, longitude, strict=True)
-    ]
 
 
 def places(table: pd.DataFrame) -> pd.Series:
@@ -109,6 +101,8 @@ def leakage(table: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     ``km_min`` and ``km_median``, great-circle distances to the nearest training image; and the
     share ``within_1_km``.
     """
+    from geolib.partitioning import EARTH_RADIUS_KM
+
     rng = np.random.default_rng(seed)
     shuffled = table.sort_values("id")
     shuffled["split"] = shuffled.groupby("country").split.transform(rng.permutation)

@@ -24,9 +24,10 @@ from typer.testing import CliRunner
 from geolib import data
 from geolib.cli import app
 from geolib.data.osv5m import country_name, metadata, prepare, split_table
-from geolib.data.splits import leakage, places, s2_cells, splits
+from geolib.data.splits import CELL_LEVEL, leakage, places, splits
 from geolib.download import archives, assets, http
 from geolib.download.collect import Summary, failures
+from geolib.partitioning import EARTH_RADIUS_KM, s2_tokens
 
 MODULE = sys.modules["geolib.data.osv5m"]  # the attribute of that name is the function
 HEADER = "id,latitude,longitude,thumb_original_url,country,sequence,captured_at,city,"
@@ -77,13 +78,15 @@ def test_places_are_what_sequences_and_cells_link():
 def test_a_cell_is_about_a_kilometre_across():
     rng = np.random.default_rng(0)
     north = np.degrees(np.arcsin(rng.uniform(-1, 1, 200)))
-    cells = s2_cells(north, rng.uniform(-180, 180, 200))
-    areas = [Cell(CellId.from_token(token)).exact_area() * 6371.0088**2 for token in cells]
+    cells = s2_tokens(np.column_stack((north, rng.uniform(-180, 180, 200))), CELL_LEVEL)
+    areas = [Cell(CellId.from_token(token)).exact_area() * EARTH_RADIUS_KM**2 for token in cells]
     assert np.mean(np.sqrt(areas)) == pytest.approx(1.1, abs=0.1)
     # 0.001° are 111 m: most neighbours share a cell. 0.1° are 11 km: none do.
-    here, there = (np.array(s2_cells(north + d, np.zeros(200))) for d in (0, 0.001))
-    assert np.mean(here == there) > 0.8
-    assert len(set(s2_cells(np.arange(0, 50, 0.1), [2.0] * 500))) == 500
+    here = np.column_stack((north, np.zeros(200)))
+    one, other = (np.array(s2_tokens(np.add(here, (d, 0)), CELL_LEVEL)) for d in (0, 0.001))
+    assert np.mean(one == other) > 0.8
+    apart = np.column_stack((np.arange(0, 50, 0.1), np.full(500, 2.0)))
+    assert len(set(s2_tokens(apart, CELL_LEVEL))) == 500
 
 
 @st.composite
