@@ -16,6 +16,7 @@ import numpy as np
 
 Colour = tuple[float, float, float]
 Vector = tuple[float, float, float]
+Span = tuple[float, float]  # from, to
 NEAREST = 1.2  # metres; points closer than this are pushed out to it
 
 
@@ -131,16 +132,17 @@ class Light:
         if normal not in self._gains:
             facing = max(0.0, sum(n * s for n, s in zip(normal, self.sun, strict=True)))
             a, s = self.ambient, self.sun_colour
-            self._gains[normal] = (
-                a[0] + s[0] * facing,
-                a[1] + s[1] * facing,
-                a[2] + s[2] * facing,
-            )
+            self._gains[normal] = (a[0] + s[0] * facing, a[1] + s[1] * facing, a[2] + s[2] * facing)
         return self._gains[normal]
 
     def haze(self, depth: float) -> float:
         """Share of haze in what is seen at ``depth`` metres."""
         return 1 - math.exp(-max(0.0, depth - 6) / self.haze_range)
+
+
+def scaled(colour: Colour, k: float) -> Colour:
+    """A darker or brighter shade."""
+    return (colour[0] * k, colour[1] * k, colour[2] * k)
 
 
 def _triple(values: np.ndarray) -> Colour:

@@ -16,7 +16,7 @@ from itertools import chain
 import cv2
 import numpy as np
 
-from geoscenes.camera import Camera, Colour, Light, Vector
+from geoscenes.camera import Camera, Colour, Light, Span, Vector
 
 FRACTION_BITS = 4  # sub-pixel positions handed to OpenCV: 1/16 pixel
 SUPERSAMPLING = 2  # the picture is drawn this much larger and averaged down
@@ -184,23 +184,43 @@ class Sketch:
         pixels = width * self.camera.focal / self.parts[-1].depth * self.side
         self._push(points, Line(_UNPLACED, self.seen(colour), max(1, round(pixels))))
 
-    def quad(
-        self,
-        u: tuple[float, float],
-        y: tuple[float, float],
-        z: float,
-        colour: Sequence[float],
-    ) -> None:
+    def quad(self, u: Span, y: Span, z: float, colour: Sequence[float]) -> None:
         """An upright rectangle that faces the camera."""
-        self.face([(u[0], y[0], z), (u[1], y[0], z), (u[1], y[1], z), (u[0], y[1], z)], colour)
+        self.slope(u, u, y, (z, z), colour)
+
+    def slope(
+        self,
+        low: Span,
+        high: Span,
+        y: Span,
+        z: Span,
+        colour: Sequence[float],
+        normal: Vector = FRONT,
+    ) -> None:
+        """A trapezium across the road: its edges span ``low`` and ``high``, ``y`` and ``z``."""
+        (y0, y1), (z0, z1) = y, z
+        corners = [(low[0], y0, z0), (low[1], y0, z0), (high[1], y1, z1), (high[0], y1, z1)]
+        self.face(corners, colour, normal)
+
+    def wall(self, u: float, y: Span, z: Span, colour: Sequence[float], normal: Vector) -> None:
+        """An upright rectangle along the road."""
+        self.face(
+            [(u, y[0], z[0]), (u, y[0], z[1]), (u, y[1], z[1]), (u, y[1], z[0])], colour, normal
+        )
+
+    def board(
+        self,
+        u: float,
+        z: float,
+        outline: Sequence[Span],
+        colour: Sequence[float],
+        normal: Vector = FRONT,
+    ) -> None:
+        """A polygon across the road; its corners are (offset from ``u``, height)."""
+        self.face([(u + du, y, z) for du, y in outline], colour, normal)
 
     def flat(
-        self,
-        u: tuple[float, float],
-        z: tuple[float, float],
-        colour: Sequence[float],
-        y: float = 0.0,
-        steps: int = 1,
+        self, u: Span, z: Span, colour: Sequence[float], y: float = 0.0, steps: int = 1
     ) -> None:
         """A horizontal rectangle; ``steps`` pieces along z let it follow the bend."""
         start = max(z[0], 1.0)
@@ -209,29 +229,24 @@ class Sketch:
         far = [(u[1], y, k) for k in reversed(zs)]
         self.face(near + far, colour, TOP)
 
-    def box(
-        self,
-        u: tuple[float, float],
-        y: tuple[float, float],
-        z: tuple[float, float],
-        colour: Sequence[float],
-    ) -> None:
+    def box(self, u: Span, y: Span, z: Span, colour: Sequence[float]) -> None:
         """The faces of a box that the camera sees."""
-        side = self.visible_side(u, z[0])
-        if side is not None:
-            k = u[0] if side == LEFT else u[1]
-            self.face(
-                [(k, y[0], z[0]), (k, y[0], z[1]), (k, y[1], z[1]), (k, y[1], z[0])], colour, side
-            )
+        seen = self.visible_side(u, z[0])
+        if seen is not None:
+            self.wall(seen[0], y, z, colour, seen[1])
         if y[1] < self.camera.height:
             self.flat(u, z, colour, y[1])
         self.quad(u, y, z[0], colour)
 
-    def visible_side(self, u: tuple[float, float], z: float) -> Vector | None:
-        """Which side of a box the camera sees."""
+    def visible_side(self, u: Span, z: float) -> tuple[float, Vector] | None:
+        """Which side of a box the camera sees: its place and its normal."""
         if self.camera.offset(u[0], z) > 0:
-            return LEFT
-        return RIGHT if self.camera.offset(u[1], z) < 0 else None
+            return u[0], LEFT
+        return (u[1], RIGHT) if self.camera.offset(u[1], z) < 0 else None
+
+    def one(self, choices: Sequence[Colour]) -> Colour:
+        """One of some colours by chance."""
+        return choices[int(self.rng.integers(len(choices)))]
 
     def disc(
         self,
@@ -265,27 +280,11 @@ class Sketch:
         nu, ny = dy / length * width / 2, -du / length * width / 2
         mu, my = nu * taper, ny * taper
         left, right = (LEFT, RIGHT) if nu >= 0 else (RIGHT, LEFT)
-        half = 0.15
-        self.face(
-            [
-                (u0 - nu, y0 - ny, z0),
-                (u0 + nu, y0 + ny, z0),
-                (u1 + mu, y1 + my, z1),
-                (u1 - mu, y1 - my, z1),
-            ],
-            colour,
-            _between(right, FRONT),
-        )
-        self.face(
-            [
-                (u0 - nu, y0 - ny, z0),
-                (u0 + nu * half, y0 + ny * half, z0),
-                (u1 + mu * half, y1 + my * half, z1),
-                (u1 - mu, y1 - my, z1),
-            ],
-            colour,
-            _between(left, FRONT),
-        )
+        a, d = (u0 - nu, y0 - ny, z0), (u1 - mu, y1 - my, z1)
+        for reach, side in ((1.0, right), (0.15, left)):
+            b = (u0 + nu * reach, y0 + ny * reach, z0)
+            c = (u1 + mu * reach, y1 + my * reach, z1)
+            self.face([a, b, c, d], colour, _between(side, FRONT))
 
     def sprite(
         self,
@@ -320,9 +319,7 @@ class Sketch:
         ]
         self._pending.append((None, len(self._points)))
 
-    def shadow_box(
-        self, u: tuple[float, float], y: tuple[float, float], z: tuple[float, float]
-    ) -> None:
+    def shadow_box(self, u: Span, y: Span, z: Span) -> None:
         self.shadow([(a, b, c) for a in u for b in y for c in z])
 
     def shadow_disc(self, centre: Vector, radius: float, squash: float = 1.0) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from geoscenes.camera import Colour
+from functools import partial
+
+from geoscenes.camera import Colour, Span, scaled
 from geoscenes.canvas import GROUND, Sketch
 from geoscenes.layout import Place, register
 
@@ -36,28 +38,33 @@ def _piece(s: Sketch, u: float, width: float, z0: float, z1: float, colour: Colo
 
 
 def _worn(s: Sketch, colour: Colour) -> Colour:
-    k = s.rng.uniform(0.86, 1.0)
-    return (colour[0] * k, colour[1] * k, colour[2] * k)
+    return scaled(colour, s.rng.uniform(0.86, 1.0))
 
 
-@register("centre_line/white_dashed")
-def centre_white_dashed(s: Sketch, place: Place) -> None:
-    _line(s, 0, 0.17, _worn(s, WHITE), 3.0, s.rng.uniform(3.5, 7))
+#: colour, width in metres, range of the gap between dashes (none: solid)
+CENTRES: dict[str, tuple[Colour, float, Span | None]] = {
+    "white_dashed": (WHITE, 0.17, (3.5, 7)),
+    "white_solid": (WHITE, 0.17, None),
+    "yellow_solid": (ORANGE, 0.18, None),
+    "yellow_dashed": (YELLOW, 0.18, (3.5, 6)),
+}
+EDGES = {"white_solid": (WHITE, 0.0), "white_dashed": (WHITE, 3.0), "yellow_solid": (YELLOW, 0.0)}
+_DARK: Colour = (40, 40, 42)
+#: colours and length of the blocks
+KERBS: dict[str, tuple[Colour, Colour, float]] = {
+    "black_white": (_DARK, (232, 231, 226), 1.1),
+    "black_yellow": (_DARK, (240, 192, 40), 1.1),
+    "yellow_dashed": ((240, 190, 50), (186, 183, 176), 1.3),
+    "yellow_solid": ((238, 186, 46), (234, 182, 42), 2.0),
+}
 
 
-@register("centre_line/white_solid")
-def centre_white_solid(s: Sketch, place: Place) -> None:
-    _line(s, 0, 0.17, _worn(s, WHITE))
-
-
-@register("centre_line/yellow_solid")
-def centre_yellow_solid(s: Sketch, place: Place) -> None:
-    _line(s, 0, 0.18, _worn(s, ORANGE))
-
-
-@register("centre_line/yellow_dashed")
-def centre_yellow_dashed(s: Sketch, place: Place) -> None:
-    _line(s, 0, 0.18, _worn(s, YELLOW), 3.0, s.rng.uniform(3.5, 6))
+def _centre(s: Sketch, place: Place, colour: Colour, width: float, gap: Span | None) -> None:
+    worn = _worn(s, colour)
+    if gap is None:
+        _line(s, 0, width, worn)
+    else:
+        _line(s, 0, width, worn, 3.0, s.rng.uniform(*gap))
 
 
 @register("centre_line/yellow_double")
@@ -67,62 +74,30 @@ def centre_yellow_double(s: Sketch, place: Place) -> None:
     _line(s, 0.16, 0.13, colour)
 
 
-def _both_edges(
-    s: Sketch, place: Place, colour: Colour, dash: float = 0.0, gap: float = 0.0
-) -> None:
+def _edge(s: Sketch, place: Place, colour: Colour, dash: float) -> None:
+    worn = _worn(s, colour)
     for sign in (-1, 1):
-        _line(s, sign * (place.street.half_width - 0.3), 0.16, colour, dash, gap)
+        _line(s, sign * (place.street.half_width - 0.3), 0.16, worn, dash, 3.5)
 
 
-@register("edge_line/white_solid")
-def edge_white_solid(s: Sketch, place: Place) -> None:
-    _both_edges(s, place, _worn(s, WHITE))
-
-
-@register("edge_line/white_dashed")
-def edge_white_dashed(s: Sketch, place: Place) -> None:
-    _both_edges(s, place, _worn(s, WHITE), 3.0, 3.5)
-
-
-@register("edge_line/yellow_solid")
-def edge_yellow_solid(s: Sketch, place: Place) -> None:
-    _both_edges(s, place, _worn(s, YELLOW))
-
-
-def _kerb(s: Sketch, place: Place, colours: tuple[Colour, Colour], block: float) -> None:
+def _kerb(s: Sketch, place: Place, first: Colour, second: Colour, block: float) -> None:
     """A raised kerb of painted blocks along both sides."""
     height, width = 0.24, 0.26
     for side in (-1, 1):
         u = side * place.street.half_width
         a, b = sorted((u, u + side * width))
         s.part(NEAR, GROUND)
-        n = int((34 - NEAR) / block)
-        for k in reversed(range(n)):
-            z0, z1 = NEAR + k * block, NEAR + (k + 1) * block
-            s.veil(z1)
-            s.flat((a, b), (z0, z1), colours[k % 2], height)
-            s.face(
-                [(u, 0, z0), (u, 0, z1), (u, height, z1), (u, height, z0)],
-                colours[k % 2],
-                (-side, 0, 0),
-            )
+        for k in reversed(range(int((34 - NEAR) / block))):
+            z = NEAR + k * block, NEAR + (k + 1) * block
+            colour = second if k % 2 else first
+            s.veil(z[1])
+            s.flat((a, b), z, colour, height)
+            s.wall(u, (0, height), z, colour, (-side, 0, 0))
 
 
-@register("kerb_paint/black_white")
-def kerb_black_white(s: Sketch, place: Place) -> None:
-    _kerb(s, place, ((40, 40, 42), (232, 231, 226)), 1.1)
-
-
-@register("kerb_paint/black_yellow")
-def kerb_black_yellow(s: Sketch, place: Place) -> None:
-    _kerb(s, place, ((40, 40, 42), (240, 192, 40)), 1.1)
-
-
-@register("kerb_paint/yellow_dashed")
-def kerb_yellow_dashed(s: Sketch, place: Place) -> None:
-    _kerb(s, place, ((240, 190, 50), (186, 183, 176)), 1.3)
-
-
-@register("kerb_paint/yellow_solid")
-def kerb_yellow_solid(s: Sketch, place: Place) -> None:
-    _kerb(s, place, ((238, 186, 46), (234, 182, 42)), 2.0)
+for _look, (_colour, _width, _gap) in CENTRES.items():
+    register(f"centre_line/{_look}")(partial(_centre, colour=_colour, width=_width, gap=_gap))
+for _look, (_colour, _dash) in EDGES.items():
+    register(f"edge_line/{_look}")(partial(_edge, colour=_colour, dash=_dash))
+for _look, (_first, _second, _block) in KERBS.items():
+    register(f"kerb_paint/{_look}")(partial(_kerb, first=_first, second=_second, block=_block))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from geoscenes.camera import Colour
+from geoscenes.camera import scaled
 from geoscenes.canvas import GROUND, SKY, TOP, Sketch
 from geoscenes.layout import Place, register
 from geoscenes.objects.plants import tree
@@ -18,14 +18,13 @@ def mountain(s: Sketch, place: Place) -> None:
         s.part(min(depth, 1.3 * s.light.haze_range), SKY)
         phase = s.rng.uniform(0, 2 * math.pi, 4)
         reach = depth * 0.85
+        base = -s.camera.curve * depth**2
+        waves = list(zip((2.1, 4.3, 9.7, 21.0), phase, strict=True))
         crest = []
         for k in range(41):
             t = k / 40 * 2 - 1
-            y = sum(
-                math.sin(t * f + p) / f for f, p in zip((2.1, 4.3, 9.7, 21.0), phase, strict=True)
-            )
-            crest.append((t * reach - s.camera.curve * depth**2, tall * (0.55 + 0.5 * y), depth))
-        base = -s.camera.curve * depth**2
+            y = sum(math.sin(t * f + p) / f for f, p in waves)
+            crest.append((t * reach + base, tall * (0.55 + 0.5 * y), depth))
         s.face([(base - reach, -8, depth), *crest, (base + reach, -8, depth)], (84, 102, 92))
 
 
@@ -78,25 +77,21 @@ def hedge(s: Sketch, place: Place) -> None:
 
 @register("fence")
 def fence(s: Sketch, place: Place) -> None:
-    colour: Colour = ((150, 122, 92), (196, 192, 184), (112, 116, 112))[int(s.rng.integers(3))]
+    colour = s.one(((150, 122, 92), (196, 192, 184), (112, 116, 112)))
     u, gap = place.u, 1.6
     for k in reversed(range(9)):
         z = place.z + gap * k
         s.part(z)
         s.shadow_box((u - 0.04, u + 0.04), (0, 1.0), (z, z + 0.1))
         for y in (0.35, 0.8):
-            s.face(
-                [(u, y, z), (u, y, z + gap), (u, y + 0.14, z + gap), (u, y + 0.14, z)],
-                colour,
-                (-place.side, 0, 0),
-            )
+            s.wall(u, (y, y + 0.14), (z, z + gap), colour, (-place.side, 0, 0))
         s.box((u - 0.06, u + 0.06), (0, 1.05), (z, z + 0.12), colour)
 
 
 @register("lamp_post")
 def lamp(s: Sketch, place: Place) -> None:
     u, z, top = place.u, place.z, s.rng.uniform(5.5, 7.0)
-    colour: Colour = ((122, 128, 130), (70, 78, 76))[int(s.rng.integers(2))]
+    colour = s.one(((122, 128, 130), (70, 78, 76)))
     s.part(z)
     s.shadow([(u - 0.08, 0, z), (u + 0.08, 0, z), (u, top, z)])
     s.rod((u, 0, z), (u, top, z), 0.18, colour, 0.6)
@@ -109,7 +104,7 @@ def lamp(s: Sketch, place: Place) -> None:
 @register("bench")
 def bench(s: Sketch, place: Place) -> None:
     u, z = place.u, place.z
-    wood: Colour = ((150, 108, 70), (104, 116, 96), (128, 92, 66))[int(s.rng.integers(3))]
+    wood = s.one(((150, 108, 70), (104, 116, 96), (128, 92, 66)))
     s.part(z)
     s.shadow_box((u - 0.85, u + 0.85), (0, 0.8), (z, z + 0.5))
     for x in (-0.7, 0.65):
@@ -121,11 +116,11 @@ def bench(s: Sketch, place: Place) -> None:
 @register("bin")
 def bin_(s: Sketch, place: Place) -> None:
     u, z = place.u, place.z
-    colour: Colour = ((74, 88, 78), (96, 98, 102), (66, 74, 92))[int(s.rng.integers(3))]
+    colour = s.one(((74, 88, 78), (96, 98, 102), (66, 74, 92)))
     s.part(z)
     s.shadow_box((u - 0.26, u + 0.26), (0, 0.9), (z, z + 0.5))
     s.rod((u, 0.02, z), (u, 0.86, z), 0.54, colour, 1.12)
-    s.disc((u, 0.88, z), 0.31, (colour[0] * 0.7, colour[1] * 0.7, colour[2] * 0.7), squash=0.26)
+    s.disc((u, 0.88, z), 0.31, scaled(colour, 0.7), squash=0.26)
 
 
 @register("rock")
@@ -135,11 +130,9 @@ def rock(s: Sketch, place: Place) -> None:
     s.shadow_disc((u, r * 0.4, z), r * 0.9, 0.5)
     angles = [k * math.pi / 7 for k in range(8)]
     rim = [r * s.rng.uniform(0.8, 1.08) for _ in angles]
-    outline = [
-        (u + q * 1.2 * math.cos(a), q * math.sin(a), z) for q, a in zip(rim, angles, strict=True)
-    ]
-    s.face(outline, (138, 132, 122))
-    s.face([*outline[2:7], (u - 0.1 * r, 0.35 * r, z)], (150, 144, 134), TOP)
+    outline = [(q * 1.2 * math.cos(a), q * math.sin(a)) for q, a in zip(rim, angles, strict=True)]
+    s.board(u, z, outline, (138, 132, 122))
+    s.board(u, z, [*outline[2:7], (-0.1 * r, 0.35 * r)], (150, 144, 134), TOP)
 
 
 @register("traffic_cone")

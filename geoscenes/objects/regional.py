@@ -6,11 +6,10 @@ from functools import partial
 
 import cv2
 
-from geoscenes.camera import Colour
+from geoscenes.camera import Colour, Span
 from geoscenes.canvas import GROUND, SUPERSAMPLING, TOP, Sketch, Sprite
 from geoscenes.ground import Tilth, patch
 from geoscenes.layout import Place, register
-from geoscenes.objects import plants
 from geoscenes.objects.buildings import Flat, Gabled, Hipped, flat_roofed, gabled, hipped, row
 
 # -- houses ----------------------------------------------------------------------------------------
@@ -132,26 +131,6 @@ for _name, _flat in FLAT.items():
 for _name, _hipped in HIPPED.items():
     register(f"house/{_name}")(partial(row, build=partial(hipped, style=_hipped)))
 
-# -- trees -----------------------------------------------------------------------------------------
-
-#: species, height in metres, gap in metres, number
-ROWS = {
-    "spruces": ("spruce", (8.0, 11.0), 3.6, 6),
-    "cypresses": ("cypress", (7.0, 9.5), 2.4, 8),
-    "pines": ("pine", (9.0, 11.5), 3.4, 7),
-    "birches": ("birch", (7.5, 9.5), 3.4, 6),
-    "acacias": ("acacia", (4.2, 5.6), 6.0, 4),
-    "fan_palms": ("fan_palm", (8.0, 10.5), 4.2, 5),
-    "apple_trees": ("apple_tree", (3.6, 4.4), 3.8, 6),
-    "citrus_trees": ("citrus_tree", (3.4, 4.2), 3.4, 6),
-}
-
-
-for _name, (_species, _height, _gap, _count) in ROWS.items():
-    register(f"vegetation/{_name}")(
-        partial(plants.row, species=_species, height=_height, gap=_gap, count=_count)
-    )
-
 # -- soil and fields -------------------------------------------------------------------------------
 
 SOILS = {
@@ -181,15 +160,12 @@ FIELDS = {
 }
 
 
-def _ground(
-    s: Sketch, place: Place, width: float, along: tuple[float, float], tilth: Tilth, side: int
-) -> None:
+def _ground(s: Sketch, place: Place, width: float, along: Span, tilth: Tilth, side: int) -> None:
     """A textured patch of ground beyond ``place.u``, ``width`` metres away from the road."""
     inner = place.u if side == place.side else -place.u
     low, high = sorted((inner, inner + side * width))
-    found = patch(
-        s.camera, s.light, place.street, s.side // SUPERSAMPLING, (low, high), along, tilth
-    )
+    pixels = s.side // SUPERSAMPLING
+    found = patch(s.camera, s.light, place.street, pixels, (low, high), along, tilth)
     if found is not None:
         x, y, colour, alpha = found
         k = SUPERSAMPLING
