@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import signal
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -518,6 +519,7 @@ def join_parameters(arguments: list[str]) -> list[str]:
 
 def main() -> None:
     """Entry point of the ``geolib`` command."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a kill cleans up like Ctrl-C
     with _plain_errors():
         arguments = join_parameters(sys.argv[1:])
         app(arguments)

@@ -168,6 +168,8 @@ def _render(source: Path, profile: str, root: Path | None) -> Path:
     with warnings.catch_warnings():
         # An extension looks at every live object, and torch warns of being looked at.
         warnings.simplefilter("ignore", FutureWarning)
+        # Another calls docutils by an old name.
+        warnings.simplefilter("ignore", PendingDeprecationWarning)
         status = build_sphinx(
             source,
             html,

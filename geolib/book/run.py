@@ -9,19 +9,12 @@ from __future__ import annotations
 import ast
 import difflib
 import os
+import signal
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import (
-    FIRST_COMPLETED,
-    Executor,
-    Future,
-    ProcessPoolExecutor,
-    ThreadPoolExecutor,
-    wait,
-)
-from contextlib import contextmanager
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +23,7 @@ import nbformat
 import papermill
 import yaml
 from filelock import FileLock, Timeout
+from jupyter_client.manager import AsyncKernelManager
 from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from nbformat import NotebookNode
 from rich.console import Console
@@ -43,6 +37,8 @@ KEPT_TAGS = frozenset({"nbval-check-output", "keep_output"})
 # The others wait for the network that it trains: it runs before them, with all cores.
 FIRST = "02-classifier"
 SECONDS_BETWEEN_LOOKS = 1.0
+# Of a profile's file; `seconds` is what each notebook takes, until there is an earlier run to say.
+_SECTIONS = ("shared", "notebooks", "seconds")
 _console = Console(stderr=True, markup=False)
 
 
@@ -65,7 +61,7 @@ class Plan:
     """What is to be done for a notebook.
 
     ``why`` lists what has changed since its last run, and is empty if nothing has; ``seconds`` is
-    what that run took, None if there was none.
+    what that run took, None if there was none, and ``expected`` this or what its profile says.
     """
 
     name: str
@@ -75,6 +71,7 @@ class Plan:
     target: Path
     why: list[str]
     seconds: float | None
+    expected: float
 
     @property
     def part(self) -> Path:
@@ -156,7 +153,7 @@ def resolve(
     declared = {name: declared_parameters(_notebooks(root) / f"{name}.ipynb") for name in known}
     settings = _read_profile(profile, root)
     shared, own = settings.get("shared") or {}, settings.get("notebooks") or {}
-    for name in own:
+    for name in (*own, *(settings.get("seconds") or {})):
         if name not in known:
             raise ValueError(f"profile {profile!r}: " + _unknown("notebook", name, known))
     _check_declared(f"profile {profile!r}", shared, declared)
@@ -184,6 +181,7 @@ def plan(
     selected = list(notebooks) or names(root)
     resolved = resolve(selected, profile, parameters, root=root)
     folder = build_folder(profile, root) / "notebooks"
+    expected = _read_profile(profile, root).get("seconds") or {}
     plans = []
     for name, values in resolved.items():
         source, target = _notebooks(root) / f"{name}.ipynb", folder / f"{name}.ipynb"
@@ -193,7 +191,8 @@ def plan(
             earlier = nbformat.read(target, as_version=4).metadata.get("geolib", {})
             why = provenance.changed(inputs, earlier.get("inputs", {}))
             seconds = earlier.get("seconds")
-        plans.append(Plan(name, source, values, inputs, target, why, seconds))
+        likely = seconds or expected.get(name, 0)
+        plans.append(Plan(name, source, values, inputs, target, why, seconds, likely))
     return plans
 
 
@@ -251,7 +250,7 @@ def execute(
         first = [one for one in due if one.name == FIRST]
         rest = [one for one in due if one.name != FIRST]
         # The longest first: none is then left to run alone in the end.
-        rest.sort(key=lambda one: -(one.seconds or 0))
+        rest.sort(key=lambda one: -one.expected)
         for batch, at_once in ((first, 1), (rest, jobs)):
             if batch:
                 done |= {e.name: e for e in _run(batch, profile, at_once)}
@@ -259,19 +258,16 @@ def execute(
 
 
 def _run(plans: Sequence[Plan], profile: str, jobs: int) -> Iterator[Execution]:
-    """Execute notebooks; several in processes, since papermill changes the working directory."""
+    """Execute notebooks, each in its kernel's process, as many at a time as there are jobs."""
     about = {"profile": profile, "machine": provenance.machine()}
-    # Read by the kernels when they start.
     threads = max(1, (os.cpu_count() or 1) // jobs)
-    environment = KEEP_FREED_MEMORY | {"OMP_NUM_THREADS": str(threads)}
-    executor: Executor = (
-        ThreadPoolExecutor(1, "", _set, (environment,))
-        if jobs == 1
-        else ProcessPoolExecutor(jobs, get_context("spawn"), _set, (environment,))
-    )
     failed: RunError | None = None
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=_console, transient=True) as progress, executor:
+    with (
+        Progress(*columns, console=_console, transient=True) as progress,
+        ThreadPoolExecutor(jobs) as executor,
+        _kernels(threads) as kernel,
+    ):
         waiting = list(plans)
         running: dict[Future[float], tuple[Plan, Any]] = {}
         while waiting or running:
@@ -279,7 +275,7 @@ def _run(plans: Sequence[Plan], profile: str, jobs: int) -> Iterator[Execution]:
                 one = waiting.pop(0)
                 one.part.unlink(missing_ok=True)
                 task = progress.add_task(one.name, total=None)
-                running[executor.submit(_execute_one, one, about)] = one, task
+                running[executor.submit(_execute_one, one, about, kernel)] = one, task
             if not running:
                 break
             finished, _ = wait(running, SECONDS_BETWEEN_LOOKS, FIRST_COMPLETED)
@@ -299,8 +295,32 @@ def _run(plans: Sequence[Plan], profile: str, jobs: int) -> Iterator[Execution]:
         raise failed
 
 
-def _set(environment: Mapping[str, str]) -> None:
-    os.environ.update(environment)
+@contextmanager
+def _kernels(threads: int) -> Iterator[type[AsyncKernelManager]]:
+    """Class of kernels with so many threads each; an error, or Ctrl-C, ends what they run."""
+    environment = os.environ | KEEP_FREED_MEMORY | {"OMP_NUM_THREADS": str(threads)}
+    started: list[AsyncKernelManager] = []
+    ended = False
+
+    def end() -> None:
+        for one in started:
+            process: Any = one.provisioner
+            if one.has_kernel:
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pgid, signal.SIGKILL)  # its workers, too
+
+    async def start(manager: AsyncKernelManager, **options: Any) -> None:
+        await AsyncKernelManager.start_kernel(manager, env=environment, **options)
+        started.append(manager)
+        if ended:
+            end()
+
+    try:
+        yield type("Kernel", (AsyncKernelManager,), {"start_kernel": start})
+    except BaseException:
+        ended = True
+        end()
+        raise
 
 
 def _state(one: Plan) -> dict[str, Any]:
@@ -311,12 +331,12 @@ def _state(one: Plan) -> dict[str, Any]:
         return {}
     states = [c.metadata.get("papermill", {}) for c in cells if c.cell_type == "code"]
     done = [float(s.get("duration") or 0) for s in states if s.get("status") == "completed"]
-    left = f", about {max(one.seconds - sum(done), 1):.0f} s left" if one.seconds else ""
+    left = f", about {max(one.expected - sum(done), 1):.0f} s left" if one.expected else ""
     text = f"{one.name}: cell {min(len(done) + 1, len(states))} of {len(states)}{left}"
     return {"description": text, "completed": len(done), "total": len(states)}
 
 
-def _execute_one(one: Plan, about: Mapping[str, Any]) -> float:
+def _execute_one(one: Plan, about: Mapping[str, Any], kernel: type[AsyncKernelManager]) -> float:
     """Execute one notebook; the seconds it took."""
     started = datetime.now(UTC)
     try:
@@ -326,7 +346,9 @@ def _execute_one(one: Plan, about: Mapping[str, Any]) -> float:
             parameters=one.parameters,
             kernel_name="python3",
             progress_bar=False,
-            cwd=one.source.parent,
+            # `cwd` would change the working directory of this process.
+            resources={"metadata": {"path": str(one.source.parent)}},
+            kernel_manager_class=kernel,
             # The kernel warns of its local sockets at every start.
             extra_arguments=["--log-level=CRITICAL"],
         )
@@ -432,8 +454,8 @@ def _read_profile(profile: str, root: Path | None) -> dict[str, Any]:
         )
     settings = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     for key in settings:
-        if key not in ("shared", "notebooks"):
-            raise ValueError(f"{path.name}: " + _unknown("section", key, ["shared", "notebooks"]))
+        if key not in _SECTIONS:
+            raise ValueError(f"{path.name}: " + _unknown("section", key, _SECTIONS))
     return settings
 
 

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -156,8 +160,9 @@ def test_what_is_unknown_or_misfit_is_an_error(
     [
         ({"shared": {"gone": 1}}, "profile 'smoke': unknown parameter 'gone'"),
         ({"notebooks": {"03-gone": {}}}, "profile 'smoke': unknown notebook '03-gone'"),
+        ({"seconds": {"03-gone": 9}}, "profile 'smoke': unknown notebook '03-gone'"),
         ({"notebooks": {"02-other": {"rate": 1}}}, "02-other: unknown parameter 'rate'"),
-        ({"mine": {}}, "unknown section 'mine'; known: shared, notebooks"),
+        ({"mine": {}}, "unknown section 'mine'; known: shared, notebooks, seconds"),
     ],
 )
 def test_a_profile_holds_no_unknown_name(settings: dict, message: str, project: Path) -> None:
@@ -385,6 +390,50 @@ def test_two_at_a_time_and_one_that_fails(project: Path) -> None:
     assert [execution.name for execution in done] == ["01-toy", "02-other"]
     texts = [nbformat.read(e.path, as_version=4).cells[-1].outputs[0].text for e in done]
     assert texts == ["total 3\n", "total 3\n"]
+
+
+def test_the_longest_start_first(project: Path, executions: list[str]) -> None:
+    profile = project / "notebooks/profiles/smoke.yaml"
+    profile.write_text(profile.read_text() + "seconds: {02-other: 9}\n")
+    done = run.execute(profile="smoke", root=project, jobs=1)
+    assert executions == ["02-other", "01-toy"]
+    assert [execution.name for execution in done] == ["01-toy", "02-other"]
+
+
+def test_an_interrupted_run_leaves_no_kernel(project: Path) -> None:
+    source = project / "notebooks/01-toy.md"
+    pid = project / "pid"
+    waits = f"import os, pathlib, time\npathlib.Path({str(pid)!r}).write_text(str(os.getpid()))\n"
+    waits += "time.sleep(99)\n"
+    source.write_text(source.read_text().replace("total = sum", f"{waits}total = sum"))
+    run.pair(project)
+    code = (
+        "import sys; from pathlib import Path; from geolib.book import run; "
+        "run.execute(['01-toy'], 'smoke', root=Path(sys.argv[1]))"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(project)], stderr=subprocess.DEVNULL
+    )
+    _wait_until(lambda: pid.is_file() and pid.read_text())
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=30) != 0
+    _wait_until(lambda: not _runs(int(pid.read_text())))
+    assert not (run.build_folder("smoke", project) / "notebooks/01-toy.ipynb").exists()
+
+
+def _wait_until(true: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 120
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def test_no_jobs_are_refused(project: Path) -> None:
