@@ -6,7 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 from geolib.model.classifier import Classifier, HeadReplaced, load
 from geolib.model.device import choose_batch_size, choose_device, inference_precision, uses_bf16
-from geolib.model.prediction import accuracy, calibration_error, confusion, predict, reliability
+from geolib.model.prediction import (
+    accuracy,
+    calibration_error,
+    confusion,
+    log_probabilities,
+    predict,
+    reliability,
+)
 from geolib.model.settings import PAPER, Schedule, TrainConfig
 from geolib.training.batches import Process
 
@@ -27,6 +34,7 @@ __all__ = [
     "confusion",
     "inference_precision",
     "load",
+    "log_probabilities",
     "predict",
     "reliability",
     "train",
