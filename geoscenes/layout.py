@@ -7,11 +7,12 @@ country's draw fills it or not.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
+from geoscenes.camera import Span
 from geoscenes.canvas import Sketch
 from geoscenes.ground import Street
 
@@ -100,7 +101,7 @@ class _Plan:
         signs = ("warning_sign", "stop_sign", "town_sign", "mirror")
         self.stations = {k: stations[int(i)] for k, i in zip(signs, order, strict=True)}
 
-    def place(self, name: str, side: int, beyond: float, z: tuple[float, float]) -> Place:
+    def place(self, name: str, side: int, beyond: float, z: Span) -> Place:
         """A place ``beyond`` metres outside the carriageway's edge (negative: on it)."""
         u = side * (self.street.half_width + beyond)
         depth = z[0] + (z[1] - z[0]) * quantile(self.seed, "depth:" + name)
@@ -111,7 +112,7 @@ class _Plan:
         if kind in self.stations:
             side, beyond, near = self.stations[kind]
             return self.place(kind, side, beyond, (near, near + 1.0))
-        where: dict[str, tuple[int, float, tuple[float, float]]] = {
+        where: dict[str, tuple[int, float, Span]] = {
             "centre_line": (1, 0, (5, 6)),
             "edge_line": (1, 0, (5, 6)),
             "kerb_paint": (-self.rail, 0.1, (3, 4)),
@@ -141,42 +142,36 @@ class _Plan:
         return self.place("car", self.car, PARKED, PARKED_DEPTH)
 
     def neutral(self) -> list[Slot]:
-        w = self.street.half_width
-        found: list[Slot] = []
-
-        def add(
-            category: str,
-            share: float,
-            side: int,
-            beyond: float,
-            z: tuple[float, float],
-            name: str = "",
-        ) -> None:
+        """Those that quantiles of their own let appear."""
+        found = []
+        for category, share, side, beyond, z, name in self._candidates():
             key = name or category
             if quantile(self.seed, "presence:" + key) < share:
                 found.append(Slot(key, category, False, self.place(key, side, beyond, z)))
+        return found
 
+    def _candidates(self) -> Iterator[tuple[str, float, int, float, Span, str]]:
+        """Category, probability, side, metres beyond the edge, depths, name if not alone."""
         side = 1 if quantile(self.seed, "sides") < 0.5 else -1
-        add("mountain", 0.6, 1, 0, (300, 400))
+        yield "mountain", 0.6, 1, 0, (300, 400), ""
         for k in range(4):
-            add("cloud", 0.6, 1 if k % 2 else -1, 0, (500, 900), f"cloud-{k}")
+            yield "cloud", 0.6, 1 if k % 2 else -1, 0, (500, 900), f"cloud-{k}"
         for s in (-1, 1):
             tag = "left" if s < 0 else "right"
-            add("treeline", 0.9, s, 4, (62, 95), f"treeline-{tag}")
-            add("building", 0.5, s, 7.0, (32, 44), f"building-{tag}")
-            add("broadleaf_tree", 0.6, s, 5.5, (19, 27), f"tree-{tag}-far")
-            add("bush", 0.5, s, 3.0, (9, 24), f"bush-{tag}")
-            add("lamp_post", 0.35, s, 0.9, (16, 24), f"lamp-{tag}")
-        add("broadleaf_tree", 0.5, self.house, 5.2, (10.7, 12.5), "tree-near")
-        add("hedge", 0.35, side, 3.0, (12, 16))
-        add("fence", 0.4, -side, 2.7, (9, 12))
-        add("bench", 0.3, self.box, 1.7, (12.5, 17))
-        add("bin", 0.35, -side, 1.3, (7, 14))
-        add("rock", 0.35, side, 3.2, (8, 14))
-        add("bicycle", 0.35, -self.box, 1.8, (7.2, 9.5))
-        add("car", 0.75, self.car, PARKED, PARKED_DEPTH)
-        add("lorry", 0.22, -self.car, PARKED + 0.2, (21, 30))
-        add("traffic_cone", 0.25, -self.car, -0.5, (5.5, 7.0))
-        add("manhole", 0.5, side, -w + 1.0, (4.5, 9))
-        add("puddle", 0.25, -side, -1.0, (4.5, 11))
-        return found
+            yield "treeline", 0.9, s, 4, (62, 95), f"treeline-{tag}"
+            yield "building", 0.5, s, 7.0, (32, 44), f"building-{tag}"
+            yield "broadleaf_tree", 0.6, s, 5.5, (19, 27), f"tree-{tag}-far"
+            yield "bush", 0.5, s, 3.0, (9, 24), f"bush-{tag}"
+            yield "lamp_post", 0.35, s, 0.9, (16, 24), f"lamp-{tag}"
+        yield "broadleaf_tree", 0.5, self.house, 5.2, (10.7, 12.5), "tree-near"
+        yield "hedge", 0.35, side, 3.0, (12, 16), ""
+        yield "fence", 0.4, -side, 2.7, (9, 12), ""
+        yield "bench", 0.3, self.box, 1.7, (12.5, 17), ""
+        yield "bin", 0.35, -side, 1.3, (7, 14), ""
+        yield "rock", 0.35, side, 3.2, (8, 14), ""
+        yield "bicycle", 0.35, -self.box, 1.8, (7.2, 9.5), ""
+        yield "car", 0.75, self.car, PARKED, PARKED_DEPTH, ""
+        yield "lorry", 0.22, -self.car, PARKED + 0.2, (21, 30), ""
+        yield "traffic_cone", 0.25, -self.car, -0.5, (5.5, 7.0), ""
+        yield "manhole", 0.5, side, 1.0 - self.street.half_width, (4.5, 9), ""
+        yield "puddle", 0.25, -side, -1.0, (4.5, 11), ""

@@ -99,12 +99,28 @@ class SceneObject:
 
 
 class Scene:
-    """A street scene whose causal answer is known. Made by :func:`geoscenes.render`."""
+    """A street scene whose causal answer is known. Made by :func:`geoscenes.render`.
+
+    Attributes
+    ----------
+    seed, size : int
+        Number of the scene, and side of the picture in pixels.
+    country, town, region : str
+        Country whose cues it carries, town of the gazetteer it is placed in, the town's region.
+    zone : str or None
+        The zone whose cues it carries; None unless rendered with ``regional=True``.
+    latitude, longitude : float
+        Degrees north and east.
+    """
 
     def __init__(
         self, world: World, items: Sequence[Item], sketches: dict[Item, Sketch] | None = None
     ) -> None:
         self.world = world
+        self.seed, self.size = world.seed, world.size
+        self.country, self.town, self.region = world.country, world.town, world.region
+        self.zone = world.zone
+        self.latitude, self.longitude = world.latitude, world.longitude
         self.items = tuple(items)
         self._sketches = {} if sketches is None else sketches  # shared with counterfactuals
         self._masks: dict[str, np.ndarray] = {}
@@ -112,46 +128,6 @@ class Scene:
 
     def __repr__(self) -> str:
         return f"Scene(seed={self.seed}, country={self.country!r}, size={self.size})"
-
-    @property
-    def seed(self) -> int:
-        """Number of the scene."""
-        return self.world.seed
-
-    @property
-    def country(self) -> str:
-        """The country whose cues it carries."""
-        return self.world.country
-
-    @property
-    def size(self) -> int:
-        """Side of the picture in pixels."""
-        return self.world.size
-
-    @property
-    def town(self) -> str:
-        """Town of the gazetteer it is placed in."""
-        return self.world.town
-
-    @property
-    def region(self) -> str:
-        """The town's region."""
-        return self.world.region
-
-    @property
-    def zone(self) -> str | None:
-        """The zone whose cues it carries; None unless rendered with ``regional=True``."""
-        return self.world.zone
-
-    @property
-    def latitude(self) -> float:
-        """Degrees north."""
-        return self.world.latitude
-
-    @property
-    def longitude(self) -> float:
-        """Degrees east."""
-        return self.world.longitude
 
     @cached_property
     def objects(self) -> tuple[SceneObject, ...]:

@@ -9,7 +9,7 @@ from functools import cache, partial
 import cv2
 import numpy as np
 
-from geoscenes.camera import Colour
+from geoscenes.camera import Colour, Span
 from geoscenes.canvas import Bitmap
 
 HEIGHT = 320  # pixels of the finest level
@@ -25,6 +25,7 @@ class _Brush:
     """A transparent sheet ``width`` wide and 1 high, y down."""
 
     def __init__(self, width: float, background: Colour) -> None:
+        self.width = width
         self.size = (HEIGHT, max(8, round(HEIGHT * width)))
         self.sheet = np.zeros((*self.size, 4), dtype=np.uint8)
         self.colour, self.alpha = self.sheet[..., :3], self.sheet[..., 3]
@@ -32,6 +33,11 @@ class _Brush:
 
     def polygon(self, points: list[tuple[float, float]], colour: Colour) -> None:
         self._fill(np.array(points)[None], [colour])
+
+    def stem(self, foot: Span, head: Span, widths: Span, colour: Colour) -> None:
+        """An upright strip, ``widths`` to either side at its foot and its head."""
+        (x0, y0), (x1, y1), (a, b) = foot, head, widths
+        self.polygon([(x0 - a, y0), (x0 + a, y0), (x1 + b, y1), (x1 - b, y1)], colour)
 
     def leaf(
         self, x: float, y: float, length: float, aspect: float, angle: float, c: Colour
@@ -93,15 +99,11 @@ def _foliage(
     density: float = 2.2,
     aspect: float = 0.6,
 ) -> None:
-    """Leaves over the blobs, brighter where a ball would face the sun."""
-    for cx, cy, r in blobs:
-        brush.polygon(
-            [
-                (cx + 0.82 * r * math.cos(a), cy + 0.82 * r * math.sin(a))
-                for a in np.linspace(0, 2 * math.pi, 15)[:-1].tolist()
-            ],
-            _tone(dark, bright, 0.12),
-        )
+    """Leaves over the blobs from top to bottom, brighter where a ball would face the sun."""
+    for cx, cy, r in sorted(blobs, key=lambda b: b[1]):
+        ring = np.linspace(0, 2 * math.pi, 15)[:-1].tolist()
+        core = [(cx + 0.82 * r * math.cos(a), cy + 0.82 * r * math.sin(a)) for a in ring]
+        brush.polygon(core, _tone(dark, bright, 0.12))
         count = int(density * (r / leaf) ** 2 * 4)
         radius = r * np.sqrt(rng.uniform(0, 1, count))
         angle = rng.uniform(0, 2 * math.pi, count)
@@ -120,44 +122,41 @@ def _foliage(
         )
 
 
+def _crown(rng: np.random.Generator, count: int, x: Span, y: Span, radius: Span) -> list[Blob]:
+    """Blobs about ``x`` (middle, reach), within ``y`` and with radii within ``radius``."""
+    middle, reach = x
+    return [
+        (middle + rng.uniform(-reach, reach), rng.uniform(*y), rng.uniform(*radius))
+        for _ in range(count)
+    ]
+
+
 def _trunk(
     brush: _Brush, x: float, top: float, width: float, colour: Colour, lean: float = 0.0
 ) -> None:
     dark = _tone(colour, (20, 16, 12), 0.45)
     w = width / 2
-    brush.polygon(
-        [(x - w, 1), (x + w, 1), (x + lean + 0.6 * w, top), (x + lean - 0.6 * w, top)], dark
-    )
-    brush.polygon(
-        [(x - w, 1), (x + 0.1 * w, 1), (x + lean, top), (x + lean - 0.6 * w, top)], colour
-    )
+    head = x + lean
+    brush.stem((x, 1), (head, top), (w, 0.6 * w), dark)
+    brush.polygon([(x - w, 1), (x + 0.1 * w, 1), (head, top), (head - 0.6 * w, top)], colour)
 
 
-def _broadleaf(rng: np.random.Generator) -> Bitmap:
-    brush = _Brush(0.86, (70, 92, 44))
+def _broadleaf(brush: _Brush, rng: np.random.Generator) -> None:
     _trunk(brush, 0.43, 0.5, 0.06, (112, 92, 72), float(rng.uniform(-0.03, 0.03)))
-    blobs = [
-        (0.43 + rng.uniform(-0.22, 0.22), rng.uniform(0.2, 0.52), rng.uniform(0.13, 0.19))
-        for _ in range(9)
-    ]
-    blobs = sorted([(0.43, 0.36, 0.26), *blobs], key=lambda b: b[1])
+    blobs = _crown(rng, 9, (0.43, 0.22), (0.2, 0.52), (0.13, 0.19))
     warm = rng.uniform(0, 1)
-    _foliage(brush, rng, blobs, (34, 50, 24), (128 + 30 * warm, 152, 66), 0.035)
-    return brush.bitmap()
+    crown = [(0.43, 0.36, 0.26), *blobs]
+    _foliage(brush, rng, crown, (34, 50, 24), (128 + 30 * warm, 152, 66), 0.035)
 
 
-def _bush(rng: np.random.Generator) -> Bitmap:
-    brush = _Brush(1.5, (66, 90, 44))
+def _bush(brush: _Brush, rng: np.random.Generator) -> None:
     blobs = [
         (rng.uniform(0.4, 1.1), rng.uniform(0.45, 0.72), rng.uniform(0.2, 0.3)) for _ in range(7)
     ]
-    blobs = sorted(blobs, key=lambda b: b[1])
     _foliage(brush, rng, [*blobs, (0.75, 0.72, 0.27)], (32, 48, 24), (130, 152, 72), 0.06)
-    return brush.bitmap()
 
 
-def _poplar(rng: np.random.Generator) -> Bitmap:
-    brush = _Brush(0.3, (72, 98, 46))
+def _poplar(brush: _Brush, rng: np.random.Generator) -> None:
     _trunk(brush, 0.15, 0.8, 0.035, (128, 116, 96))
     blobs = []
     for k in range(13):
@@ -165,12 +164,10 @@ def _poplar(rng: np.random.Generator) -> Bitmap:
         r = 0.036 + 0.06 * math.sin(math.pi * min(1, (k + 1.2) / 12) ** 0.8)
         blobs.append((0.15 + rng.uniform(-0.02, 0.02), y, r))
     _foliage(brush, rng, blobs, (38, 58, 26), (140, 164, 70), 0.022, aspect=0.5)
-    return brush.bitmap()
 
 
-def _plane_tree(rng: np.random.Generator) -> Bitmap:
+def _plane_tree(brush: _Brush, rng: np.random.Generator) -> None:
     """Tall pale mottled trunk, pollarded limbs, high round crown."""
-    brush = _Brush(0.72, (96, 116, 52))
     bark: Colour = (206, 196, 168)
     _trunk(brush, 0.36, 0.42, 0.075, bark)
     for _ in range(26):
@@ -178,21 +175,14 @@ def _plane_tree(rng: np.random.Generator) -> Bitmap:
         x, y = 0.36 + rng.uniform(-0.026, 0.02), rng.uniform(0.46, 0.98)
         brush.leaf(x, y, 0.028, 0.5, math.pi / 2, tone)
     for lean in (-0.2, -0.09, 0.1, 0.21):
-        brush.polygon(
-            [(0.345, 0.5), (0.38, 0.5), (0.37 + lean, 0.26), (0.35 + lean, 0.26)],
-            _tone(bark, (60, 52, 40), 0.3 if lean < 0 else 0.5),
-        )
-    blobs = [
-        (0.36 + rng.uniform(-0.22, 0.22), rng.uniform(0.13, 0.34), rng.uniform(0.09, 0.13))
-        for _ in range(11)
-    ]
-    _foliage(brush, rng, sorted(blobs, key=lambda b: b[1]), (54, 70, 26), (168, 180, 84), 0.034)
-    return brush.bitmap()
+        limb = [(0.345, 0.5), (0.38, 0.5), (0.37 + lean, 0.26), (0.35 + lean, 0.26)]
+        brush.polygon(limb, _tone(bark, (60, 52, 40), 0.3 if lean < 0 else 0.5))
+    blobs = _crown(rng, 11, (0.36, 0.22), (0.13, 0.34), (0.09, 0.13))
+    _foliage(brush, rng, blobs, (54, 70, 26), (168, 180, 84), 0.034)
 
 
-def _cedar(rng: np.random.Generator) -> Bitmap:
+def _cedar(brush: _Brush, rng: np.random.Generator) -> None:
     """Sugi: a dense, dark, narrow cone on a straight reddish trunk."""
-    brush = _Brush(0.4, (36, 62, 44))
     _trunk(brush, 0.2, 0.3, 0.035, (122, 82, 60))
     for k in range(15):
         y = 0.07 + 0.057 * k
@@ -200,25 +190,19 @@ def _cedar(rng: np.random.Generator) -> Bitmap:
         for x in (-1, 1, 0):
             c = (0.2 + x * reach * 0.75, y + 0.012 * abs(x), 0.030 + 0.0032 * k)
             _foliage(brush, rng, [c], (14, 32, 24), (70, 112, 70), 0.024, 1.2, 0.34)
-    return brush.bitmap()
 
 
-def _bamboo(rng: np.random.Generator) -> Bitmap:
+def _bamboo(brush: _Brush, rng: np.random.Generator) -> None:
     """A grove: many thin bright culms with joints, feathery drooping tops."""
-    brush = _Brush(0.8, (128, 158, 66))
     for _ in range(15):
         x = rng.uniform(0.2, 0.6)
         lean = (x - 0.4) * rng.uniform(0.1, 0.9)
         green: Colour = _tone((92, 122, 46), (176, 190, 96), float(rng.uniform(0, 1)))
         w = 0.0075
-        brush.polygon(
-            [(x - w, 1), (x + w, 1), (x + lean + w / 2, 0.2), (x + lean - w / 2, 0.2)], green
-        )
+        brush.stem((x, 1), (x + lean, 0.2), (w, w / 2), green)
         for j in np.arange(0.3, 0.98, 0.07).tolist():
             at = x + lean * (1 - j) / 0.8
-            brush.polygon(
-                [(at - w, j), (at + w, j), (at + w, j + 0.006), (at - w, j + 0.006)], (70, 86, 40)
-            )
+            brush.stem((at, j), (at, j + 0.006), (w, w), (70, 86, 40))
     for _ in range(620):
         x, y = rng.normal(0.4, 0.15), rng.uniform(0.04, 0.6) ** 1.15
         if abs(x - 0.4) > 0.36:
@@ -227,12 +211,10 @@ def _bamboo(rng: np.random.Generator) -> Bitmap:
         droop = float(rng.choice([-1, 1])) * rng.uniform(0.5, 1.3)
         colour = _tone((56, 86, 34), (186, 208, 102), float(tone))
         brush.leaf(float(x), float(y), 0.062, 0.17, float(droop), colour)
-    return brush.bitmap()
 
 
-def _palm(rng: np.random.Generator) -> Bitmap:
+def _palm(brush: _Brush, rng: np.random.Generator) -> None:
     """Coconut: slender leaning ringed trunk, arching pinnate fronds."""
-    brush = _Brush(0.84, (74, 110, 52))
     lean = float(rng.uniform(-0.1, 0.1))
     head = np.array([0.42 + lean, 0.27])
     steps = 18
@@ -242,14 +224,9 @@ def _palm(rng: np.random.Generator) -> Bitmap:
         y0, y1 = 1 - 0.73 * t0, 1 - 0.73 * t1
         w = 0.021 - 0.008 * t0
         tone = 0.25 * (k % 2)
-        brush.polygon(
-            [(x0 - w, y0), (x0 + w, y0), (x1 + w, y1), (x1 - w, y1)],
-            _tone((96, 82, 66), (40, 32, 26), tone),
-        )
-        brush.polygon(
-            [(x0 - w, y0), (x0, y0), (x1, y1), (x1 - w, y1)],
-            _tone((158, 140, 114), (60, 50, 40), tone),
-        )
+        lit = [(x0 - w, y0), (x0, y0), (x1, y1), (x1 - w, y1)]
+        brush.stem((x0, y0), (x1, y1), (w, w), _tone((96, 82, 66), (40, 32, 26), tone))
+        brush.polygon(lit, _tone((158, 140, 114), (60, 50, 40), tone))
     fronds = np.sort(rng.uniform(-0.25, math.pi + 0.25, 17))
     for index, a in enumerate(rng.permutation(fronds).tolist()):
         tip = np.array([math.cos(a), -math.sin(a)]) * rng.uniform(0.32, 0.38)
@@ -268,137 +245,99 @@ def _palm(rng: np.random.Generator) -> Bitmap:
                 brush.leaf(float(x), float(y), long, 0.2, turn, colour)
     for dx in (-0.022, 0.016, 0.0):
         brush.leaf(float(head[0] + dx), float(head[1] + 0.024), 0.036, 0.9, 0.0, (120, 98, 44))
-    return brush.bitmap()
 
 
-def _banana(rng: np.random.Generator) -> Bitmap:
+def _banana(brush: _Brush, rng: np.random.Generator) -> None:
     """A clump of broad, arching paddle leaves."""
-    brush = _Brush(1.1, (86, 132, 48))
     for k, x in enumerate((0.42, 0.68, 0.55)):
         _trunk(brush, x, 0.5, 0.06, (138, 148, 78), (0.55 - x) * 0.2)
         for _ in range(7):
             a = rng.uniform(0.25, math.pi - 0.25)
             reach = rng.uniform(0.3, 0.42)
             tone = 0.3 + 0.2 * k + rng.normal(0, 0.12)
-            rib = [
-                (
-                    x + reach * t * math.cos(a),
-                    0.54 - reach * 1.25 * t * math.sin(a) + 0.26 * t * t,
-                    0.075 * math.sin(math.pi * (0.06 + 0.9 * t)),
-                )
-                for t in np.linspace(0, 1, 9).tolist()
-            ]
+            rib = []
+            for t in np.linspace(0, 1, 9).tolist():
+                y = 0.54 - reach * 1.25 * t * math.sin(a) + 0.26 * t * t
+                half = 0.075 * math.sin(math.pi * (0.06 + 0.9 * t))
+                rib.append((x + reach * t * math.cos(a), y, half))
             for side, extra in ((1, -0.14), (-1, 0.1)):
                 edge = [(px + 0.3 * side * w, py + side * w) for px, py, w in rib]
                 spine = [(px, py) for px, py, _ in reversed(rib)]
                 brush.polygon(edge + spine, _tone((40, 84, 32), (158, 196, 76), tone + extra))
-    return brush.bitmap()
 
 
-def _spruce(rng: np.random.Generator) -> Bitmap:
+def _spruce(brush: _Brush, rng: np.random.Generator) -> None:
     """A wide cone of drooping boughs down to the ground, dark blue-green."""
-    brush = _Brush(0.56, (34, 58, 54))
     _trunk(brush, 0.28, 0.2, 0.03, (96, 78, 66))
     for k in range(13):
         y, reach = 0.05 + 0.07 * k, 0.016 + 0.0185 * k
         for x in (-1, -0.5, 0.5, 1, 0):
             at = (0.28 + x * reach * 0.85, y + 0.03 * abs(x), 0.022 + 0.003 * k)
             _foliage(brush, rng, [at], (10, 28, 30), (64, 100, 84), 0.024, 1.0, 0.34)
-    return brush.bitmap()
 
 
-def _cypress(rng: np.random.Generator) -> Bitmap:
+def _cypress(brush: _Brush, rng: np.random.Generator) -> None:
     """A narrow dark spindle."""
-    brush = _Brush(0.2, (40, 60, 36))
     _trunk(brush, 0.1, 0.85, 0.03, (96, 78, 60))
     blobs = [
         (0.1, 0.06 + 0.07 * k, 0.022 + 0.045 * math.sin(math.pi * (k + 0.6) / 13.5))
         for k in range(13)
     ]
     _foliage(brush, rng, blobs, (18, 34, 20), (84, 108, 58), 0.018, aspect=0.4)
-    return brush.bitmap()
 
 
-def _pine(rng: np.random.Generator) -> Bitmap:
+def _pine(brush: _Brush, rng: np.random.Generator) -> None:
     """A tall bare reddish trunk under a broad flat crown."""
-    brush = _Brush(0.72, (62, 88, 52))
     _trunk(brush, 0.36, 0.22, 0.05, (158, 104, 74), float(rng.uniform(-0.05, 0.05)))
-    blobs = [
-        (0.36 + rng.uniform(-0.24, 0.24), rng.uniform(0.12, 0.24), rng.uniform(0.06, 0.1))
-        for _ in range(12)
-    ]
-    _foliage(brush, rng, sorted(blobs, key=lambda b: b[1]), (30, 52, 30), (118, 144, 76), 0.028)
-    return brush.bitmap()
+    blobs = _crown(rng, 12, (0.36, 0.24), (0.12, 0.24), (0.06, 0.1))
+    _foliage(brush, rng, blobs, (30, 52, 30), (118, 144, 76), 0.028)
 
 
-def _birch(rng: np.random.Generator) -> Bitmap:
+def _birch(brush: _Brush, rng: np.random.Generator) -> None:
     """White barred trunks under light foliage."""
-    brush = _Brush(0.6, (120, 150, 70))
-    blobs = [
-        (0.3 + rng.uniform(-0.16, 0.16), rng.uniform(0.14, 0.5), rng.uniform(0.07, 0.11))
-        for _ in range(11)
-    ]
-    _foliage(brush, rng, sorted(blobs, key=lambda b: b[1]), (70, 98, 40), (184, 206, 104), 0.026)
+    blobs = _crown(rng, 11, (0.3, 0.16), (0.14, 0.5), (0.07, 0.11))
+    _foliage(brush, rng, blobs, (70, 98, 40), (184, 206, 104), 0.026)
     for x, lean in ((0.22, -0.05), (0.31, 0.03), (0.39, 0.07)):
         w = 0.018
-        brush.polygon(
-            [(x - w, 1), (x + w, 1), (x + lean + w / 2, 0.16), (x + lean - w / 2, 0.16)],
-            (240, 240, 236),
-        )
+        brush.stem((x, 1), (x + lean, 0.16), (w, w / 2), (240, 240, 236))
         for y in rng.uniform(0.3, 0.98, 9).tolist():
             at = x + lean * (1 - y) / 0.84 + rng.uniform(-0.01, 0.01)
             brush.leaf(float(at), y, 0.024, 0.35, 0.0, (54, 52, 50))
-    return brush.bitmap()
 
 
-def _acacia(rng: np.random.Generator) -> Bitmap:
+def _acacia(brush: _Brush, rng: np.random.Generator) -> None:
     """A short forked trunk under a thin, flat, dusty crown."""
-    brush = _Brush(1.2, (120, 128, 78))
     for lean in (-0.3, -0.1, 0.12, 0.3):
         _trunk(brush, 0.6, 0.34, 0.05, (112, 92, 74), lean)
-    blobs = [
-        (0.6 + rng.uniform(-0.44, 0.44), rng.uniform(0.24, 0.38), rng.uniform(0.06, 0.11))
-        for _ in range(14)
-    ]
-    _foliage(
-        brush, rng, sorted(blobs, key=lambda b: b[1]), (84, 92, 52), (176, 178, 112), 0.034, 1.3
-    )
-    return brush.bitmap()
+    blobs = _crown(rng, 14, (0.6, 0.44), (0.24, 0.38), (0.06, 0.11))
+    _foliage(brush, rng, blobs, (84, 92, 52), (176, 178, 112), 0.034, 1.3)
 
 
-def _fan_palm(rng: np.random.Generator) -> Bitmap:
+def _fan_palm(brush: _Brush, rng: np.random.Generator) -> None:
     """Palmyra: a straight dark trunk under a dense ball of stiff fans."""
-    brush = _Brush(0.56, (70, 94, 60))
     _trunk(brush, 0.28, 0.24, 0.05, (84, 76, 70))
     for radius, count, tone in ((0.2, 26, 0.25), (0.15, 20, 0.55), (0.08, 14, 0.8)):
         for a in np.linspace(0, 2 * math.pi, count, endpoint=False).tolist():
             x, y = 0.28 + radius * math.cos(a), 0.23 - radius * math.sin(a) * 0.95
             shade = tone + 0.2 * math.sin(a) + rng.normal(0, 0.1)
             brush.leaf(x, y, 0.13, 0.3, -a, _tone((28, 50, 34), (142, 164, 100), shade))
-    return brush.bitmap()
 
 
-def _fruit_tree(rng: np.random.Generator, fruit: Colour) -> Bitmap:
+def _fruit_tree(brush: _Brush, rng: np.random.Generator, fruit: Colour) -> None:
     """A low round crown full of fruit."""
-    brush = _Brush(1.0, (64, 92, 44))
     _trunk(brush, 0.5, 0.6, 0.07, (110, 92, 76))
-    blobs = [
-        (0.5 + rng.uniform(-0.24, 0.24), rng.uniform(0.3, 0.6), rng.uniform(0.14, 0.2))
-        for _ in range(8)
-    ]
-    _foliage(brush, rng, sorted(blobs, key=lambda b: b[1]), (28, 50, 24), (112, 142, 62), 0.04)
+    blobs = _crown(rng, 8, (0.5, 0.24), (0.3, 0.6), (0.14, 0.2))
+    _foliage(brush, rng, blobs, (28, 50, 24), (112, 142, 62), 0.04)
     for _ in range(60):
         cx, cy, r = blobs[int(rng.integers(len(blobs)))]
         a, q = rng.uniform(0, 2 * math.pi), 0.9 * r * math.sqrt(rng.uniform())
         x, y = float(cx + q * math.cos(a)), float(cy + q * math.sin(a))
         brush.leaf(x, y, 0.055, 1.0, 0.0, _tone((60, 40, 20), fruit, 0.85 + rng.uniform(0, 0.15)))
-    return brush.bitmap()
 
 
-def _belt(rng: np.random.Generator) -> Bitmap:
+def _belt(brush: _Brush, rng: np.random.Generator) -> None:
     """A belt of distant trees, tapering towards both ends."""
-    width = 5.0
-    brush = _Brush(width, (78, 96, 62))
+    width = brush.width
     blobs = []
     for x in np.arange(0.2, width - 0.2, 0.13).tolist():
         taper = min(1.0, 0.35 + 0.9 * min(x, width - x) / 1.2)
@@ -407,15 +346,12 @@ def _belt(rng: np.random.Generator) -> Bitmap:
         while top > 0.0:
             blobs.append((x + rng.uniform(-0.05, 0.05), 1.02 - top + r, r))
             top -= 0.2
-    blobs.sort(key=lambda b: b[1])
     _foliage(brush, rng, blobs, (40, 58, 36), (128, 148, 84), 0.05, 1.0)
-    return brush.bitmap()
 
 
-def _cloud(rng: np.random.Generator) -> Bitmap:
+def _cloud(brush: _Brush, rng: np.random.Generator) -> None:
     """Cumulus: puffs over a flat base, ragged by noise, shaded away from the sun."""
-    width = 2.6
-    brush = _Brush(width, (250, 250, 250))
+    width = brush.width
     h, w = brush.size
     yy, xx = np.mgrid[0:h, 0:w] / h
     body = np.full(brush.size, -1.0)
@@ -440,40 +376,42 @@ def _cloud(rng: np.random.Generator) -> Bitmap:
     under = np.clip((yy - 0.3) / 0.5, 0, 1) * smooth
     shade = np.clip(0.5 * under - 0.9 * relief, 0, 1)[..., None]
     brush.colour[:] = np.rint(np.array([253, 252, 250]) - shade * np.array([84, 76, 62]))
-    return brush.bitmap()
 
 
-_PAINTERS: dict[str, Callable[[np.random.Generator], Bitmap]] = {
-    "broadleaf": _broadleaf,
-    "belt": _belt,
-    "bush": _bush,
-    "poplar": _poplar,
-    "plane_tree": _plane_tree,
-    "cedar": _cedar,
-    "bamboo": _bamboo,
-    "palm": _palm,
-    "banana": _banana,
-    "cloud": _cloud,
+_Painter = Callable[[_Brush, np.random.Generator], None]
+#: width in heights, colour between the leaves, painter
+_PLANTS: dict[str, tuple[float, Colour, _Painter]] = {
+    "broadleaf": (0.86, (70, 92, 44), _broadleaf),
+    "belt": (5.0, (78, 96, 62), _belt),
+    "bush": (1.5, (66, 90, 44), _bush),
+    "poplar": (0.3, (72, 98, 46), _poplar),
+    "plane_tree": (0.72, (96, 116, 52), _plane_tree),
+    "cedar": (0.4, (36, 62, 44), _cedar),
+    "bamboo": (0.8, (128, 158, 66), _bamboo),
+    "palm": (0.84, (74, 110, 52), _palm),
+    "banana": (1.1, (86, 132, 48), _banana),
+    "cloud": (2.6, (250, 250, 250), _cloud),
 }
-
-
-_REGIONAL: dict[str, Callable[[np.random.Generator], Bitmap]] = {
-    "acacia": _acacia,
-    "apple_tree": partial(_fruit_tree, fruit=(206, 40, 36)),
-    "birch": _birch,
-    "citrus_tree": partial(_fruit_tree, fruit=(250, 156, 24)),
-    "cypress": _cypress,
-    "fan_palm": _fan_palm,
-    "pine": _pine,
-    "spruce": _spruce,
+_REGIONAL: dict[str, tuple[float, Colour, _Painter]] = {
+    "acacia": (1.2, (120, 128, 78), _acacia),
+    "apple_tree": (1.0, (64, 92, 44), partial(_fruit_tree, fruit=(206, 40, 36))),
+    "birch": (0.6, (120, 150, 70), _birch),
+    "citrus_tree": (1.0, (64, 92, 44), partial(_fruit_tree, fruit=(250, 156, 24))),
+    "cypress": (0.2, (40, 60, 36), _cypress),
+    "fan_palm": (0.56, (70, 94, 60), _fan_palm),
+    "pine": (0.72, (62, 88, 52), _pine),
+    "spruce": (0.56, (34, 58, 54), _spruce),
 }
 
 
 @cache
 def bitmap(name: str, variant: int) -> Bitmap:
     """Bitmap of one plant or cloud."""
-    if name in _PAINTERS:
-        seed, paint = [sorted(_PAINTERS).index(name), variant], _PAINTERS[name]
+    if name in _PLANTS:
+        seed, plants = [sorted(_PLANTS).index(name), variant], _PLANTS
     else:  # seeds of their own, so that the pictures without regional cues stay as they are
-        seed, paint = [100, sorted(_REGIONAL).index(name), variant], _REGIONAL[name]
-    return paint(np.random.Generator(np.random.PCG64(seed)))
+        seed, plants = [100, sorted(_REGIONAL).index(name), variant], _REGIONAL
+    width, background, paint = plants[name]
+    brush = _Brush(width, background)
+    paint(brush, np.random.Generator(np.random.PCG64(seed)))
+    return brush.bitmap()

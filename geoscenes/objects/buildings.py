@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from geoscenes.camera import Colour, Vector
+from geoscenes.camera import Colour, Span, Vector
 from geoscenes.canvas import Sketch
 from geoscenes.layout import Place, register
 
 PANE: Colour = (70, 84, 98)
-Span = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -38,8 +37,7 @@ def _dim(c: Colour, k: float) -> Colour:
 
 def _facade(s: Sketch, p: Plot, z: Span, y: Span, colour: Colour, out: float = 0.0) -> None:
     """A rectangle on the wall along the road, ``out`` metres proud of it."""
-    u = p.u - p.side * out
-    s.face([(u, y[0], z[0]), (u, y[0], z[1]), (u, y[1], z[1]), (u, y[1], z[0])], colour, p.normal)
+    s.wall(p.u - p.side * out, y, z, colour, p.normal)
 
 
 def _body(s: Sketch, p: Plot, height: float, wall: Colour, plinth: Colour) -> None:
@@ -54,30 +52,19 @@ def row(s: Sketch, place: Place, build: Callable[[Sketch, Plot], None]) -> None:
     """Two houses of one kind behind each other, the far one first."""
     near = s.rng.uniform(7.5, 9.5)
     gap = s.rng.uniform(1.5, 4)
-    plots = [
-        Plot(place.side, place.u, (place.z, place.z + near), s.rng.uniform(6, 8)),
-        Plot(
-            place.side,
-            place.u + place.side * s.rng.uniform(-0.6, 1.2),
-            (place.z + near + gap, place.z + 2 * near + gap),
-            s.rng.uniform(6, 8),
-        ),
-    ]
-    for plot in reversed(plots):
+    side, z = place.side, place.z
+    first = Plot(side, place.u, (z, z + near), s.rng.uniform(6, 8))
+    u = place.u + side * s.rng.uniform(-0.6, 1.2)
+    second = Plot(side, u, (z + near + gap, z + 2 * near + gap), s.rng.uniform(6, 8))
+    for plot in (second, first):
         s.part(plot.z[0] + 2.5)
         build(s, plot)
 
 
-def _openings(p: Plot, count: int) -> list[float]:
-    """Centres of equally spaced openings along the façade."""
-    step = (p.z[1] - p.z[0]) / count
-    return [p.z[0] + step * (k + 0.5) for k in range(count)]
-
-
-def _end_openings(p: Plot, count: int) -> list[float]:
-    a, b = p.across
-    step = (b - a) / count
-    return [a + step * (k + 0.5) for k in range(count)]
+def _openings(wall: Span, count: int) -> list[float]:
+    """Centres of equally spaced openings along a wall."""
+    step = (wall[1] - wall[0]) / count
+    return [wall[0] + step * (k + 0.5) for k in range(count)]
 
 
 # -- France ----------------------------------------------------------------------------------------
@@ -96,30 +83,11 @@ class Gabled:
     trim: Colour | None = None  # of bands and corners
 
 
-SHUTTERS: tuple[Colour, ...] = (
-    (72, 112, 150),
-    (70, 110, 86),
-    (130, 52, 52),
-    (140, 152, 160),
-    (108, 84, 64),
-)
-RENDERED = Gabled(
-    walls=((232, 218, 190), (238, 230, 214), (224, 196, 160), (214, 204, 186)),
-    roofs=((192, 104, 66),),
-    shutters=SHUTTERS,
-)
-
-
-@register("house/tiles_and_shutters")
-def house_france(s: Sketch, place: Place) -> None:
-    row(s, place, lambda sketch, plot: gabled(sketch, plot, RENDERED))
-
-
 def gabled(s: Sketch, p: Plot, style: Gabled) -> None:
     """Tall windows, often with shutters, a pitched roof, a chimney."""
-    wall = _one(s, style.walls)
-    shutter = _one(s, style.shutters) if style.shutters else None
-    tile = _dim(_one(s, style.roofs), s.rng.uniform(0.88, 1.08))
+    wall = s.one(style.walls)
+    shutter = s.one(style.shutters) if style.shutters else None
+    tile = _dim(s.one(style.roofs), s.rng.uniform(0.88, 1.08))
     eave, rise = s.rng.uniform(4.9, 5.7), s.rng.uniform(*style.rise)
     a, b = p.across
     z0, z1 = p.z
@@ -136,21 +104,20 @@ def gabled(s: Sketch, p: Plot, style: Gabled) -> None:
         _frame(s, p, eave, rise, style.timber)
     door = _dim(wall, 0.5) if shutter is None else _dim(shutter, 0.8)
     for y in (0.95, 3.3):
-        for z in _openings(p, 3):
-            if y < 1 and z == _openings(p, 3)[1]:
+        for z in _openings(p.z, 3):
+            if y < 1 and z == _openings(p.z, 3)[1]:
                 _facade(s, p, (z - 0.55, z + 0.55), (0.1, 2.3), door, 0.02)
                 continue
             _french_window(s, p, z, y, shutter)
-        for u in _end_openings(p, 2):
+        for u in _openings(p.across, 2):
             s.quad((u - 0.5, u + 0.5), (y - 0.08, y + 1.48), z0 - 0.01, _dim(wall, 1.12))
             s.quad((u - 0.42, u + 0.42), (y, y + 1.4), z0 - 0.02, PANE)
             s.quad((u - 0.03, u + 0.03), (y, y + 1.4), z0 - 0.03, (226, 226, 220))
             if shutter is None:
                 continue
-            for sign in (-1, 1):
-                c, d = sorted((u + sign * 0.45, u + sign * 0.92))
-                s.quad((c, d), (y - 0.05, y + 1.45), z0 - 0.03, shutter)
-                s.quad((c, d), (y + 0.66, y + 0.72), z0 - 0.04, _dim(shutter, 0.75))
+            for leaf in ((u - 0.92, u - 0.45), (u + 0.45, u + 0.92)):
+                s.quad(leaf, (y - 0.05, y + 1.45), z0 - 0.03, shutter)
+                s.quad(leaf, (y + 0.66, y + 0.72), z0 - 0.04, _dim(shutter, 0.75))
     _pitched(s, p, eave, rise, tile, wall)
 
 
@@ -161,53 +128,27 @@ def _pitched(s: Sketch, p: Plot, eave: float, rise: float, tile: Colour, wall: C
     zm = (z0 + z1) / 2
     over = 0.4
     lift = rise * over / (zm - z0)
-    front = [
-        (a - 0.25, eave - lift, z0 - over),
-        (b + 0.25, eave - lift, z0 - over),
-        (b + 0.25, eave + rise, zm),
-        (a - 0.25, eave + rise, zm),
-    ]
+    wide, low, ridge, near, far = (
+        (a - 0.25, b + 0.25),
+        eave - lift,
+        eave + rise,
+        z0 - over,
+        z1 + over,
+    )
     cx = a + (b - a) * s.rng.uniform(0.25, 0.75)
-    s.box(
-        (cx - 0.35, cx + 0.35),
-        (eave + rise * 0.7, eave + rise + 1.0),
-        (zm, zm + 0.5),
-        _dim(wall, 0.9),
-    )
-    s.box(
-        (cx - 0.22, cx + 0.22), (eave + rise + 1.0, eave + rise + 1.25), (zm + 0.1, zm + 0.4), tile
-    )
-    s.face(front, tile, (0.0, 0.8, -0.6))
+    stack = (eave + rise * 0.7, ridge + 1.0)
+    s.box((cx - 0.35, cx + 0.35), stack, (zm, zm + 0.5), _dim(wall, 0.9))
+    s.box((cx - 0.22, cx + 0.22), (ridge + 1.0, ridge + 1.25), (zm + 0.1, zm + 0.4), tile)
+    s.slope(wide, wide, (low, ridge), (near, zm), tile, (0.0, 0.8, -0.6))
     for k in range(1, 7):
         t = k / 7
-        y, z = eave - lift + t * (rise + lift), z0 - over + t * (zm - z0 + over)
-        s.wire([(a - 0.25, y, z), (b + 0.25, y, z)], _dim(tile, 0.8), 0.07)
-    s.face(
-        [
-            (a - 0.25, eave - lift - 0.14, z0 - over),
-            (b + 0.25, eave - lift - 0.14, z0 - over),
-            (b + 0.25, eave - lift, z0 - over),
-            (a - 0.25, eave - lift, z0 - over),
-        ],
-        _dim(tile, 0.7),
-    )
+        y, z = low + t * (rise + lift), near + t * (zm - z0 + over)
+        s.wire([(wide[0], y, z), (wide[1], y, z)], _dim(tile, 0.8), 0.07)
+    s.quad(wide, (low - 0.14, low), near, _dim(tile, 0.7))
     u = p.u - p.side * 0.25
-    s.face(
-        [
-            (u, eave - lift - 0.15, z0 - over),
-            (u, eave + rise - 0.15, zm),
-            (u, eave - lift - 0.15, z1 + over),
-            (u, eave - lift + 0.05, z1 + over),
-            (u, eave + rise + 0.08, zm),
-            (u, eave - lift + 0.05, z0 - over),
-        ],
-        _dim(tile, 0.8),
-        p.normal,
-    )
-
-
-def _one(s: Sketch, colours: tuple[Colour, ...]) -> Colour:
-    return colours[int(s.rng.integers(len(colours)))]
+    under = [(u, low - 0.15, near), (u, ridge - 0.15, zm), (u, low - 0.15, far)]
+    upper = [(u, low + 0.05, far), (u, ridge + 0.08, zm), (u, low + 0.05, near)]
+    s.face(under + upper, _dim(tile, 0.8), p.normal)
 
 
 def _bands(s: Sketch, p: Plot, eave: float, colour: Colour) -> None:
@@ -246,11 +187,9 @@ def _frame(s: Sketch, p: Plot, eave: float, rise: float, timber: Colour) -> None
 def _french_window(s: Sketch, p: Plot, z: float, y: float, shutter: Colour | None) -> None:
     _facade(s, p, (z - 0.45, z + 0.45), (y, y + 1.4), PANE, 0.01)
     _facade(s, p, (z - 0.03, z + 0.03), (y, y + 1.4), (226, 226, 220), 0.02)
-    if shutter is None:
-        return
-    for sign in (-1, 1):
-        c, d = sorted((z + sign * 0.48, z + sign * 0.95))
-        _facade(s, p, (c, d), (y - 0.05, y + 1.45), shutter, 0.04)
+    if shutter is not None:
+        for leaf in ((z - 0.95, z - 0.48), (z + 0.48, z + 0.95)):
+            _facade(s, p, leaf, (y - 0.05, y + 1.45), shutter, 0.04)
 
 
 # -- India -----------------------------------------------------------------------------------------
@@ -264,28 +203,11 @@ class Flat:
     trims: tuple[Colour, ...] = ()
 
 
-PAINTED = Flat(
-    walls=(
-        (232, 176, 150),
-        (150, 202, 196),
-        (242, 214, 130),
-        (226, 166, 176),
-        (172, 200, 226),
-        (236, 226, 204),
-    )
-)
-
-
-@register("house/flat_roof_tank")
-def house_india(s: Sketch, place: Place) -> None:
-    row(s, place, lambda sketch, plot: flat_roofed(sketch, plot, PAINTED))
-
-
 def flat_roofed(s: Sketch, p: Plot, style: Flat) -> None:
     """Flat roof with parapet, painted walls, sunshade slabs, balcony, a water tank on top."""
-    wall = _one(s, style.walls)
+    wall = s.one(style.walls)
     if style.trims:
-        trim = _one(s, style.trims)
+        trim = s.one(style.trims)
     else:
         trim = _dim(wall, 0.72) if s.rng.random() < 0.5 else (240, 238, 232)
     floors = 2
@@ -296,12 +218,8 @@ def flat_roofed(s: Sketch, p: Plot, style: Flat) -> None:
     tank: Colour = (42, 42, 46) if s.rng.random() < 0.75 else (230, 230, 226)
     ut, zt = a + (b - a) * s.rng.uniform(0.3, 0.7), z0 + 2.0
     stair = sorted((ut + 1.4 * p.side, ut + 4.0 * p.side))
-    s.box(
-        (max(a, stair[0]), min(b, stair[1])),
-        (top, top + 2.2),
-        (zt + 1.0, zt + 4.0),
-        _dim(wall, 0.95),
-    )
+    stairs = (max(a, stair[0]), min(b, stair[1]))
+    s.box(stairs, (top, top + 2.2), (zt + 1.0, zt + 4.0), _dim(wall, 0.95))
     for x in (-0.5, 0.5):
         s.quad((ut + x - 0.08, ut + x + 0.08), (top, top + 1.2), zt, (150, 146, 140))
     s.rod((ut, top + 1.15, zt), (ut, top + 2.35, zt), 1.3, tank)
@@ -310,15 +228,13 @@ def flat_roofed(s: Sketch, p: Plot, style: Flat) -> None:
     _body(s, p, top, wall, _dim(wall, 0.7))
     for f in range(floors):
         y = f * storey
-        for u in _end_openings(p, 2):
+        for u in _openings(p.across, 2):
             s.quad((u - 0.72, u + 0.72), (y + 0.95, y + 2.25), z0 - 0.01, trim)
             s.quad((u - 0.62, u + 0.62), (y + 1.05, y + 2.15), z0 - 0.02, (58, 66, 72))
-            for x in (-0.3, 0.0, 0.3):
-                s.quad(
-                    (u + x - 0.025, u + x + 0.025), (y + 1.05, y + 2.15), z0 - 0.03, (176, 178, 176)
-                )
+            for bar in (u - 0.3, u, u + 0.3):
+                s.quad((bar - 0.025, bar + 0.025), (y + 1.05, y + 2.15), z0 - 0.03, (176, 178, 176))
             s.box((u - 0.95, u + 0.95), (y + 2.36, y + 2.5), (z0 - 0.55, z0), trim)
-        for k, z in enumerate(_openings(p, 3)):
+        for k, z in enumerate(_openings(p.z, 3)):
             if f == 0 and k == 1:
                 _facade(s, p, (z - 0.55, z + 0.55), (0.1, 2.2), (118, 76, 48), 0.02)
             else:
@@ -326,19 +242,9 @@ def flat_roofed(s: Sketch, p: Plot, style: Flat) -> None:
                 _facade(s, p, (z - 0.56, z + 0.56), (y + 1.05, y + 2.15), (58, 66, 72), 0.02)
         _slab(s, p, (z0, z1), (y + 2.36, y + 2.5), 0.55, trim)
     _slab(s, p, (z0 + 0.4, z1 - 0.4), (storey - 0.1, storey + 0.06), 1.1, trim)
-    u = p.u - p.side * 1.1
     rail = _dim(trim, 0.92)
-    s.face(
-        [
-            (u, storey, z0 + 0.4),
-            (u, storey, z1 - 0.4),
-            (u, storey + 0.85, z1 - 0.4),
-            (u, storey + 0.85, z0 + 0.4),
-        ],
-        rail,
-        p.normal,
-    )
-    c, d = sorted((u, p.u))
+    _facade(s, p, (z0 + 0.4, z1 - 0.4), (storey, storey + 0.85), rail, 1.1)
+    c, d = sorted((p.u - p.side * 1.1, p.u))
     s.quad((c, d), (storey - 0.1, storey + 0.85), z0 + 0.39, rail)
     _parapet(s, p, top, wall, trim)
 
@@ -349,21 +255,17 @@ def _parapet(s: Sketch, p: Plot, top: float, wall: Colour, trim: Colour) -> None
     z0 = p.z[0]
     s.quad((a - 0.06, b + 0.06), (top, top + 0.85), z0 - 0.05, _dim(wall, 0.94))
     _facade(s, p, p.z, (top, top + 0.85), _dim(wall, 0.94), 0.06)
-    s.quad((a - 0.12, b + 0.12), (top + 0.78, top + 0.95), z0 - 0.08, trim)
-    _facade(s, p, p.z, (top + 0.78, top + 0.95), trim, 0.12)
-    s.quad((a - 0.12, b + 0.12), (top - 0.08, top + 0.1), z0 - 0.08, trim)
-    _facade(s, p, p.z, (top - 0.08, top + 0.1), trim, 0.12)
+    for y in ((top + 0.78, top + 0.95), (top - 0.08, top + 0.1)):
+        s.quad((a - 0.12, b + 0.12), y, z0 - 0.08, trim)
+        _facade(s, p, p.z, y, trim, 0.12)
 
 
 def _slab(s: Sketch, p: Plot, z: Span, y: Span, out: float, colour: Colour) -> None:
     """A thin slab that juts out of the façade: underside, edge and end."""
     u = p.u - p.side * out
-    s.face(
-        [(p.u, y[0], z[0]), (p.u, y[0], z[1]), (u, y[0], z[1]), (u, y[0], z[0])],
-        _dim(colour, 0.6),
-        (0, -1, 0),
-    )
-    s.face([(u, y[0], z[0]), (u, y[0], z[1]), (u, y[1], z[1]), (u, y[1], z[0])], colour, p.normal)
+    below = [(p.u, y[0], z[0]), (p.u, y[0], z[1]), (u, y[0], z[1]), (u, y[0], z[0])]
+    s.face(below, _dim(colour, 0.6), (0, -1, 0))
+    s.wall(u, y, z, colour, p.normal)
     c, d = sorted((u, p.u))
     s.quad((c, d), y, z[0], colour)
 
@@ -380,21 +282,10 @@ class Hipped:
     wood: Colour = (104, 76, 54)
 
 
-KAWARA = Hipped(
-    walls=((226, 220, 206), (204, 196, 178), (232, 230, 224), (190, 176, 152)),
-    roofs=((70, 80, 98), (82, 84, 88), (58, 74, 104), (98, 74, 62)),
-)
-
-
-@register("house/kawara_hip_roof")
-def house_japan(s: Sketch, place: Place) -> None:
-    row(s, place, lambda sketch, plot: hipped(sketch, plot, KAWARA))
-
-
 def hipped(s: Sketch, p: Plot, style: Hipped) -> None:
     """Two storeys under hipped roofs of glazed tiles, a skirt roof between, sliding windows."""
-    wall = _one(s, style.walls)
-    tile = _one(s, style.roofs)
+    wall = s.one(style.walls)
+    tile = s.one(style.roofs)
     wood = style.wood
     a, b = p.across
     z0, z1 = p.z
@@ -402,30 +293,19 @@ def hipped(s: Sketch, p: Plot, style: Hipped) -> None:
     _body(s, p, eave, wall, (150, 146, 138))
     for y in (0.6, 3.55):
         tall = 1.75 if y < 1 else 1.25
-        for k, u in enumerate(_end_openings(p, 2)):
+        for k, u in enumerate(_openings(p.across, 2)):
             wide = 0.95 if k == 0 else 0.7
             _sash(s, (u - wide, u + wide), (y, y + tall), z0)
-        for z in _openings(p, 2):
+        for z in _openings(p.z, 2):
             _facade(s, p, (z - 1.15, z + 1.15), (y - 0.05, y + tall + 0.05), (96, 92, 88), 0.01)
             _facade(s, p, (z - 1.05, z + 1.05), (y, y + tall), (112, 128, 140), 0.02)
             _facade(s, p, (z - 0.04, z + 0.04), (y, y + tall), (96, 92, 88), 0.03)
     for x in (a + 0.12, (a + b) / 2, b - 0.12):
         s.quad((x - 0.09, x + 0.09), (low, eave), z0 - 0.02, wood)
     s.quad((a, b), (low + 0.3, low + 0.46), z0 - 0.02, wood)
-    # balcony rail on the road side
-    u = p.u - p.side * 0.8
-    zm = (z0 + z1) / 2
-    _slab(s, p, (zm - 2, z1 - 0.5), (low + 0.35, low + 0.5), 0.8, (196, 196, 192))
-    s.face(
-        [
-            (u, low + 0.5, zm - 2),
-            (u, low + 0.5, z1 - 0.5),
-            (u, low + 1.35, z1 - 0.5),
-            (u, low + 1.35, zm - 2),
-        ],
-        (206, 208, 206),
-        p.normal,
-    )
+    balcony = ((z0 + z1) / 2 - 2, z1 - 0.5)
+    _slab(s, p, balcony, (low + 0.35, low + 0.5), 0.8, (196, 196, 192))
+    _facade(s, p, balcony, (low + 0.5, low + 1.35), (206, 208, 206), 0.8)
     _hip(s, p, low, 0.75, 1.0, tile, skirt=True)
     _hip(s, p, eave, rise, 0.75, tile, skirt=False)
 
@@ -450,12 +330,9 @@ def _hip(
     a1, b1, m0, m1 = a + inset, b - inset, z0 + inset * 0.8, z1 - inset * 0.8
     road0, road1 = (a0, a1) if p.side > 0 else (b0, b1)
     bright = _dim(tile, 1.5)
-    s.face(
-        [(road0, eave, n0), (road0, eave, n1), (road1, head, m1), (road1, head, m0)],
-        tile,
-        (-0.5 * p.side, 0.85, 0),
-    )
-    s.face([(a0, eave, n0), (b0, eave, n0), (b1, head, m0), (a1, head, m0)], tile, (0, 0.85, -0.5))
+    road = [(road0, eave, n0), (road0, eave, n1), (road1, head, m1), (road1, head, m0)]
+    s.face(road, tile, (-0.5 * p.side, 0.85, 0))
+    s.slope((a0, b0), (a1, b1), (eave, head), (n0, m0), tile, (0, 0.85, -0.5))
     lines = 5 if not skirt else 3
     for k in range(1, lines):
         t = k / lines
@@ -466,15 +343,8 @@ def _hip(
         t = min(1.0, 2 * min(k, 9 - k) / 9) if not skirt else 1.0
         xe = x if not skirt else a1 + (b1 - a1) * k / 9
         s.wire([(x, eave, n0), (xe, eave + t * rise, n0 + t * (m0 - n0))], _dim(tile, 0.84), 0.04)
-    s.face(
-        [(a0, eave - 0.16, n0), (b0, eave - 0.16, n0), (b0, eave, n0), (a0, eave, n0)],
-        _dim(tile, 0.6),
-    )
-    s.face(
-        [(road0, eave - 0.16, n0), (road0, eave - 0.16, n1), (road0, eave, n1), (road0, eave, n0)],
-        _dim(tile, 0.6),
-        p.normal,
-    )
+    s.quad((a0, b0), (eave - 0.16, eave), n0, _dim(tile, 0.6))
+    s.wall(road0, (eave - 0.16, eave), (n0, n1), _dim(tile, 0.6), p.normal)
     s.wire([(a0, eave, n0), (a1, head, m0)], bright, 0.13)
     s.wire([(b0, eave, n0), (b1, head, m0)], bright, 0.13)
     if not skirt:
@@ -487,14 +357,8 @@ def _hip(
 @register("building")
 def building(s: Sketch, place: Place) -> None:
     """A plain block with rows of windows, far down the road."""
-    walls: tuple[Colour, ...] = (
-        (206, 198, 184),
-        (176, 140, 120),
-        (214, 208, 198),
-        (170, 178, 182),
-        (198, 178, 150),
-    )
-    wall = walls[int(s.rng.integers(5))]
+    walls = ((206, 198, 184), (176, 140, 120), (214, 208, 198), (170, 178, 182), (198, 178, 150))
+    wall = s.one(walls)
     floors, length = int(s.rng.integers(2, 5)), s.rng.uniform(12, 18)
     p = Plot(place.side, place.u, (place.z, place.z + length), s.rng.uniform(9, 12))
     top = floors * 3.0 + 0.8
@@ -503,10 +367,10 @@ def building(s: Sketch, place: Place) -> None:
     _body(s, p, top, wall, _dim(wall, 0.8))
     for f in range(floors):
         y = 1.0 + 3.0 * f
-        for z in _openings(p, 5):
+        for z in _openings(p.z, 5):
             _facade(s, p, (z - 0.95, z + 0.95), (y - 0.12, y + 1.6), frame, 0.01)
             _facade(s, p, (z - 0.8, z + 0.8), (y, y + 1.5), _glint(s), 0.02)
-        for u in _end_openings(p, 4):
+        for u in _openings(p.across, 4):
             s.quad((u - 0.72, u + 0.72), (y - 0.12, y + 1.6), place.z - 0.01, frame)
             s.quad((u - 0.6, u + 0.6), (y, y + 1.5), place.z - 0.02, _glint(s))
             s.quad((u - 0.04, u + 0.04), (y, y + 1.5), place.z - 0.03, frame)

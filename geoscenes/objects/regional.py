@@ -1,4 +1,4 @@
-"""Cues of regions along the road: houses, trees, soils and crops of one part of a country."""
+"""Cues that differ by colours and measures: houses, soils and crops."""
 
 from __future__ import annotations
 
@@ -20,6 +20,11 @@ WHITE: Colour = (242, 240, 232)
 BRICK: tuple[Colour, ...] = ((158, 74, 58), (146, 66, 54), (168, 84, 62))
 
 GABLED = {
+    "tiles_and_shutters": Gabled(
+        walls=((232, 218, 190), (238, 230, 214), (224, 196, 160), (214, 204, 186)),
+        roofs=((192, 104, 66),),
+        shutters=((72, 112, 150), (70, 110, 86), (130, 52, 52), (140, 152, 160), (108, 84, 64)),
+    ),
     "granite_and_slate": Gabled(
         walls=((152, 146, 138), (138, 134, 130)), roofs=(SLATE,), trim=(196, 190, 178)
     ),
@@ -92,7 +97,10 @@ GABLED = {
         trim=(150, 128, 108),
     ),
 }
+_PLASTER: tuple[Colour, ...] = ((232, 176, 150), (150, 202, 196), (242, 214, 130))
+_PLASTER += ((226, 166, 176), (172, 200, 226), (236, 226, 204))
 FLAT = {
+    "flat_roof_tank": Flat(walls=_PLASTER),
     "pink_sandstone": Flat(
         walls=((214, 130, 98), (222, 146, 110), (206, 118, 92)), trims=((246, 226, 200),)
     ),
@@ -108,6 +116,10 @@ FLAT = {
     "grey_stone": Flat(walls=((140, 134, 128), (126, 122, 120)), trims=((196, 188, 176),)),
 }
 HIPPED = {
+    "kawara_hip_roof": Hipped(
+        walls=((226, 220, 206), (204, 196, 178), (232, 230, 224), (190, 176, 152)),
+        roofs=((70, 80, 98), (82, 84, 88), (58, 74, 104), (98, 74, 62)),
+    ),
     "black_tiles": Hipped(
         walls=((238, 234, 224), (222, 208, 178)), roofs=((46, 48, 52),), wood=(62, 46, 38)
     ),

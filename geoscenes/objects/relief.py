@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
-from geoscenes.camera import Colour, Vector
+from geoscenes.camera import Colour, Vector, scaled
 from geoscenes.canvas import SKY, Sketch
 from geoscenes.layout import Place, register
 from geoscenes.sprites import VARIANTS, bitmap
@@ -15,11 +17,16 @@ from geoscenes.sprites import VARIANTS, bitmap
 
 FAR = 900.0  # metres; how far the relief is drawn
 Crest = list[tuple[float, float]]  # (-1..1 across the view, metres of height)
+_Shape = Callable[[Sketch, float, tuple[float, ...]], Crest]
+
+
+def _far(s: Sketch, crest: Crest) -> list[Vector]:
+    centre = -s.camera.curve * FAR**2
+    return [(centre + 0.85 * FAR * x, y, FAR) for x, y in crest]
 
 
 def _skyline(s: Sketch, crest: Crest, colour: Colour, base: float = -10.0) -> None:
-    centre = -s.camera.curve * FAR**2
-    points: list[Vector] = [(centre + 0.85 * FAR * x, y, FAR) for x, y in crest]
+    points = _far(s, crest)
     s.face([(points[0][0], base, FAR), *points, (points[-1][0], base, FAR)], colour)
 
 
@@ -60,20 +67,33 @@ def snow_peaks(s: Sketch, place: Place) -> None:
     _skyline(s, _rolling(s, 45, (2.3, 5.1, 11.0)), (58, 84, 66))
 
 
-@register("relief/forested_hills")
-def forested_hills(s: Sketch, place: Place) -> None:
-    _horizon(s, 0.55)
-    _skyline(s, _rolling(s, 140, (2.0, 4.4, 9.0)), (46, 84, 58))
-    s.veil(0.15 * s.light.haze_range)
-    _skyline(s, _rolling(s, 85, (2.7, 6.1, 12.0)), (38, 74, 46))
+#: ranges from far to near: share of haze, shape, metres of height, octaves, colour
+RANGES: dict[str, tuple[tuple[float, _Shape, float, tuple[float, ...], Colour], ...]] = {
+    "forested_hills": (
+        (0.55, _rolling, 140, (2.0, 4.4, 9.0), (46, 84, 58)),
+        (0.15, _rolling, 85, (2.7, 6.1, 12.0), (38, 74, 46)),
+    ),
+    "steep_green_hills": (
+        (0.35, _peaks, 250, (3.0, 6.4, 13.0), (86, 146, 84)),
+        (0.12, _rolling, 120, (3.5, 7.5, 15.0), (78, 146, 56)),
+    ),
+    "limestone_ridge": (  # a pale, bare crest above dark scrub
+        (0.25, _rolling, 165, (2.1, 9.0, 19.0, 33.0), (232, 226, 214)),
+        (0.25, _rolling, 105, (2.1, 13.0, 29.0), (206, 198, 186)),
+        (0.25, _rolling, 48, (3.1, 8.0, 21.0), (92, 108, 70)),
+    ),
+}
 
 
-@register("relief/steep_green_hills")
-def steep_green_hills(s: Sketch, place: Place) -> None:
-    _horizon(s, 0.35)
-    _skyline(s, _peaks(s, 250, (3.0, 6.4, 13.0)), (86, 146, 84))
-    s.veil(0.12 * s.light.haze_range)
-    _skyline(s, _rolling(s, 120, (3.5, 7.5, 15.0)), (78, 146, 56))
+def _ranges(s: Sketch, place: Place, look: str) -> None:
+    _horizon(s)
+    for share, shape, tall, octaves, colour in RANGES[look]:
+        s.veil(share * s.light.haze_range)
+        _skyline(s, shape(s, tall, octaves), colour)
+
+
+for _look in RANGES:
+    register(f"relief/{_look}")(partial(_ranges, look=_look))
 
 
 @register("relief/table_mountains")
@@ -116,9 +136,8 @@ def slag_heaps(s: Sketch, place: Place) -> None:
         tall, half = 165 * scale, 0.3 * scale
         cone = [(at - half, 0.0), (at - 0.03, tall), (at + 0.03, tall), (at + half, 0.0)]
         _skyline(s, cone, (66, 60, 62))
-        _skyline(
-            s, [(at, 0.0), (at - 0.01, tall), (at + 0.03, tall), (at + half, 0.0)], (48, 44, 48)
-        )
+        shaded = [(at, 0.0), (at - 0.01, tall), (at + 0.03, tall), (at + half, 0.0)]
+        _skyline(s, shaded, (48, 44, 48))
         at += s.rng.uniform(0.4, 0.6)
 
 
@@ -137,8 +156,7 @@ def snow_capped_cone(s: Sketch, place: Place) -> None:
     crest = _cone(s, at, 270, 0.75, 0.05, (84, 106, 144))
     cap = [(x, y) for x, y in crest if y > 150]
     ragged = [(x, 150 + 34 * (-1) ** k) for k, (x, _) in enumerate(reversed(cap))]
-    centre = -s.camera.curve * FAR**2
-    s.face([(centre + 0.85 * FAR * x, y, FAR) for x, y in cap + ragged], (252, 253, 255))
+    s.face(_far(s, cap + ragged), (252, 253, 255))
 
 
 @register("relief/smoking_volcano")
@@ -165,9 +183,8 @@ def grassy_volcanoes(s: Sketch, place: Place) -> None:
         crest = []
         for t in np.linspace(-1, 1, 25).tolist():
             y = math.cos(t * math.pi / 2) ** 1.2
-            crest.append(
-                (at + half * t, tall * (min(y, 0.92 - 0.2 * (1 - abs(t)) ** 4) if dip else y))
-            )
+            y = min(y, 0.92 - 0.2 * (1 - abs(t)) ** 4) if dip else y
+            crest.append((at + half * t, tall * y))
         _skyline(s, crest, (124, 158, 76))
 
 
@@ -176,26 +193,11 @@ def granite_domes(s: Sketch, place: Place) -> None:
     """Bare rounded hills of pale rock and boulders."""
     _horizon(s, 0.25)
     for at in np.linspace(-0.85, 0.85, 6).tolist():
-        centre, tall, half = (
-            at + s.rng.uniform(-0.1, 0.1),
-            s.rng.uniform(60, 150),
-            s.rng.uniform(0.12, 0.24),
-        )
-        tone = s.rng.uniform(0.88, 1.08)
-        crest = [
-            (centre + half * math.cos(a), tall * math.sin(a) ** 0.8)
-            for a in np.linspace(math.pi, 0, 17).tolist()
-        ]
-        _skyline(s, crest, (186 * tone, 150 * tone, 126 * tone))
-
-
-@register("relief/limestone_ridge")
-def limestone_ridge(s: Sketch, place: Place) -> None:
-    """A pale, bare crest above dark scrub."""
-    _horizon(s, 0.25)
-    _skyline(s, _rolling(s, 165, (2.1, 9.0, 19.0, 33.0)), (232, 226, 214))
-    _skyline(s, _rolling(s, 105, (2.1, 13.0, 29.0)), (206, 198, 186))
-    _skyline(s, _rolling(s, 48, (3.1, 8.0, 21.0)), (92, 108, 70))
+        centre, tall = at + s.rng.uniform(-0.1, 0.1), s.rng.uniform(60, 150)
+        half, tone = s.rng.uniform(0.12, 0.24), s.rng.uniform(0.88, 1.08)
+        angles = np.linspace(math.pi, 0, 17).tolist()
+        crest = [(centre + half * math.cos(a), tall * math.sin(a) ** 0.8) for a in angles]
+        _skyline(s, crest, scaled((186, 150, 126), tone))
 
 
 # -- landmarks -------------------------------------------------------------------------------------
@@ -231,12 +233,8 @@ def grain_silos(s: Sketch, place: Place) -> None:
     for k in range(4):
         at = u + side * 3.2 * k
         s.rod((at, 0, z), (at, 13, z), 3.1, (216, 212, 202))
-    s.box(
-        (min(u, u + side * 9.6) - 1.6, max(u, u + side * 9.6) + 1.6),
-        (13, 15),
-        (z, z + 4),
-        (190, 188, 180),
-    )
+    near, far = sorted((u, u + side * 9.6))
+    s.box((near - 1.6, far + 1.6), (13, 15), (z, z + 4), (190, 188, 180))
     s.box((u - 1.8, u + 1.8), (0, 19), (z + 0.5, z + 4), (204, 200, 190))
 
 
@@ -300,10 +298,7 @@ def arrow_pole(s: Sketch, place: Place) -> None:
         for j in range(4):
             colour: Colour = (224, 40, 36) if j % 2 == 0 else (246, 246, 244)
             s.quad((x - 0.17, x + 0.17), (4.45 - 0.32 * j, 4.77 - 0.32 * j), z - 0.02, colour)
-        s.face(
-            [(x - 0.42, 3.5, z - 0.02), (x + 0.42, 3.5, z - 0.02), (x, 2.9, z - 0.02)],
-            (224, 40, 36),
-        )
+        s.board(x, z - 0.02, ((-0.42, 3.5), (0.42, 3.5), (0, 2.9)), (224, 40, 36))
 
 
 @register("snow_pole/banded_stakes")

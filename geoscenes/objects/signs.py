@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 
-from geoscenes.camera import Colour
+from geoscenes.camera import Colour, Span
 from geoscenes.canvas import Sketch
 from geoscenes.layout import Place, register
 from geoscenes.objects.glyphs import SCRIPTS, STOP, TOMARE, Stroke
@@ -19,8 +20,8 @@ STEEL: Colour = (150, 153, 156)
 def write(
     s: Sketch,
     script: str,
-    u: tuple[float, float],
-    y: tuple[float, float],
+    u: Span,
+    y: Span,
     z: float,
     ink: Sequence[float],
     letters: int,
@@ -37,8 +38,8 @@ def write(
 def spell(
     s: Sketch,
     glyphs: Sequence[Sequence[Stroke]],
-    u: tuple[float, float],
-    y: tuple[float, float],
+    u: Span,
+    y: Span,
     z: float,
     ink: Sequence[float],
     *,
@@ -67,65 +68,48 @@ def _post(
     s.shadow([(u - width, 0, z), (u + width, 0, z), (u - width, top, z), (u + width, top, z)])
 
 
-def _height(s: Sketch) -> float:
-    return s.rng.uniform(1.95, 2.2)
-
-
 # -- warning and stop ------------------------------------------------------------------------------
+
+Face = tuple[float, Colour]  # radius, colour
+
+
+def _shield(
+    s: Sketch, place: Place, corners: int, turn: float, rim: Face, inner: Face
+) -> tuple[float, float, float]:
+    """A regular polygon with a rim on a post; its centre."""
+    at = (place.u, s.rng.uniform(1.95, 2.2), place.z)
+    s.part(place.z)
+    _post(s, place.u, place.z, at[1])
+    s.shadow_disc(at, 0.4)
+    for radius, colour in (rim, inner):
+        s.disc(at, radius, colour, corners=corners, turn=turn)
+    return at
 
 
 @register("warning_sign/red_triangle")
 def warning_triangle(s: Sketch, place: Place) -> None:
-    y, u, z = _height(s), place.u, place.z
-    s.part(z)
-    _post(s, u, z, y)
-    s.shadow_disc((u, y, z), 0.4)
-    s.disc((u, y, z), 0.68, RED, corners=3, turn=math.pi / 2)
-    s.disc((u, y, z), 0.44, (246, 246, 240), corners=3, turn=math.pi / 2)
+    u, y, z = _shield(s, place, 3, math.pi / 2, (0.68, RED), (0.44, (246, 246, 240)))
     s.quad((u - 0.05, u + 0.05), (y - 0.06, y + 0.2), z, BLACK)
     s.quad((u - 0.05, u + 0.05), (y - 0.17, y - 0.1), z, BLACK)
 
 
 @register("warning_sign/yellow_diamond")
 def warning_diamond(s: Sketch, place: Place) -> None:
-    y, u, z = _height(s), place.u, place.z
-    s.part(z)
-    _post(s, u, z, y)
-    s.shadow_disc((u, y, z), 0.4)
-    s.disc((u, y, z), 0.64, BLACK, corners=4, turn=0)
-    s.disc((u, y, z), 0.58, (250, 200, 24), corners=4, turn=0)
+    u, y, z = _shield(s, place, 4, 0, (0.64, BLACK), (0.58, (250, 200, 24)))
     lean = 0.16 if s.rng.random() < 0.5 else -0.16
-    s.wire(
-        [
-            (u - lean, y - 0.26, z),
-            (u - lean, y, z),
-            (u + lean, y + 0.06, z),
-            (u + lean * 0.6, y + 0.28, z),
-        ],
-        BLACK,
-        0.1,
-    )
+    bend = ((-lean, -0.26), (-lean, 0), (lean, 0.06), (lean * 0.6, 0.28))
+    s.wire([(u + du, y + dy, z) for du, dy in bend], BLACK, 0.1)
 
 
 @register("stop_sign/octagon")
 def stop_octagon(s: Sketch, place: Place) -> None:
-    y, u, z = _height(s), place.u, place.z
-    s.part(z)
-    _post(s, u, z, y)
-    s.shadow_disc((u, y, z), 0.4)
-    s.disc((u, y, z), 0.54, WHITE, corners=8, turn=math.pi / 8)
-    s.disc((u, y, z), 0.48, RED, corners=8, turn=math.pi / 8)
+    u, y, z = _shield(s, place, 8, math.pi / 8, (0.54, WHITE), (0.48, RED))
     spell(s, STOP, (u - 0.42, u + 0.42), (y - 0.17, y + 0.17), z, WHITE, weight=0.2)
 
 
 @register("stop_sign/inverted_triangle")
 def stop_triangle(s: Sketch, place: Place) -> None:
-    y, u, z = _height(s), place.u, place.z
-    s.part(z)
-    _post(s, u, z, y)
-    s.shadow_disc((u, y, z), 0.4)
-    s.disc((u, y, z), 0.7, WHITE, corners=3, turn=-math.pi / 2)
-    s.disc((u, y, z), 0.6, RED, corners=3, turn=-math.pi / 2)
+    u, y, z = _shield(s, place, 3, -math.pi / 2, (0.7, WHITE), (0.6, RED))
     spell(s, TOMARE, (u - 0.36, u + 0.36), (y, y + 0.24), z, WHITE, weight=0.17)
 
 
@@ -133,24 +117,26 @@ def stop_triangle(s: Sketch, place: Place) -> None:
 
 
 def _panel(
-    s: Sketch, u: float, y: float, z: float, size: tuple[float, float], colour: Colour, rim: Colour
+    s: Sketch,
+    at: tuple[float, float, float],
+    size: Span,
+    colour: Colour,
+    rim: Colour,
+    edge: float = 0.05,
 ) -> None:
+    """A rectangular board with a rim; ``at`` is its centre."""
+    u, y, z = at
     w, h = size[0] / 2, size[1] / 2
     s.shadow_box((u - w, u + w), (y - h, y + h), (z, z + 0.05))
     s.quad((u - w, u + w), (y - h, y + h), z, rim)
-    t = 0.05
-    s.quad((u - w + t, u + w - t), (y - h + t, y + h - t), z, colour)
+    s.quad((u - w + edge, u + w - edge), (y - h + edge, y + h - edge), z, colour)
 
 
 @register("direction_sign/arrow_board")
 def direction_arrow(s: Sketch, place: Place) -> None:
     """Stacked boards whose end is a point: white, green or blue, dark or white lettering."""
     u, z = place.u, place.z
-    styles: tuple[tuple[Colour, Colour], ...] = (
-        (WHITE, BLACK),
-        ((24, 112, 70), WHITE),
-        ((28, 78, 160), WHITE),
-    )
+    styles = ((WHITE, BLACK), ((24, 112, 70), WHITE), ((28, 78, 160), WHITE))
     turn = 1 if s.rng.random() < 0.5 else -1
     s.part(z)
     _post(s, u, z, 4.0)
@@ -162,9 +148,8 @@ def direction_arrow(s: Sketch, place: Place) -> None:
             a, b = u - turn * (w + grow * 0.7), u + turn * (w - 0.2)
             tip = u + turn * (w + 0.1 + grow * 1.4)
             g = h + grow
-            s.face(
-                [(a, y - g, z), (b, y - g, z), (tip, y, z), (b, y + g, z), (a, y + g, z)], colour
-            )
+            outline = ((a, y - g), (b, y - g), (tip, y), (b, y + g), (a, y + g))
+            s.board(0, z, outline, colour)
         write(s, "latin", (u - 0.8, u + 0.72), (y - 0.14, y + 0.14), z, ink, 7, weight=0.22)
 
 
@@ -175,7 +160,7 @@ def direction_blue(s: Sketch, place: Place) -> None:
     s.part(z)
     _post(s, u - 0.5, z, 3.3)
     _post(s, u + 0.5, z, 3.3)
-    _panel(s, u, y, z, (2.1, 1.5), (20, 70, 156), WHITE)
+    _panel(s, (u, y, z), (2.1, 1.5), (20, 70, 156), WHITE)
     s.wire([(u - 0.1, y - 0.66, z), (u - 0.1, y + 0.2, z)], WHITE, 0.15)
     s.disc((u - 0.1, y + 0.24, z), 0.16, WHITE, corners=3, turn=math.pi / 2)
     s.wire([(u - 0.1, y - 0.28, z), (u + 0.5, y - 0.28, z)], WHITE, 0.13)
@@ -191,7 +176,7 @@ def direction_green(s: Sketch, place: Place) -> None:
     s.part(z)
     _post(s, u - 0.8, z, 3.1)
     _post(s, u + 0.8, z, 3.1)
-    _panel(s, u, y, z, (2.3, 1.4), (18, 104, 62), WHITE)
+    _panel(s, (u, y, z), (2.3, 1.4), (18, 104, 62), WHITE)
     write(s, "devanagari", (u - 0.98, u + 0.42), (y + 0.16, y + 0.54), z, WHITE, 4, weight=0.17)
     write(s, "latin", (u - 0.98, u + 0.42), (y - 0.2, y + 0.06), z, WHITE, 6, weight=0.2)
     write(s, "devanagari", (u - 0.98, u + 0.2), (y - 0.58, y - 0.28), z, WHITE, 4, weight=0.17)
@@ -205,16 +190,12 @@ def town_sign(s: Sketch, place: Place) -> None:
     s.part(z)
     _post(s, u - 0.6, z, 1.9)
     _post(s, u + 0.6, z, 1.9)
-    w, h = 0.95, 0.34
-    s.shadow_box((u - w, u + w), (y - h, y + h), (z, z + 0.05))
-    s.quad((u - w, u + w), (y - h, y + h), z, RED)
-    s.quad((u - w + 0.1, u + w - 0.1), (y - h + 0.1, y + h - 0.1), z, WHITE)
+    _panel(s, (u, y, z), (1.9, 0.68), WHITE, RED, edge=0.1)
     write(s, "latin", (u - 0.74, u + 0.74), (y - 0.15, y + 0.15), z, BLACK, 8, weight=0.22)
     if s.rng.random() < 0.6:
-        s.quad((u - 0.3, u + 0.3), (y + h + 0.03, y + h + 0.3), z, (224, 190, 50))
-        write(
-            s, "latin", (u - 0.24, u + 0.24), (y + h + 0.08, y + h + 0.25), z, WHITE, 4, weight=0.22
-        )
+        top = y + 0.34
+        s.quad((u - 0.3, u + 0.3), (top + 0.03, top + 0.3), z, (224, 190, 50))
+        write(s, "latin", (u - 0.24, u + 0.24), (top + 0.08, top + 0.25), z, WHITE, 4, weight=0.22)
 
 
 @register("town_sign/blue_boundary")
@@ -223,7 +204,7 @@ def town_boundary(s: Sketch, place: Place) -> None:
     u, z, y = place.u, place.z, 2.0
     s.part(z)
     _post(s, u, z, 2.6)
-    _panel(s, u, y, z, (1.0, 1.5), (26, 84, 168), WHITE)
+    _panel(s, (u, y, z), (1.0, 1.5), (26, 84, 168), WHITE)
     s.disc((u, y + 0.36, z), 0.26, (238, 150, 170), corners=5, turn=math.pi / 2)
     s.disc((u, y + 0.36, z), 0.1, (246, 226, 120), corners=8)
     write(s, "japanese", (u - 0.36, u + 0.36), (y - 0.24, y + 0.06), z, WHITE, 2, weight=0.16)
@@ -239,10 +220,9 @@ def town_slab(s: Sketch, place: Place) -> None:
         s.box((u + x - 0.1, u + x + 0.1), (0, 1.0), (z, z + 0.2), (196, 192, 184))
     s.shadow_box((u - 0.95, u + 0.95), (0.9, 1.8), (z, z + 0.2))
     s.box((u - 0.95, u + 0.95), (0.88, 1.82), (z, z + 0.2), (244, 200, 44))
-    write(
-        s, "devanagari", (u - 0.76, u + 0.76), (y + 0.02, y + 0.4), z - 0.01, BLACK, 5, weight=0.17
-    )
-    write(s, "latin", (u - 0.76, u + 0.76), (y - 0.38, y - 0.1), z - 0.01, BLACK, 7, weight=0.2)
+    across, front = (u - 0.76, u + 0.76), z - 0.01
+    write(s, "devanagari", across, (y + 0.02, y + 0.4), front, BLACK, 5, weight=0.17)
+    write(s, "latin", across, (y - 0.38, y - 0.1), front, BLACK, 7, weight=0.2)
 
 
 # -- shops -----------------------------------------------------------------------------------------
@@ -257,7 +237,7 @@ _BOARDS: tuple[tuple[Colour, Colour], ...] = (
 )
 
 
-def _shop(s: Sketch, place: Place, script: str, letters: int, upright: bool) -> None:
+def _shop(s: Sketch, place: Place, script: str, letters: int, upright: bool = False) -> None:
     """A board on two posts; its colours are the same everywhere, only the script differs."""
     u, z = place.u, place.z
     ground, ink = _BOARDS[place.variant % len(_BOARDS)]
@@ -267,28 +247,13 @@ def _shop(s: Sketch, place: Place, script: str, letters: int, upright: bool) -> 
         _post(s, u + x, z, y - h / 2, (112, 114, 118), 0.12)
     s.shadow_box((u - w / 2, u + w / 2), (y - h / 2, y + h / 2), (z, z + 0.2))
     s.box((u - w / 2, u + w / 2), (y - h / 2, y + h / 2), (z, z + 0.25), ground)
-    inner = 0.88
-    write(
-        s,
-        script,
-        (u - inner * w / 2, u + inner * w / 2),
-        (y - inner * h / 2, y + inner * h / 2),
-        z - 0.01,
-        ink,
-        letters,
-        upright=upright,
-        weight=0.15,
-    )
+    a, b = 0.88 * w / 2, 0.88 * h / 2
+    across, up = (u - a, u + a), (y - b, y + b)
+    write(s, script, across, up, z - 0.01, ink, letters, upright=upright, weight=0.15)
 
 
-@register("shop_sign/latin")
-def shop_latin(s: Sketch, place: Place) -> None:
-    _shop(s, place, "latin", 5, False)
-
-
-@register("shop_sign/devanagari")
-def shop_devanagari(s: Sketch, place: Place) -> None:
-    _shop(s, place, "devanagari", 4, False)
+register("shop_sign/latin")(partial(_shop, script="latin", letters=5))
+register("shop_sign/devanagari")(partial(_shop, script="devanagari", letters=4))
 
 
 @register("shop_sign/japanese")
@@ -317,12 +282,6 @@ def _mirror(s: Sketch, place: Place, rim: Colour, post: Colour, round_glass: boo
         s.disc((u, y - 0.14, z - 0.01), 0.3, (112, 124, 112), squash=0.6)
 
 
-@register("mirror/orange_round")
-def mirror_orange(s: Sketch, place: Place) -> None:
-    orange: Colour = (240, 118, 24)
-    _mirror(s, place, orange, orange, True)
-
-
-@register("mirror/striped_square")
-def mirror_striped(s: Sketch, place: Place) -> None:
-    _mirror(s, place, BLACK, STEEL, False)
+_ORANGE: Colour = (240, 118, 24)
+register("mirror/orange_round")(partial(_mirror, rim=_ORANGE, post=_ORANGE, round_glass=True))
+register("mirror/striped_square")(partial(_mirror, rim=BLACK, post=STEEL, round_glass=False))
