@@ -137,11 +137,11 @@ def test_no_message_holds_what_stands_behind_the_question_mark(monkeypatch):
             assert "127.0.0.1" in str(caught.value)
 
 
-def test_the_rate_of_requests_is_limited():
+def test_the_rate_of_requests_is_limited_for_all_threads_together():
     with serve({"/a": PHOTO}) as server, http.session(per_second=5) as session:
         started = time.monotonic()
-        for _ in range(7):
-            http.read(session, f"{server.url}/a")
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(lambda _: http.read(session, f"{server.url}/a"), range(7)))
         assert time.monotonic() - started > 0.9
 
 
