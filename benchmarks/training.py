@@ -32,10 +32,10 @@ from torch.utils.data import Subset
 
 from geolib import data, model
 from geolib.data import PixelBatch, ResizedPixels
-from geolib.model.device import inference_precision, uses_bf16
+from geolib.model.device import Process, inference_precision, uses_bf16
 from geolib.model.prediction import as_images
 from geolib.training.augmentation import augment
-from geolib.training.batches import Batches, Process, loader, read_pixels
+from geolib.training.batches import Batches, loader, read_pixels
 from geoscenes import COUNTRIES, render
 
 BATCH_SIZE = 64

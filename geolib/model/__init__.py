@@ -5,7 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from geolib.model.classifier import Classifier, HeadReplaced, load
-from geolib.model.device import choose_batch_size, choose_device, inference_precision, uses_bf16
+from geolib.model.device import (
+    Process,
+    choose_batch_size,
+    choose_device,
+    inference_precision,
+    uses_bf16,
+)
 from geolib.model.prediction import (
     accuracy,
     calibration_error,
@@ -15,7 +21,6 @@ from geolib.model.prediction import (
     reliability,
 )
 from geolib.model.settings import PAPER, Schedule, TrainConfig
-from geolib.training.batches import Process
 
 if TYPE_CHECKING:
     from geolib.training.recipe import train

@@ -3,16 +3,32 @@
 from __future__ import annotations
 
 import gc
+import os
 import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import torch
 
 T = TypeVar("T")
 
 PRECISIONS = ("auto", "bf16", "fp32")
+
+
+class Process(NamedTuple):
+    """This process among those that torchrun has started; the only one where it has not."""
+
+    rank: int = 0
+    local_rank: int = 0
+    world_size: int = 1
+    local_world_size: int = 1
+
+    @classmethod
+    def this(cls) -> Process:
+        """As the environment variables of torchrun say."""
+        alone = cls()._asdict().items()
+        return cls(**{k: int(os.environ.get(k.upper(), str(default))) for k, default in alone})
 
 
 def choose_device(device: str | torch.device = "auto", *, float64: bool = False) -> torch.device:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,25 +19,11 @@ from geolib.data import (
     pixel_batches,
     single_threaded,
 )
+from geolib.model.device import Process
 from geolib.training.crops import Crops, RandomCrops, centre_crops
 
 # Of the machine's memory, what decoded images may fill.
 MEMORY_SHARE = 0.5
-
-
-class Process(NamedTuple):
-    """This process among those that torchrun has started; the only one where it has not."""
-
-    rank: int = 0
-    local_rank: int = 0
-    world_size: int = 1
-    local_world_size: int = 1
-
-    @classmethod
-    def this(cls) -> Process:
-        """As the environment variables of torchrun say."""
-        alone = cls()._asdict().items()
-        return cls(**{k: int(os.environ.get(k.upper(), str(default))) for k, default in alone})
 
 
 class Examples(NamedTuple):

@@ -281,15 +281,15 @@ sys.path.insert(0, {str(Path(__file__).parent)!r})
 import torch
 torch.set_num_threads({torch.get_num_threads()})
 from test_training import DROPOUT, small_run
-from geolib.model import training
+from geolib.training import recipe
 
-training.CHECKPOINT_SECONDS = 0
-step = training.Recipe.training_step
+recipe.CHECKPOINT_SECONDS = 0
+step = recipe.Recipe.training_step
 def killed(self, batch, batch_idx):
     if (self.current_epoch, batch_idx) == (2, 1):
         os.kill(os.getpid(), signal.SIGKILL)
     step(self, batch, batch_idx)
-training.Recipe.training_step = killed
+recipe.Recipe.training_step = killed
 small_run(DROPOUT, checkpoints={str(tmp_path)!r})
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, env=os.environ)
