@@ -39,6 +39,7 @@ MIN_SEGMENTERS = 5
 
 Found = dict[str, Finding | None]
 Advantages = dict[tuple[str, str, str], pd.DataFrame]
+Pick = Callable[[Iterable[float]], float]
 
 
 def dataset_name(dataset: str) -> str:
@@ -65,23 +66,14 @@ def mean(values: ArrayLike, data: str) -> Finding | None:
     sample = np.asarray(values, float)
     if len(sample) < 2:
         return None
-    found = statistics.interval(sample)
-    images = f"{data}, {len(sample)} images"
-    return Finding(value=found.mean, low=found.low, high=found.high, n=len(sample), data=images)
+    return _least_favourable([statistics.interval(sample)], min, len(sample), data)
 
 
 def over_images(
     statistic: Callable[[np.ndarray], float], n: int, data: str, seed: int = 0
 ) -> Finding | None:
-    """A statistic of ``n`` images with its 95 % percentile bootstrap interval over them.
+    """A statistic of positions of ``n`` images with its 95 % bootstrap interval over them.
 
-    Parameters
-    ----------
-    statistic
-        Called with positions of images, of which some stand more than once and some are left out.
-
-    Returns
-    -------
     None for fewer than two images, or where some samples of them leave the statistic undefined.
     """
     if n < 2:
@@ -106,10 +98,8 @@ def over_images(
 def accuracies(measured: Mapping[str, Mapping[str, float]], dataset: str) -> Found:
     """The classifier's accuracies, in per cent (§4).
 
-    Parameters
-    ----------
-    measured
-        For "train", "test" and "pipeline": value, low and high in 0…1, and n_images.
+    ``measured`` has ``value``, ``low`` and ``high`` in 0…1, and ``n_images``, of "train", "test"
+    and "pipeline".
     """
     return {
         f"object-accuracy-{name}": Finding(
@@ -122,21 +112,15 @@ def accuracies(measured: Mapping[str, Mapping[str, float]], dataset: str) -> Fou
 
 
 def segments(found: Mapping[str, Sequence[Extracted]], dataset: str) -> Found:
-    """SAM 2 and SAM 3 against the other segmenters of the paper, image by image (§5, Figure 3).
-
-    Parameters
-    ----------
-    found
-        For each segmenter, the same images with their segments and elements.
-    """
+    """SAM 2 and SAM 3 against the other segmenters of the paper, image by image (§5, Figure 3)."""
     names = [name for name in SEGMENTERS if name in found]
     counts = pd.DataFrame({n: [len(one.segments) for one in found[n]] for n in names}, dtype=float)
     covers = pd.DataFrame({n: [one.elements.coverage for one in found[n]] for n in names})
     return {
-        "object-sam2-few": _below_the_others(counts, "sam2", dataset),
-        "object-sam2-coverage": _below_the_others(covers, "sam2", dataset),
-        "object-sam3-many": _above_the_others(counts, "sam3", dataset),
-        "object-sam3-coverage": _above_the_others(covers, "sam3", dataset),
+        "object-sam2-few": _apart(counts, "sam2", max, dataset),
+        "object-sam2-coverage": _apart(covers, "sam2", max, dataset),
+        "object-sam3-many": _apart(counts, "sam3", min, dataset),
+        "object-sam3-coverage": _apart(covers, "sam3", min, dataset),
     }
 
 
@@ -145,19 +129,20 @@ def elements(extracted: Sequence[Extracted], dataset: str) -> Found:
 
     None for photographs, of which the outlines of objects are unknown.
     """
-    names = ("overlap", "part", "shapeless", "diverse")
-    known = (
-        [one for one in extracted if len(one.elements)] if elements_.has_truth(extracted) else []
-    )
-    if not known:
+    known = [one for one in extracted if len(one.elements)]
+    if not known or not elements_.has_truth(extracted):
+        names = ("overlap", "part", "shapeless", "diverse")
         return {f"object-{name}": None for name in names}
     marked = [elements_.mark_elements(one) for one in known]
     total = np.array([len(one) for one in marked])
-    hits = {
-        "overlap": np.array([one["overlapping"].sum() for one in marked]),
-        "part": np.array([(one["kind"] == "part").sum() for one in marked]),
-        "shapeless": np.array([(one["kind"] == "shapeless").sum() for one in marked]),
-    }
+    hits = pd.DataFrame(
+        {
+            "overlap": one["overlapping"].sum(),
+            "part": (one["kind"] == "part").sum(),
+            "shapeless": (one["kind"] == "shapeless").sum(),
+        }
+        for one in marked
+    )
     shown = [Counter(seen) for one in known if (seen := elements_.element_categories(one))]
     kinds = pd.DataFrame(shown).fillna(0).to_numpy()
 
@@ -169,7 +154,10 @@ def elements(extracted: Sequence[Extracted], dataset: str) -> Found:
         return sums.max() / sums.sum()
 
     data = f"{dataset}, {total.sum()} elements"
-    found = {f"object-{name}": over_images(share(h), len(known), data) for name, h in hits.items()}
+    found = {
+        f"object-{name}": over_images(share(hit.to_numpy()), len(known), data)
+        for name, hit in hits.items()
+    }
     found["object-diverse"] = over_images(commonest, len(kinds), data)
     return found
 
@@ -179,13 +167,8 @@ def faithfulness(
 ) -> Found:
     """Guided against random boxes, and what segmenters have to do with it (§5, Figures 2 and 3).
 
-    Parameters
-    ----------
-    outcomes
-        Outcome tables of the pairs compared: every method at ``segmenter``, and every segmenter at
-        ``attribution``.
-    chosen
-        Outcome table of the pair ``attribution``, ``segmenter``, of all images.
+    ``outcomes`` are of every method at ``segmenter``, and of every segmenter at ``attribution``;
+    ``chosen`` are of that pair, of all images.
     """
     with_map, with_pair = f"{dataset}, {attribution}", f"{dataset}, {attribution} with {segmenter}"
     own, compared = _advantages(chosen), _advantages(outcomes)
@@ -201,10 +184,9 @@ def faithfulness(
             found[f"object-{test}-{name}"] = _advantage(rows, with_map)
         covers, effects = _coverage_and_effect(outcomes, attribution, test)
         found[f"object-coverage-{test}"] = _correlation(covers, effects, with_map)
-        found[f"object-sam3-{test}-best"] = _above_the_others(effects, "sam3", with_map)
+        found[f"object-sam3-{test}-best"] = _apart(effects, "sam3", min, with_map)
         if test == "deletion":  # of SAM 2 in the insertion test the paper says nothing
-            worst = _below_the_others(effects, "sam2", with_map)
-            found["object-sam2-deletion-worst"] = worst
+            found["object-sam2-deletion-worst"] = _apart(effects, "sam2", max, with_map)
     found["object-keeps-information"] = _kept(chosen, with_pair)
     return found
 
@@ -230,46 +212,21 @@ def _empty(rows: pd.DataFrame) -> float:
     return float((rows["n_elements"] == 0).mean())
 
 
-def _above_the_others(table: pd.DataFrame, name: str, data: str) -> Finding | None:
-    """How far a segmenter's mean lies above that of each other one of the paper, at least."""
-    return _least_favourable(_against_each(table, name), min, len(table), data)
+def _apart(table: pd.DataFrame, name: str, least: Pick, data: str) -> Finding | None:
+    """How far a segmenter's mean lies from that of each other one of the paper, at least.
 
-
-def _below_the_others(table: pd.DataFrame, name: str, data: str) -> Finding | None:
-    """How far a segmenter's mean lies below that of each other one of the paper, at least."""
-    return _least_favourable(_against_each(table, name), max, len(table), data)
-
-
-def _against_each(table: pd.DataFrame, name: str) -> list[Interval]:
-    """A column minus each other one of the paper's segmenters; empty unless all are there."""
-    if len(table) < 2 or not set(SEGMENTERS) <= set(table):
-        return []
-    return [
-        statistics.interval(table[name] - table[other]) for other in SEGMENTERS if other != name
-    ]
-
-
-def _least_favourable(
-    found: Sequence[Interval], pick: Callable[[Iterable[float]], float], n: int, data: str
-) -> Finding | None:
-    """Intersection-union: what holds for each of several comparisons holds for the least of them.
-
-    Parameters
-    ----------
-    found
-        Intervals of the comparisons.
-    pick
-        ``min`` where a claim needs every one of them to be large, ``max`` where small.
+    ``least`` is ``min`` where a claim says that it lies above them, ``max`` where below.
     """
-    if not found:
+    if len(table) < 2 or not set(SEGMENTERS) <= set(table):
         return None
-    return Finding(
-        value=pick(one.mean for one in found),
-        low=pick(one.low for one in found),
-        high=pick(one.high for one in found),
-        n=n,
-        data=f"{data}, {n} images",
-    )
+    others = [table[name] - table[other] for other in SEGMENTERS if other != name]
+    return _least_favourable(statistics.intervals(others), least, len(table), data)
+
+
+def _least_favourable(found: Sequence[Interval], least: Pick, n: int, data: str) -> Finding:
+    """Intersection-union: what holds for each of several comparisons holds for the least one."""
+    mean, low, high = (least(ends) for ends in list(zip(*found, strict=True))[:3])
+    return Finding(value=mean, low=low, high=high, n=n, data=f"{data}, {n} images")
 
 
 def _weakest(advantages: Advantages, test: str, dataset: str) -> Finding | None:
@@ -283,7 +240,7 @@ def _weakest(advantages: Advantages, test: str, dataset: str) -> Finding | None:
     if n < 2:
         return None
     confidence = 1 - 0.05 / len(pairs)  # Bonferroni
-    found = [statistics.interval(rows["advantage"], confidence) for rows in pairs]
+    found = statistics.intervals([rows["advantage"] for rows in pairs], confidence)
     empty = max(map(_empty, pairs))
     data = f"{len(pairs)} configurations, no element in up to {empty:.0%} of the images"
     return _least_favourable(found, min, n, f"{dataset}, {data}")
@@ -294,8 +251,7 @@ def _coverage_and_effect(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Coverage of the guided boxes and what they did, a row per image, a column per segmenter.
 
-    In the deletion test that is 1 where the classifier is wrong, in the insertion test where it is
-    right. Yardsticks are no segmenters.
+    They make the classifier wrong (deletion), or right (insertion). Yardsticks are no segmenters.
     """
     rows = outcomes.query(
         "attribution == @attribution and test == @test and region == 'guided'"

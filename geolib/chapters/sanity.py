@@ -67,14 +67,8 @@ def _leaves(module: nn.Module, prefix: str) -> list[tuple[str, nn.Module]]:
 def randomised(classifier: Classifier, names: Sequence[str], seed: int) -> Classifier:
     """A copy with some modules as they are in an untrained network, all else the same to the bit.
 
-    ``names`` are modules such as :func:`parts` lists; each has the same untrained weights of
-    ``seed`` whichever others are named.
-
-    Raises
-    ------
-    ValueError
-        If the network has no module of a name, or its training began with this very seed: the
-        weights would be those it came from, and not unrelated to it.
+    ``names`` are modules such as :func:`parts` lists; which others are named does not matter. The
+    seed that the training began with is refused: its weights are not unrelated to the network's.
     """
     if seed == (classifier.training_config or {}).get("seed"):
         raise ValueError(
@@ -125,27 +119,27 @@ def permuted_labels(dataset: GeoDataset, seed: int = 0) -> GeoDataset:
 def similarity(one: Sequence[Extracted], other: Sequence[Extracted]) -> pd.DataFrame:
     """How alike two explanations of each image are, a row per image.
 
-    ``image_id`` and ``n_elements`` of the first; of the maps Spearman's ``correlation`` and
-    ``ssim`` (Wang et al. 2004, Gaussian window), both missing where a map is constant; of the
-    elements ``boxes`` and ``masks``, the intersection over union of what all padded boxes, or all
-    masks, of an image cover: 0 if only the first has elements, missing if it has none; and
-    ``beyond``, the boxes' overlap less the mean one with the other's boxes moved elsewhere,
-    because larger areas overlap more whatever they show.
+    ``n_elements`` of the first; of the maps Spearman's ``correlation`` and ``ssim`` (Wang et al.
+    2004, Gaussian window), missing where one is constant; of the elements ``boxes`` and ``masks``,
+    the intersection over union of what all of them cover: 0 if only the first has elements, missing
+    if it has none; and ``beyond``, the boxes' overlap less the mean one with the other's boxes
+    moved elsewhere, because larger areas overlap more whatever they show.
     """
-    rows = []
-    for a, b in zip(one, other, strict=True):
-        first, second = a.attribution.double().numpy(), b.attribution.double().numpy()
-        flat = first.min() == first.max() or second.min() == second.max()
-        rows.append(
-            {
-                "image_id": a.item.id,
-                "n_elements": len(a.elements),
-                "correlation": np.nan if flat else _correlation(first, second),
-                "ssim": np.nan if flat else _ssim(first, second),
-                **_overlaps(a, b),
-            }
-        )
+    rows = [
+        {"image_id": a.item.id, "n_elements": len(a.elements), **_of_maps(a, b), **_overlaps(a, b)}
+        for a, b in zip(one, other, strict=True)
+    ]
     return pd.DataFrame(rows)
+
+
+def _of_maps(a: Extracted, b: Extracted) -> dict[str, float]:
+    first, second = (one.attribution.double().numpy() for one in (a, b))
+    if first.min() == first.max() or second.min() == second.max():
+        return {"correlation": np.nan, "ssim": np.nan}
+    window = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
+    ssim = structural_similarity(first, second, data_range=1.0, **window)
+    correlation = stats.spearmanr(first, second, axis=None).statistic
+    return {"correlation": float(correlation), "ssim": float(ssim)}
 
 
 def _overlaps(a: Extracted, b: Extracted) -> dict[str, float]:
@@ -158,36 +152,24 @@ def _overlaps(a: Extracted, b: Extracted) -> dict[str, float]:
     return {"boxes": boxes, "masks": masks, "beyond": boxes - float(by_chance)}
 
 
-def _correlation(a: np.ndarray, b: np.ndarray) -> float:
-    return float(stats.spearmanr(a, b, axis=None).statistic)
-
-
-def _ssim(a: np.ndarray, b: np.ndarray) -> float:
-    window = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
-    return float(structural_similarity(a, b, data_range=1.0, **window))
-
-
 def resemblance(
     dataset: GeoDataset,
     original: Classifier,
     others: Mapping[str, Classifier],
     configs: Mapping[str, EvaluationConfig],
-    *,
-    progress: bool = True,
 ) -> pd.DataFrame:
     """How far the explanations of other networks resemble the original's, by method and network.
 
     The whole pipeline runs for each network and each of ``configs``, a method's settings, for the
-    class that the network predicts. Columns of :func:`similarity`, ``method`` and ``network``.
-    Beside the other networks stand two references for explanations without a relation: the
-    original's of the next image ("another image"), and those from a map that looks at neither
-    network nor image ("a random map"), whose elements come from the same segments.
+    class that the network predicts. Two references have no relation to the original: its
+    explanation of the next image ("another image"), and one from a map that looks at neither
+    network nor image, on the same segments ("a random map").
     """
     if len(dataset) < 2:
         raise ValueError(f"dataset holds {len(dataset)} images; unrelated ones take at least two")
     tables = []
     total = len(configs) * (len(others) + 2)
-    with progress_bar("networks × methods", total, "run", progress) as bar:
+    with progress_bar("networks × methods", total, "run", True) as bar:
         for method, config in configs.items():
             own = pipeline.extract(dataset, original, config)
             blind = config.model_copy(update={"attribution": "random", "attribution_options": {}})
@@ -252,11 +234,9 @@ def variance_components(
 ) -> pd.DataFrame:
     """Variance between images, between models, and of a model's peculiar view of an image.
 
-    Random effects of a two-way layout with one observation per cell, from its mean squares
-    (Searle, Casella and McCulloch, *Variance Components*, 1992, section 4.3). Negative estimates
-    count as 0. The table has a row for every pair of ``image_id`` and ``model``. Columns:
-    ``variance``, ``share`` of the sum of the three, and the 95 % percentile interval of the share
-    over images, ``low`` and ``high``; missing where nothing varies.
+    Random effects of a two-way layout with one row per ``image_id`` and ``model``, from its mean
+    squares (Searle, Casella and McCulloch, *Variance Components*, 1992, section 4.3); negative ones
+    count as 0. ``variance``, its ``share`` of the three, with its percentile interval over images.
     """
     wide = table.pivot(index="image_id", columns="model", values=value).to_numpy(float)
     if min(wide.shape) < 2 or not np.isfinite(wide).all():
@@ -332,17 +312,9 @@ def edited(dataset: GeoDataset, edit: str) -> GeoDataset:
     return GeoDataset(dataset.name, dataset.classes, dataset.split, records)
 
 
-def _mirrored(item: GeoImage) -> np.ndarray:
-    return np.ascontiguousarray(item.image[:, ::-1])
-
-
-def _other_side(item: GeoImage) -> np.ndarray:
-    return item.image if item.scene is None else other_side(item.scene).image
-
-
 EDITS: dict[str, Callable[[GeoImage], np.ndarray]] = {
-    "mirrored": _mirrored,
-    "other side": _other_side,
+    "mirrored": lambda item: np.ascontiguousarray(item.image[:, ::-1]),
+    "other side": lambda item: item.image if item.scene is None else other_side(item.scene).image,
 }
 
 
@@ -359,25 +331,24 @@ def other_side(scene: Scene) -> Scene:
 def mirror_probe(dataset: GeoDataset, classifier: Classifier) -> pd.DataFrame:
     """Predictions for images and for their mirror images, a row per image.
 
-    ``image_id``, ``label``, ``prediction``, ``mirrored`` (the prediction for the mirror image),
-    ``log_change`` (how much the mirror lowers the log-probability of the true class). For scenes
-    also ``group`` ("driving side" if it is visible, else "writing" if a cue with writing is, else
-    "neither"); ``other_side``, the prediction for the scene with nothing but the traffic's side
-    changed; and what the best observer of the visible cues would say: ``ideal`` of the scene, and
-    ``ideal_moved`` when the traffic is on the other side: the same where its side then contradicts
-    the other cues and no country is left (−1 for an observer who sees nothing that tells).
+    ``label``, ``prediction``, ``mirrored`` (of the mirror image), ``log_change`` (how much the
+    mirror lowers the log-probability of the true class). For scenes also ``group``, by what is
+    visible ("driving side", else "writing", else "neither"); ``other_side``, the prediction with
+    nothing but the traffic's side changed; and the best observer's of the visible cues: ``ideal``,
+    and ``ideal_moved`` with the traffic on the other side: the same where that contradicts the
+    other cues and no country is left (−1 for an observer who sees nothing that tells).
     """
-    table = shards.predictions(dataset, classifier)
-    mirror = shards.predictions(edited(dataset, "mirrored"), classifier)
-    both = table.merge(mirror, on="image_id", suffixes=("", "_mirrored"), validate="one_to_one")
-    change = np.log(both["label_probability"]) - np.log(both["label_probability_mirrored"])
-    both = both.assign(mirrored=both["prediction_mirrored"], log_change=change)
-    both = both[["image_id", "label", "prediction", "mirrored", "log_change"]]
-    if dataset.name != "geoscenes":
-        return both
-    moved = shards.predictions(edited(dataset, "other side"), classifier)
-    moved = moved[["image_id", "prediction"]].rename(columns={"prediction": "other_side"})
-    return both.merge(moved, on="image_id").merge(observers(dataset), on="image_id")
+    table = shards.predictions(dataset, classifier).set_index("image_id")
+    mirror = shards.predictions(edited(dataset, "mirrored"), classifier).set_index("image_id")
+    both = table[["label", "prediction"]].assign(
+        mirrored=mirror["prediction"],
+        log_change=np.log(table["label_probability"]) - np.log(mirror["label_probability"]),
+    )
+    if dataset.name == "geoscenes":
+        moved = shards.predictions(edited(dataset, "other side"), classifier)
+        both["other_side"] = moved.set_index("image_id")["prediction"]
+        both = both.join(observers(dataset).set_index("image_id"))
+    return both.reset_index()
 
 
 def flips(probe: pd.DataFrame) -> pd.DataFrame:

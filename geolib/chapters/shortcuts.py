@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from typing import Any
 
 import numpy as np
@@ -39,6 +40,8 @@ MATCH = 0.25
 CAUGHT = 0.5
 # Width of the filter over averaged maps, as a share of the image's.
 SMOOTHING = 1 / 40
+# What tables show of a paired comparison.
+SHOWN = ("difference", "low", "high", "detectable")
 
 
 # Scenes with the artefact -------------------------------------------------------------------------
@@ -56,12 +59,9 @@ def planted(dataset: GeoDataset, country: str, correlation: float, kind: str) ->
 
 def carried_by(dataset: GeoDataset, countries: Collection[str], kind: str) -> GeoDataset:
     """The same scenes with the artefact in all of some countries, and in none of the others."""
-    options = [
-        {"country": one.country, "correlation": 1.0, "kind": kind}
-        if one.country in countries
-        else None
-        for one in _scenes(dataset)
-    ]
+    names = [one.country for one in _scenes(dataset)]
+    carried = [{"country": name, "correlation": 1.0, "kind": kind} for name in names]
+    options = [one if one["country"] in countries else None for one in carried]
     return _with_options(dataset, options)
 
 
@@ -97,10 +97,9 @@ def of_country(dataset: GeoDataset, country: str) -> GeoDataset:
 def exposure(extracted: Sequence[Extracted], k: int = 3) -> pd.DataFrame:
     """How much of the artefact the explanations of scenes show, a row per scene that carries it.
 
-    ``area``: share of the image that the artefact fills, which is what a blind map would put on it;
-    ``weight``: share of the map's sum on the artefact (a map of zeros counts as an even one);
-    ``found``: whether one of the first ``k`` elements is the artefact, their boxes having an
-    intersection over union of at least a quarter.
+    ``area``: share of the image that the artefact fills; ``weight``: share of the map's sum on it
+    (a map of zeros counts as an even one); ``found``: whether one of the first ``k`` elements is
+    the artefact, their boxes having an intersection over union of at least a quarter.
     """
     rows = []
     for one in extracted:
@@ -145,18 +144,14 @@ def effect(carrying: pd.DataFrame, clean: pd.DataFrame) -> pd.DataFrame:
 def onset(table: pd.DataFrame, value: str, sign: int = 1) -> float | None:
     """The lowest correlation from which on a measure differs from that of an unbiased training.
 
-    Such that there, and at every higher one, the 95 % interval of the mean difference to
-    correlation 0, over images, lies beyond 0; None if there is none. The table has the same
-    ``image_id`` at every ``correlation``. ``sign`` is 1 for a rise, -1 for a fall.
+    There, and at every higher one, the interval of the difference to correlation 0, image by image,
+    lies beyond 0; None if there is none. ``sign`` is 1 for a rise, -1 for a fall.
     """
     wide = table.pivot(index="image_id", columns="correlation", values=value).astype(float)
-    first = None
-    for level in sorted((c for c in wide.columns if c != 0), reverse=True):
-        found = statistics.interval(sign * (wide[level] - wide[0]))
-        if not found.low > 0:
-            break
-        first = float(level)
-    return first
+    levels = sorted((c for c in wide.columns if c != 0), reverse=True)
+    found = statistics.intervals([sign * (wide[level] - wide[0]) for level in levels])
+    beyond = takewhile(lambda one: one[1].low > 0, zip(levels, found, strict=True))
+    return min((float(level) for level, _ in beyond), default=None)
 
 
 def element_maps(extracted: Sequence[Extracted], k: int = 3) -> torch.Tensor:
@@ -210,15 +205,11 @@ def covered(
 
 @dataclass(frozen=True)
 class Suspect:
-    """What stands out for one class, and what the network loses without it.
+    """What stands out for one class, and what the network loses without it."""
 
-    ``difference`` is that of :func:`standing_out`, ``spot`` the :func:`hot_spot` in it, and
-    ``losses`` what :func:`covered` says of the images predicted as the class.
-    """
-
-    difference: np.ndarray
-    spot: np.ndarray
-    losses: pd.DataFrame
+    difference: np.ndarray  # of :func:`standing_out`
+    spot: np.ndarray  # the :func:`hot_spot` in it
+    losses: pd.DataFrame  # of :func:`covered`, for the images predicted as the class
 
 
 def hunt(
@@ -260,20 +251,16 @@ def suspects(
         "elements": element_maps(pipeline.extract(dataset, classifier, boxed, progress=True), k),
     }
     target = dataset.classes.index(country)
-    found = {
-        name: hunt(classifier, pixels, maps, predicted, target) for name, maps in sources.items()
-    }
-    return {name: suspect for name, suspect in found.items() if suspect is not None}
+    hunts = {n: hunt(classifier, pixels, maps, predicted, target) for n, maps in sources.items()}
+    return {name: suspect for name, suspect in hunts.items() if suspect is not None}
 
 
 def recipe_table(found: Mapping[tuple[str, float], Suspect], mask: np.ndarray) -> pd.DataFrame:
     """The recipe in numbers, where ``mask``, the artefact, is known; highest correlation first.
 
-    ``found`` holds suspects by what was averaged and by the correlation of artefact and country.
-    ``artefact in the hot spot`` and ``hot spot on the artefact`` are shares of their areas;
     ``difference`` is how much more covering the hot spot costs than covering the other place.
-    ``found``: at least half of the artefact lies in the hot spot, and the interval of the
-    difference above 0.
+    ``found``: at least half of the artefact lies in the hot spot, and the difference's interval
+    above 0.
     """
     rows = []
     for (name, correlation), suspect in sorted(found.items(), key=lambda o: (o[0][0], -o[0][1])):
@@ -288,10 +275,7 @@ def recipe_table(found: Mapping[tuple[str, float], Suspect], mask: np.ndarray) -
                 "hot spot on the artefact": float(shared / area) if area else 0.0,
                 "lost when covered": suspect.losses["loss"].mean(),
                 "lost elsewhere": suspect.losses["elsewhere"].mean(),
-                "difference": gap.difference,
-                "low": gap.low,
-                "high": gap.high,
-                "detectable": gap.detectable,
+                **{name: getattr(gap, name) for name in SHOWN},
                 "images": gap.n_images,
                 "found": caught >= CAUGHT and gap.low > 0,
             }

@@ -84,22 +84,9 @@ def scene_effects(
 ) -> pd.DataFrame:
     """Causal effect of every object of some scenes, at the classifier's size, on a prediction.
 
-    The counterfactuals of all scenes go through the classifier together, in full batches. One that
-    equals the scene to the pixel is not looked at again, so its effect is exactly zero. Float32,
-    because bfloat16 rounds a logit by some 0.4 %, as much as small objects do.
-
-    Returns
-    -------
-    DataFrame, one row per scene × object × intervention, with ``COLUMNS``: ``pixels`` are the
-    visible ones; ``covers_cue``, see :func:`covering_cues`; ``log_probability`` (natural) of the
-    true label, before and after; ``effect``, what the label loses of it, ``effect_on_prediction``,
-    what the class predicted before loses; ``flipped``, whether the decision changes.
-
-    Raises
-    ------
-    ValueError
-        If an item is no scene or has another size than the classifier's input, ``labels`` does not
-        fit, or the classifier returns NaN.
+    A row per scene × object × intervention with ``COLUMNS``: visible ``pixels``; ``effect``, what
+    the true label loses of its log-probability, and ``effect_on_prediction``, what the class
+    predicted before loses; ``flipped``, whether the decision changes.
     """
     if len(labels) != len(items):
         raise ValueError(f"labels has {len(labels)} entries for {len(items)} items")
@@ -112,21 +99,19 @@ def scene_effects(
         rows += _changed(item, label, classifier.image_size, countries, pictures)
     if not rows:
         return pd.DataFrame(columns=list(COLUMNS))
+    # All scenes together, in full batches. Float32, because bfloat16 rounds a logit by some 0.4 %,
+    # as much as small objects do.
     images = as_images(torch.from_numpy(np.stack(pictures)), torch.device("cpu"))
     found = log_probabilities(classifier, images, precision="fp32", batch_size=batch_size)
     return _with_effects(pd.DataFrame(rows), found.double().numpy())
 
 
 def _changed(
-    item: GeoImage,
-    label: int,
-    size: int,
-    countries: Sequence[str],
-    pictures: list[np.ndarray],
+    item: GeoImage, label: int, size: int, countries: Sequence[str], pictures: list[np.ndarray]
 ) -> list[dict[str, Any]]:
-    """A row per change of a scene, with the places of its picture before and after it.
+    """A row per change of a scene, with the places in ``pictures`` of before and after it.
 
-    New pictures are appended to ``pictures``.
+    New pictures are appended; one that equals the scene has its place, and exactly no effect.
     """
     scene = scene_of(item)
     if scene.size != size:
@@ -138,27 +123,16 @@ def _changed(
     pictures.append(scene.image)
     numbers = {scene.image.tobytes(): before}
     covering = covering_cues(scene)
+    of_scene = {"image_id": item.id, "country": scene.country, "label": label, "before": before}
     rows = []
     for thing, intervention, other in counterfactuals(scene, countries):
         number = numbers.setdefault(other.image.tobytes(), len(pictures))
         if number == len(pictures):
             pictures.append(other.image)
-        rows.append(
-            {
-                "image_id": item.id,
-                "country": scene.country,
-                "object": thing.id,
-                "category": thing.category,
-                "cue": thing.cue,
-                "look": thing.look,
-                "pixels": int(thing.mask.sum()),
-                "covers_cue": thing.id in covering,
-                "intervention": intervention,
-                "label": label,
-                "before": before,
-                "after": number,
-            }
-        )
+        known = {name: getattr(thing, name) for name in ("category", "cue", "look")}
+        known |= {"pixels": int(thing.mask.sum()), "covers_cue": thing.id in covering}
+        change = {"object": thing.id, "intervention": intervention, "after": number}
+        rows.append(of_scene | known | change)
     return rows
 
 
@@ -181,9 +155,7 @@ def _with_effects(rows: pd.DataFrame, log_p: np.ndarray) -> pd.DataFrame:
 # A dataset ----------------------------------------------------------------------------------------
 
 
-def dataset_effects(
-    dataset: GeoDataset, classifier: Classifier, *, progress: bool = True
-) -> pd.DataFrame:
+def dataset_effects(dataset: GeoDataset, classifier: Classifier) -> pd.DataFrame:
     """Causal effect of every object of a dataset of scenes, see :func:`scene_effects`; cached.
 
     Cues are swapped for those of the dataset's classes.
@@ -191,7 +163,7 @@ def dataset_effects(
     if not len(dataset):
         raise ValueError("dataset holds no images")
     tables = []
-    with progress_bar("causal effects", len(dataset), "scene", progress) as bar:
+    with progress_bar("causal effects", len(dataset), "scene", True) as bar:
         for shard in shards.shards(dataset, classifier, EvaluationConfig().shard_size):
             tables.append(shard_effects(shard, classifier))
             bar.update(len(shard.dataset))
@@ -217,17 +189,10 @@ def object_effects(
 ) -> pd.DataFrame:
     """One effect per object, from the table of :func:`scene_effects`.
 
-    Parameters
-    ----------
-    intervention : "without", or "swapped": the mean over the other countries, as if one of them
-        were drawn. (The most damaging would be larger by chance, the more there are to choose
-        from.) What is no cue looks alike everywhere, and has the effect zero.
-    target : "label", the true class, or "prediction", the class predicted for the whole scene.
-
-    Returns
-    -------
-    DataFrame, indexed by image_id and object: category, cue, look, pixels, covers_cue; effect;
-        flips, whether removing it changes the decision, or any swap does.
+    "swapped" is the mean over the other countries, as if one of them were drawn (the most damaging
+    would be larger by chance, the more there are); what is no cue looks alike everywhere, and has
+    the effect zero. ``target`` is the true class, "label", or that of the whole scene,
+    "prediction". ``flips``: whether removing it changes the decision, or any swap does.
     """
     check_choice("intervention", intervention, INTERVENTIONS)
     check_choice("target", target, TARGETS)
@@ -244,11 +209,10 @@ def object_effects(
 
 
 def by_category(table: pd.DataFrame, *, min_images: int = 8) -> pd.DataFrame:
-    """Mean effect of each kind of visible object, removed and swapped, with intervals over scenes.
+    """Mean effect of each kind of visible object, removed and swapped; largest of removal first.
 
     Of what is no cue only objects that cover none count: what comes to light behind the others, or
-    goes with them, is not their own effect. Kinds that fewer than ``min_images`` scenes show are
-    left out. Largest effect of removal first.
+    goes with them, is not their own effect. Kinds that too few scenes show are left out.
     """
     rows = []
     for intervention in INTERVENTIONS:

@@ -23,6 +23,7 @@ from geolib.chapters.causes.effects import (
 from geolib.chapters.experiment import Experiment
 from geolib.concepts import concept_influence, scaled_k
 from geolib.data import GeoDataset, GeoImage
+from geolib.masks import intersections
 from geolib.model import Classifier
 from geolib.pipeline import shards
 from geolib.pipeline.shards import EvaluationConfig, Shard
@@ -67,16 +68,12 @@ PAIRED = {
 
 @dataclass(frozen=True)
 class Objects:
-    """The visible objects of a scene, and what they do to the prediction.
+    """The visible objects of a scene, and what they do to the prediction."""
 
-    ``masks`` bool [N,H,W], visible pixels; ``cue`` bool [N]; ``effect`` float [N], log-probability
-    lost when the object goes (or is swapped); ``flips`` bool [N], whether the decision changes.
-    """
-
-    masks: np.ndarray
-    cue: np.ndarray
-    effect: np.ndarray
-    flips: np.ndarray
+    masks: np.ndarray  # bool [N,H,W], visible pixels
+    cue: np.ndarray  # bool [N]
+    effect: np.ndarray  # float [N], log-probability lost when the object goes, or is swapped
+    flips: np.ndarray  # bool [N], whether the decision changes
 
     @property
     def causes(self) -> np.ndarray:
@@ -87,12 +84,6 @@ class Objects:
 # One scene ----------------------------------------------------------------------------------------
 
 
-def _shared_pixels(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Number of pixels that masks [N,H,W] and [M,H,W] share, [N,M]."""
-    flat = [masks.reshape(len(masks), masks[0].size).astype(np.float32) for masks in (a, b)]
-    return flat[0] @ flat[1].T
-
-
 def lies_on(masks: np.ndarray, objects: np.ndarray) -> np.ndarray:
     """Index of the object, of bool [M,H,W], that each element, bool [N,H,W], lies on; −1 for none.
 
@@ -101,7 +92,7 @@ def lies_on(masks: np.ndarray, objects: np.ndarray) -> np.ndarray:
     """
     if not len(masks) or not len(objects):
         return np.full(len(masks), -1)
-    shared = _shared_pixels(masks, objects)
+    shared = intersections(masks, objects)
     bare = (masks & ~objects.any(0)).sum((1, 2))
     most = shared.max(1)
     return np.where((most > 0) & (most >= bare), shared.argmax(1), -1)
@@ -123,25 +114,20 @@ def rank_correlation(scores: np.ndarray, effects: np.ndarray) -> float:
 def mark(scores: np.ndarray, masks: np.ndarray, objects: Objects) -> dict[str, float]:
     """How well a ranking of segments, ``scores`` [N] best first, finds the causes in one scene.
 
-    Segments with a score of zero, or below, take part in rank correlations, but are no elements.
-
-    Returns
-    -------
-    dict, NaN where a mark is undefined:
-        rank, Spearman's correlation of score and causal effect, that of the object that the segment
-        lies on, zero on the ground; rank_objects, the same over objects, each with the best score
-        of the segments on it, zero if there is none; rank_shares, with the effects of all objects,
-        each by the share of its pixels that the segment holds; rank_size, with the effect's size;
-        precision_k, share of the k best elements (of all, where there are fewer) that lie on a
-        cue; recall_k, share of the cues that one of the k best lies on; flips_found, share of the
-        objects that flip the decision that one of the five best lies on.
+    The ``MEASURES`` of a ranking, NaN where undefined: correlations of scores with the effects of
+    the objects that segments lie on (zero on the ground), over objects with the best score on each,
+    with effects shared out by pixels, and with their sizes; of the k best elements (score above
+    zero) the share on a cue, and of cues, or objects that flip the decision, the share found.
     """
     on = lies_on(masks, objects.masks)
     effect = _effect_of(on, objects)
     found = on[scores > 0]
+    best = np.full(len(objects.effect), -np.inf)  # score on each object, zero where none lies on it
+    np.maximum.at(best, on[on >= 0], scores[on >= 0])
+    best[np.isinf(best)] = 0
     marks = {
         "rank": rank_correlation(scores, effect),
-        "rank_objects": rank_correlation(_best_on(on, scores, objects), objects.effect),
+        "rank_objects": rank_correlation(best, objects.effect),
         "rank_shares": rank_correlation(scores, _shared_effect(masks, objects)),
         "rank_size": rank_correlation(scores, abs(effect)),
     }
@@ -158,17 +144,10 @@ def _effect_of(on: np.ndarray, objects: Objects) -> np.ndarray:
     return np.append(objects.effect, 0.0)[on]
 
 
-def _best_on(on: np.ndarray, scores: np.ndarray, objects: Objects) -> np.ndarray:
-    """Best score of the segments that lie on each object, zero where none does."""
-    best = np.full(len(objects.effect), -np.inf)
-    np.maximum.at(best, on[on >= 0], scores[on >= 0])
-    return np.where(np.isfinite(best), best, 0.0)
-
-
 def _shared_effect(masks: np.ndarray, objects: Objects) -> np.ndarray:
     if not len(masks) or not len(objects.masks):
         return np.zeros(len(masks))
-    shares = _shared_pixels(masks, objects.masks) / objects.masks.sum((1, 2))
+    shares = intersections(masks, objects.masks) / objects.masks.sum((1, 2))
     return shares @ objects.effect
 
 
@@ -180,9 +159,8 @@ def _share_found(wanted: np.ndarray, found: np.ndarray) -> float:
 def mark_map(attribution: np.ndarray, objects: Objects) -> dict[str, float]:
     """How well a map [H,W] finds the causes in one scene; NaN where no object is a cause.
 
-    ``pointing``: 1 if its maximum lies on a cause (the pointing game; of tied maxima, their share);
-    ``mass``: share of its sum on causes (of zeros: as an even map); ``area``: the causes' share of
-    the image, which is what a blind map scores in both.
+    ``pointing``: share of its maxima on a cause; ``mass``: share of its sum (of zeros: as an even
+    map); ``area``: the causes' share of the image, which is what a blind map scores in both.
     """
     causes = objects.causes
     if not causes.any():
@@ -220,25 +198,11 @@ def dataset_marks(
     scores: str = "element",
     intervention: str = WITHOUT,
     target: str = "label",
-    progress: bool = True,
 ) -> pd.DataFrame:
-    """How well attribution methods with segmenters find the causes, scene by scene.
+    """How well attribution methods with segmenters find the causes, a row per method and scene.
 
-    All segments are ranked, near-duplicates removed as §3.3 of arXiv 2605.00912 has it; the
-    threshold on the score plays no part.
-
-    Parameters
-    ----------
-    configs : each with an attribution method, a segmenter and a salient share.
-    scores : what ranks the segments: the "element" score of §3.3; concept "influence" of
-        arXiv 2104.14995 with no smallest size; the causal "effect" itself, which is what no
-        explanation can exceed; or the "size" of a segment, which sees neither map nor network.
-    intervention, target : see :func:`object_effects`.
-
-    Returns
-    -------
-    DataFrame, one row per method and scene: attribution, segmenter, scores, image_id, n_segments,
-    and the marks of :func:`mark` and :func:`mark_map`.
+    All segments are ranked by one of ``SCORES``, near-duplicates removed as in §3.3 of arXiv
+    2605.00912; its threshold plays no part. For the effects see :func:`object_effects`.
     """
     check_choice("scores", scores, SCORES)
     check_choice("intervention", intervention, INTERVENTIONS)
@@ -246,7 +210,7 @@ def dataset_marks(
     if not configs or not len(dataset):
         raise ValueError(f"{len(configs)} configs and {len(dataset)} images; expected some of each")
     tables = []
-    with progress_bar("marking explanations", len(dataset), "scene", progress) as bar:
+    with progress_bar("marking explanations", len(dataset), "scene", True) as bar:
         for shard in shards.shards(dataset, classifier, EvaluationConfig().shard_size):
 
             @once
@@ -341,20 +305,10 @@ def against_reference(
 ) -> pd.DataFrame:
     """A mark of every method, and its difference from a reference, with intervals over scenes.
 
-    Parameters
-    ----------
-    table : rows of :func:`dataset_marks` of several methods.
-    measure : a name in ``MEASURES``.
-    against : which method each is compared with, ``{"attribution": "random"}`` for the same
-        segmenter under a random map, ``{"segmenter": "truth"}`` for the same map with true
-        outlines. A pair is compared on the scenes in which both are defined.
-
-    Returns
-    -------
-    DataFrame, one row per method, best first, those that are undefined in most scenes last:
-    attribution, segmenter, scores; value, low, high; n_images; undefined (scenes without the mark);
-    difference, difference_low, difference_high, n_pairs, p_value, p_holm (over all methods of the
-    table), detectable (with a power of 80 %), which the reference itself has not.
+    ``against`` says which method each is compared with: ``{"attribution": "random"}`` for the same
+    segmenter under a random map, ``{"segmenter": "truth"}`` for the same map with true outlines;
+    on the scenes in which both are defined. Best first, those that are ``undefined`` in most scenes
+    last; the reference itself has no difference.
     """
     check_choice("measure", measure, MEASURES)
     for column in against:

@@ -78,7 +78,6 @@ def responses(
     configs: Mapping[str, EvaluationConfig],
     *,
     coverages: Sequence[float] = COVERAGES,
-    progress: bool = True,
 ) -> pd.DataFrame:
     """Deletion and insertion of regions that grow from nothing to the whole image.
 
@@ -90,7 +89,7 @@ def responses(
     tables = OutcomeTables(dataset, classifier, configs.values())
     ways = {"coverages": list(coverages)}
     found = []
-    with progress_bar("growing regions", len(configs), "segmenter", progress) as bar:
+    with progress_bar("growing regions", len(configs), "segmenter", True) as bar:
         for name, config in configs.items():
             once = config.model_copy(update={"repeats": 1})
             choose = partial(_growing, once, coverages)

@@ -101,7 +101,6 @@ def _scene_by_scene(
     classifier: Classifier,
     seed: int,
     one: Callable[[int, _Subject], pd.DataFrame],
-    progress: bool,
 ) -> pd.DataFrame:
     """The tables of all scenes; a donor patch is the same place of another of them."""
     classifier.to(choose_device())
@@ -109,7 +108,7 @@ def _scene_by_scene(
     images = to_batch(items, classifier.image_size)
     donors = images[donor_indices(dataset.ids, seed, 1)[:, 0]]
     tables = []
-    with progress_bar("objects hidden", len(items), "scene", progress) as bar:
+    with progress_bar("objects hidden", len(items), "scene", True) as bar:
         for i, item in enumerate(items):
             tables.append(one(i, _Subject(item, images[i], donors[i], classifier)))
             bar.update()
@@ -123,7 +122,6 @@ def removals(
     fills: Sequence[str] = FILLS,
     regions: Sequence[str] = REGIONS,
     seed: int = 0,
-    progress: bool = True,
 ) -> pd.DataFrame:
     """What each object's removal costs the true class, really removed and masked.
 
@@ -134,13 +132,13 @@ def removals(
     labels = shards.true_labels(dataset, classifier)
 
     def make() -> pd.DataFrame:
-        removed = dataset_effects(dataset, classifier, progress=progress)
+        removed = dataset_effects(dataset, classifier)
         true = object_effects(removed)["effect"]
 
         def one(_: int, subject: _Subject) -> pd.DataFrame:
             return _objects_hidden(subject, labels[subject.item.id], fills, regions)
 
-        table = _scene_by_scene(dataset, classifier, seed, one, progress)
+        table = _scene_by_scene(dataset, classifier, seed, one)
         keys = pd.MultiIndex.from_frame(table[["image_id", "object"]])
         return table.assign(true=true.reindex(keys).to_numpy())
 
@@ -235,7 +233,6 @@ def object_tests(
     top_p: float = TOP_P,
     fills: Sequence[str] = FILLS,
     seed: int = 0,
-    progress: bool = True,
 ) -> pd.DataFrame:
     """The paper's deletion test on true objects, with masks and with real removal.
 
@@ -260,7 +257,7 @@ def object_tests(
                 return chosen
             return _sets_deleted(subject, labels[subject.item.id], chosen, fills)
 
-        return _scene_by_scene(dataset, classifier, seed, one, progress)
+        return _scene_by_scene(dataset, classifier, seed, one)
 
     params = {
         "images": dataset.identity,

@@ -165,7 +165,6 @@ def outcomes(
     specifications: Sequence[Specification],
     *,
     nulls: bool = True,
-    progress: bool = True,
 ) -> pd.DataFrame:
     """Deletion and insertion under many specifications.
 
@@ -174,7 +173,7 @@ def outcomes(
     """
     tables = OutcomeTables(dataset, classifier, [one.config for one in specifications])
     found = []
-    with progress_bar("specifications", len(specifications), "run", progress) as bar:
+    with progress_bar("specifications", len(specifications), "run", True) as bar:
         for one in specifications:
             choose = partial(_with_nulls if nulls else _without_nulls, one)
             ways = {"combine": one.combine, "nulls": nulls}

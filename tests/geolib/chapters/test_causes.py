@@ -509,7 +509,7 @@ def test_unknown_choices_are_refused(call, message):
 @pytest.mark.usefixtures("own_cache")
 def test_neither_shards_nor_other_scenes_matter():
     dataset, network = data.load("geoscenes", n=4, size=SIZE), classifier(Linear())
-    found = effects.dataset_effects(dataset, network, progress=False)
+    found = effects.dataset_effects(dataset, network)
     items = [dataset[i] for i in range(4)]
     direct = effects.scene_effects(network, items, [item.label for item in items])
     pd.testing.assert_frame_equal(by_key(found), by_key(direct), rtol=0, atol=1e-5)
@@ -517,10 +517,10 @@ def test_neither_shards_nor_other_scenes_matter():
     configs = [
         EvaluationConfig(attribution=name, segmenter="truth") for name in ("edges", "random")
     ]
-    whole = marks.dataset_marks(dataset, network, configs, progress=False)
+    whole = marks.dataset_marks(dataset, network, configs)
     assert whole.loc[whole["attribution"] == "edges", "image_id"].tolist() == dataset.ids
     # Other scenes beside it change nothing in a scene's marks.
-    alone = marks.dataset_marks(dataset.subset([2]), network, configs[:1], progress=False)
+    alone = marks.dataset_marks(dataset.subset([2]), network, configs[:1])
     same = whole.query("attribution == 'edges'").iloc[[2]].reset_index(drop=True)
     pd.testing.assert_frame_equal(alone, same)
 
@@ -531,10 +531,10 @@ def test_marks_of_a_scene_are_those_of_its_parts(scores):
     """The stage's row against the same steps taken one by one."""
     dataset, network = data.load("geoscenes", n=1, size=SIZE), classifier(Linear())
     config = EvaluationConfig(attribution="edges", segmenter="truth", suppression=1.0)
-    row = marks.dataset_marks(dataset, network, [config], scores=scores, progress=False).iloc[0]
+    row = marks.dataset_marks(dataset, network, [config], scores=scores).iloc[0]
     item = dataset[0]
     one = attribute(network, data.to_batch([item], SIZE), "edges")[0].numpy()
-    table = effects.object_effects(effects.dataset_effects(dataset, network, progress=False))
+    table = effects.object_effects(effects.dataset_effects(dataset, network))
     objects = marks.causal_objects(item, table.loc[item.id])
     assert len(objects.masks) == sum(o.mask.sum() >= 30 for o in item.scene.objects)
     masks = np.array([o.mask for o in item.scene.objects if o.mask.any()])

@@ -660,9 +660,7 @@ def test_what_is_fixed_to_an_object_is_hidden_with_it_and_goes_with_it(carrying)
 
 
 def test_removals_agree_with_one_object_hidden_by_hand(scenes, classifier):
-    table = removal.removals(
-        scenes, classifier, fills=["black", "donor"], regions=["mask", "box"], progress=False
-    )
+    table = removal.removals(scenes, classifier, fills=["black", "donor"], regions=["mask", "box"])
     item = scenes[0]
     objects = removal.hideable(scene_of(item))
     assert len(table[table["image_id"] == item.id]) == 4 * len(objects)
@@ -748,9 +746,7 @@ def test_sets_are_scored_with_the_salient_set_that_was_asked_for(scenes):
 def test_outcomes_of_a_set_are_those_of_pictures_made_by_hand(scenes, classifier):
     scene, item = scene_of(scenes[0]), scenes[0]
     maps = {"m": torch.rand(2, 64, 64, generator=torch.Generator().manual_seed(0))}
-    table = removal.object_tests(
-        scenes, maps, classifier, top=2, repeats=2, fills=["black"], progress=False
-    )
+    table = removal.object_tests(scenes, maps, classifier, top=2, repeats=2, fills=["black"])
     chosen = removal.chosen_sets(scene, {"m": maps["m"][0].numpy()}, top=2, repeats=2)
     objects = removal.hideable(scene)
     rows = table[table["image_id"] == item.id].set_index(["fill", "region", "repeat"])
@@ -832,7 +828,7 @@ FINDS = EvaluationConfig(
 
 def test_outcomes_of_a_network_whose_cause_is_known(photographs):
     specifications = [Specification(FINDS), *specifications_.sweeps(FINDS, {"padding": [0.2]})]
-    table = specifications_.outcomes(photographs, oracle(), specifications, progress=False)
+    table = specifications_.outcomes(photographs, oracle(), specifications)
     assert set(table["region"]) == {
         *("original", "guided", "random", "donor", "torus", "masks", "masks torus")
     }
@@ -851,15 +847,13 @@ def test_outcomes_of_a_network_whose_cause_is_known(photographs):
     assert boxes[0].min() > boxes[1].max() >= 256 / 48**2
     masks = [part[part["region"] == "masks"]["coverage"] for part in (wide, plain)]
     assert masks[0].tolist() == pytest.approx(masks[1].tolist())  # outlines know no padding
-    alone = specifications_.outcomes(
-        photographs, oracle(), specifications, nulls=False, progress=False
-    )
+    alone = specifications_.outcomes(photographs, oracle(), specifications, nulls=False)
     assert set(alone["region"]) == {"original", "guided", "random"}
 
 
 def test_responses_of_a_network_whose_cause_is_known(photographs):
     table = equal_area.responses(
-        photographs, oracle(), {"ours": FINDS}, coverages=(0.0, 0.2, 0.6, 1.0), progress=False
+        photographs, oracle(), {"ours": FINDS}, coverages=(0.0, 0.2, 0.6, 1.0)
     )
     places = ["test", "region", "coverage"]
     curves = equal_area.curves(table).set_index(places)["value"].sort_index()

@@ -12,16 +12,18 @@ import pytest
 from geolib import statistics
 from geolib.book import claims
 from geolib.book.claims import Finding
-from geolib.chapters import findings
+from geolib.chapters import elements, findings
 from geolib.chapters.controls import wording
-from geolib.segmentation.regions import truth
 
 N = 40
 PAIRS = [("gradcam++", "felzenszwalb"), ("smoothgrad", "felzenszwalb"), ("random", "felzenszwalb")]
 PAIRS += [("gradcam++", name) for name in ("slic", "grid", "mobilesam", "sam2", "sam3")]
 
 
-def outcomes(guided_wins: bool, pairs=PAIRS, coverage=None, empty=()) -> pd.DataFrame:
+FEW = {"coverage_gap": 0.0, "n_elements": 3}
+
+
+def outcomes(guided_wins: bool, pairs=PAIRS, coverage=None) -> pd.DataFrame:
     """Outcomes in which guided boxes win, or lose, on all images but every fifth."""
     rows = []
     for attribution, segmenter in pairs:
@@ -35,20 +37,9 @@ def outcomes(guided_wins: bool, pairs=PAIRS, coverage=None, empty=()) -> pd.Data
                 ("insertion", "guided", wins),
                 ("insertion", "random", not wins),
             ):
-                rows.append(
-                    {
-                        "image_id": str(i),
-                        "attribution": attribution,
-                        "segmenter": segmenter,
-                        "test": test,
-                        "region": region,
-                        "coverage": share,
-                        "coverage_gap": 0.0,
-                        "n_elements": 0 if attribution in empty else 3,
-                        "correct": correct,
-                    }
-                )
-    return pd.DataFrame(rows)
+                rows.append((str(i), attribution, segmenter, test, region, share, correct))
+    columns = ["image_id", "attribution", "segmenter", "test", "region", "coverage", "correct"]
+    return pd.DataFrame(rows, columns=columns).assign(**FEW)
 
 
 def faithfulness(table: pd.DataFrame, dataset: str = "GeoScenes") -> findings.Found:
@@ -204,23 +195,17 @@ def test_the_means_of_segmenters_are_compared_and_not_the_best_of_each_image() -
         dtype=float,
     )
     rows = [
-        {
-            "image_id": f"{i:04}",
-            "attribution": "gradcam++",
-            "segmenter": name,
-            "test": test,
-            "region": region,
-            "coverage": 0.2,
-            "coverage_gap": 0.0,
-            "n_elements": 3,
-            "correct": bool(hit) if test == "insertion" else not hit,
-        }
+        (f"{i:04}", name, test, region, bool(hit) if test == "insertion" else not hit)
         for name, hits in effects.items()
         for i, hit in enumerate(hits)
         for test in ("deletion", "insertion", "original")
         for region in (("guided", "random") if test != "original" else ("original",))
     ]
-    found = faithfulness_of_the_sams(pd.DataFrame(rows))
+    columns = ["image_id", "segmenter", "test", "region", "correct"]
+    table = pd.DataFrame(rows, columns=columns)
+    table = table.assign(attribution="gradcam++", coverage=0.2, **FEW)
+    chosen = table[table["segmenter"] == "sam3"]
+    found = findings.faithfulness(table, chosen, "gradcam++", "sam3", "GeoScenes")
     for name in ("object-sam3-deletion-best", "object-sam3-insertion-best"):
         best = found[name]
         assert best is not None and best.value == pytest.approx(0.1)
@@ -234,11 +219,6 @@ def test_the_means_of_segmenters_are_compared_and_not_the_best_of_each_image() -
     assert (worst.low, worst.high) == (ends.low, ends.high)
     known = claims.claims()["object-sam2-deletion-worst"]
     assert claims.verdict(known, worst) == "reproduced on GeoScenes"
-
-
-def faithfulness_of_the_sams(table: pd.DataFrame) -> findings.Found:
-    chosen = table[table["segmenter"] == "sam3"]
-    return findings.faithfulness(table, chosen, "gradcam++", "sam3", "GeoScenes")
 
 
 @pytest.mark.parametrize("missing", SAMS)
@@ -296,15 +276,15 @@ def test_elements_are_counted_over_images(monkeypatch: pytest.MonkeyPatch) -> No
         3: (["part", "part", "part"], [False, True, True], ["sign", "sign", "sign"]),
     }
     known = [SimpleNamespace(number=n, elements=range(len(marks[n][0]))) for n in marks]
-    monkeypatch.setattr(truth, "has_truth", lambda extracted: True)
+    monkeypatch.setattr(elements, "has_truth", lambda extracted: True)
     monkeypatch.setattr(
-        truth,
+        elements,
         "mark_elements",
         lambda one: pd.DataFrame(
             {"kind": marks[one.number][0], "overlapping": marks[one.number][1]}
         ),
     )
-    monkeypatch.setattr(truth, "element_categories", lambda one: marks[one.number][2])
+    monkeypatch.setattr(elements, "element_categories", lambda one: marks[one.number][2])
     found = findings.elements([*known, SimpleNamespace(number=4, elements=range(0))], "GeoScenes")
     values = {name: finding.value for name, finding in found.items() if finding}
     assert values == pytest.approx(

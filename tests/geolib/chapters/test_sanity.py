@@ -188,7 +188,7 @@ def test_changes_compare_the_pipeline_of_every_network_with_the_originals(resnet
         "itself": resnet,
         "untrained": sanity.randomised(resnet, sanity.parts(resnet), seed=0),
     }
-    table = sanity.resemblance(images, resnet, others, configs, progress=False)
+    table = sanity.resemblance(images, resnet, others, configs)
     found = table.groupby(["method", "network"])["correlation"].mean()
     assert len(table) == 2 * 4 * 3
     assert found.xs("itself", level="network").tolist() == pytest.approx([1, 1])
