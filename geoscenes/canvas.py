@@ -28,7 +28,6 @@ TOP: Vector = (0.0, 1.0, 0.0)
 LEFT: Vector = (-1.0, 0.0, 0.0)
 RIGHT: Vector = (1.0, 0.0, 0.0)
 
-
 _UNPLACED = np.zeros((0, 1, 2), dtype=np.int32)
 
 
@@ -113,9 +112,8 @@ class Sketch:
         self.parts: list[Part] = []
         self.shadows: list[np.ndarray] = []
         self._points: list[Vector] = []
-        self._pending: list[
-            tuple[Polygon | Line | None, int]
-        ] = []  # None: a shadow; its last point
+        # stroke (None: a shadow) and how many points there are up to it
+        self._pending: list[tuple[Polygon | Line | None, int]] = []
         self._haze = 0.0
 
     @cached_property

@@ -76,6 +76,5 @@ def smudge(s: Sketch, place: Place) -> None:
     a, b = x * math.cos(angle) + y * math.sin(angle), y * math.cos(angle) - x * math.sin(angle)
     fall = np.clip(1 - (a / 0.95) ** 2 - (b / 0.6) ** 2, 0, 1)
     alpha = np.rint(190 * np.sqrt(fall)).astype(np.uint8)
-    colour = np.empty((n, n, 3), dtype=np.uint8)
-    colour[:] = (206, 200, 190)
+    colour = np.full((n, n, 3), (206, 200, 190), dtype=np.uint8)
     s.parts[-1].strokes.append(Sprite(round(0.06 * side), round(0.05 * side), colour, alpha))

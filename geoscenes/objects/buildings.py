@@ -67,7 +67,7 @@ def _openings(wall: Span, count: int) -> list[float]:
     return [wall[0] + step * (k + 0.5) for k in range(count)]
 
 
-# -- France ----------------------------------------------------------------------------------------
+# -- pitched roofs ---------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -128,13 +128,8 @@ def _pitched(s: Sketch, p: Plot, eave: float, rise: float, tile: Colour, wall: C
     zm = (z0 + z1) / 2
     over = 0.4
     lift = rise * over / (zm - z0)
-    wide, low, ridge, near, far = (
-        (a - 0.25, b + 0.25),
-        eave - lift,
-        eave + rise,
-        z0 - over,
-        z1 + over,
-    )
+    low, ridge, near, far = eave - lift, eave + rise, z0 - over, z1 + over
+    wide = (a - 0.25, b + 0.25)
     cx = a + (b - a) * s.rng.uniform(0.25, 0.75)
     stack = (eave + rise * 0.7, ridge + 1.0)
     s.box((cx - 0.35, cx + 0.35), stack, (zm, zm + 0.5), _dim(wall, 0.9))
@@ -192,7 +187,7 @@ def _french_window(s: Sketch, p: Plot, z: float, y: float, shutter: Colour | Non
             _facade(s, p, leaf, (y - 0.05, y + 1.45), shutter, 0.04)
 
 
-# -- India -----------------------------------------------------------------------------------------
+# -- flat roofs ------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -270,7 +265,7 @@ def _slab(s: Sketch, p: Plot, z: Span, y: Span, out: float, colour: Colour) -> N
     s.quad((c, d), y, z[0], colour)
 
 
-# -- Japan -----------------------------------------------------------------------------------------
+# -- hipped roofs ----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

@@ -230,9 +230,8 @@ def bicycle(s: Sketch, place: Place) -> None:
 
 
 def _ring(u: float, y: float, z: float, r: float) -> list[Vector]:
-    return [
-        (u + r * math.cos(k * math.pi / 8), y + r * math.sin(k * math.pi / 8), z) for k in range(17)
-    ]
+    turns = [k * math.pi / 8 for k in range(17)]
+    return [(u + r * math.cos(t), y + r * math.sin(t), z) for t in turns]
 
 
 # -- cues ------------------------------------------------------------------------------------------
@@ -247,14 +246,8 @@ def _traffic(s: Sketch, place: Place, side: int) -> None:
     car(s, -side * lane, place.z + gap, CARS[int(bodies[1])], s.one(PAINTS), facing_away=False)
 
 
-@register("driving_side/right")
-def keep_right(s: Sketch, place: Place) -> None:
-    _traffic(s, place, 1)
-
-
-@register("driving_side/left")
-def keep_left(s: Sketch, place: Place) -> None:
-    _traffic(s, place, -1)
+register("driving_side/right")(partial(_traffic, side=1))
+register("driving_side/left")(partial(_traffic, side=-1))
 
 
 @register("small_vehicle/autorickshaw")

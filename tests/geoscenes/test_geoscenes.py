@@ -14,39 +14,44 @@ import pytest
 import yaml
 
 import geoscenes
-from geolib.runtime.here import data_file
-from geoscenes import COUNTRIES, Scene, posterior, render, table, zones
+from geoscenes import COUNTRIES, Scene, gazetteer, posterior, render, table, zone_posterior, zones
 from geoscenes.canvas import Polygon
 from geoscenes.coverage import Cover, transmit
 from geoscenes.cues import CueKind, Look, log_posterior
 from geoscenes.layout import DRAWERS, cue_slot
 from geoscenes.scene import Item
+from geoscenes.tables import data_file
 
 
 def sha(image: np.ndarray) -> str:
     return hashlib.sha256(image.tobytes()).hexdigest()
 
 
-def with_item(scene: Scene, item: Item) -> Scene:
-    """The scene with one more cue, through the public parts only."""
-    return Scene(scene.world, [*scene.items, item])
+def rows(file: str) -> dict:
+    return yaml.safe_load(data_file(file).read_text(encoding="utf-8"))
+
+
+def towns_of(place: str) -> float:
+    """Share of its country's towns that lie in a zone."""
+    zone = zones()[place]
+    towns = gazetteer()[zone.country]
+    return sum(t.region in zone.regions for t in towns) / len(towns)
 
 
 # -- the table -------------------------------------------------------------------------------------
 
 
 def test_every_row_is_drawn_and_cited():
-    raw = yaml.safe_load(data_file("cues.yaml").read_text(encoding="utf-8"))
-    rows = [
+    raw = rows("cues.yaml")
+    found = [
         (kind, country, row)
         for kind, entry in raw["cues"].items()
         for country in COUNTRIES
         for row in entry.get(country, [])
     ]
-    assert all(row["source"] in raw["sources"] for _, _, row in rows)
-    assert all(len(row["fact"]) > 10 for _, _, row in rows)
-    assert {f"{kind}/{row['look']}" for kind, _, row in rows} <= set(DRAWERS)
-    assert {row["source"] for _, _, row in rows} == set(raw["sources"])
+    assert all(len(row["fact"]) > 10 for _, _, row in found)
+    assert {f"{kind}/{row['look']}" for kind, _, row in found} <= set(DRAWERS)
+    assert {row["source"] for _, _, row in found} == set(raw["sources"])
     assert len(table()) >= 12
 
 
@@ -69,14 +74,16 @@ def test_look_probabilities_and_quantiles():
     assert kind.pick("India", 0.5) is None
 
 
-def test_presence_follows_the_table():
-    counts: Counter[str] = Counter()
-    n = 1500
-    for seed in range(n):
-        counts.update(item.look for item in render(seed, "India").items if item.category == "house")
-    for look in table()["house"].looks["India"]:
-        error = 4 * math.sqrt(look.probability * (1 - look.probability) / n)
-        assert counts[look.name] / n == pytest.approx(look.probability, abs=error)
+@pytest.mark.parametrize(
+    ("place", "regional", "n"), [("India", False, 1500), ("Kerala", True, 2500)]
+)
+def test_presence_follows_the_table(place, regional, n):
+    scenes = (render(seed, "India", size=64, regional=regional) for seed in range(n))
+    here = [s.cues["house"] for s in scenes if place in (s.country, s.zone)]
+    assert len(here) > 120
+    for look in table(regional)["house"].looks[place]:
+        error = 4 * math.sqrt(look.probability * (1 - look.probability) / len(here))
+        assert here.count(look.name) / len(here) == pytest.approx(look.probability, abs=error)
 
 
 # -- pictures --------------------------------------------------------------------------------------
@@ -105,17 +112,18 @@ def test_the_same_scene_at_any_size(size):
     assert np.abs(smooth[0] - other).mean() > 12
 
 
-def test_the_country_shows_in_cues_only():
-    for seed in range(12):
-        bare = []
+@pytest.mark.parametrize(("regional", "n"), [(False, 12), (True, 4)])
+def test_the_place_shows_in_cues_only(regional, n):
+    for seed in range(n):
+        bare = set()
         for country in COUNTRIES:
-            scene = render(seed, country, size=112)
+            scene = render(seed, country, size=112, regional=regional)
             for item in scene.items:
                 if item.cue:
                     scene = scene.without(item.id)
             assert not any(o.cue for o in scene.objects)
-            bare.append(sha(scene.image))
-        assert len(set(bare)) == 1
+            bare.add(sha(scene.image))
+        assert len(bare) == 1
 
 
 def test_neutral_objects_abound():
@@ -126,25 +134,30 @@ def test_neutral_objects_abound():
 # -- counterfactuals -------------------------------------------------------------------------------
 
 
-def test_counterfactuals_change_nothing_outside_the_footprint():
+@pytest.mark.parametrize(
+    ("regional", "n", "n_large", "n_swaps"), [(False, 200, 20, 60), (True, 60, 6, 20)]
+)
+def test_counterfactuals_change_nothing_outside_the_footprint(regional, n, n_large, n_swaps):
+    own = set(rows("regional-cues.yaml")["cues"] if regional else table())
+    places = [*COUNTRIES, *(zones() if regional else ())]
     swaps = 0
-    for seed in range(200):
-        scene = render(seed, size=224 if seed < 20 else 96)
+    for seed in range(n):
+        scene = render(seed, size=224 if seed < n_large else 96, regional=regional)
         rng = np.random.default_rng(seed)
-        gone = scene.objects[int(rng.integers(len(scene.objects)))]
-        changed = (scene.without(gone.id).image != scene.image).any(axis=2)
-        assert not (changed & ~gone.footprint).any(), (seed, gone.id)
-        cues = [o for o in scene.objects if o.cue]
-        if not cues:
-            continue
-        cue = cues[int(rng.integers(len(cues)))]
-        other = scene.swapped(cue.id, COUNTRIES[int(rng.integers(3))])
-        after = [o.footprint for o in other.objects if o.id == cue.id]
-        allowed = np.logical_or.reduce([cue.footprint, *after])
-        changed = (other.image != scene.image).any(axis=2)
-        assert not (changed & ~allowed).any(), (seed, cue.id)
-        swaps += bool(changed.any())
-    assert swaps > 60
+        gone = [scene.objects[int(rng.integers(len(scene.objects)))]]
+        cues = [o for o in scene.objects if o.cue and o.category in own]
+        if cues:
+            cue = cues[int(rng.integers(len(cues)))]
+            gone.append(cue)
+            other = scene.swapped(cue.id, places[int(rng.integers(len(places)))])
+            after = [o.footprint for o in other.objects if o.id == cue.id]
+            changed = (other.image != scene.image).any(axis=2)
+            assert not (changed & ~np.logical_or.reduce([cue.footprint, *after])).any(), seed
+            swaps += bool(changed.any())
+        for o in gone:
+            changed = (scene.without(o.id).image != scene.image).any(axis=2)
+            assert not (changed & ~o.footprint).any(), (seed, o.id)
+    assert swaps > n_swaps
 
 
 def test_removing_a_visible_object_shows():
@@ -156,15 +169,11 @@ def test_removing_a_visible_object_shows():
                 assert (changed & o.mask).sum() > 0.6 * o.mask.sum(), (seed, o.id)
 
 
-def test_swapping_into_the_own_country_is_the_identity():
+def test_swaps_into_the_own_country_and_into_one_without_the_kind():
     scene = render(5, "Japan", size=128, all_cues=True)
     for o in scene.objects:
         if o.cue:
             assert np.array_equal(scene.swapped(o.id, "Japan").image, scene.image)
-
-
-def test_a_kind_the_other_country_never_has_disappears():
-    scene = render(5, "Japan", size=128, all_cues=True)
     assert not table()["mirror"].looks["India"]
     gone = scene.swapped("mirror", "India")
     assert gone.cues["mirror"] is None
@@ -172,11 +181,8 @@ def test_a_kind_the_other_country_never_has_disappears():
 
 
 def test_a_plate_leaves_with_its_car():
-    scene = next(
-        s
-        for s in (render(k, "France", size=128, all_cues=True) for k in range(20))
-        if s.cues["licence_plate"]
-    )
+    scenes = (render(k, "France", size=128, all_cues=True) for k in range(20))
+    scene = next(s for s in scenes if s.cues["licence_plate"])
     bare = scene.without("car")
     assert bare.cues["licence_plate"] is None
     assert scene.without("licence_plate").cues["licence_plate"] is None
@@ -240,40 +246,47 @@ def test_log_posterior_by_hand():
     assert belief == {"a": pytest.approx(0.25), "b": pytest.approx(0.75), "c": 0}
 
 
-def test_posterior_against_brute_force():
+@pytest.mark.parametrize(("country", "size", "regional"), [("India", 160, False), (None, 96, True)])
+def test_posterior_against_brute_force(country, size, regional):
     """Put each look into the picture, see whether it shows, and apply Bayes' rule."""
-    scene = render(23, "India", size=160)
+    scene = render(23, country, size=size, regional=regional)
     visible = scene.visible_cues()
-    weights = dict.fromkeys(COUNTRIES, 1.0)
-    for name, kind in table().items():
+    weights = {z: towns_of(z) for z in zones()} if regional else dict.fromkeys(COUNTRIES, 1.0)
+    for name, kind in table(regional).items():
+        rest = [i for i in scene.items if i.id != name]
+        slot = cue_slot(scene.seed, scene.world.street, name)
+        hosted = slot.host is None or any(i.id == slot.host for i in rest)
         unseen = {None}
-        if name not in visible:
-            for look in kind.names(COUNTRIES):
-                slot = cue_slot(scene.seed, scene.world.street, name)
-                rest = Scene(scene.world, [i for i in scene.items if i.id != name])
-                item = Item(name, name, True, look, slot.place, slot.host)
-                hosted = slot.host is None or any(i.id == slot.host for i in rest.items)
-                if not hosted or name not in with_item(rest, item).visible_cues():
-                    unseen.add(look)
-        for c in COUNTRIES:
-            weights[c] *= (
-                kind.probability(c, visible[name])
-                if name in visible
-                else sum(kind.probability(c, look) for look in unseen)
-            )
-    total = sum(weights.values())
-    assert posterior(scene) == pytest.approx({c: w / total for c, w in weights.items()}, abs=1e-9)
+        for look in kind.names(list(weights)) if name not in visible else ():
+            item = Item(name, name, True, look, slot.place, slot.host)
+            if not hosted or name not in Scene(scene.world, [*rest, item]).visible_cues():
+                unseen.add(look)
+        looks = {visible[name]} if name in visible else unseen
+        for place in weights:
+            weights[place] *= sum(kind.probability(place, look) for look in looks)
+    expected = {place: w / sum(weights.values()) for place, w in weights.items()}
+    belief = zone_posterior(scene) if regional else posterior(scene)
+    assert belief == pytest.approx(expected, abs=1e-9)
+    if regional:
+        for country, p in posterior(scene).items():
+            own = [belief[z.name] for z in zones().values() if z.country == country]
+            assert p == pytest.approx(sum(own), abs=1e-12)
 
 
-def test_bayes_accuracy_lies_where_it_was_tuned_and_is_honest():
-    scenes = [render(seed) for seed in range(10_000, 10_080)]
-    beliefs = [posterior(s) for s in scenes]
+@pytest.mark.parametrize(
+    ("regional", "n", "size", "low", "high"),
+    [(False, 80, 224, 0.90, 0.96), (True, 50, 96, 0.75, 0.90)],
+)
+def test_bayes_accuracy_lies_where_it_was_tuned_and_is_honest(regional, n, size, low, high):
+    scenes = [render(10_000 + k, size=size, regional=regional) for k in range(n)]
+    beliefs = [zone_posterior(s) if regional else posterior(s) for s in scenes]
     best = np.array([max(b.values()) for b in beliefs])
-    accuracy = geoscenes.bayes_accuracy(scenes[:8])
+    accuracy = geoscenes.bayes_accuracy(scenes[:8], regional=regional)
     assert accuracy == pytest.approx(best[:8].mean())
     error = best.std() / math.sqrt(len(best))
-    assert 0.90 - 2 * error <= best.mean() <= 0.96 + 2 * error
-    right = [max(b, key=b.__getitem__) == s.country for b, s in zip(beliefs, scenes, strict=True)]
+    assert low - 2 * error <= best.mean() <= high + 2 * error
+    guesses = [max(b, key=b.__getitem__) for b in beliefs]
+    right = [g in (s.country, s.zone) for g, s in zip(guesses, scenes, strict=True)]
     spread = math.sqrt((best * (1 - best)).sum()) / len(scenes)
     assert abs(np.mean(right) - best.mean()) < 4 * spread
 
@@ -303,10 +316,8 @@ def test_the_table_alone_keeps_the_ceiling_in_its_range():
 
 def test_left_and_right_matter_to_the_driving_side_only():
     scene = render(2, "India", size=128, all_cues=True)
-    only = scene
-    for item in scene.items:
-        if item.cue and item.id != "driving_side":
-            only = only.without(item.id)
+    kept = [i for i in scene.items if not i.cue or i.id == "driving_side"]
+    only = Scene(scene.world, kept)
     assert posterior(only)["France"] == 0
     assert posterior(only, left_right=False)["France"] > 0
     bare = only.without("driving_side")
