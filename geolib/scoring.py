@@ -76,9 +76,6 @@ def _check_masks(masks: Array, shape: tuple[int, ...] | None = None) -> np.ndarr
 def salient_weights(attribution: Array, top_p: float = TOP_P) -> np.ndarray:
     """Share of each pixel in the salient set T: the top k = round(top_p·H·W) pixels (§3.2).
 
-    Pixels above the k-th largest value weigh 1; pixels tied at it share the places that remain
-    equally, so that nothing depends on where a pixel lies.
-
     Parameters
     ----------
     attribution : [H,W], finite and ≥ 0.
@@ -86,7 +83,7 @@ def salient_weights(attribution: Array, top_p: float = TOP_P) -> np.ndarray:
 
     Returns
     -------
-    float64 [H,W] in 0…1, summing to k.
+    float64 [H,W] in 0…1, summing to k; see `top_weights` for ties.
 
     Raises
     ------
@@ -100,16 +97,10 @@ def salient_weights(attribution: Array, top_p: float = TOP_P) -> np.ndarray:
 
 
 def top_weights(values: np.ndarray, k: int) -> np.ndarray:
-    """Share of each value in the k largest; those tied at the cut share its places equally.
+    """Share of each value in the k largest: 1 above the k-th; those tied at it share its places.
 
-    Parameters
-    ----------
-    values : finite, of any shape.
-    k : 0 to the number of values.
-
-    Returns
-    -------
-    float64 of the same shape in 0…1, summing to k.
+    Nothing depends on where a value lies. Values are finite, of any shape; k is 0 to their number;
+    shares are float64 of the same shape in 0…1 and sum to k.
     """
     if k == 0:
         return np.zeros(values.shape)
@@ -118,38 +109,14 @@ def top_weights(values: np.ndarray, k: int) -> np.ndarray:
     return above + tied * ((k - above.sum()) / tied.sum())
 
 
-def salient_mask(attribution: Array, top_p: float = TOP_P) -> tuple[np.ndarray, int]:
-    """The salient set as a binary mask, for pictures and connected regions (§3.2).
-
-    A binary set cannot share places. Pixels tied at the cut are all in, except zeros, which are
-    never salient; a map with few positive pixels therefore falls short of k.
-
-    Parameters
-    ----------
-    attribution, top_p : as in `salient_weights`.
-
-    Returns
-    -------
-    mask : bool [H,W].
-    shortfall : how many pixels the mask falls short of k = round(top_p·H·W), ≥ 0.
-    """
-    mask = salient_region(_check_attribution(attribution), top_p)
-    return mask, max(0, round(top_p * mask.size) - int(mask.sum()))
-
-
 def _central_pixels(masks: np.ndarray, areas: np.ndarray, center: str) -> np.ndarray:
     """Row and column [N,2] of each segment's central pixel; (0, 0) for an empty segment."""
     height, width = masks.shape[1:]
-    rows, columns = masks.sum(axis=2), masks.sum(axis=1)
-    if center == "box":
-        rows, columns = rows > 0, columns > 0
-        # A box's centre is the centroid of the outermost rows and columns.
-        first = np.stack([rows.argmax(1), columns.argmax(1)], axis=1)
-        last = np.stack(
-            [height - 1 - rows[:, ::-1].argmax(1), width - 1 - columns[:, ::-1].argmax(1)], axis=1
-        )
-        total, count = first + last, np.full(len(masks), 2)
+    if center == "box":  # the centroid of the outermost rows and columns
+        x0, y0, x1, y1 = bounding_boxes(masks).T
+        total, count = np.stack([y0 + y1 - 1, x0 + x1 - 1], axis=1), np.full(len(masks), 2)
     else:
+        rows, columns = masks.sum(axis=2), masks.sum(axis=1)
         total = np.stack([rows @ np.arange(height), columns @ np.arange(width)], axis=1)
         count = np.maximum(areas, 1)
     # ⌊total / count + ½⌋ in whole numbers: no rounding error can move a centre by a pixel.
@@ -183,13 +150,10 @@ def score_segments(
 
     Returns
     -------
-    DataFrame with one row per segment:
-        overlap, weight of T inside S / area of S;
-        mean, mean of the map over S;
-        center, the map at the pixel ⌊centre + ½⌋, or at the nearest pixel of S where that falls
-        outside S (the first in reading order of several nearest ones);
-        score, their combination.
-        All four are in 0…1 for a map in 0…1, and zero for an empty segment.
+    DataFrame, one row per segment, in 0…1 for a map in 0…1, and zero for an empty segment:
+        overlap, weight of T inside S / area of S; mean of the map over S;
+        center, the map at the pixel ⌊centre + ½⌋, or where that falls outside S at its nearest
+        pixel, the first in reading order of several; score, their combination.
 
     Raises
     ------
@@ -232,11 +196,16 @@ def suppress(
     masks : bool [N,H,W].
     scores : [N]; equal scores are taken in the order given.
     threshold : share, 0…1.
-    criterion : the intersection is divided by the "max" area, the union ("iou") or the "min" area.
+    criterion : what divides the intersection: the "max" or "min" area, or the union ("iou").
 
     Returns
     -------
     int64 [K], indices of the segments kept, best first.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For masks or scores of another shape or type, NaN, or an unknown option.
     """
     segments = _check_masks(masks)
     ranking = to_numpy(scores)
@@ -265,12 +234,16 @@ def element_boxes(masks: Array, padding: float = 0.05) -> np.ndarray:
     Parameters
     ----------
     masks : bool [N,H,W], none empty.
-    padding : added on every side, as a share of the box's longer side, rounded half up to whole
-        pixels; the result is clipped to the image.
+    padding : added on every side: a share of the longer side, in pixels rounded half up.
 
     Returns
     -------
-    int64 [N,4], x0 y0 x1 y1, end-exclusive.
+    int64 [N,4], x0 y0 x1 y1, end-exclusive, clipped to the image.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For masks of another shape or type or an empty one, or a negative padding.
     """
     segments = _check_masks(masks)
     if not padding >= 0:
@@ -278,31 +251,20 @@ def element_boxes(masks: Array, padding: float = 0.05) -> np.ndarray:
     height, width = segments.shape[1:]
     if (empty := np.flatnonzero(~segments.any(axis=(1, 2)))).size:
         raise ValueError(f"masks {empty.tolist()} are empty and have no box; leave them out")
-    x0, y0, x1, y1 = bounding_boxes(segments).T
+    boxes = bounding_boxes(segments)
+    longer = (boxes[:, 2:] - boxes[:, :2]).max(axis=1, keepdims=True)
     # The inner rounding takes back the error of a product such as 0.29 · 50 = 14.499…98.
-    longer = np.maximum(x1 - x0, y1 - y0)
     pad = np.floor(np.round(padding * longer, 6) + 0.5).astype(np.int64)
-    return np.stack(
-        [
-            np.maximum(x0 - pad, 0),
-            np.maximum(y0 - pad, 0),
-            np.minimum(x1 + pad, width),
-            np.minimum(y1 + pad, height),
-        ],
-        axis=1,
-    )
+    padded = np.hstack([boxes[:, :2] - pad, boxes[:, 2:] + pad])
+    return np.clip(padded, 0, [width, height, width, height])
 
 
 @dataclass(frozen=True)
 class Elements:
     """The object-like elements kept in one image, best first (§3.3).
 
-    Attributes
-    ----------
-    masks : bool [M,H,W].
-    boxes : int64 [M,4], padded, x0 y0 x1 y1, end-exclusive.
-    table : one row per element: segment (its index among the candidates), overlap, mean, center,
-        score, area (share of the image).
+    Masks are bool [M,H,W], boxes int64 [M,4], padded, x0 y0 x1 y1, end-exclusive. The table's rows
+    hold segment (index among the candidates), overlap, mean, center, score, area (share of image).
     """
 
     masks: np.ndarray
@@ -352,21 +314,24 @@ def extract_elements(
     ----------
     attribution : [H,W] in 0…1.
     segments : `Segments`, or bool masks [N,H,W].
-    top_p : size of the salient set as a share of the image.
-    s_min : segments that score less are left out, and so are those that score zero. The default
-        stands in for a value tuned on a validation split.
+    top_p, combine, center : see `score_segments`.
+    s_min : segments that score less are left out, and so are those that score zero.
     threshold, criterion : see `suppress`.
     padding : see `element_boxes`.
     max_elements : keep at most so many, the best; None keeps all.
-    max_coverage : an element is left out when it would bring the region above this share of the
-        image, best first: compares segmenters at equal area.
+    max_coverage : an element, best first, is left out when it would bring the region above this
+        share of the image: compares segmenters at equal area.
     candidates : "image" scores whole segments; "salient" cuts them to the salient set first, the
         other reading of "within each attribution-guided region".
-    combine, center : see `score_segments`.
 
     Returns
     -------
     Elements, possibly none: a map of zeros supports no segment.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For a map or masks of another shape, type or range, or an option out of range.
     """
     _check_share("s_min", s_min)
     _check_share("max_coverage", max_coverage)
@@ -377,7 +342,7 @@ def extract_elements(
     masks = segments if isinstance(segments, Array) else segments.masks
     masks = _check_masks(masks, values.shape)
     if candidates == "salient":
-        masks = masks & salient_mask(values, top_p)[0]
+        masks = masks & salient_region(values, top_p)
     table = score_segments(values, masks, top_p, combine=combine, center=center)
     relevant = np.flatnonzero((table["score"] >= s_min) & (table["score"] > 0))
     scores = table["score"].to_numpy()[relevant]

@@ -38,22 +38,18 @@ class Interval(NamedTuple):
 def interval(
     values: ArrayLike, confidence: float = 0.95, n_resamples: int = 9999, seed: int = 0
 ) -> Interval:
-    """Bootstrap confidence interval of a mean.
-
-    Bias-corrected and accelerated (BCa, Efron 1987). Where that is undefined, as on constant data,
-    the percentile interval stands in and `method` says so.
+    """Bootstrap interval of a mean: BCa (Efron 1987), or where undefined, as on constant data,
+    percentile.
 
     Parameters
     ----------
     values : [n], one independent value per image; their order plays no part.
     confidence : level, between 0 and 1.
-    n_resamples : bootstrap samples.
-    seed : of the resampling.
+    n_resamples, seed : number of bootstrap samples, and of which draw.
 
     Returns
     -------
-    Interval, with method "BCa", "percentile", or "undefined" (and NaN bounds) for fewer than two
-    values.
+    Interval; its method is "undefined" (and its bounds NaN) for fewer than two values.
 
     Raises
     ------
@@ -68,13 +64,8 @@ def intervals(
 ) -> list[Interval]:
     """`interval` of each of many samples at once: the same numbers, but for rounding.
 
-    Samples of one size share their resampled positions, so that one matrix product gives the means
-    of all their bootstrap samples.
-
-    Parameters
-    ----------
-    samples : S times [n], such as the columns of a table of images × specifications; n may differ.
-    confidence, n_resamples, seed : see `interval`.
+    Samples [n] of one size share their resampled positions, so that one matrix product gives the
+    means of all their bootstrap samples; n may differ between samples.
     """
     if not 0 < confidence < 1:
         raise ValueError(f"confidence={confidence}; expected a level between 0 and 1, like 0.95")
@@ -173,19 +164,10 @@ def detectable_effect(
 ) -> float:
     """Smallest mean difference that a sample of this size and spread would have shown.
 
-    That of the two-sided paired t-test: a larger true difference would have been told from zero in
-    at least the share `power` of all samples. It says what a null result rules out.
-
-    Parameters
-    ----------
-    differences : [n], one per image.
-    power : share of samples, between 0 and 1.
-    confidence : one minus the level of the test.
-
-    Returns
-    -------
-    In the unit of the differences; NaN for fewer than two, and for constant ones, which say nothing
-    of the spread that a true effect would have.
+    A larger true difference would have been told from zero by a two-sided paired t-test, at level 1
+    − `confidence`, in the share `power` of all samples: what a null result rules out. In the unit
+    of the differences [n], one per image; NaN for fewer than two and for constant ones, which say
+    nothing of the spread.
     """
     sample = np.asarray(differences, dtype=float)
     if len(sample) < 2 or np.ptp(sample) == 0:
@@ -251,15 +233,14 @@ def advantages(
 
     Returns
     -------
-    DataFrame: the columns of `by`, test, image_id, guided, random (the baseline's mean over
-    repeats), advantage, coverage (of the guided region), random_coverage, gap (the largest
-    difference in coverage of any repeat), n_elements.
+    DataFrame: `by`, test, image_id, guided, random (the baseline's mean), advantage, coverage (of
+    the guided region), random_coverage, gap (in coverage, the largest of any repeat), n_elements.
 
     Raises
     ------
     ValueError
-        For an unknown metric or baseline, missing columns, or an image that has only one of the
-        two regions or several guided rows in one method (`by` then mixes methods).
+        For an unknown metric or baseline, missing columns, or an image with one region only or
+        several guided rows in one method.
     """
     check_choice("metric", metric, METRICS)
     keys = [*by, "test", "image_id"]
@@ -270,18 +251,17 @@ def advantages(
     for region in ("guided", baseline):
         if region not in regions:
             raise ValueError(f"outcomes has no region {region!r}; known: {', '.join(regions)}")
-    rows = outcomes.assign(value=outcomes[METRICS[metric]].astype(float))
+    value, gap = outcomes[METRICS[metric]].astype(float), outcomes["coverage_gap"].abs()
+    rows = outcomes.assign(value=value, gap=gap)
     guided = rows[rows["region"] == "guided"].set_index(keys)
     if guided.index.has_duplicates:
         raise ValueError(
             f"outcomes has several guided rows for {guided.index[guided.index.duplicated()][0]};"
             " add the column that tells them apart to `by`"
         )
-    random = (
-        rows[rows["region"] == baseline]
-        .assign(gap=lambda table: table["coverage_gap"].abs())
-        .groupby(keys, sort=False)
-        .agg(random=("value", "mean"), random_coverage=("coverage", "mean"), gap=("gap", "max"))
+    repeats = rows[rows["region"] == baseline].groupby(keys, sort=False)
+    random = repeats.agg(
+        random=("value", "mean"), random_coverage=("coverage", "mean"), gap=("gap", "max")
     )
     if len(alone := guided.index.symmetric_difference(random.index)):
         raise ValueError(f"outcomes has only one of guided and {baseline} for {alone[0]}")
@@ -314,16 +294,14 @@ def compare(
     ----------
     outcomes, by, metric, baseline : see `advantages`.
     confidence, n_resamples, seed : see `interval` and `paired_p_value`.
-    tolerance : an image whose coverage gap is larger in any repeat is left out of the columns
-        that end in `_matched`.
+    tolerance : the coverage gap in any repeat above which an image is not well matched.
 
     Returns
     -------
-    DataFrame, one row per method × test: the columns of `by`, test; guided and random (means over
-    images); advantage, ci_low, ci_high, interval ("BCa" or "percentile"); p_value, p_holm;
-    n_images; rate_without_elements (0…1); coverage and random_coverage (0…1); and the same
-    advantage on well-matched images only: n_matched, advantage_matched, ci_low_matched,
-    ci_high_matched.
+    DataFrame, one row per method × test: `by`, test; guided and random (means over images);
+    advantage, ci_low, ci_high, interval (its method); p_value, p_holm; n_images;
+    rate_without_elements, coverage and random_coverage (0…1); and of the well-matched images
+    n_matched, advantage_matched, ci_low_matched, ci_high_matched.
     """
     table = advantages(outcomes, by, metric, baseline)
     keys, groups = zip(*table.groupby([*by, "test"], sort=False), strict=True)
@@ -334,18 +312,13 @@ def compare(
     rows = [
         {
             **dict(zip([*by, "test"], key, strict=True)),
-            "guided": group["guided"].mean(),
-            "random": group["random"].mean(),
-            "advantage": everyone.mean,
-            "ci_low": everyone.low,
-            "ci_high": everyone.high,
-            "interval": everyone.method,
+            **group[["guided", "random"]].mean(),
+            **dict(zip(("advantage", "ci_low", "ci_high", "interval"), everyone, strict=True)),
             "p_value": paired_p_value(group["advantage"], n_resamples, seed),
             "p_holm": np.nan,  # needs the other rows, see below
             "n_images": len(group),
             "rate_without_elements": (group["n_elements"] == 0).mean(),
-            "coverage": group["coverage"].mean(),
-            "random_coverage": group["random_coverage"].mean(),
+            **group[["coverage", "random_coverage"]].mean(),
             "n_matched": len(well),
             "advantage_matched": strict.mean,
             "ci_low_matched": strict.low,
@@ -371,9 +344,8 @@ def choose(curve: pd.DataFrame, max_coverage: float = 0.25) -> dict[str, Any]:
 
     Returns
     -------
-    The chosen row as a dict, and `within_coverage`. Of equal advantages the smaller coverage
-    wins. If no setting keeps the bound, the smallest coverage is taken and `within_coverage` is
-    False.
+    The chosen row as a dict, of equal advantages that of smaller coverage. If no setting keeps the
+    bound, the smallest coverage is taken and its `within_coverage` is False.
     """
     needed = ("top_p", "s_min", "insertion_advantage", "coverage")
     if missing := [column for column in needed if column not in curve]:
@@ -402,19 +374,11 @@ def levels(
 ) -> pd.DataFrame:
     """Guided and random means with their intervals, for pictures of both side by side.
 
-    Parameters
-    ----------
-    outcomes, by, metric : see `advantages`.
-    n_resamples, seed : see `interval`.
-
-    Returns
-    -------
-    DataFrame, one row per method × test: the columns of `by`, test; guided, guided_low,
-    guided_high; random, random_low, random_high.
+    One row per method × test: `by`, test; guided, guided_low, guided_high; random, random_low,
+    random_high. Parameters as in `advantages` and `interval`.
     """
-    keys, groups = zip(
-        *advantages(outcomes, by, metric).groupby([*by, "test"], sort=False), strict=True
-    )
+    table = advantages(outcomes, by, metric)
+    keys, groups = zip(*table.groupby([*by, "test"], sort=False), strict=True)
     table = pd.DataFrame(list(keys), columns=[*by, "test"])
     for kind in ("guided", "random"):
         found = intervals([group[kind] for group in groups], n_resamples=n_resamples, seed=seed)

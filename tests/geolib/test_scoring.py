@@ -12,12 +12,11 @@ from geolib.masks import box_region
 from geolib.scoring import (
     element_boxes,
     extract_elements,
-    salient_mask,
     salient_weights,
     score_segments,
     suppress,
 )
-from geolib.segmentation import Segments
+from geolib.segmentation import Segments, salient_region
 
 MAP = np.array(
     [
@@ -80,15 +79,11 @@ def test_salient_weights_sum_to_k_and_do_not_depend_on_position(values, top_p):
     np.testing.assert_allclose(shuffled.ravel(), weights.ravel()[order])
 
 
-def test_salient_mask_leaves_out_zeros_and_says_how_many_are_missing():
-    # k = 8 and five positive pixels: three short.
-    binary, shortfall = salient_mask(MAP, 0.5)
-    np.testing.assert_array_equal(binary, MAP > 0)
-    assert shortfall == 3
-    # k = 2 and three pixels tied at the cut: all in, none short.
-    binary, shortfall = salient_mask(np.array([[5.0, 5.0, 5.0, 1.0]]), 0.5)
-    np.testing.assert_array_equal(binary, [[True, True, True, False]])
-    assert shortfall == 0
+def test_salient_region_leaves_out_zeros_and_takes_in_ties():
+    # k = 8 and five positive pixels; k = 2 and three pixels tied at the cut.
+    np.testing.assert_array_equal(salient_region(MAP, 0.5), MAP > 0)
+    tied = salient_region(np.array([[5.0, 5.0, 5.0, 1.0]]), 0.5)
+    np.testing.assert_array_equal(tied, [[True, True, True, False]])
 
 
 # --- the score -------------------------------------------------------------------------------
@@ -152,20 +147,20 @@ def test_box_centre_differs_from_the_centroid():
     assert score_segments(values, shape[None], center="centroid")["center"].item() == 0.3
 
 
-@pytest.mark.parametrize(
-    ("combine", "expected"),
-    [
-        ("geometric", (1.0 * 0.9 * 0.8) ** (1 / 3)),
-        ("arithmetic", (1.0 + 0.9 + 0.8) / 3),
-        ("overlap", 1.0),
-        ("mean", 0.9),
-        ("center", 0.8),
-    ],
-)
-def test_combinations_of_the_three_factors(combine, expected):
-    segment = mask("##..", "....", "....", "....")[None]
-    scores = score_segments(MAP, segment, 0.25, combine=combine)["score"]
-    assert scores.item() == pytest.approx(expected)
+def test_combinations_of_the_three_factors():
+    segment, expected = (
+        mask("##..", "....", "....", "....")[None],
+        {
+            "geometric": (1.0 * 0.9 * 0.8) ** (1 / 3),
+            "arithmetic": (1.0 + 0.9 + 0.8) / 3,
+            "overlap": 1.0,
+            "mean": 0.9,
+            "center": 0.8,
+        },
+    )
+    for combine, score in expected.items():
+        scores = score_segments(MAP, segment, 0.25, combine=combine)["score"]
+        assert scores.item() == pytest.approx(score), combine
 
 
 @given(maps, st.integers(0, 2**32 - 1), st.sampled_from([0.1, 0.2, 0.5]))

@@ -15,6 +15,7 @@ from geolib.statistics import (
     detectable_effect,
     holm,
     interval,
+    intervals,
     paired,
     paired_p_value,
 )
@@ -83,9 +84,8 @@ def test_advantage_by_hand(test, expected):
     assert per_image["advantage"].tolist() == expected
     # "agrees" is the opposite of "correct" here, and probability is half as large a step.
     assert advantages(table, metric="agreement")["advantage"].tolist() == [-v for v in expected]
-    assert advantages(table, metric="probability")["advantage"].tolist() == [
-        v / 2 for v in expected
-    ]
+    halves = [v / 2 for v in expected]
+    assert advantages(table, metric="probability")["advantage"].tolist() == halves
     # log(3/4) − log(1/4) = log 3 is one step.
     logs = advantages(table, metric="log_probability")["advantage"]
     np.testing.assert_allclose(logs, np.array(expected) * np.log(3), atol=1e-12)
@@ -125,6 +125,16 @@ def test_interval_covers_the_true_mean_as_often_as_it_says():
         hits += found.low <= 0.3 <= found.high
     # Binomial(300, 0.8) lies in 218…261 with probability 0.998.
     assert 218 <= hits <= 261
+
+
+def test_intervals_equal_interval_sample_by_sample():
+    rng = np.random.default_rng(0)
+    table = [rng.normal(0.3, 1, n) for n in (40, 7, 40, 2, 40)]
+    samples = [*table, rng.random(40) < 0.3, [0.25] * 7, [0.5], [], -table[0]]
+    for sample, together in zip(samples, intervals(samples, 0.9, 499, 3), strict=True):
+        alone = interval(sample, 0.9, 499, 3)
+        assert together.method == alone.method
+        np.testing.assert_allclose(together[:3], alone[:3], rtol=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -182,6 +192,7 @@ def test_permutation_test_samples_large_ones():
     expected = stats.ttest_1samp(values, 0).pvalue
     assert paired_p_value(values) == pytest.approx(expected, abs=0.01)
     assert paired_p_value(np.zeros(9)) == 1.0
+    assert paired_p_value([0.7]) == 1.0  # either sign is as extreme
     assert np.isnan(paired_p_value([]))
 
 
@@ -249,17 +260,13 @@ def test_images_with_mismatched_coverage_are_left_out_of_the_matched_columns():
     assert row["ci_low_matched"] <= 2 / 3 <= row["ci_high_matched"]
 
 
-def test_images_without_elements_are_counted():
-    table = outcomes((1, [0, 0]), (1, [0, 1]), (0, [0, 0]), (1, [1, 1]))
+def test_images_without_elements_are_counted_and_constant_advantages_name_the_fallback():
+    table = outcomes(*[(1, [0, 0])] * 4)
     table.loc[table["image_id"] == "i2", ["n_elements", "coverage"]] = 0
     row = compare(table).iloc[0]
     assert row["rate_without_elements"] == 0.25
     assert row["coverage"] == pytest.approx(0.15)
     assert row["n_images"] == 4
-
-
-def test_constant_advantages_name_the_fallback():
-    row = compare(outcomes(*[(1, [0, 0])] * 5)).iloc[0]
     assert row[["advantage", "ci_low", "ci_high"]].tolist() == [1, 1, 1]
     assert row["interval"] == "percentile"
 
@@ -321,21 +328,12 @@ def test_an_effect_is_found_and_no_effect_is_not():
 )
 def test_choice_by_hand(rows, expected, within):
     columns = ["top_p", "s_min", "insertion_advantage", "coverage"]
-    chosen = choose(pd.DataFrame(rows, columns=columns))
-    assert chosen == {**dict(zip(columns, rows[expected], strict=True)), "within_coverage": within}
-
-
-def test_choice_keeps_to_another_bound():
-    curve = pd.DataFrame(
-        {
-            "top_p": [0.1, 0.2],
-            "s_min": [0.3, 0.3],
-            "insertion_advantage": [0.1, 0.2],
-            "coverage": [0.1, 0.2],
-        }
-    )
-    assert choose(curve)["top_p"] == 0.2
-    assert choose(curve, max_coverage=0.15)["top_p"] == 0.1
+    curve = pd.DataFrame(rows, columns=columns)
+    wanted = {**dict(zip(columns, rows[expected], strict=True)), "within_coverage": within}
+    assert choose(curve) == wanted
+    # Another bound: every curve scaled to it chooses the same setting.
+    scaled = choose(curve.assign(coverage=curve["coverage"] * 2), max_coverage=0.5)
+    assert scaled == {**wanted, "coverage": 2 * wanted["coverage"]}
 
 
 # --- wrong input -----------------------------------------------------------------------------
@@ -398,10 +396,6 @@ def test_detectable_effect_of_little_data():
     assert np.isnan(detectable_effect([0.1] * 3))  # their mean is not quite 0.1 in floating point
     assert np.isnan(detectable_effect([0.4]))
     assert detectable_effect([0.0, 0.0, 1.0]) > 0
-
-
-def test_a_single_difference_tells_nothing():
-    assert paired_p_value([0.7]) == 1.0  # either sign is as extreme
 
 
 def test_a_paired_difference_is_its_parts_in_one():

@@ -18,7 +18,7 @@ from toys import SIDE, classifier
 
 import geoscenes
 from geolib import data as datasets
-from geolib import pipeline, scoring, segmentation
+from geolib import pipeline, segmentation
 from geolib.masks import encode
 from geolib.pipeline import shards
 from geolib.segmentation import Segments, salient_region
@@ -225,7 +225,6 @@ def test_none_is_the_labelled_salient_set(seed, top_p, levels):
     masks = none(attribution, top_p=top_p, min_area=0).masks
     np.testing.assert_array_equal(masks, [labels == i + 1 for i in range(n)] or masks[:0])
     np.testing.assert_array_equal(salient_region(attribution, top_p), region)
-    np.testing.assert_array_equal(scoring.salient_mask(attribution, top_p)[0], region)
 
 
 def scene_item(*things):
