@@ -49,7 +49,7 @@ COLUMNS = {
 MAX_MOVES = 2000
 
 
-def fill_name(fill: Fill) -> str:
+def _fill_name(fill: Fill) -> str:
     """Name of a fill in tables: its own, or a colour as "#rrggbb"."""
     if isinstance(fill, str):
         return fill
@@ -64,8 +64,7 @@ def _check_fill(fill: Fill, images: torch.Tensor, donors: torch.Tensor | None) -
     if fill == "donor" and (donors is None or donors.shape != images.shape):
         came = "None" if donors is None else f"shape {tuple(donors.shape)}"
         raise ValueError(
-            f"donors is {came}; fill='donor' needs one other image for each of the"
-            f" images, {tuple(images.shape)}"
+            f"donors is {came}; fill='donor' needs another image each, {tuple(images.shape)}"
         )
 
 
@@ -150,12 +149,10 @@ def ablate(
     images : float [B,3,H,W] in 0…1, not normalised.
     regions : bool [B,H,W].
     mode : "deletion" or "insertion".
-    fill : "mean" (the ImageNet mean, zero once normalised), "black", "blur" (a Gaussian of a
-        twentieth of the shorter side), "noise" (Gaussian with ImageNet mean and deviation),
-        "road" (noisy linear imputation from the pixels that stay), "donor" (the same place of
-        another image), or a colour of three values in 0…1.
-    generator : for "noise" and "road"; seeded with 0 when None. One noise field is drawn and
-        shared by all images, so that a result does not depend on the batch.
+    fill : "mean" (ImageNet's, zero once normalised), "black", "blur" (a Gaussian of a twentieth of
+        the shorter side), "noise" (Gaussian, ImageNet's moments), "road" (noisy linear imputation),
+        "donor" (the same place of another image), or a colour of three values in 0…1.
+    generator : for "noise" and "road", by default seeded with 0; all images share one noise field.
     donors : float [B,3,H,W] in 0…1, for "donor".
 
     Returns
@@ -190,19 +187,13 @@ def ablate(
     return result
 
 
-def coverage(boxes: Array, shape: tuple[int, ...]) -> float:
-    """Share of an image of `shape` [H,W] that the union of boxes [M,4] covers, 0…1."""
-    return float(box_region(boxes, shape).mean())
-
-
 def random_boxes(
     boxes: Array, shape: tuple[int, ...], rng: np.random.Generator, tolerance: float = 0.01
 ) -> np.ndarray:
     """Random boxes of the same number and sizes whose union covers as much of the image (§5).
 
-    Boxes of equal sizes do not cover equally: guided ones nest, random ones spread. From a
-    uniform draw, one random box at a time moves to a new uniform place, and a move stays when it
-    brings the coverage of the union nearer to that of the guided union.
+    Guided boxes nest, random ones spread: from a uniform draw, one random box at a time moves to a
+    new uniform place, and stays where that brings the union's coverage nearer to the guided one's.
 
     Parameters
     ----------
@@ -213,8 +204,7 @@ def random_boxes(
 
     Returns
     -------
-    int64 [M,4], in the order of `boxes`. Where the tolerance cannot be met, the closest layout
-    found; the gap is `coverage(result, shape) - coverage(boxes, shape)`.
+    int64 [M,4], in the order of `boxes`; the closest layout found where the tolerance is not met.
 
     Raises
     ------
@@ -263,85 +253,24 @@ def random_boxes(
     return result
 
 
-def _seed_sequence(seed: int, image_id: str, repeat: int = 0) -> np.random.SeedSequence:
+def seed_sequence(seed: int, image_id: str, repeat: int = 0) -> np.random.SeedSequence:
+    """The source of one repeat's randomness, the same in whatever company the image is."""
     digest = hashlib.sha256(image_id.encode()).digest()
     return np.random.SeedSequence([seed, int.from_bytes(digest[:16], "big"), repeat])
 
 
 def random_regions(
-    elements: Elements,
-    image_id: str,
-    seed: int = 0,
-    repeats: int = 10,
-    tolerance: float = 0.01,
+    elements: Elements, image_id: str, seed: int = 0, repeats: int = 10, tolerance: float = 0.01
 ) -> np.ndarray:
-    """The random layouts that one image's elements are compared with (§5).
+    """The layouts of `random_boxes` for one image's elements, int64 [repeats,M,4] (§5).
 
     Seeded from (seed, image id, repeat): the same whatever else is evaluated.
-
-    Returns
-    -------
-    int64 [repeats,M,4], boxes as in `random_boxes`.
     """
     layouts = np.empty((repeats, len(elements), 4), dtype=np.int64)
     for repeat in range(repeats):
-        rng = np.random.default_rng(_seed_sequence(seed, image_id, repeat))
+        rng = np.random.default_rng(seed_sequence(seed, image_id, repeat))
         layouts[repeat] = random_boxes(elements.boxes, elements.shape, rng, tolerance)
     return layouts
-
-
-def torus_shifts(region: Array, image_id: str, seed: int = 0, repeats: int = 10) -> np.ndarray:
-    """A region moved as a whole, wrapping round the image's edges: equal area, equal layout.
-
-    A second baseline, for the `controls` of `faithfulness`, and one that masks can use too.
-
-    Parameters
-    ----------
-    region : bool [H,W].
-    image_id, seed : seed the offsets, with the repeat.
-
-    Returns
-    -------
-    bool [repeats,H,W].
-    """
-    mask = to_numpy(region)
-    shifted = np.empty((repeats, *mask.shape), dtype=bool)
-    for repeat in range(repeats):
-        rng = np.random.default_rng(_seed_sequence(seed, image_id, repeat))
-        shifted[repeat] = np.roll(mask, rng.integers(mask.shape), axis=(0, 1))
-    return shifted
-
-
-def donor_indices(image_ids: Sequence[str], seed: int = 0, repeats: int = 10) -> np.ndarray:
-    """For each image, other images whose layout or pixels are to stand in for its own.
-
-    Parameters
-    ----------
-    image_ids : unique names, at least two.
-    seed : of the draw, with the image's name: the order of the images plays no part.
-    repeats : donors per image.
-
-    Returns
-    -------
-    int64 [B,repeats], places in `image_ids`, never the image's own. Donors come again only when
-    there are fewer other images than repeats.
-
-    Raises
-    ------
-    ValueError
-        For fewer than two images, or names that are not unique.
-    """
-    if len(image_ids) < 2 or len(set(image_ids)) < len(image_ids):
-        raise ValueError(
-            f"image_ids has {len(image_ids)} names; expected at least 2, all different"
-        )
-    place = {name: index for index, name in enumerate(image_ids)}
-    donors = np.empty((len(place), repeats), dtype=np.int64)
-    for name, index in place.items():
-        others = [place[other] for other in sorted(place) if other != name]
-        rng = np.random.default_rng(_seed_sequence(seed, name))
-        donors[index] = np.resize(rng.permutation(others), repeats)
-    return donors
 
 
 @dataclass(frozen=True)
@@ -352,9 +281,8 @@ class AblationSettings:
     ----------
     tests : "deletion", "insertion" or both.
     fill : see `ablate`; noise is drawn per image, from the seed and the image's id.
-    repeats : random layouts per image.
+    repeats, tolerance : random layouts per image, and how near their coverage must come.
     seed : of random boxes and noise, ≥ 0.
-    tolerance : of the coverage matching, see `random_boxes`.
     individual : also ablate each element alone.
     batch_size : images per forward pass, by default as the device suggests; halved, with a
         warning, whenever memory runs out.
@@ -394,8 +322,8 @@ def faithfulness(
 ) -> pd.DataFrame:
     """Deletion and insertion of the elements, of random boxes and of each element alone (§5).
 
-    Forward passes are full, across images, tests, regions and repeats; identical variants of an
-    image are forwarded once. An image without elements stays in, with an empty region.
+    Equal variants of an image are forwarded once. An image without elements stays in, with an
+    empty region.
 
     Parameters
     ----------
@@ -404,7 +332,7 @@ def faithfulness(
     labels : class of each image; None, for all or for one, takes the original prediction.
     elements : `Elements` of each image, at the images' resolution.
     image_ids : unique names; they seed the random boxes and the noise. Default "0", "1", ….
-    controls : further baselines by name: for each image a bool [R,H,W] (see `torus_shifts`).
+    controls : further baselines by name: for each image a bool [R,H,W].
     donors : float [B,3,H,W] in 0…1, for the fill "donor".
     **settings : the fields of `AblationSettings`.
 
@@ -442,23 +370,10 @@ def sweep(
     donors: torch.Tensor | None = None,
     **settings: Any,
 ) -> list[pd.DataFrame]:
-    """The tables of :func:`faithfulness` for several choices of each image's elements (§5).
+    """The table of :func:`faithfulness` for each of several choices of the images' elements (§5).
 
-    What two choices have in common, the image as it is and every equal region, is forwarded once.
-
-    Parameters
-    ----------
-    candidates : for each choice, `Elements` of each image.
-    classifier, images, labels, image_ids, controls, donors, **settings : as for `faithfulness`.
-
-    Returns
-    -------
-    One outcome table per choice.
-
-    Raises
-    ------
-    ValueError, TypeError
-        As `faithfulness`.
+    ``candidates`` holds, for each choice, the `Elements` of each image; other arguments and errors
+    are those of `faithfulness`. What two choices have in common is forwarded once.
     """
     chosen = AblationSettings(**settings)
     _check_images(images)
@@ -560,7 +475,6 @@ class _Forward:
         return self.added - 1
 
     def flush(self) -> None:
-        """Forward what is waiting."""
         if not self.waiting:
             return
         logits = self.fitting.run(self._logits)
@@ -575,7 +489,7 @@ class _Forward:
 
 
 class _ImageVariants:
-    """The variants of one image; equal ones are forwarded once, the image as it is first."""
+    """The variants of one image; equal ones are forwarded once."""
 
     def __init__(
         self,
@@ -589,7 +503,7 @@ class _ImageVariants:
         self.settings = settings
         self.image_id = image_id
         self.image = image.to(forward.buffer.device, torch.float32)
-        sequence = _seed_sequence(settings.seed, image_id)
+        sequence = seed_sequence(settings.seed, image_id)
         self.noise_seed = int(sequence.generate_state(1, np.uint64)[0] >> 1)
         self.constant = None
         if settings.fill != "road":
@@ -633,7 +547,7 @@ class _ImageVariants:
             yield {"test": test, "coverage": covered, "coverage_gap": gap, "forward": number}
 
     def _number(self, mask: np.ndarray, keep: bool) -> int:
-        """The number of the forward pass of a variant, queued where it is new."""
+        """The number of a variant's forward pass, queued where it is new."""
         key = keep, mask.tobytes()
         if key not in self.numbers:
             missing = torch.from_numpy(mask ^ keep).to(self.image.device)
@@ -668,7 +582,7 @@ def _outcome_table(
         dataset=settings.dataset,
         attribution=settings.attribution,
         segmenter=settings.segmenter,
-        fill=fill_name(settings.fill),
+        fill=_fill_name(settings.fill),
         label=label,
         prediction=prediction,
         correct=prediction == label,

@@ -1,9 +1,8 @@
 """Attribution: which pixels speak for a class (§3.2 of arXiv 2605.00912).
 
-:func:`attribute` is the one verb and :data:`METHODS` the registry. A method is a function
-``method(classifier, images, targets, **options) -> raw maps [B, H, W]``; :func:`attribute` checks
-the input, holds the classifier still, and scales the maps. A new method is one such function and
-one line in the registry.
+A method is a function ``method(classifier, images, targets, **options) -> raw maps [B, H, W]`` and
+a line in :data:`METHODS`; :func:`attribute` checks the input, holds the classifier still, and
+scales the maps.
 """
 
 from __future__ import annotations
@@ -17,14 +16,14 @@ from torch import Tensor, nn
 
 from geolib.attribution.blind import edges, random
 from geolib.attribution.blocks import block_modules, combicam, contributions
-from geolib.attribution.cams import gradcam, gradcam_plusplus, layercam, scorecam
+from geolib.attribution.cams import gradcam, gradcam_plusplus, layercam
 from geolib.attribution.gradients import (
     integrated_gradients,
     integrated_gradients_squared,
     smoothgrad,
 )
-from geolib.attribution.hooks import feature_maps
-from geolib.attribution.shared import min_max, upsample
+from geolib.attribution.passes import feature_maps, min_max, upsample
+from geolib.attribution.perturbation import scorecam
 from geolib.model.device import BatchSize, choose_batch_size, uses_bf16
 
 __all__ = [
@@ -61,42 +60,32 @@ def attribute(
 ) -> Tensor:
     """Attribution maps of a batch of images (§3.2 of arXiv 2605.00912).
 
-    The result does not depend on how images are batched or ordered, on the global random state,
-    or on the caller's gradient mode; the classifier is evaluated in ``eval`` mode and left as it
-    was found, without hooks or gradients.
+    The maps do not depend on batches, their order, the global random state or the caller's
+    gradient mode. The classifier is evaluated in ``eval`` mode and left as it was found.
 
     Parameters
     ----------
-    classifier : nn.Module
-        Maps images in 0...1 to logits ``[B, N]``. The CAM methods read the feature map
+    classifier : images in 0...1 to logits ``[B, N]``. The CAM methods read the feature map
         ``[B, K, h, w]`` that its attribute ``target_layer`` puts out.
-    images : Tensor, float32, ``[B, 3, H, W]``
-        RGB in 0...1, not normalised.
-    method : str
-        A name in :data:`METHODS`.
-    targets : int Tensor or sequence of int, ``[B]``, optional
-        The class whose evidence is asked for; the predicted class by default.
-    precision : {"auto", "fp32", "bf16"}
-        ``"bf16"`` computes under autocast; ``"auto"`` does so where the processor has native
-        bfloat16 arithmetic and the method can bear it (see :data:`FLOAT32_METHODS`).
-    batch_size : int
-        Most images (masked, noisy or interpolated ones where the method makes such) that go
-        through the classifier at once; by default as the device suggests. Bounds the memory, does
-        not change the maps. Halved, with a warning, whenever memory runs out.
-    **options
-        Options of the method: see its docstring in :data:`METHODS`.
+    images : float32 ``[B, 3, H, W]``, RGB in 0...1, not normalised.
+    method : a name in :data:`METHODS`.
+    targets : int ``[B]``, the class whose evidence is asked for; by default the predicted one.
+    precision : "fp32"; "bf16", under autocast; "auto", bfloat16 where the processor computes in it
+        and the method can bear it (see :data:`FLOAT32_METHODS`).
+    batch_size : most images (masked, noisy or interpolated ones where the method makes such) that
+        go through the classifier at once; by default as the device suggests. Bounds the memory;
+        halved, with a warning, whenever memory runs out.
+    **options : of the method; see its docstring.
 
     Returns
     -------
-    Tensor, float32, ``[B, H, W]``
-        Min-max scaled to 0...1 per image; a constant map is all zeros.
+    float32 ``[B, H, W]``, min-max scaled to 0...1 per image; a constant map is all zeros.
 
     Raises
     ------
-    TypeError
-        If ``images`` or ``targets`` has the wrong type, or the method has no such option.
-    ValueError
-        If an argument is out of range, or the classifier or a map is not finite.
+    ValueError, TypeError
+        For another type, shape or range, an unknown method or option, or a classifier or map that
+        is not finite.
     """
     function = _lookup(method, options)
     chunked = "batch_size" in inspect.signature(function).parameters
@@ -122,23 +111,19 @@ def combicam_layers(
 
     Parameters
     ----------
-    classifier, images, targets, precision, batch_size
-        As for :func:`attribute`.
-    layers : sequence of str
-        Names of modules whose maps are added; by default every block.
+    classifier, images, targets, precision, batch_size : as for :func:`attribute`.
+    layers : names of modules whose maps are added; by default every block.
 
     Returns
     -------
-    dict of str to Tensor, float32, ``[B, H, W]``
-        By the name of the block, in the network's order: its class activation map for the softmax
-        probability, not scaled, not negative, up-sampled with aligned corners. The maps add up to
-        the one that :func:`attribute` scales to 0...1.
+    float32 ``[B, H, W]`` by the name of the block, in the network's order: its class activation map
+    for the softmax probability, not scaled, not negative, up-sampled with aligned corners. They add
+    up to the map that :func:`attribute` scales to 0...1.
 
     Raises
     ------
-    TypeError, ValueError
-        As :func:`attribute`; also if the network has no blocks that are known by their names, or
-        one of ``layers`` is no module of it.
+    ValueError, TypeError
+        As :func:`attribute`; also for a network without known blocks or without one of ``layers``.
     """
     names = list(block_modules(classifier, layers))
 
@@ -155,17 +140,9 @@ def combicam_layers(
 def block_sizes(
     classifier: nn.Module, images: Tensor, *, layers: Sequence[str] | None = None
 ) -> dict[str, tuple[int, int]]:
-    """Height and width of the feature map that each block of the network puts out.
+    """Height and width of the feature map of each block, by its name, in the network's order.
 
-    Parameters
-    ----------
-    classifier, images, layers
-        As for :func:`combicam_layers`; the first image is enough.
-
-    Returns
-    -------
-    dict of str to (int, int)
-        By the name of the block, in the network's order.
+    Arguments and errors are those of :func:`combicam_layers`; only the first image is looked at.
     """
     modules = block_modules(classifier, layers)
     device = next((p.device for p in classifier.parameters()), images.device)

@@ -9,21 +9,15 @@ from skimage.color import rgb2gray
 from skimage.filters import sobel
 from torch import Tensor, nn
 
-from geolib.attribution.shared import upsample
+from geolib.attribution.passes import upsample
 
 
 def random(
-    _classifier: nn.Module,
-    images: Tensor,
-    _targets: Tensor | None,
-    *,
-    seed: int = 0,
-    grid: int = 7,
+    _classifier: nn.Module, images: Tensor, _targets: Tensor | None, *, seed: int = 0, grid: int = 7
 ) -> Tensor:
     """Uniform noise on a ``grid`` x ``grid`` lattice, up-sampled like a CAM of that size.
 
-    The noise is seeded by ``seed`` and the image's content, so an image keeps its map in any
-    batch.
+    Seeded by ``seed`` and the image's content: an image keeps its map in any batch.
     """
     if grid < 2:
         raise ValueError(f"grid must be at least 2, got {grid}")

@@ -7,8 +7,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from geolib.attribution.hooks import feature_maps, gradients, module_named
-from geolib.attribution.shared import resolve, scores_of, upsample
+from geolib.attribution.passes import (
+    feature_maps,
+    gradients,
+    module_named,
+    resolve,
+    scores_of,
+    upsample,
+)
 
 # What torchvision and timm call the blocks of ResNets, MobileNets, EfficientNets and ConvNeXts.
 BLOCKS = frozenset(
@@ -30,24 +36,19 @@ def combicam(
 ) -> Tensor:
     """Combi-CAM: the Grad-CAMs of all blocks, added without any scaling (arXiv 2603.24117).
 
-    Of every block l, ``ReLU(Σ_k mean_ij(∂y/∂A_k) A_k)`` with y the softmax probability of the
-    class, up-sampled with aligned corners. All of them come from one forward and one backward
-    pass; :func:`combicam_layers` gives them apart. Blocks are those of ResNets, MobileNets,
-    EfficientNets and ConvNeXts, of torchvision or timm, without the stem; ``layers``, names of
-    modules, replaces them.
+    Of every block ``ReLU(Σ_k mean_ij(∂y/∂A_k) A_k)`` with y the softmax probability of the class,
+    up-sampled with aligned corners; :func:`combicam_layers` gives them apart. Blocks are those of
+    ResNets, MobileNets, EfficientNets and ConvNeXts, of torchvision or timm, without the stem, or
+    the modules that ``layers`` names.
     """
-    coarse = contributions(classifier, images, targets, layers)
     total = torch.zeros_like(images[:, 0])
-    for one in coarse.values():
+    for one in contributions(classifier, images, targets, layers).values():
         total += upsample(one, images.shape[-2:], align_corners=True)
     return total
 
 
 def contributions(
-    classifier: nn.Module,
-    images: Tensor,
-    targets: Tensor | None,
-    layers: Sequence[str] | None,
+    classifier: nn.Module, images: Tensor, targets: Tensor | None, layers: Sequence[str] | None
 ) -> dict[str, Tensor]:
     """What each block adds to Combi-CAM, in its own resolution ``[B, h, w]``; not negative."""
     modules = block_modules(classifier, layers)
@@ -76,9 +77,7 @@ def block_modules(classifier: nn.Module, layers: Sequence[str] | None) -> dict[s
             raise ValueError("layers is empty; name at least one module, or None for every block")
         return {name: module_named(classifier, name, "layers") for name in layers}
     blocks = {
-        name: module
-        for name, module in classifier.named_modules()
-        if type(module).__name__ in BLOCKS
+        name: block for name, block in classifier.named_modules() if type(block).__name__ in BLOCKS
     }
     if not blocks:
         inner = getattr(classifier, "network", classifier)

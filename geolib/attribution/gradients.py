@@ -6,7 +6,7 @@ import torch
 from captum.attr import IntegratedGradients, Saliency
 from torch import Tensor, nn
 
-from geolib.attribution.shared import Output, colour, scores_of, targets_or_predictions
+from geolib.attribution.passes import Output, colour, scores_of, targets_or_predictions
 from geolib.model.classifier import IMAGENET_MEAN
 
 
@@ -24,11 +24,10 @@ def smoothgrad(
 ) -> Tensor:
     """SmoothGrad: the input gradient averaged over noisy copies (arXiv 1706.03825, §2).
 
-    Gradients keep their sign in the average; the map is its absolute value, the largest over the
-    colour channels. With ``squared``, squares are averaged instead (SmoothGrad²,
-    arXiv 1806.10758). ``sigma`` is the noise's standard deviation on the input scale 0...1. One
-    noise sequence, fixed by ``seed``, serves all images. ``output``, "logit" or "probability", is
-    what is differentiated.
+    The map is the average's absolute value, the largest over the colour channels; with
+    ``squared``, squares are averaged (SmoothGrad², arXiv 1806.10758). ``sigma`` is the noise's
+    standard deviation on the scale 0...1; one noise sequence, fixed by ``seed``, serves all images.
+    ``output``, "logit" or "probability", is what is differentiated.
     """
     _check_noise(sigma, n_samples)
     targets = targets_or_predictions(classifier, images, targets)
@@ -61,10 +60,9 @@ def integrated_gradients(
 ) -> Tensor:
     """Integrated Gradients along the straight path from a plain colour (arXiv 1703.01365, §3).
 
-    The contributions of a pixel's three channels are added, which keeps completeness (over all
-    pixels they sum to the score's change from baseline to image); the map is the absolute value
-    of the sum. ``steps`` is the number of Gauss-Legendre points, ``baseline`` an RGB colour in
-    0...1, ``output``, "logit" or "probability", what is differentiated.
+    The map is the absolute value of a pixel's contributions, added over its channels: over all
+    pixels they sum to the score's change from baseline to image. ``steps`` is the number of
+    Gauss-Legendre points, ``baseline`` a colour in 0...1, ``output`` as for :func:`smoothgrad`.
     """
     targets = targets_or_predictions(classifier, images, targets)
     contributions = _contributions(classifier, images, targets, steps, baseline, output, batch_size)
@@ -86,10 +84,9 @@ def integrated_gradients_squared(
 ) -> Tensor:
     """Integrated Gradients with squared SmoothGrad (arXiv 2104.14995, §4.2.1).
 
-    Every noisy copy has its Integrated Gradients; their squares are averaged, and the map is the
-    largest over the colour channels. ``sigma`` is the noise's standard deviation on the input scale
-    0...1; one noise sequence, fixed by ``seed``, serves all ``n_samples`` copies of all images.
-    ``steps``, ``baseline`` and ``output`` are those of :func:`integrated_gradients`.
+    The squares of every noisy copy's Integrated Gradients are averaged; the map is the largest over
+    the colour channels. ``sigma``, ``seed`` and ``output`` are those of :func:`smoothgrad`,
+    ``steps`` and ``baseline`` those of :func:`integrated_gradients`.
     """
     _check_noise(sigma, n_samples)
     targets = targets_or_predictions(classifier, images, targets)
@@ -98,9 +95,8 @@ def integrated_gradients_squared(
     for _ in range(n_samples):
         noise = torch.randn(images.shape[1:], generator=generator).to(images.device)
         noisy = images + sigma * noise
-        total += _contributions(
-            classifier, noisy, targets, steps, baseline, output, batch_size
-        ).square()
+        found = _contributions(classifier, noisy, targets, steps, baseline, output, batch_size)
+        total += found.square()
     return (total / n_samples).amax(dim=1)
 
 

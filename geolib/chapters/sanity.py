@@ -19,7 +19,7 @@ from skimage.metrics import structural_similarity
 from torch import nn
 
 from geolib import pipeline, statistics
-from geolib.ablation import torus_shifts
+from geolib.chapters.baselines import torus_shifts
 from geolib.chapters.tables import difference
 from geolib.data import GeoDataset, GeoImage
 from geolib.data.records import Record

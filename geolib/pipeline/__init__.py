@@ -1,9 +1,4 @@
-"""The flow over a dataset, and over one photograph.
-
-``evaluate`` streams a dataset through attribution, segmentation, scoring and both tests;
-``elements`` gives the object-like elements behind its numbers; ``tune`` chooses the two
-thresholds that the paper leaves to a validation set; ``explain`` takes a single photograph.
-"""
+"""The flow of images through attribution, segmentation, scoring and both tests."""
 
 from __future__ import annotations
 

@@ -1,9 +1,8 @@
 """Shards of an evaluation on many processes or machines, through dask.distributed.
 
-The workers only fill the cache of computed stages, which they share; the tables are then read
-from it by the code of a serial run. A shard is the unit of work, of cache and of retry: one that
-dies with its worker is given to another, and a run that lost its scheduler goes on with the shards
-that are missing.
+The workers only fill the cache, which they share; the code of a serial run then reads it. A shard
+that dies with its worker is given to another, and a run that lost its scheduler goes on with the
+shards that are missing.
 """
 
 from __future__ import annotations
@@ -47,18 +46,15 @@ def connect(workers: int | None = None, scheduler: str | None = None) -> Iterato
 
     Parameters
     ----------
-    workers
-        Starts as many worker processes on this machine, stopped at the end of the context.
-    scheduler
-        Address of a running scheduler, for example ``"tcp://host:8786"``. Its workers run one
-        shard at a time (``dask worker --nthreads 1``) and see the same photographs and the same
+    workers : worker processes to start on this machine, stopped at the end of the context.
+    scheduler : address of a running scheduler, for example ``"tcp://host:8786"``. Its workers run
+        one shard at a time (``dask worker --nthreads 1``) and see the same photographs and the same
         cache folder as this machine, under the same paths. On processors they are faster with the
         environment variables of ``geolib.runtime.here.KEEP_FREED_MEMORY``.
 
     Yields
     ------
-    distributed.Client or None
-        None where neither is given: the run is then serial.
+    The client, or None where neither is given: the run is then serial.
 
     Raises
     ------
@@ -125,16 +121,11 @@ def compute(
 
     Parameters
     ----------
-    client
-        Of :func:`connect`, or any other whose workers have one thread each.
-    dataset
-        Its images travel as records, not as pixels.
-    classifier
-        Sent once to every worker.
-    config
-        Settings.
-    progress
-        Whether to show a progress bar over finished shards.
+    client : of :func:`connect`, or any other whose workers have one thread each.
+    dataset : its images travel as records, not as pixels.
+    classifier : sent once to every worker.
+    config : settings.
+    progress : whether to show a progress bar over finished shards.
 
     Raises
     ------

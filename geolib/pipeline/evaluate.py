@@ -40,27 +40,21 @@ def evaluate(
     """Deletion and insertion outcomes of a dataset (§5 of arXiv 2605.00912).
 
     Shards are computed one after the other, or by the workers of a cluster, and kept in the cache:
-    memory stays bounded, and a killed run goes on where it stopped. The table is the same to the
-    last byte, with any number of workers and after any interruption.
+    memory stays bounded, a killed run goes on where it stopped, and the table is the same to the
+    last byte.
 
     Parameters
     ----------
-    dataset
-        Images; unreadable ones are left out, counted in a warning and listed in
+    dataset : images; unreadable ones are left out, counted in a warning and listed in
         ``table.attrs["skipped"]``.
-    classifier
-        The model that is explained.
-    config
-        Settings; the defaults are the book's.
-    client
-        Of ``pipeline.cluster.connect``, to share the shards among workers; None for one process.
-    progress
-        Whether to show a progress bar.
+    classifier : the model that is explained.
+    config : settings; the defaults are the book's.
+    client : of ``pipeline.cluster.connect``, to share the shards among workers.
+    progress : whether to show a progress bar.
 
     Returns
     -------
-    pandas.DataFrame
-        The outcome table: one row per image × test × region × repeat.
+    The outcome table of :func:`geolib.ablation.faithfulness`.
 
     Raises
     ------
@@ -83,9 +77,8 @@ def elements(
 ) -> pd.DataFrame:
     """Object-like elements of a dataset, one row each (§3.3).
 
-    Parameters, caching and errors are those of :func:`evaluate`, whose results are shared; the
-    columns are those of :func:`geolib.pipeline.shards.elements_table`. Effects are missing where
-    ``config.individual`` is false.
+    Parameters, caching and errors are those of :func:`evaluate`, columns those of
+    :func:`geolib.pipeline.shards.elements_table`.
     """
     return _collect(dataset, classifier, config, "elements.parquet", client, progress)
 
@@ -182,14 +175,10 @@ class Tuned:
 
     Attributes
     ----------
-    config
-        The settings with the chosen ``top_p`` and ``s_min``.
-    curve
-        Every pair tried, with its ``coverage`` and ``insertion_advantage``; empty without labels.
-    note
-        How the choice was made.
-    chosen
-        The row of the curve that was chosen; empty if nothing was.
+    config : the settings with the chosen ``top_p`` and ``s_min``.
+    curve : every pair tried, its ``coverage`` and ``insertion_advantage``; empty without labels.
+    note : how the choice was made.
+    chosen : the row of the curve that was chosen; empty if nothing was.
     """
 
     config: EvaluationConfig
@@ -211,30 +200,18 @@ def tune(
 ) -> Tuned:
     """Choose the salient share and the score threshold on a validation split (§3.2, §3.3).
 
-    The paper says that p is chosen on a validation set by coverage and faithfulness, and not how.
-    Here: the pair with the highest insertion advantage, in log-probability of the true class,
-    among those whose elements cover at most ``max_coverage`` of the image on average. No other
-    split is read.
+    The paper says that p is chosen by coverage and faithfulness, and not how. Here: the pair with
+    the highest insertion advantage, in log-probability of the true class, among those whose
+    elements cover at most ``max_coverage`` of the image on average. No other split is read.
 
     Parameters
     ----------
-    validation
-        Labelled images that are in no other split. Without labels nothing can be chosen: the
-        defaults are returned, and the note names them.
-    classifier, config
-        As for :func:`evaluate`.
-    top_p, s_min
-        Values tried.
-    repeats
-        Random layouts per image while choosing.
-    max_coverage
-        Largest mean coverage allowed, a share of the image.
-    progress
-        Whether to show a progress bar.
-
-    Returns
-    -------
-    Tuned
+    validation : labelled images that are in no other split. Without labels the defaults are
+        returned, with a warning and a note that names them.
+    classifier, config, progress : as for :func:`evaluate`.
+    top_p, s_min : values tried.
+    repeats : random layouts per image while choosing.
+    max_coverage : largest mean coverage allowed, a share of the image.
     """
     config = config or EvaluationConfig()
     if len(validation) == 0 or any(label is None for label in validation.labels):
@@ -265,10 +242,6 @@ def tune(
 
 def _insertion(outcomes: pd.DataFrame) -> dict[str, float]:
     guided = outcomes[outcomes["region"] == "guided"]
-    return {
-        "coverage": guided["coverage"].mean(),
-        "n_elements": guided["n_elements"].mean(),
-        "insertion_advantage": statistics.advantages(outcomes, metric=TUNING_METRIC)[
-            "advantage"
-        ].mean(),
-    }
+    advantages = statistics.advantages(outcomes, metric=TUNING_METRIC)["advantage"]
+    means = guided[["coverage", "n_elements"]].mean()
+    return {**means, "insertion_advantage": advantages.mean()}

@@ -33,23 +33,15 @@ class Explanation:
 
     Attributes
     ----------
-    name
-        Identity of the photograph.
-    photo
-        ``uint8 [H, W, 3]``, upright.
-    probabilities
-        Probability of every class.
-    attribution
-        Map ``[S, S]`` in 0..1 at the classifier's size.
-    elements
-        Columns of ``pipeline.shards.elements_table``, largest own effect first: the order that
-        numbers them in the figure and in the JSON.
-    settings
-        Attribution method, segmenter, thresholds and model.
-    note
-        What a reader must know before believing it; empty if nothing.
-    credit
-        Author and licence of the photograph; empty where none is known.
+    name : identity of the photograph.
+    photo : uint8 ``[H, W, 3]``, upright.
+    probabilities : of every class.
+    attribution : map ``[S, S]`` in 0..1 at the classifier's size.
+    elements : columns of ``pipeline.shards.elements_table``, largest own effect first: the order
+        that numbers them in the figure and in the JSON.
+    settings : attribution method, segmenter, thresholds and model.
+    note : what a reader must know before believing it, or nothing.
+    credit : author and licence of the photograph, where known.
     """
 
     name: str
@@ -126,18 +118,10 @@ def explain(
 
     Parameters
     ----------
-    classifier
-        The model that is explained.
-    image
-        A path, bytes, PIL image, ``uint8 [H, W, 3]`` array, or an item of a dataset.
-    config
-        Settings; outcomes are judged by the predicted class.
-    name
-        Identity in the result, where the image has none of its own.
-
-    Returns
-    -------
-    Explanation
+    classifier : the model that is explained.
+    image : a path, bytes, PIL image, uint8 ``[H, W, 3]`` array, or an item of a dataset.
+    config : settings; outcomes are judged by the predicted class.
+    name : identity in the result, where the image has none of its own.
 
     Raises
     ------

@@ -24,18 +24,9 @@ def export(
 ) -> list[Path]:
     """Write outcomes, maps and elements of a dataset in open formats.
 
-    Parameters
-    ----------
-    folder
-        Receives ``outcomes.parquet``, ``elements.parquet``, ``maps.parquet`` (a row per image,
-        the map as bytes of ``side`` × ``side`` float32 values) and ``elements.coco.json``.
-    dataset, classifier, config
-        As for :func:`evaluate`.
-
-    Returns
-    -------
-    list of pathlib.Path
-        The files written.
+    ``folder`` receives ``outcomes.parquet``, ``elements.parquet``, ``maps.parquet`` (a row per
+    image, the map as bytes of ``side`` × ``side`` float32 values) and ``elements.coco.json``, whose
+    paths are returned; other arguments and errors are those of :func:`evaluate`.
     """
     config = config or EvaluationConfig()
     target = Path(folder)

@@ -42,40 +42,20 @@ class EvaluationConfig(BaseModel):
 
     Attributes
     ----------
-    attribution, attribution_options
-        Attribution method and its options; see :data:`geolib.attribution.METHODS`.
-    segmenter, segmenter_options
-        Segmenter and its options; see :data:`geolib.segmentation.SEGMENTERS`.
-    top_p
-        Share of pixels that count as salient, in (0, 1].
-    s_min
-        Elements with a score below it are dropped, in 0..1.
-    suppression
-        Overlap from which a segment counts as a near-duplicate of a better one, in (0, 1].
-    padding
-        Padding of boxes as a share of their longer side.
-    fill
-        What replaces removed pixels; see :func:`geolib.ablation.ablate`.
-    repeats
-        Random layouts per image.
-    tests
-        ``"deletion"``, ``"insertion"`` or both.
-    individual
-        Also ablate every element alone.
-    label
-        Which class an outcome is judged by: the true one, or the one predicted for the whole image.
-    seed
-        Seed of the random layouts.
-    batch_size
-        Images per forward pass, by default as the device suggests; halved, with a warning,
-        whenever memory runs out.
-    shard_size
-        Images per unit of work. The first 30 images of a split share the work done on the first
-        20, because shards are cut alike.
-    precision
-        ``"auto"``, ``"bf16"`` or ``"fp32"``.
-    device
-        Where the classifier runs; ``"auto"`` is a GPU if there is one.
+    attribution, attribution_options : see :data:`geolib.attribution.METHODS`.
+    segmenter, segmenter_options : see :data:`geolib.segmentation.SEGMENTERS`.
+    top_p : share of pixels that count as salient, in (0, 1].
+    s_min : elements with a score below it are dropped, in 0..1.
+    suppression : overlap from which a segment is a near-duplicate of a better one, in (0, 1].
+    padding : of boxes, as a share of their longer side.
+    fill, repeats, tests, individual, seed : see :class:`geolib.ablation.AblationSettings`.
+    label : the class that outcomes are judged by, the true or the predicted one.
+    batch_size : images per forward pass, by default as the device suggests; halved, with a
+        warning, whenever memory runs out.
+    shard_size : images per unit of work. The first 30 images of a split share the work done on the
+        first 20, because shards are cut alike.
+    precision : "auto", "bf16" or "fp32".
+    device : where the classifier runs; "auto" is a GPU if there is one.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -112,15 +92,12 @@ class Extracted:
 
 
 class Shard:
-    """Some images of a dataset for a classifier; pixels are read when a stage first asks for them.
-
-    ``weights_sha256`` is the classifier's, hashed once for all shards.
-    """
+    """Some images of a dataset for a classifier; pixels are read when a stage first asks."""
 
     def __init__(self, dataset: data.GeoDataset, image_size: int, weights_sha256: str) -> None:
         self.dataset = dataset
         self.image_size = image_size
-        self.weights_sha256 = weights_sha256
+        self.weights_sha256 = weights_sha256  # hashed once for all shards
 
     @cached_property
     def identity(self) -> dict[str, Any]:
@@ -163,10 +140,10 @@ def shards(dataset: data.GeoDataset, classifier: Classifier, size: int) -> Itera
 
 @contextmanager
 def single_thread(needed: bool = True) -> Iterator[None]:
-    """Let torch compute on one thread where that is needed, and on as many as before afterwards.
+    """Let torch compute on one thread where that is needed.
 
-    Float32 networks on a processor divide sums among threads, so that the last digits of what they
-    put out depend on how many there are. A shard must not: it is one table whoever computes it.
+    The last digits of float32 networks on a processor depend on the number of threads; those of a
+    shard must not, whoever computes it.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(1 if needed else before)
@@ -191,14 +168,9 @@ def attribute_batch(
     classifier.to(choose_device(config.device))
     precision = "fp32" if config.attribution in FLOAT32_METHODS else config.precision
     with single_thread(_depends_on_threads(classifier, precision)):
-        return attribute(
-            classifier,
-            images,
-            config.attribution,
-            precision=config.precision,
-            batch_size=config.batch_size,
-            **config.attribution_options,
-        )
+        common = {"precision": config.precision, "batch_size": config.batch_size}
+        options = {**common, **config.attribution_options}
+        return attribute(classifier, images, config.attribution, **options)
 
 
 def segment_batch(
@@ -209,8 +181,8 @@ def segment_batch(
 ) -> list[segmentation.Segments]:
     """Segments of each image at the classifier's size.
 
-    Networks see the photograph in its own pixels, the other segmenters what the classifier sees.
-    ``maps`` may be None for segmenters that do not read them.
+    Networks see the photograph in its own pixels, the others what the classifier sees. ``maps`` may
+    be None for segmenters that do not read them.
     """
     segment = _segmenter(config)
     size = (images.shape[2], images.shape[3])
@@ -234,19 +206,12 @@ def extract_batch(
     config: EvaluationConfig,
 ) -> list[Extracted]:
     """Object-like elements of each image (§3.3)."""
-    elements = [
-        extract_elements(
-            attribution,
-            found,
-            top_p=config.top_p,
-            s_min=config.s_min,
-            threshold=config.suppression,
-            padding=config.padding,
-        )
-        for attribution, found in zip(maps, segments, strict=True)
-    ]
-    parts = zip(items, images, maps, segments, elements, strict=True)
-    return [Extracted(*part) for part in parts]
+    options = config.model_dump(include={"top_p", "s_min", "padding"})
+    extracted = []
+    for item, image, one, found in zip(items, images, maps, segments, strict=True):
+        elements = extract_elements(one, found, threshold=config.suppression, **options)
+        extracted.append(Extracted(item, image, one, found, elements))
+    return extracted
 
 
 def ablate_batch(
@@ -406,40 +371,22 @@ def predictions(dataset: data.GeoDataset, classifier: Classifier) -> pd.DataFram
 def elements_table(extracted: Sequence[Extracted], outcomes: pd.DataFrame) -> pd.DataFrame:
     """One row per element: its box, scores, mask, and what it does alone.
 
-    ``deletion_effect`` is the log-probability that the label loses when the element's box is
-    removed; ``insertion_probability`` the label's probability when nothing else is shown. Both are
-    missing where elements were not tested one by one. ``name`` is what the element shows, where the
-    segmenter knows. ``mask`` is COCO's run-length encoding.
+    ``deletion_effect`` is the log-probability that the label loses without the element's box,
+    ``insertion_probability`` the label's probability when nothing else is shown; both are missing
+    where elements were not tested one by one. ``name`` is what the element shows, where the
+    segmenter knows; ``mask`` is COCO's run-length encoding.
     """
     rows = []
     for found in extracted:
-        height, width = found.elements.shape
-        for index, (box, mask) in enumerate(
-            zip(found.elements.boxes, found.elements.masks, strict=True)
-        ):
-            rows.append(
-                {
-                    "image_id": found.item.id,
-                    "country": found.item.country,
-                    "element": index,
-                    **_corners(box),
-                    **{str(k): v for k, v in found.elements.table.iloc[index].items()},
-                    "name": _name(found.segments, found.elements.table["segment"].iloc[index]),
-                    "height": height,
-                    "width": width,
-                    "mask": encode(mask)["counts"],
-                }
-            )
+        names = found.segments.labels
+        image = {"image_id": found.item.id, "country": found.item.country}
+        image |= dict(zip(("height", "width"), found.elements.shape, strict=True))
+        columns = (found.elements.boxes, found.elements.masks, found.elements.table.iterrows())
+        for index, (box, mask, (_, scored)) in enumerate(zip(*columns, strict=True)):
+            row = {**image, "element": index, "mask": encode(mask)["counts"], **scored}
+            row |= dict(zip(("x0", "y0", "x1", "y1"), box.tolist(), strict=True))
+            rows.append({**row, "name": None if names is None else names[int(scored["segment"])]})
     return _with_effects(pd.DataFrame(rows, columns=ELEMENT_COLUMNS), outcomes)
-
-
-def _name(segments: segmentation.Segments, index: int) -> str | None:
-    """What a segment shows, where the segmenter knows."""
-    return None if segments.labels is None else segments.labels[index]
-
-
-def _corners(box: np.ndarray) -> dict[str, int]:
-    return dict(zip(("x0", "y0", "x1", "y1"), box.tolist(), strict=True))
 
 
 def _with_effects(elements: pd.DataFrame, outcomes: pd.DataFrame) -> pd.DataFrame:
@@ -455,13 +402,7 @@ def _with_effects(elements: pd.DataFrame, outcomes: pd.DataFrame) -> pd.DataFram
 
 
 def true_labels(dataset: data.GeoDataset, classifier: Classifier) -> dict[str, int]:
-    """Index of each image's true class among the classifier's classes.
-
-    Raises
-    ------
-    ValueError
-        If an image has no label, or one that the classifier does not know.
-    """
+    """Index of each image's true class among the classifier's; ValueError where there is none."""
     unknown = [name for name in dataset.classes if name not in classifier.classes]
     if unknown:
         raise ValueError(

@@ -15,7 +15,7 @@ import pandas as pd
 from scipy import ndimage, stats
 
 from geolib import data, statistics
-from geolib.ablation import torus_shifts
+from geolib.chapters.baselines import torus_shifts
 from geolib.chapters.controls.specifications import OutcomeTables, Tested, all_elements
 from geolib.chapters.tables import grouped_means, mean_row
 from geolib.masks import Array, to_numpy

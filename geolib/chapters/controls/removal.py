@@ -18,7 +18,8 @@ import pandas as pd
 import torch
 
 from geolib import statistics
-from geolib.ablation import FILLS, ablate, donor_indices
+from geolib.ablation import FILLS, ablate
+from geolib.chapters.baselines import donor_indices
 from geolib.chapters.causes.effects import dataset_effects, object_effects, scene_of
 from geolib.chapters.elements import MIN_PIXELS
 from geolib.data import GeoDataset, GeoImage, to_batch

@@ -17,7 +17,8 @@ import pandas as pd
 import torch
 
 from geolib import data, statistics
-from geolib.ablation import donor_indices, faithfulness, torus_shifts
+from geolib.ablation import faithfulness
+from geolib.chapters.baselines import donor_indices, torus_shifts
 from geolib.chapters.tables import mean_row
 from geolib.model import Classifier, choose_device
 from geolib.pipeline import shards as shards_

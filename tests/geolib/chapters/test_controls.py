@@ -12,7 +12,7 @@ from toys import SIDE, write_photographs
 from toys import classifier as oracle
 
 from geolib import data, model, statistics
-from geolib.ablation import ablate, donor_indices, faithfulness
+from geolib.ablation import ablate, faithfulness
 from geolib.chapters.causes.effects import scene_of
 from geolib.chapters.controls import equal_area, removal, wording
 from geolib.chapters.controls import specifications as specifications_
@@ -61,19 +61,6 @@ def test_road_fills_a_hole_of_nine_pixels_as_worked_out_by_hand():
     expected = torch.tensor([[z, y, z], [y, x, y], [z, y, z]])
     smooth = filled[0, :, 1:4, 1:4] - 0.01 * noise[:, 1:4, 1:4]
     torch.testing.assert_close(smooth, expected.expand(3, 3, 3), atol=1e-5, rtol=0)
-
-
-def test_donors_are_others_and_do_not_depend_on_the_order():
-    names = [f"image {i}" for i in range(6)]
-    donors = donor_indices(names, seed=3, repeats=5)
-    for index, row in enumerate(donors):
-        assert sorted(row) == [i for i in range(6) if i != index]  # every other one, once
-    assert (donors != donor_indices(names, seed=4, repeats=5)).any()
-    backwards = donor_indices(names[::-1], seed=3, repeats=5)[::-1]
-    np.testing.assert_array_equal(5 - backwards, donors)
-    assert donor_indices(["a", "b"], repeats=3).tolist() == [[1, 1, 1], [0, 0, 0]]
-    with pytest.raises(ValueError, match="expected at least 2, all different"):
-        donor_indices(["a", "a"])
 
 
 def test_null_regions_keep_coverage_or_are_another_images_layout():

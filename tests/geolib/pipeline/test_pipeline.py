@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from pycocotools import mask as cocomask
 from pycocotools.coco import COCO
 from toys import BOX, SIDE, classifier, photograph, write_photographs
 
@@ -353,7 +354,8 @@ def test_export_writes_what_was_computed(root, tmp_path):
         coco.loadAnns(coco.getAnnIds()), table.to_dict("records"), strict=True
     ):
         mask = decode({"size": [row["height"], row["width"]], "counts": row["mask"]})
-        assert np.array_equal(coco.annToMask(annotation).astype(bool), mask)
+        packed = cocomask.encode(np.asfortranarray(mask, np.uint8))
+        assert coco.annToRLE(annotation)["counts"] == packed["counts"].decode()
         assert annotation["area"] == mask.sum()
         assert annotation["bbox"][2] == row["x1"] - row["x0"]
     maps = pd.read_parquet(tmp_path / "out" / "maps.parquet").set_index("image_id")

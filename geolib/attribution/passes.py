@@ -1,0 +1,143 @@
+"""Passes of a classifier: scores, targets, feature maps and their gradients, maps at image size."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+Output = Literal["logit", "probability"]
+
+
+def targets_or_predictions(classifier: nn.Module, images: Tensor, targets: Tensor | None) -> Tensor:
+    """The targets, checked against the classifier's outputs, or its predictions."""
+    with torch.no_grad():
+        return resolve(targets, scores_of(classifier(images), "logit"))
+
+
+def scores_of(logits: Tensor, output: Output) -> Tensor:
+    """Logits ``[B, N]`` as the quantity to attribute."""
+    if not logits.isfinite().all():
+        raise ValueError(
+            "classifier gave NaN or infinite logits: check its weights for such values"
+        )
+    if output not in ("logit", "probability"):
+        raise ValueError(f"output must be 'logit' or 'probability', got {output!r}")
+    return logits.float() if output == "logit" else logits.float().softmax(dim=1)
+
+
+def resolve(targets: Tensor | None, scores: Tensor) -> Tensor:
+    """The targets, or the predicted class."""
+    if targets is None:
+        return scores.argmax(dim=1)
+    if targets.max() >= scores.shape[1]:
+        raise ValueError(
+            f"targets must lie in 0...{scores.shape[1] - 1} for a classifier of "
+            f"{scores.shape[1]} classes, got {int(targets.max())}"
+        )
+    return targets
+
+
+def colour(rgb: Sequence[float], images: Tensor) -> Tensor:
+    """A colour as an image of one pixel, ``[1, 3, 1, 1]``."""
+    return torch.tensor(rgb, dtype=images.dtype, device=images.device).view(1, 3, 1, 1)
+
+
+def upsample(maps: Tensor, size: Sequence[int], *, align_corners: bool = False) -> Tensor:
+    """``[B, h, w]`` to ``[B, H, W]``, bilinear between pixel centres (or aligned corners)."""
+    return F.interpolate(
+        maps[:, None], size=tuple(size), mode="bilinear", align_corners=align_corners
+    )[:, 0]
+
+
+def min_max(maps: Tensor) -> Tensor:
+    """Each map of ``[B, H, W]`` scaled to 0...1; a map that varies by rounding only is zero."""
+    flat = maps.flatten(1)
+    low, high = flat.aminmax(dim=1, keepdim=True)
+    span = high - low
+    rounding = 8 * torch.finfo(maps.dtype).eps * torch.maximum(low.abs(), high.abs())
+    scaled = (flat - low) / span
+    return scaled.where(span > rounding, 0).view_as(maps)
+
+
+def feature_maps(
+    classifier: nn.Module, images: Tensor, layers: Mapping[str, nn.Module]
+) -> tuple[dict[str, Tensor], Tensor]:
+    """What some layers put out, float32 ``[B, K, h, w]``, and the logits, in one forward pass.
+
+    Where gradients are on, the graph leads from the logits to the maps, and no further.
+    """
+    seen: dict[str, list[Tensor]] = {name: [] for name in layers}
+
+    def watch(name: str, layer: nn.Module) -> torch.utils.hooks.RemovableHandle:
+        def hook(_module: nn.Module, _inputs: object, output: object) -> Tensor:
+            if not isinstance(output, Tensor) or output.ndim != 4:
+                shape = tuple(getattr(output, "shape", ()))
+                raise ValueError(
+                    f"{name} puts out {type(output).__name__} {shape}; "
+                    "expected a feature map [B, K, h, w]"
+                )
+            maps = output.float()
+            if torch.is_grad_enabled() and not maps.requires_grad:
+                maps = maps.detach().requires_grad_()
+            seen[name].append(maps)
+            # What follows may work in place (ReLU): it gets a copy.
+            return maps.to(output.dtype, copy=True)
+
+        return layer.register_forward_hook(hook)
+
+    handles = [watch(name, layer) for name, layer in layers.items()]
+    try:
+        logits = classifier(images)
+    finally:
+        for handle in handles:
+            handle.remove()
+    for name, found in seen.items():
+        if len(found) != 1:
+            raise ValueError(
+                f"{name} ran {len(found)} times in one forward pass; "
+                "expected a module of the classifier that runs once"
+            )
+    return {name: found[0] for name, found in seen.items()}, logits
+
+
+def gradients(score: Tensor, maps: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Derivatives of a score by feature maps, in one backward pass."""
+    found: tuple[Tensor | None, ...] = (None,) * len(maps)
+    if score.requires_grad:
+        found = torch.autograd.grad(score, list(maps.values()), allow_unused=True)
+    by_name = {}
+    for name, gradient in zip(maps, found, strict=True):
+        if gradient is None:
+            raise ValueError(f"{name} does not lead to the logits")
+        by_name[name] = gradient
+    return by_name
+
+
+def module_named(classifier: nn.Module, name: str, option: str) -> nn.Module:
+    """The classifier's module of that name, asked for by an option."""
+    try:
+        return classifier.get_submodule(name)
+    except AttributeError as error:
+        names = [known for known, _ in classifier.named_modules() if known]
+        close = difflib.get_close_matches(name, names) or names[:10]
+        raise ValueError(
+            f"{option} {name!r} is no module of the classifier; close: {', '.join(close)}"
+        ) from error
+
+
+def layer_of(classifier: nn.Module, override: nn.Module | str | None) -> dict[str, nn.Module]:
+    """The layer whose maps are weighted, under the name that error messages give it."""
+    layer = getattr(classifier, "target_layer", None) if override is None else override
+    if isinstance(layer, str):
+        layer = module_named(classifier, layer, "target_layer")
+    if not isinstance(layer, nn.Module):
+        raise TypeError(
+            f"target_layer must be a module or its name, got {type(layer).__name__}: set the "
+            "classifier's attribute target_layer, or pass target_layer="
+        )
+    return {f"target_layer {type(layer).__name__}": layer}
