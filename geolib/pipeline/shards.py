@@ -379,8 +379,9 @@ def elements_table(extracted: Sequence[Extracted], outcomes: pd.DataFrame) -> pd
     rows = []
     for found in extracted:
         names = found.segments.labels
-        image = {"image_id": found.item.id, "country": found.item.country}
-        image |= dict(zip(("height", "width"), found.elements.shape, strict=True))
+        height, width = found.elements.shape
+        sizes = {"height": height, "width": width}
+        image = {"image_id": found.item.id, "country": found.item.country, **sizes}
         columns = (found.elements.boxes, found.elements.masks, found.elements.table.iterrows())
         for index, (box, mask, (_, scored)) in enumerate(zip(*columns, strict=True)):
             row = {**image, "element": index, "mask": encode(mask)["counts"], **scored}
