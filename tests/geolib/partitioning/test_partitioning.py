@@ -85,23 +85,13 @@ messy = st.lists(
 # --- distances and scores --------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("a", "b", "km"),
-    [
-        ((0, 0), (0, 90), 6371 * math.pi / 2),  # a quarter of the equator
-        ((90, 0), (-90, 77), 6371 * math.pi),  # pole to pole
-        ((0, 179.5), (0, -179.5), 6371 * math.pi / 180),  # one degree across the antimeridian
-        ((60, 0), (60, 180), 6371 * math.pi / 3),  # over the pole, not along the parallel
-        ((12, 34), (12, 34), 0),
-    ],
-)
-def test_distances_known_by_hand(a, b, km):
-    assert great_circle_distance([a], [b]) == pytest.approx([km], rel=1e-12)
-
-
 @settings(deadline=None, max_examples=60)
 @given(a=points, b=points)
 @example(a=(0.0, 0.0), b=(0.0, 180.0))
+@example(a=(90.0, 0.0), b=(-90.0, 77.0))  # pole to pole
+@example(a=(0.0, 179.5), b=(0.0, -179.5))  # across the antimeridian
+@example(a=(60.0, 0.0), b=(60.0, 180.0))  # over the pole, not along the parallel
+@example(a=(12.0, 34.0), b=(12.0, 34.0))
 def test_distance_is_geopys_great_circle(a, b):
     km = great_circle_distance([a], [b])[0]
     # Near antipodes the haversine is flat: half a metre is what double precision leaves.
@@ -109,20 +99,9 @@ def test_distance_is_geopys_great_circle(a, b):
     assert km == great_circle_distance([b], [a])[0]
 
 
-@pytest.mark.parametrize(
-    ("a", "b", "message"),
-    [
-        ([[0, 0]], [[0, 0], [1, 1]], "a holds 1 points and b 2"),
-        ([0, 0], [0, 0], r"a has shape \(2,\)"),
-        ([[0, 0]], [[0, 0, 0]], r"b has shape \(1, 3\)"),
-        ([[0, 0]], [[91, 0]], r"b\[0\] is \(91.0, 0.0\)"),
-        ([[0, 0], [0, 181]], [[0, 0], [0, 0]], r"a\[1\] is \(0.0, 181.0\)"),
-        ([[0, math.nan]], [[0, 0]], r"a\[0\] is \(0.0, nan\)"),
-    ],
-)
-def test_wrong_coordinates_are_named(a, b, message):
-    with pytest.raises(ValueError, match=message):
-        great_circle_distance(a, b)
+def test_a_quarter_of_the_equator():
+    quarter = 6371 * math.pi / 2
+    assert great_circle_distance([(0, 0)], [(0, 90)]) == pytest.approx([quarter], rel=1e-12)
 
 
 def test_accuracy_counts_distances_strictly_below_the_radius():
@@ -132,17 +111,25 @@ def test_accuracy_counts_distances_strictly_below_the_radius():
 
 
 @pytest.mark.parametrize(
-    ("km", "radii", "message"),
+    ("measure", "arguments", "message"),
     [
-        ([], (1,), "km is empty"),
-        ([-1], (1,), "-1"),
-        ([math.nan], (1,), "nan"),
-        ([1], (0,), "radii"),
+        (great_circle_distance, ([[0, 0]], [[0, 0], [1, 1]]), "a holds 1 points and b 2"),
+        (great_circle_distance, ([0, 0], [0, 0]), r"a has shape \(2,\)"),
+        (great_circle_distance, ([[0, 0]], [[0, 0, 0]]), r"b has shape \(1, 3\)"),
+        (great_circle_distance, ([[0, 0]], [[91, 0]]), r"b\[0\] is \(91.0, 0.0\)"),
+        (great_circle_distance, ([[0, 0], [0, 181]], [[0, 0]] * 2), r"a\[1\] is \(0.0, 181.0\)"),
+        (great_circle_distance, ([[0, math.nan]], [[0, 0]]), r"a\[0\] is \(0.0, nan\)"),
+        (geolocation_accuracy, ([], (1,)), "km is empty"),
+        (geolocation_accuracy, ([-1], (1,)), "-1"),
+        (geolocation_accuracy, ([math.nan], (1,)), "nan"),
+        (geolocation_accuracy, ([1], (0,)), "radii"),
+        (spherical_mean, ([(0, 0), (0, 180)],), "cancel out"),
+        (spherical_mean, (np.empty((0, 2)),), "empty"),
     ],
 )
-def test_accuracy_refuses(km, radii, message):
+def test_distances_and_means_refuse(measure, arguments, message):
     with pytest.raises(ValueError, match=message):
-        geolocation_accuracy(km, radii)
+        measure(*arguments)
 
 
 def test_geoguessr_score():
@@ -166,14 +153,6 @@ def test_spherical_mean(coordinates, mean):
     assert latitude == pytest.approx(mean[0])
     if mean[1] is not None:
         assert abs((longitude - mean[1] + 180) % 360 - 180) < 1e-9
-
-
-@pytest.mark.parametrize(
-    ("coordinates", "message"), [([(0, 0), (0, 180)], "cancel out"), (np.empty((0, 2)), "empty")]
-)
-def test_no_mean_direction(coordinates, message):
-    with pytest.raises(ValueError, match=message):
-        spherical_mean(coordinates)
 
 
 @settings(deadline=None, max_examples=60)
@@ -205,11 +184,6 @@ def test_most_frequent_parent_wins_over_errors_and_missing_levels():
     assert hierarchy.finest(Address()) is None
 
 
-def test_equally_frequent_parents_the_first_by_key():
-    for addresses in (["ab", "ac"], ["ac", "ab"]):
-        assert build_hierarchy([address(*keys) for keys in addresses]).parents["a"] == "b"
-
-
 @pytest.mark.parametrize(
     ("addresses", "parents"),
     [
@@ -226,6 +200,9 @@ def test_equally_frequent_parents_the_first_by_key():
         ),
         # A location inside itself.
         (["aab"], {"a": "b", "b": None}),
+        # Without any cycle: of equally frequent parents the first by key, in either order.
+        (["ab", "ac"], {"a": "b", "b": None, "c": None}),
+        (["ac", "ab"], {"a": "b", "b": None, "c": None}),
     ],
 )
 def test_cycles_lose_their_weakest_edge(addresses, parents):
@@ -309,14 +286,14 @@ def test_a_location_of_which_nothing_is_left_is_no_class():
     assert middle.assign(new).tolist() == [0, 0, UNASSIGNED]
 
 
-def test_area_only_leaves_points_out():
-    addresses = [address("lyon", "rhone", "france", points="lyon")] * 3
-    coordinates, geocoder = world(addresses)
-    only = SemanticPartitioning.build(coordinates, geocoder, 2, tau_d=1, area_only=True)
-    assert only.labels == ["RHONE, FRANCE"]
-    assert only.assign(coordinates).tolist() == [0, 0, 0]
-    both = SemanticPartitioning.build(coordinates, geocoder, 2, tau_d=1)
-    assert both.labels == ["LYON, RHONE, FRANCE"]
+@pytest.mark.parametrize(
+    ("area_only", "label"), [(True, "RHONE, FRANCE"), (False, "LYON, RHONE, FRANCE")]
+)
+def test_area_only_leaves_points_out(area_only, label):
+    coordinates, geocoder = world([address("lyon", "rhone", "france", points="lyon")] * 3)
+    built = SemanticPartitioning.build(coordinates, geocoder, 2, tau_d=1, area_only=area_only)
+    assert built.labels == [label]
+    assert built.assign(coordinates).tolist() == [0, 0, 0]
 
 
 @settings(deadline=None, max_examples=60)
@@ -360,19 +337,33 @@ def test_laws_of_semantic_partitionings(addresses, tau_mins, tau_d, seed):
         assert (one.coordinates == other.coordinates).all()
 
 
+APART = [(30, 30), (30, -30), (-30, 30)]  # on one face of the cube, in three children of it
+
+
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("build", "arguments", "options", "message"),
     [
-        ({"tau_mins": []}, "tau_mins"),
-        ({"tau_mins": [0]}, "tau_mins"),
-        ({"tau_mins": [10], "tau_d": 1}, "no location carries more than 9 of the 10 images"),
-        ({"tau_mins": [1], "tau_d": 0}, "tau_d=0"),
+        (semantic_partitionings, world(FRANCE), {"tau_mins": []}, "tau_mins"),
+        (semantic_partitionings, world(FRANCE), {"tau_mins": [0]}, "tau_mins"),
+        (
+            semantic_partitionings,
+            world(FRANCE),
+            {"tau_mins": [10], "tau_d": 1},
+            "no location carries more than 9 of the 10 images",
+        ),
+        (semantic_partitionings, world(FRANCE), {"tau_mins": [1], "tau_d": 0}, "tau_d=0"),
+        (s2_partitionings, [APART], {"tau_maxs": []}, "tau_maxs"),
+        (s2_partitionings, [APART], {"tau_maxs": [3], "tau_min": 4}, "tau_min=4"),
+        (s2_partitionings, [APART], {"tau_maxs": [3], "tau_min": 0}, "tau_min=0"),
+        (s2_partitionings, [APART], {"tau_maxs": [9], "tau_min": 4}, "leave no cell of 3 images"),
+        # Three images are too many for one cell, and one each is too few for its children.
+        (s2_partitionings, [APART], {"tau_maxs": [2], "tau_min": 2}, "leave no cell of 3 images"),
+        (matching_tau_max, [APART, 5], {"tau_min": 4}, "expected 1 to 3"),
     ],
 )
-def test_semantic_partitioning_refuses(options, message):
-    coordinates, geocoder = world(FRANCE)
+def test_partitionings_refuse(build, arguments, options, message):
     with pytest.raises(ValueError, match=message):
-        semantic_partitionings(coordinates, geocoder, **options)
+        build(*arguments, **options)
 
 
 def test_a_cell_is_its_place_without_the_classes_inside(monkeypatch):
@@ -427,11 +418,10 @@ def leaf(point):
     return s2sphere.CellId.from_lat_lng(s2sphere.LatLng.from_degrees(*point))
 
 
-def test_tokens_of_cells_at_a_level():
-    points = np.array([(48.85, 2.35), (-17.0, 180.0), (90.0, 0.0)])
-    for level in (0, 13, 30):
-        expected = [leaf(point).parent(level).to_token() for point in points.tolist()]
-        assert s2_tokens(points, level) == expected
+@pytest.mark.parametrize("level", [0, 13, 30])
+def test_tokens_of_cells_at_a_level(level):
+    points = [(48.85, 2.35), (-17.0, 180.0), (90.0, 0.0)]
+    assert s2_tokens(points, level) == [leaf(point).parent(level).to_token() for point in points]
 
 
 def slow_quadtree(leaves, tau_min, tau_max):
@@ -530,28 +520,8 @@ def test_polygons_of_a_level_tile_the_map(level):
         assert shapely.dwithin(shapes, middles, 1e-6).all()
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"tau_maxs": []}, "tau_maxs"),
-        ({"tau_maxs": [3], "tau_min": 4}, "tau_min=4"),
-        ({"tau_maxs": [3], "tau_min": 0}, "tau_min=0"),
-        ({"tau_maxs": [9], "tau_min": 3}, "leave no cell of 2 images"),
-    ],
-)
-def test_s2_refuses(options, message):
-    with pytest.raises(ValueError, match=message):
-        s2_partitionings([(1, 2), (3, 4)], **options)
-
-
-def test_no_cell_left_although_its_parent_is_full():
-    # Three images on a face are too many for one cell, and one each is too few for its children.
-    apart = [(30, 30), (30, -30), (-30, 30)]
-    assert S2Partitioning.build(apart, tau_min=2, tau_max=3).n_classes == 1
-    with pytest.raises(ValueError, match="tau_min=2 and tau_max=2 leave no cell of 3 images"):
-        S2Partitioning.build(apart, tau_min=2, tau_max=2)
-    with pytest.raises(ValueError, match="expected 1 to 3"):
-        matching_tau_max(apart, 5, tau_min=4)
+def test_a_full_parent_stays_whole_where_its_children_would_be_too_few():
+    assert S2Partitioning.build(APART, tau_min=2, tau_max=3).n_classes == 1
 
 
 # --- files -----------------------------------------------------------------------------------
@@ -589,10 +559,7 @@ def test_s2_partitioning_comes_back_whole(tmp_path, suffix, polygons):
     saved = saved.with_polygons() if polygons else saved
     saved.save(tmp_path / f"cells{suffix}")
     loaded = S2Partitioning.load(tmp_path / f"cells{suffix}")
-    assert_geodataframe_equal(
-        loaded.cells,
-        saved.cells,
-    )
+    assert_geodataframe_equal(loaded.cells, saved.cells)
     assert loaded.cells.geometry.isna().all() != polygons
     assert (loaded.coordinates == saved.coordinates).all()
     assert loaded.parameters == saved.parameters
@@ -663,15 +630,14 @@ def test_no_cell_is_nearer_than_the_nearest(cells, asked):
 
 
 def test_presets_are_those_of_table_1():
-    assert [(p.tau_mins, p.area_only) for p in PAPER_PRESETS.values()] == [
-        ((100, 125, 150), False),
-        ((100, 150, 250), True),
-        ((100, 150, 250), False),
-        ((100, 125, 250), False),
-        ((75, 100, 150), True),
-        ((50, 75, 100), False),
+    assert [tuple(preset) for preset in PAPER_PRESETS.values()] == [
+        ((100, 125, 150), 50, False),
+        ((100, 150, 250), 50, True),
+        ((100, 150, 250), 50, False),
+        ((100, 125, 250), 50, False),
+        ((75, 100, 150), 50, True),
+        ((50, 75, 100), 50, False),
     ]
-    assert {preset.tau_d for preset in PAPER_PRESETS.values()} == {50}
 
 
 @pytest.mark.skipif(not COORDINATES.is_dir(), reason=f"{COORDINATES} is absent")
