@@ -864,6 +864,7 @@ def test_rounding_errors_of_a_resize_pass() -> None:
         ({"method": "smoothgrad", "n_samples": 0}, ValueError, "n_samples.*0"),
         ({"method": "smoothgrad", "sigma": -1.0}, ValueError, "sigma.*-1"),
         ({"method": "integrated_gradients", "steps": 0}, ValueError, "steps.*0"),
+        ({"method": "integrated_gradients_squared", "n_samples": 0}, ValueError, "n_samples.*0"),
         ({"method": "scorecam", "n_channels": 0}, ValueError, "n_channels.*0"),
         ({"method": "random", "grid": 1}, ValueError, "grid.*1"),
         ({"method": "gradcam", "output": "loss"}, ValueError, "output.*logit.*probability.*loss"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import geopandas
 import numpy as np
@@ -64,24 +65,25 @@ def noise(n: int, size: int = 32) -> torch.Tensor:
 
 
 class Tile:
-    """A picture of one colour; its number tells which of four."""
+    """A given picture, or one of four colours, as its number says."""
 
-    def __init__(self, number: int) -> None:
-        self.id, self.number, self.label = f"{number}", number, None
+    label = None
+
+    def __init__(self, number: int, picture: Any = None, *, broken: bool = False) -> None:
+        self.id, self.number, self.picture, self.broken = f"{number}", number, picture, broken
 
     def content_key(self) -> str:
         return f"tile {self.number}"
 
     def read(self) -> data.GeoImage:
-        rng = np.random.default_rng(self.number)
-        colours = np.array([[220, 40, 40], [220, 160, 40], [40, 160, 220], [40, 40, 220]])
-        image = colours[self.number % 4] + rng.integers(-30, 30, (40, 48, 3))
-        return data.GeoImage(self.id, image.astype(np.uint8), None, None, None, None)
-
-
-class Broken(Tile):
-    def read(self) -> data.GeoImage:
-        raise UnreadableImage(self.id, "broken on purpose")
+        if self.broken:
+            raise UnreadableImage(self.id, "broken on purpose")
+        image = self.picture
+        if image is None:
+            colours = np.array([[220, 40, 40], [220, 160, 40], [40, 160, 220], [40, 40, 220]])
+            noise = np.random.default_rng(self.number).integers(-30, 30, (40, 48, 3))
+            image = (colours[self.number % 4] + noise).astype(np.uint8)
+        return data.GeoImage(self.id, image, None, None, None, None)
 
 
 def tiles(n: int, first: int = 0, split: str = "train") -> data.GeoDataset:
@@ -147,18 +149,15 @@ def test_the_theiner_profile_is_that_papers_recipe():
     experiment = recipe()
     assert experiment.location_config == THEINER
     assert experiment.training == THEINER_COUNTRIES
-    places = experiment.location_config
-    assert (places.arch, places.image_size, places.crops) == ("resnet50", 224, True)
-    assert (places.optimizer, places.learning_rate, places.momentum) == ("sgd", 0.01, 0.9)
-    assert (places.weight_decay, places.max_epochs, places.batch_size) == (1e-4, 15, 200)
-    assert (places.schedule, places.horizontal_flip) == ("halving", True)
-    assert (places.label_smoothing, places.color_jitter) == (0, 0)
-    countries = experiment.training
-    assert (countries.weights, countries.image_size, countries.crops) == ("imagenet", 224, True)
-    assert (countries.optimizer, countries.learning_rate) == ("sgd", 5e-3)
-    assert (countries.momentum, countries.weight_decay) == (0.9, 1e-4)
-    assert (countries.max_epochs, countries.batch_size) == (10, 128)
-    assert countries.schedule == "warm_restarts"
+    both = {"image_size": 224, "crops": True, "optimizer": "sgd", "momentum": 0.9}
+    both |= {"weight_decay": 1e-4, "horizontal_flip": True, "label_smoothing": 0, "color_jitter": 0}
+    places = {"arch": "resnet50", "learning_rate": 0.01, "max_epochs": 15, "batch_size": 200}
+    countries = {"weights": "imagenet", "learning_rate": 5e-3, "max_epochs": 10, "batch_size": 128}
+    for config, expected in (
+        (THEINER, both | places | {"schedule": "halving"}),
+        (THEINER_COUNTRIES, both | countries | {"schedule": "warm_restarts"}),
+    ):
+        assert config.model_dump(include=set(expected)) == expected
     assert (experiment.tau_min, experiment.tau_d) == ((100, 125, 250), 50)
     assert (crops.TRAINING_EDGE, crops.TESTING_EDGE, crops.SIDE) == (320, 256, 224)
     assert crops.AREA == (0.66, 1.0)
@@ -178,17 +177,13 @@ def rates(config: model.TrainConfig, steps: int) -> np.ndarray:
     return np.array(found).reshape(config.max_epochs, steps)
 
 
-def test_learning_rate_halves_every_three_epochs_and_from_the_twelfth_on_every_epoch():
+def test_learning_rate_halves_every_third_and_then_every_epoch_or_runs_three_cosine_cycles_in_one():
     found = rates(THEINER, 4)
     assert (found == found[:, :1]).all()
     halvings = [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3, 4, 5, 6]
     np.testing.assert_allclose(found[:, 0], 0.01 * 0.5 ** np.array(halvings))
-
-
-def test_country_training_runs_three_cosine_cycles_per_epoch():
-    found = rates(THEINER_COUNTRIES, 12)
     cycle = 5e-3 * (1 + np.cos(np.pi * np.arange(4) / 4)) / 2
-    np.testing.assert_allclose(found, np.tile(cycle, (10, 3)))
+    np.testing.assert_allclose(rates(THEINER_COUNTRIES, 12), np.tile(cycle, (10, 3)))
 
 
 def test_the_optimiser_is_sgd_with_momentum(monkeypatch):
@@ -218,12 +213,7 @@ def stripes(height: int, width: int) -> np.ndarray:
     return image.astype(np.uint8)
 
 
-class Wide(Tile):
-    def read(self) -> data.GeoImage:
-        return data.GeoImage(self.id, stripes(300, 600), None, None, None, None)
-
-
-WIDE = data.GeoDataset("folder", (), "test", [Wide(0), Wide(1)])
+WIDE = data.GeoDataset("folder", (), "test", [Tile(i, stripes(300, 600)) for i in range(2)])
 
 
 def test_five_crops_are_the_corners_and_the_centre():
@@ -256,13 +246,9 @@ def test_random_crops_of_a_wide_photograph_repeat():
     assert (width <= 0.7).all()
 
 
-class Square(Tile):
-    def read(self) -> data.GeoImage:
-        return data.GeoImage(self.id, stripes(200, 200), None, None, None, None)
-
-
 def test_random_crops_of_a_square_keep_the_areas_and_shapes_of_the_recipe():
-    squares = data.GeoDataset("folder", (), "train", [Square(0), Square(1)])
+    records = [Tile(i, stripes(200, 200)) for i in range(2)]
+    squares = data.GeoDataset("folder", (), "train", records)
     random = crops.RandomCrops(squares, 56, seed=0)
     areas, shapes = [], []
     for epoch in range(60):
@@ -283,17 +269,15 @@ def test_batches_with_their_epoch():
     batches = recipe_.Batches(6, 3, recipe_.Process(), seed=0)
     pairs = WithEpoch(batches)
     assert len(pairs) == 2
-    first = list(pairs)
-    batches.epoch = 4
-    second = list(pairs)
-    assert {epoch for batch in first for epoch, _ in batch} == {0}
-    assert {epoch for batch in second for epoch, _ in batch} == {4}
-    assert sorted(position for batch in second for _, position in batch) == list(range(6))
+    for epoch in (0, 4):
+        batches.epoch = epoch
+        together = [pair for batch in pairs for pair in batch]
+        assert sorted(together) == [(epoch, position) for position in range(6)]
 
 
 def test_five_crop_testing_is_the_mean_of_the_softmax():
     network = small_model()
-    broken = data.GeoDataset("folder", (), "test", [Tile(0), Broken(7), Tile(1)])
+    broken = data.GeoDataset("folder", (), "test", [Tile(0), Tile(7, broken=True), Tile(1)])
     found = probabilities(
         network, broken, crops=True, device="cpu", precision="fp32", progress=False, batch_size=3
     )
@@ -321,28 +305,19 @@ def test_whole_photographs_are_one_view():
 # Down the hierarchy ------------------------------------------------------------------------------
 
 
-def test_f_star_by_hand():
-    """Two coarse cells with two fine ones each: the coarse head overrules the fine one."""
-    fine = np.array([[0.4, 0.1, 0.3, 0.2]])
-    coarse = np.array([[0.3, 0.7]])
-    found = down_the_hierarchy([fine, coarse], [np.array([0, 0, 1, 1])])
-    products = np.array([0.12, 0.03, 0.21, 0.14])
-    np.testing.assert_allclose(found, products[None] / 0.5)
-    assert fine.argmax() == 0
-    assert found.argmax() == 2
-
-
-def test_three_heads_multiply():
-    fine, middle, coarse = np.array([[0.5, 0.5]]), np.array([[0.9, 0.1]]), np.array([[0.2, 0.8]])
-    found = down_the_hierarchy([fine, middle, coarse], [np.array([0, 1]), np.array([1, 0])])
-    np.testing.assert_allclose(found, [[0.72 / 0.74, 0.02 / 0.74]])
-
-
-def test_a_cell_outside_the_coarser_partitioning_is_neither_helped_nor_hurt_by_a_blank_head():
-    fine = np.array([[0.3, 0.3, 0.4]])
-    blank = np.array([[0.25, 0.25, 0.25, 0.25]])
-    found = down_the_hierarchy([fine, blank], [np.array([2, -1, -1])])
-    np.testing.assert_allclose(found, fine)
+@pytest.mark.parametrize(
+    ("heads", "parents", "expected"),
+    [
+        # Two coarse cells with two fine ones each: the coarse head overrules the fine one.
+        ([[0.4, 0.1, 0.3, 0.2], [0.3, 0.7]], [[0, 0, 1, 1]], [0.24, 0.06, 0.42, 0.28]),
+        ([[0.5, 0.5], [0.9, 0.1], [0.2, 0.8]], [[0, 1], [1, 0]], [0.72 / 0.74, 0.02 / 0.74]),
+        # A blank head neither helps nor hurts a cell outside the coarser partitioning.
+        ([[0.3, 0.3, 0.4], [0.25, 0.25, 0.25, 0.25]], [[2, -1, -1]], [0.3, 0.3, 0.4]),
+    ],
+)
+def test_f_star_by_hand(heads, parents, expected):
+    found = down_the_hierarchy([np.array([head]) for head in heads], [np.array(p) for p in parents])
+    np.testing.assert_allclose(found, [expected])
 
 
 # The model ---------------------------------------------------------------------------------------
@@ -440,10 +415,9 @@ def test_it_starts_from_the_country_classifier():
     assert all(torch.allclose(before[key], after[key], rtol=0, atol=1e-20) for key in same)
 
 
-@pytest.mark.parametrize("with_crops", [False, True])
-def test_a_training_that_stopped_resumes_to_the_same_weights(with_crops, tmp_path, monkeypatch):
+def test_a_training_that_stopped_resumes_to_the_same_weights(tmp_path, monkeypatch):
     config = SMALL.model_copy(
-        update={"crops": with_crops, "schedule": "halving", "optimizer": "sgd", "max_epochs": 2}
+        update={"crops": True, "schedule": "halving", "optimizer": "sgd", "max_epochs": 2}
     )
     undisturbed = small_run(config)
     step = recipe_.Recipe.training_step
@@ -466,20 +440,15 @@ def test_a_training_that_stopped_resumes_to_the_same_weights(with_crops, tmp_pat
 
 def test_crops_are_trained_on(trained):
     """Unreadable photographs are left out, and the parts differ from the whole."""
-    config = SMALL.model_copy(update={"crops": True, "max_epochs": 1})
-    images = data.GeoDataset("folder", (), "train", [*tiles(16).records, Broken(16)])
+    images = data.GeoDataset("folder", (), "train", [*tiles(16).records, Tile(16, broken=True)])
     targets = Targets(HEADS, cells(17), cells(8, 1000))
-    unseen = tiles(8, 1000, "validation")
-    with pytest.warns(UserWarning, match="1 unreadable images are left out"):
-        found = train_location(images, unseen, targets, config, progress=False)
-    whole = train_location(
-        tiles(16),
-        unseen,
-        Targets(HEADS, cells(16), cells(8, 1000)),
-        config.model_copy(update={"crops": False}),
-        progress=False,
-    )
-    assert found.weights_sha256 != whole.weights_sha256
+    weights = []
+    for with_crops in (True, False):
+        config = SMALL.model_copy(update={"crops": with_crops, "max_epochs": 1})
+        with pytest.warns(UserWarning, match="1 unreadable images are left out"):
+            given = (images, tiles(8, 1000, "validation"), targets, config)
+            weights.append(train_location(*given, progress=False).weights_sha256)
+    assert weights[0] != weights[1]
 
 
 def test_targets_that_do_not_match():
@@ -611,18 +580,13 @@ def test_a_guess_holds_what_the_table_says(experiment):
 
 def guess_of(places: dict[str, tuple[float, float, float]], truth: tuple[float, float]) -> Guess:
     """Round cells by name: latitude, longitude, probability."""
-    latitude, longitude, probability = np.array(list(places.values())).T
-    cells = geopandas.GeoDataFrame(
-        {
-            "name": list(places),
-            "latitude": latitude,
-            "longitude": longitude,
-            "probability": probability,
-        },
-        geometry=geopandas.points_from_xy(longitude, latitude).buffer(0.3),
-        crs="EPSG:4326",
+    columns = ["latitude", "longitude", "probability"]
+    table = pd.DataFrame.from_dict(places, orient="index", columns=columns).reset_index(
+        names="name"
     )
-    return Guess("SemP", cells, truth, (latitude[0], longitude[0]), 123.4)
+    round_ = geopandas.points_from_xy(table["longitude"], table["latitude"]).buffer(0.3)
+    cells = geopandas.GeoDataFrame(table, geometry=round_, crs="EPSG:4326")
+    return Guess("SemP", cells, truth, (table["latitude"][0], table["longitude"][0]), 123.4)
 
 
 NEAR = {
@@ -657,11 +621,9 @@ def test_the_figure_says_what_the_models_say():
     assert "SemP, 123 km off:\nBordeaux, Gironde, France" in words
     assert "A. Author, CC BY-SA 4.0" in words
     assert texts.count("Bordeaux") == 2
-    points = [line for line in figure.findobj(Line2D) if line.get_marker() == "o"]
-    places = {
-        (float(p.get_xdata()[0]), float(p.get_ydata()[0])) for p in points if len(p.get_xdata())
-    }
-    assert {(4.8, 45.8), (-0.6, 44.8)} <= places
+    points = [line.get_xydata() for line in figure.findobj(Line2D) if line.get_marker() == "o"]
+    drawn = {tuple(point[0].tolist()) for point in points if len(point)}
+    assert {(4.8, 45.8), (-0.6, 44.8)} <= drawn
 
 
 # Tables ------------------------------------------------------------------------------------------
@@ -719,24 +681,19 @@ def test_coordinates_of_a_file(tmp_path):
 
 def test_difference_is_paired():
     near, far = np.full(20, 10.0), np.full(20, 500.0)
-    found = location.accuracy_gain(near, far, 200, "x")
-    assert (found.value, found.low, found.high, found.n) == (100, 100, 100, 20)
+    for n in (20, 1):
+        found = location.accuracy_gain(near[:n], far[:n], 200, "x")
+        assert (found.value, found.low, found.high, found.n) == (100, 100, 100, n)
     mixed = location.accuracy_gain(np.where(np.arange(20) < 10, 10, 500), far, 200, "x")
     assert mixed.value == 50
     assert 0 < mixed.low < 50 < mixed.high < 100
-    alone = location.accuracy_gain(near[:1], far[:1], 200, "x")
-    assert (alone.value, alone.low, alone.high) == (100, 100, 100)
 
 
-def test_coordinates_of_scenes_need_no_drawing(monkeypatch):
+def test_coordinates_of_scenes_need_no_drawing(monkeypatch, tmp_path):
     scenes = data.load("geoscenes", "train", 6, size=64)
     expected = [(scenes[i].latitude, scenes[i].longitude) for i in range(6)]
     monkeypatch.setattr("geoscenes.Scene.image", property(lambda self: pytest.fail("drawn")))
     np.testing.assert_array_equal(location.coordinates(scenes), expected)
-
-
-def test_photographs_without_a_place(tmp_path):
     write_photographs(tmp_path, 2)
-    points = location.coordinates(data.load("folder", "all", root=tmp_path))
-    assert points.shape == (4, 2)
-    assert np.isnan(points).all()
+    nowhere = location.coordinates(data.load("folder", "all", root=tmp_path))
+    np.testing.assert_array_equal(nowhere, np.full((4, 2), np.nan))
