@@ -102,24 +102,15 @@ def pole_india(s: Sketch, place: Place) -> None:
 # -- guard rails -----------------------------------------------------------------------------------
 
 
-_WHITE_PIPE: Colour = (240, 241, 238)
+_PIPE: Colour = (240, 241, 238)
+_STEEL_BEAM = ((0.44, 0.55, STEEL), (0.55, 0.63, (118, 122, 126)), (0.63, 0.74, (190, 194, 198)))
+_PALE, _GREY, _BRIGHT = (236, 238, 236), (196, 200, 200), (246, 247, 245)
+_WHITE_BEAM = ((0.42, 0.56, _PALE), (0.56, 0.64, _GREY), (0.64, 0.8, _BRIGHT))
 #: beams (from, to, colour), colour of the posts, height
 RAILS: dict[str, tuple[tuple[tuple[float, float, Colour], ...], Colour, float]] = {
-    "galvanised_w": (
-        ((0.44, 0.55, STEEL), (0.55, 0.63, (118, 122, 126)), (0.63, 0.74, (190, 194, 198))),
-        (136, 140, 142),
-        0.72,
-    ),
-    "white_beam": (
-        (
-            (0.42, 0.56, (236, 238, 236)),
-            (0.56, 0.64, (196, 200, 200)),
-            (0.64, 0.8, (246, 247, 245)),
-        ),
-        (240, 240, 238),
-        0.84,
-    ),
-    "white_pipe": (tuple((y, y + 0.09, _WHITE_PIPE) for y in (0.3, 0.58, 0.88)), _WHITE_PIPE, 1.0),
+    "galvanised_w": (_STEEL_BEAM, (136, 140, 142), 0.72),
+    "white_beam": (_WHITE_BEAM, (240, 240, 238), 0.84),
+    "white_pipe": (tuple((y, y + 0.09, _PIPE) for y in (0.3, 0.58, 0.88)), _PIPE, 1.0),
 }
 
 

@@ -17,7 +17,6 @@ from geoscenes.scene import Item
 from geoscenes.tables import data_file
 
 ROWS = yaml.safe_load(data_file("regional-cues.yaml").read_text(encoding="utf-8"))
-LOOKS = [(kind, look) for kind, entry in ROWS["cues"].items() for look in entry]
 
 
 def in_zone(zone: str, *, size: int = 96) -> Scene:
@@ -25,13 +24,6 @@ def in_zone(zone: str, *, size: int = 96) -> Scene:
     country = zones()[zone].country
     scenes = (render(seed, country, size=size, regional=True) for seed in itertools.count())
     return next(scene for scene in scenes if scene.zone == zone)
-
-
-def alone(seed: int, kind: str, look: str, *, size: int) -> Scene:
-    """A regional scene whose only object is one cue in one look."""
-    world = render(seed, size=size, regional=True).world
-    slot = cue_slot(seed, world.street, kind)
-    return Scene(world, [Item(slot.id, slot.category, True, look, slot.place, slot.host)])
 
 
 # -- without regional cues -------------------------------------------------------------------------
@@ -90,7 +82,8 @@ def test_every_row_is_drawn_and_cited():
     rows = [row for entry in ROWS["cues"].values() for row in entry.values()]
     assert {source for row in rows for source in row["sources"]} == set(ROWS["sources"])
     assert all(len(row["fact"]) > 10 for row in rows)
-    assert {f"{kind}/{look}" for kind, look in LOOKS} <= set(DRAWERS)
+    looks = {f"{kind}/{look}" for kind, entry in ROWS["cues"].items() for look in entry}
+    assert looks <= set(DRAWERS)
     assert set(table()) <= set(table(regional=True))
 
 
@@ -121,8 +114,10 @@ def test_zones_of_a_country_have_distinct_profiles():
 @pytest.mark.parametrize("kind", list(ROWS["cues"]))
 def test_looks_of_a_kind_can_be_seen_and_told_apart(kind):
     images = {}
+    world = render(3, size=112, regional=True).world
+    slot = cue_slot(3, world.street, kind)
     for look in ROWS["cues"][kind]:
-        scene = alone(3, kind, look, size=112)
+        scene = Scene(world, [Item(slot.id, slot.category, True, look, slot.place, slot.host)])
         (o,) = scene.objects
         assert o.cue
         assert o.mask.sum() >= 60, look
