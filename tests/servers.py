@@ -27,6 +27,7 @@ address is then the ``endpoint``.
 from __future__ import annotations
 
 import hashlib
+import io
 import re
 import socket
 import threading
@@ -37,6 +38,9 @@ from fnmatch import fnmatch
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
+
+import numpy as np
+from PIL import Image
 
 DRIP_BYTES = 64
 
@@ -73,6 +77,14 @@ Route = bytes | Answer | Sequence["bytes | Answer"] | Callable[[Request], "bytes
 def busy(seconds: int, status: int = 429) -> Answer:
     """Asks to come back after so many seconds."""
     return Answer(b"later", status, "text/plain", {"Retry-After": str(seconds)})
+
+
+def jpeg(name: str) -> bytes:
+    """A photograph of its own for each name."""
+    pixels = np.random.default_rng(list(name.encode())).integers(0, 256, (24, 32, 3), np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "JPEG")
+    return file.getvalue()
 
 
 def hub(

@@ -136,7 +136,7 @@ def _draw(table: pd.DataFrame, held_out: Mapping[str, int], n_train: int) -> pd.
     n_images = table.country.value_counts()
     largest = (n_images - n_train) // max(sum(held_out.values()), 1)
     size = table.groupby("place").id.transform("size")
-    first = ~table.place.duplicated() & (size <= table.country.map(largest))
+    first = ~table.place.duplicated() & (size <= largest.loc[table.country].to_numpy())
     turn = table[first].groupby("country").cumcount()
     names = np.repeat(list(held_out), list(held_out.values()))
     drawn = turn[turn < len(names)]

@@ -7,7 +7,6 @@ import json
 import sys
 import zipfile
 from collections import Counter
-from dataclasses import replace
 from functools import partial
 from itertools import combinations
 
@@ -18,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from s2sphere import Cell, CellId
-from servers import Answer, busy, hub, serve
+from servers import Answer, hub, jpeg, serve
 from typer.testing import CliRunner
 
 from geolib import data
@@ -133,38 +132,49 @@ def test_splits_are_disjoint_complete_and_independent_of_order(world, seed, rand
     pd.testing.assert_frame_equal(splits(world.iloc[rows], ("FR", "IT"), seed=seed, **sizes), made)
 
 
+def draw_fr(world: pd.DataFrame, seed: int = 0, **sizes: int) -> pd.DataFrame:
+    return splits(world, ("FR",), seed=seed, **SMALL | sizes)
+
+
 def test_most_worlds_can_be_split():
     """The property above would hold for a function that always refuses."""
-    n_split = 0
     for seed in range(8):
         rng = np.random.default_rng(seed)
         world = apart(40).assign(sequence=[f"s{i}" for i in rng.integers(0, 30, 40)])
-        n_split += len(splits(world, ("FR",), seed=seed, **SMALL)) == 40
-    assert n_split == 8
+        assert len(draw_fr(world, seed)) == 40
 
 
 def test_the_seed_decides_which_images_are_drawn():
-    drawn = [
-        set(made.id[made.split == "eval"])
-        for made in (splits(apart(100), ("FR",), seed=seed, **SMALL) for seed in range(5))
-    ]
-    assert len(set(map(frozenset, drawn))) == 5
+    made = [draw_fr(apart(100), seed) for seed in range(5)]
+    assert len({frozenset(one.id[one.split == "eval"]) for one in made}) == 5
 
 
-def test_just_enough_images_are_enough_and_one_less_is_not():
-    assert splits(apart(10), ("FR",), **SMALL).split.notna().all()
-    both = pd.concat([apart(10), apart(9, "JP", 140)])
-    with pytest.raises(ValueError, match=r"country 'JP' has 9 images in 9 places, too few"):
-        splits(both, ("FR", "JP"), **SMALL)
-    with pytest.raises(ValueError, match="country 'IN' has 0 images"):
-        splits(both, ("FR", "IN"), **SMALL)
+def test_just_enough_images_are_enough():
+    assert draw_fr(apart(10)).split.notna().all()
+
+
+@pytest.mark.parametrize(
+    ("world", "countries", "complaint"),
+    [
+        (
+            pd.concat([apart(10), apart(9, "JP", 140)]),
+            ("FR", "JP"),
+            "'JP' has 9 images in 9 places",
+        ),
+        (apart(10), ("FR", "IN"), "country 'IN' has 0 images"),
+        (apart(10), ("IN",), "country 'IN' has 0 images in 0 places, too few"),
+        (pd.concat([apart(20), apart(1)]), ("FR",), "metadata lists 'FR0' twice"),
+    ],
+)
+def test_what_cannot_be_split_is_named(world, countries, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        splits(world, countries, **SMALL)
 
 
 def test_a_place_that_training_cannot_do_without_is_left_to_it():
     city = table([(f"city{i}", "drive", 48.0, 2.0) for i in range(30)])
-    world = pd.concat([city, apart(8)])
     for seed in range(10):
-        made = splits(world, ("FR",), seed=seed, **SMALL | {"n_train_per_country": 30})
+        made = draw_fr(pd.concat([city, apart(8)]), seed, n_train_per_country=30)
         assert (made.split[made.place == "city0"] == "train").sum() >= 26
         assert set(made.place[made.split == "eval"]) <= set(apart(8).id)
 
@@ -173,22 +183,15 @@ def test_large_places_are_drawn_in_proportion_to_their_size():
     # 30 places of four images and 120 of one: one image in two is in a place of four.
     large = table([(f"l{i}-{j}", f"l{i}", 10 + i / 10, 0.0) for i in range(30) for j in range(4)])
     world = pd.concat([large, apart(120)])
-    sizes = SMALL | {"n_train_per_country": 100, "n_eval_per_country": 15}
-    shares = [
-        made.id[made.split == "eval"].str.startswith("l").mean()
-        for made in (splits(world, ("FR",), seed=seed, **sizes) for seed in range(20))
-    ]
+    sizes = {"n_train_per_country": 100, "n_eval_per_country": 15}
+    made = [draw_fr(world, seed, **sizes) for seed in range(20)]
+    shares = [one.id[one.split == "eval"].str.startswith("l").mean() for one in made]
     assert np.mean(shares) == pytest.approx(0.5, abs=0.1)  # 300 draws: standard error 0.03
 
 
 def test_images_without_a_sequence_are_not_lumped_together():
     world = apart(20).assign(sequence=pd.Series([None] * 20, dtype="str"))
-    assert splits(world, ("FR",), **SMALL).place.nunique() == 20
-
-
-def test_an_id_that_comes_twice_is_an_error():
-    with pytest.raises(ValueError, match="metadata lists 'FR0' twice"):
-        splits(pd.concat([apart(20), apart(1)]), ("FR",), **SMALL)
+    assert draw_fr(world).place.nunique() == 20
 
 
 def test_leakage_of_a_planted_example():
@@ -215,7 +218,7 @@ def test_leakage_of_our_splits_is_none_where_a_random_split_leaks():
     for d in range(60):
         spots = [40 + d / 10 + i / 5000 for i in range(rng.integers(1, 9))]
         drives.append(table([(f"{d}-{i}", f"d{d}", at, 5.0) for i, at in enumerate(spots)]))
-    made = splits(pd.concat(drives), ("FR",), seed=3, **SMALL | {"n_train_per_country": 100})
+    made = draw_fr(pd.concat(drives), 3, n_train_per_country=100)
     found = leakage(made).set_index(["method", "split"])
     assert (found.loc["places", ["shared_sequence", "shared_cell"]].to_numpy() == 0).all()
     assert found.loc["places"].km_min.min() > 1
@@ -266,13 +269,6 @@ def test_countries_are_iso_codes(code):
 
 
 # Photographs --------------------------------------------------------------------------------------
-
-
-def jpeg(name: str) -> bytes:
-    pixels = np.random.default_rng(int(name)).integers(0, 256, (24, 32, 3), np.uint8)
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "JPEG")
-    return file.getvalue()
 
 
 def archive(names: list[str], method: int) -> bytes:
@@ -389,37 +385,31 @@ def test_splits_can_be_fetched_one_by_one_and_are_drawn_anew_when_sizes_change(s
         fetched(server, tmp_path, n_train_per_country=11)
 
 
-def test_a_hub_that_fails_in_every_way_loses_and_repeats_nothing(server, tmp_path):
+def test_a_hub_that_dies_half_way_loses_and_repeats_nothing(server, tmp_path):
     storages = {path: body for path, body in server.routes.items() if path.startswith("/storage/")}
     fetched(server, tmp_path, which=[])  # metadata and directories
-    turns = Counter()
+    server.requests.clear()
+    served = []
 
-    def troubled(request):
-        body = Answer(storages[request.path])
-        asked = request.headers["range"]
-        turns[asked, request.path] += 1
-        if turns[asked, request.path] > 1:
-            return body
-        troubles = [
-            busy(0),
-            Answer(status=500),
-            Answer(status=503),
-            replace(body, cut=50),
-            replace(body, ranges=False),
-            replace(Answer(b"<html>", status=206, kind="text/html"), ranges=False),
-            body,
-        ]
-        return troubles[sum(turns.values()) % len(troubles)]
+    def until_killed(request):
+        served.append(request)
+        if len(served) == 5:
+            server.kill()
+        return storages[request.path]
 
-    server.routes |= dict.fromkeys(storages, troubled)
-    first = fetched(server, tmp_path)
-    assert first.fetched == len(kept(tmp_path))
-    assert first.fetched + sum(first.failed.values()) == 20
-    assert set(first.failed) <= {"Broken"}, "only a web page is left to a later call"
+    server.routes |= dict.fromkeys(storages, until_killed)
+    which = ["eval", "test"]
+    first = fetched(server, tmp_path, which=which)
+    assert first.fetched == len(kept(tmp_path)) < 6
+    assert first.fetched + sum(first.failed.values()) == 6
     table = failures(tmp_path / "osv5m" / "images" / "hub")
-    assert set(table.id) == drawn(tmp_path) - set(kept(tmp_path))
-    assert fetched(server, tmp_path) == Summary(20, first.fetched, 20 - first.fetched, {}, 0)
-    assert kept(tmp_path) == {name: jpeg(name) for name in drawn(tmp_path)}
+    assert set(table.id) == drawn(tmp_path, *which) - set(kept(tmp_path))
+    server.revive()
+    server.requests.clear()
+    expected = Summary(6, first.fetched, 6 - first.fetched, {}, 0)
+    assert fetched(server, tmp_path, which=which) == expected
+    assert len(photographs(server)) == 6 - first.fetched
+    assert kept(tmp_path) == {name: jpeg(name) for name in drawn(tmp_path, *which)}
 
 
 def test_a_hub_without_ranges_is_not_read_whole(server, tmp_path):

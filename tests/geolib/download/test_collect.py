@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import signal
 import subprocess
 import sys
@@ -13,25 +12,15 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
-from servers import Answer, serve
+from servers import Answer, jpeg, serve
 
 from geolib.download import http
 from geolib.download.collect import Summary, collect, failures
 
 NAMES = [f"{n:04d}" for n in range(40)]
-
-
-def jpeg(name: str) -> bytes:
-    """A photograph of its own for each name."""
-    pixels = np.random.default_rng(list(name.encode())).integers(0, 256, (24, 32, 3), np.uint8)
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "JPEG")
-    return file.getvalue()
 
 
 def gather(folder, fetch, names=NAMES, **options) -> Summary:
