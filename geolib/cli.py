@@ -6,15 +6,39 @@ import json
 import platform
 import signal
 import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from enum import StrEnum
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+import typer.core
 from rich.console import Console
 from rich.table import Table
+from typer import Argument, Option
+
+
+@contextmanager
+def _plain_errors() -> Iterator[None]:
+    """Show the message of an error that a user can mend, not its traceback."""
+    try:
+        yield
+    except (ValueError, TypeError, OSError, RuntimeError) as error:
+        # Square brackets in a message are no markup.
+        Console(stderr=True, markup=False).print(f"error: {error}", style="red", highlight=False)
+        raise SystemExit(1) from error
+
+
+class _Commands(typer.core.TyperGroup):
+    def main(self, *args: Any, **options: Any) -> Any:
+        with _plain_errors():
+            return super().main(*args, **options)
+
 
 app = typer.Typer(
+    cls=_Commands,
     no_args_is_help=True,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
@@ -23,66 +47,40 @@ app = typer.Typer(
 )
 console = Console()
 
+# Scenes, one's own photographs, or what `geolib osv5m` has fetched.
+Dataset = StrEnum("Dataset", ["geoscenes", "folder", "osv5m"])
+Precision = StrEnum("Precision", ["auto", "bf16", "fp32"])
+Label = StrEnum("Label", ["true", "predicted"])
 
-class Dataset(StrEnum):
-    """Datasets: scenes, one's own photographs, or what `geolib osv5m` has fetched."""
-
-    geoscenes = "geoscenes"
-    folder = "folder"
-    osv5m = "osv5m"
-
-
-class Precision(StrEnum):
-    """Numbers that networks compute in."""
-
-    auto = "auto"
-    bf16 = "bf16"
-    fp32 = "fp32"
-
-
-class Label(StrEnum):
-    """Class by which outcomes are judged."""
-
-    true = "true"
-    predicted = "predicted"
-
-
-Attribution = Annotated[str, typer.Option(help="Attribution method; `geolib info` lists them.")]
-Segmenter = Annotated[str, typer.Option(help="Segmenter; `geolib info` lists them.")]
+Attribution = Annotated[str, Option(help="Attribution method; `geolib info` lists them.")]
+Segmenter = Annotated[str, Option(help="Segmenter; `geolib info` lists them.")]
 SegmenterCheckpoint = Annotated[
     Path | None,
-    typer.Option(help="Weights of a segmenter that needs them; by default what `fetch` left."),
+    Option(help="Weights of a segmenter that needs them; by default what `fetch` left."),
 ]
 Model = Annotated[
     str | None,
-    typer.Option(
+    Option(
         help="A checkpoint of ours, or the name of a torchvision or timm classifier; "
         "by default the book's own, which knows synthetic scenes only."
     ),
 ]
-Weights = Annotated[
-    Path | None, typer.Option(help="Weights of a named classifier (safetensors or pth).")
-]
-Root = Annotated[Path | None, typer.Option(help="Folder of photographs, for --dataset folder.")]
+Weights = Annotated[Path | None, Option(help="Weights of a named classifier (safetensors or pth).")]
+Root = Annotated[Path | None, Option(help="Folder of photographs, for --dataset folder.")]
 Classes = Annotated[
     str | None,
-    typer.Option(help="Countries, separated by commas; `FR,other` asks for one against the rest."),
+    Option(help="Countries, separated by commas; `FR,other` asks for one against the rest."),
 ]
-Device = Annotated[
-    str, typer.Option(help="auto (a GPU if there is one), cpu, cuda, cuda:1 or mps.")
-]
+Device = Annotated[str, Option(help="auto (a GPU if there is one), cpu, cuda, cuda:1 or mps.")]
 BatchSize = Annotated[
-    int | None,
-    typer.Option(min=1, help="Images per pass; by default as the device suggests."),
+    int | None, Option(min=1, help="Images per pass; by default as the device suggests.")
 ]
-Profile = Annotated[str, typer.Option(help="smoke (minutes), default, paper or theiner.")]
+Profile = Annotated[str, Option(help="smoke (minutes), default, paper or theiner.")]
 Parameters = Annotated[
-    list[str] | None,
-    typer.Option("-p", "--parameter", metavar="NAME VALUE", help="Change a parameter."),
+    list[str] | None, Option("-p", "--parameter", metavar="NAME VALUE", help="Change a parameter.")
 ]
 Jobs = Annotated[
-    int | None,
-    typer.Option(min=1, help="Notebooks at a time, which share the cores; by default two."),
+    int | None, Option(min=1, help="Notebooks at a time, which share the cores; by default two.")
 ]
 
 
@@ -91,24 +89,23 @@ Jobs = Annotated[
     "`geolib run 06-faithfulness -p repeats 20` · `geolib run --dry-run`"
 )
 def run(
-    names: Annotated[list[str] | None, typer.Argument(help="Notebooks; all by default.")] = None,
+    names: Annotated[list[str] | None, Argument(help="Notebooks; all by default.")] = None,
     profile: Profile = "default",
     parameter: Parameters = None,
     jobs: Jobs = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only say what would run, why, and how long it took.")
+        bool, Option("--dry-run", help="Only say what would run, why, and how long it took.")
     ] = False,
 ) -> None:
     """Execute notebooks with papermill; those that nothing has changed for are skipped."""
     from geolib.book import run as run_
 
-    with _plain_errors():
-        given = names or (), profile, _parameters(parameter)
-        if dry_run:
-            _print_plans(run_.plan(*given))
-            return
-        for execution in run_.execute(*given, jobs=jobs):
-            console.print(execution.path)
+    given = names or (), profile, _parameters(parameter)
+    if dry_run:
+        _print_plans(run_.plan(*given))
+        return
+    for execution in run_.execute(*given, jobs=jobs):
+        console.print(execution.path)
 
 
 @app.command(epilog="Examples: `geolib book` · `geolib book --profile smoke`")
@@ -116,8 +113,7 @@ def book(profile: Profile = "default", parameter: Parameters = None, jobs: Jobs 
     """Execute what has changed and build the book; prints the path of its first page."""
     from geolib.book import pages
 
-    with _plain_errors():
-        typer.echo(pages.book(profile, _parameters(parameter), jobs=jobs))
+    typer.echo(pages.book(profile, _parameters(parameter), jobs=jobs))
 
 
 @app.command(
@@ -126,51 +122,46 @@ def book(profile: Profile = "default", parameter: Parameters = None, jobs: Jobs 
     "or machines `torchrun --nproc-per-node 2 --no-python geolib train --output FILE`"
 )
 def train(
-    output: Annotated[Path, typer.Option(help="Checkpoint to write.")] = Path(
-        "classifier.safetensors"
-    ),
+    output: Annotated[Path, Option(help="Checkpoint to write.")] = Path("classifier.safetensors"),
     dataset: Dataset = Dataset.geoscenes,
     root: Root = None,
     classes: Classes = None,
-    arch: Annotated[str, typer.Option(help="Name of a torchvision or timm classifier.")] = (
-        "resnet18"
-    ),
+    arch: Annotated[str, Option(help="Name of a torchvision or timm classifier.")] = ("resnet18"),
     weights: Weights = None,
-    image_size: Annotated[int, typer.Option(help="Side of the input in pixels.")] = 160,
-    n: Annotated[int | None, typer.Option(help="Training images; all by default.")] = None,
-    max_epochs: Annotated[int, typer.Option(help="Most epochs.")] = 10,
-    learning_rate: Annotated[float, typer.Option(help="Peak of the one-cycle schedule.")] = 3e-4,
+    image_size: Annotated[int, Option(help="Side of the input in pixels.")] = 160,
+    n: Annotated[int | None, Option(help="Training images; all by default.")] = None,
+    max_epochs: Annotated[int, Option(help="Most epochs.")] = 10,
+    learning_rate: Annotated[float, Option(help="Peak of the one-cycle schedule.")] = 3e-4,
     seed: int = 0,
 ) -> None:
     """Train or fine-tune a country classifier; a killed training goes on where it stopped."""
     from geolib.chapters.experiment import Experiment
     from geolib.model import Process
 
-    with _plain_errors():
-        experiment = Experiment(
-            dataset=dataset.value,
-            root=str(root) if root else None,
-            classes=_names(classes),
-            arch=arch,
-            weights=str(weights) if weights else None,
-            image_size=image_size,
-            n_train=n,
-            n_validation=None,
-            n_test=None,
-            max_epochs=max_epochs,
-            learning_rate=learning_rate,
-            seed=seed,
-        )
-        classifier = experiment.classifier
-        if Process.this().rank > 0:  # of torchrun; the first process reports
-            return
-        classifier.save(output)
-        accuracy = experiment.accuracy("test")
-        console.print(
-            f"accuracy on {accuracy['n_images']} unseen images: {accuracy['value']:.1%} "
-            f"(95 % interval {accuracy['low']:.1%} to {accuracy['high']:.1%})"
-        )
-        typer.echo(output)
+    experiment = Experiment(
+        dataset=dataset.value,
+        root=str(root) if root else None,
+        classes=_names(classes),
+        arch=arch,
+        weights=str(weights) if weights else None,
+        image_size=image_size,
+        n_train=n,
+        n_validation=None,
+        n_test=None,
+        max_epochs=max_epochs,
+        learning_rate=learning_rate,
+        seed=seed,
+    )
+    classifier = experiment.classifier
+    if Process.this().rank > 0:  # of torchrun; the first process reports
+        return
+    classifier.save(output)
+    accuracy = experiment.accuracy("test")
+    console.print(
+        f"accuracy on {accuracy['n_images']} unseen images: {accuracy['value']:.1%} "
+        f"(95 % interval {accuracy['low']:.1%} to {accuracy['high']:.1%})"
+    )
+    typer.echo(output)
 
 
 @app.command(
@@ -183,66 +174,63 @@ def evaluate(
     dataset: Dataset = Dataset.geoscenes,
     root: Root = None,
     classes: Classes = None,
-    split: Annotated[str, typer.Option(help="train, validation, test, eval or all.")] = "eval",
-    n: Annotated[int | None, typer.Option(help="Images; all by default.")] = None,
+    split: Annotated[str, Option(help="train, validation, test, eval or all.")] = "eval",
+    n: Annotated[int | None, Option(help="Images; all by default.")] = None,
     attribution: Annotated[
-        list[str] | None, typer.Option(help="Attribution method; repeat to compare several.")
+        list[str] | None, Option(help="Attribution method; repeat to compare several.")
     ] = None,
     segmenter: Annotated[
-        list[str] | None, typer.Option(help="Segmenter; repeat to compare several.")
+        list[str] | None, Option(help="Segmenter; repeat to compare several.")
     ] = None,
     segmenter_checkpoint: SegmenterCheckpoint = None,
-    label: Annotated[Label, typer.Option(help="Class by which outcomes are judged.")] = Label.true,
-    repeats: Annotated[int, typer.Option(help="Random layouts per image.")] = 10,
+    label: Annotated[Label, Option(help="Class by which outcomes are judged.")] = Label.true,
+    repeats: Annotated[int, Option(help="Random layouts per image.")] = 10,
     seed: int = 0,
     device: Device = "auto",
     precision: Annotated[
-        Precision, typer.Option(help="auto is bf16 where the hardware computes in it.")
+        Precision, Option(help="auto is bf16 where the hardware computes in it.")
     ] = Precision.auto,
     batch_size: BatchSize = None,
     output: Annotated[
-        Path | None,
-        typer.Option(help="Folder for outcomes, maps, elements (Parquet, COCO); slower."),
+        Path | None, Option(help="Folder for outcomes, maps, elements (Parquet, COCO); slower.")
     ] = None,
     workers: Annotated[
-        int | None, typer.Option(help="Processes on this machine; each takes a shard at a time.")
+        int | None, Option(help="Processes on this machine; each takes a shard at a time.")
     ] = None,
     scheduler: Annotated[
-        str | None,
-        typer.Option(metavar="ADDRESS", help="A running dask scheduler, as tcp://HOST:8786."),
+        str | None, Option(metavar="ADDRESS", help="A running dask scheduler, as tcp://HOST:8786.")
     ] = None,
 ) -> None:
     """Deletion and insertion tests over a dataset: guided against random boxes."""
-    from geolib import pipeline, statistics
+    from geolib import data, pipeline, statistics
     from geolib.pipeline import cluster
 
-    with _plain_errors():
-        classifier = _classifier(model, weights)
-        images = _dataset(dataset, root, classes, split, n, seed, classifier.image_size)
-        tables = []
-        with cluster.connect(workers, scheduler) as client:
-            for method in attribution or ["gradcam++"]:
-                for name in segmenter or ["felzenszwalb"]:
-                    config = pipeline.EvaluationConfig(
-                        attribution=method,
-                        segmenter=name,
-                        segmenter_options=_options(segmenter_checkpoint),
-                        label=label.value,
-                        repeats=repeats,
-                        individual=output is not None,
-                        seed=seed,
-                        device=device,
-                        precision=precision.value,
-                        batch_size=batch_size,
-                    )
-                    tables.append(pipeline.evaluate(images, classifier, config, client=client))
-                    if output:
-                        pipeline.export(output / f"{method}-{name}", images, classifier, config)
-        comparison = statistics.compare(pipeline.concat(tables))
-        _print_table(comparison)
-        if output:
-            comparison.to_csv(output / "comparison.csv", index=False)
-            typer.echo(output)
+    classifier = _classifier(model, weights)
+    source = _source(dataset, root, classes, classifier.image_size)
+    images = data.load(dataset.value, split, n, seed, **source)
+    tables = []
+    with cluster.connect(workers, scheduler) as client:
+        for method, name in product(attribution or ["gradcam++"], segmenter or ["felzenszwalb"]):
+            config = pipeline.EvaluationConfig(
+                attribution=method,
+                segmenter=name,
+                segmenter_options=_options(segmenter_checkpoint),
+                label=label.value,
+                repeats=repeats,
+                individual=output is not None,
+                seed=seed,
+                device=device,
+                precision=precision.value,
+                batch_size=batch_size,
+            )
+            tables.append(pipeline.evaluate(images, classifier, config, client=client))
+            if output:
+                pipeline.export(output / f"{method}-{name}", images, classifier, config)
+    comparison = statistics.compare(pipeline.concat(tables))
+    _print_table(comparison)
+    if output:
+        comparison.to_csv(output / "comparison.csv", index=False)
+        typer.echo(output)
 
 
 @app.command(
@@ -250,13 +238,13 @@ def evaluate(
     "*.jpg --model mobilenet_v2 --weights FILE --attribution scorecam --segmenter slic`"
 )
 def explain(
-    photos: Annotated[list[Path], typer.Argument(metavar="PHOTO…", help="Photographs.")],
+    photos: Annotated[list[Path], Argument(metavar="PHOTO…", help="Photographs.")],
     model: Model = None,
     weights: Weights = None,
     attribution: Attribution = "gradcam++",
     segmenter: Segmenter = "felzenszwalb",
     segmenter_checkpoint: SegmenterCheckpoint = None,
-    output: Annotated[Path, typer.Option(help="Folder for figures and JSON files.")] = Path(
+    output: Annotated[Path, Option(help="Folder for figures and JSON files.")] = Path(
         "explanations"
     ),
 ) -> None:
@@ -269,38 +257,37 @@ def explain(
     from geolib.images import UnreadableImage
     from geolib.scoring import check_choice
 
-    with _plain_errors():
-        # Before a classifier is trained for want of one.
-        check_choice("--attribution", attribution, methods.METHODS)
-        check_choice("--segmenter", segmenter, segmentation.SEGMENTERS)
-        _check_some_readable(photos)
-        classifier = _classifier(model, weights)
-        config = pipeline.EvaluationConfig(
-            attribution=attribution,
-            segmenter=segmenter,
-            segmenter_options=_options(segmenter_checkpoint),
+    # Before a classifier is trained for want of one.
+    check_choice("--attribution", attribution, methods.METHODS)
+    check_choice("--segmenter", segmenter, segmentation.SEGMENTERS)
+    _check_some_readable(photos)
+    classifier = _classifier(model, weights)
+    config = pipeline.EvaluationConfig(
+        attribution=attribution,
+        segmenter=segmenter,
+        segmenter_options=_options(segmenter_checkpoint),
+    )
+    output.mkdir(parents=True, exist_ok=True)
+    skipped = 0
+    for photo, stem in zip(photos, _distinct_stems(photos), strict=True):
+        try:
+            explanation = pipeline.explain(classifier, photo, config)
+        except UnreadableImage as error:
+            skipped += 1
+            console.print(f"skipped: {error}", style="yellow")
+            continue
+        figure, record = output / f"{stem}.png", output / f"{stem}.json"
+        explanation.figure().savefig(figure, bbox_inches="tight", facecolor="white")
+        record.write_text(json.dumps(explanation.to_dict(), indent=1))
+        likely = explanation.probabilities[explanation.prediction]
+        console.print(
+            f"{photo.name}: {explanation.prediction} ({likely:.0%}), "
+            f"{len(explanation.elements)} elements, {figure}"
         )
-        output.mkdir(parents=True, exist_ok=True)
-        skipped = 0
-        for photo, stem in zip(photos, _distinct_stems(photos), strict=True):
-            try:
-                explanation = pipeline.explain(classifier, photo, config)
-            except UnreadableImage as error:
-                skipped += 1
-                console.print(f"skipped: {error}", style="yellow")
-                continue
-            figure, record = output / f"{stem}.png", output / f"{stem}.json"
-            explanation.figure().savefig(figure, bbox_inches="tight", facecolor="white")
-            record.write_text(json.dumps(explanation.to_dict(), indent=1))
-            likely = explanation.probabilities[explanation.prediction]
-            console.print(
-                f"{photo.name}: {explanation.prediction} ({likely:.0%}), "
-                f"{len(explanation.elements)} elements, {figure}"
-            )
-            if explanation.note:
-                console.print(explanation.note, style="yellow")
-        if skipped:
-            console.print(f"{skipped} of {len(photos)} photographs were skipped", style="yellow")
+        if explanation.note:
+            console.print(explanation.note, style="yellow")
+    if skipped:
+        console.print(f"{skipped} of {len(photos)} photographs were skipped", style="yellow")
 
 
 @app.command(
@@ -309,12 +296,9 @@ def explain(
 )
 def fetch(
     names: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="NAME", help="Assets, or single files as NAME/FILE."),
+        list[str] | None, Argument(metavar="NAME", help="Assets, or single files as NAME/FILE.")
     ] = None,
-    listed: Annotated[
-        bool, typer.Option("--list", help="Show what there is and what is here.")
-    ] = False,
+    listed: Annotated[bool, Option("--list", help="Show what there is and what is here.")] = False,
 ) -> None:
     """Download models and datasets that the package can use, and verify them.
 
@@ -323,16 +307,15 @@ def fetch(
     """
     from geolib.download import assets
 
-    with _plain_errors():
-        if listed:
-            _print_assets(assets.status())
-        elif not names:
-            raise ValueError("NAME is missing; `geolib fetch --list` shows what there is")
-        for name in names or []:
-            typer.echo(assets.fetch(name))
-            asset = assets.manifest()[name.partition("/")[0]]
-            if asset.by_hand and not asset.gated:
-                console.print(asset.by_hand, style="yellow", soft_wrap=True)
+    if listed:
+        _print_assets(assets.status())
+    elif not names:
+        raise ValueError("NAME is missing; `geolib fetch --list` shows what there is")
+    for name in names or []:
+        typer.echo(assets.fetch(name))
+        asset = assets.manifest()[name.partition("/")[0]]
+        if asset.by_hand and not asset.gated:
+            console.print(asset.by_hand, style="yellow", soft_wrap=True)
 
 
 @app.command(
@@ -341,28 +324,25 @@ def fetch(
 )
 def osv5m(
     split: Annotated[
-        list[str] | None, typer.Option(help="Split to fetch; repeat for several; all by default.")
+        list[str] | None, Option(help="Split to fetch; repeat for several; all by default.")
     ] = None,
-    countries: Annotated[str, typer.Option(help="ISO codes, separated by commas.")] = "FR,IN,JP",
+    countries: Annotated[str, Option(help="ISO codes, separated by commas.")] = "FR,IN,JP",
     source: Annotated[
-        str, typer.Option(help="hub (as published) or mapillary (originals; needs a token).")
+        str, Option(help="hub (as published) or mapillary (originals; needs a token).")
     ] = "hub",
-    root: Annotated[Path | None, typer.Option(help="Folder to fill, else in the cache.")] = None,
+    root: Annotated[Path | None, Option(help="Folder to fill, else in the cache.")] = None,
     seed: int = 0,
 ) -> None:
     """Fetch photographs of OSV-5M by split; a run that broke off goes on where it stopped."""
     from geolib.data.osv5m import FETCH_ORDER, prepare
 
-    with _plain_errors():
-        codes = _names(countries) or ()
-        which = split or FETCH_ORDER
-        summary = prepare(root, which=which, countries=codes, seed=seed, source=source)
-        typer.echo(summary)
-        if not summary.complete:
-            console.print(
-                "failures.parquet beside the images says why; run the same again to retry",
-                style="yellow",
-            )
+    codes = _names(countries) or ()
+    which = split or FETCH_ORDER
+    summary = prepare(root, which=which, countries=codes, seed=seed, source=source)
+    typer.echo(summary)
+    if not summary.complete:
+        why = "failures.parquet beside the images says why; run the same again to retry"
+        console.print(why, style="yellow")
 
 
 @app.command(
@@ -372,10 +352,10 @@ def osv5m(
 )
 def study_page(
     folder: Annotated[
-        Path, typer.Argument(metavar="FOLDER", help="New folder for the page and its key.")
+        Path, Argument(metavar="FOLDER", help="New folder for the page and its key.")
     ],
     contact: Annotated[
-        str | None, typer.Option(help="Shown before the first question: who runs the study.")
+        str | None, Option(help="Shown before the first question: who runs the study.")
     ] = None,
     profile: Profile = "default",
     parameter: Parameters = None,
@@ -385,13 +365,12 @@ def study_page(
     from geolib.chapters import people
     from geolib.chapters.experiment import Experiment
 
-    with _plain_errors():
-        chapter = "15-human-study"
-        parameters = run_.resolve([chapter], profile, _parameters(parameter))[chapter]
-        names = ("n_scenes", "n_participants", "attribution", "segmenter")
-        chosen = {name: parameters[name] for name in names}
-        material = people.prepare(Experiment.from_parameters(parameters), **chosen)
-        typer.echo(people.write(folder, material, contact))
+    chapter = "15-human-study"
+    parameters = run_.resolve([chapter], profile, _parameters(parameter))[chapter]
+    names = ("n_scenes", "n_participants", "attribution", "segmenter")
+    chosen = {name: parameters[name] for name in names}
+    material = people.prepare(Experiment.from_parameters(parameters), **chosen)
+    typer.echo(people.write(folder, material, contact))
 
 
 @app.command()
@@ -437,25 +416,13 @@ def _classifier(model: str | None, weights: Path | None) -> Any:
     return experiment.classifier
 
 
-def _dataset(
-    dataset: Dataset,
-    root: Path | None,
-    classes: str | None,
-    split: str,
-    n: int | None,
-    seed: int,
-    image_size: int,
-) -> Any:
-    from geolib import data
-
-    countries = {"countries": _names(classes)} if classes else {}
-    if dataset is Dataset.geoscenes:
-        return data.load("geoscenes", split, n, seed, size=image_size, **countries)
-    if dataset is Dataset.osv5m:
-        return data.load("osv5m", split, n, seed, root=root, **countries)
-    if root is None:
+def _source(kind: Dataset, root: Path | None, classes: str | None, size: int) -> dict[str, Any]:
+    """What the loader of a dataset is asked for."""
+    if kind is Dataset.folder and root is None:
         raise ValueError("--root is missing: --dataset folder needs the folder of photographs")
-    return data.load("folder", split, n, seed, root=root, classes=_names(classes))
+    where = {"size": size} if kind is Dataset.geoscenes else {"root": root}
+    countries = "classes" if kind is Dataset.folder else "countries"
+    return where | ({countries: _names(classes)} if classes else {})
 
 
 def _options(checkpoint: Path | None) -> dict[str, Any]:
@@ -491,19 +458,14 @@ def _names(text: str | None) -> tuple[str, ...] | None:
 def _parameters(pairs: list[str] | None) -> dict[str, Any]:
     from geolib.book import run as run_
 
-    split = [pair.split("=", 1) for pair in pairs or []]
+    split = (pair.split("=", 1) for pair in pairs or [])
     return {name: run_.parse_value(value) for name, value in split}
 
 
 def join_parameters(arguments: list[str]) -> list[str]:
-    """Join ``-p NAME VALUE``, papermill's way, into ``-p NAME=VALUE``.
+    """Join ``-p NAME VALUE``, papermill's way, into ``-p NAME=VALUE``; a value must be there.
 
     Typer has no option that is repeatable and takes two words.
-
-    Raises
-    ------
-    ValueError
-        If a value is missing.
     """
     words, joined = iter(arguments), []
     for word in words:
@@ -521,49 +483,34 @@ def main() -> None:
     """Entry point of the ``geolib`` command."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a kill cleans up like Ctrl-C
     with _plain_errors():
-        arguments = join_parameters(sys.argv[1:])
-        app(arguments)
+        app(join_parameters(sys.argv[1:]))
 
 
 def _print_plans(plans: Any) -> None:
-    table = Table("notebook", "would run", "because these changed", "last time")
-    for one in plans:
-        took = "" if one.seconds is None else f"{one.seconds:.0f} s"
-        table.add_row(one.name, "yes" if one.why else "no", ", ".join(one.why), took)
-    Console(width=max(console.width, 100)).print(table)
+    took = ["" if one.seconds is None else f"{one.seconds:.0f} s" for one in plans]
+    why = [("yes" if one.why else "no", ", ".join(one.why)) for one in plans]
+    rows = [(one.name, *w, t) for one, w, t in zip(plans, why, took, strict=True)]
+    _print(("notebook", "would run", "because these changed", "last time"), rows, 100)
 
 
 def _print_table(comparison: Any) -> None:
     columns = ["attribution", "segmenter", "test", "guided", "random", "advantage"]
     columns += ["ci_low", "ci_high", "p_holm", "coverage", "n_images"]
-    table = Table(*columns)
-    for row in comparison[columns].itertuples(index=False):
-        table.add_row(*(f"{v:.3f}" if isinstance(v, float) else str(v) for v in row))
-    # A terminal narrower than the table would cut its numbers off.
-    Console(width=max(console.width, 140)).print(table)
+    _print(columns, comparison[columns].itertuples(index=False))
 
 
 def _print_assets(status: Any) -> None:
     columns = ["name", "here", "size", "licence", "gated", "needed_by"]
-    table = Table(*(column.replace("_", " ") for column in columns))
-    for row in status[columns].replace({True: "yes", False: "no"}).itertuples(index=False):
-        table.add_row(*row)
-    Console(width=max(console.width, 140)).print(table)
+    rows = status[columns].replace({True: "yes", False: "no"}).itertuples(index=False)
+    _print([column.replace("_", " ") for column in columns], rows)
 
 
-class _plain_errors:
-    """Show the message of an error that a user can mend, not its traceback."""
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
-        if isinstance(error, (ValueError, TypeError, OSError, RuntimeError)):
-            # Square brackets in a message are no markup.
-            Console(stderr=True, markup=False).print(
-                f"error: {error}", style="red", highlight=False
-            )
-            raise SystemExit(1) from error
+def _print(columns: Sequence[str], rows: Iterable[Sequence[Any]], width: int = 140) -> None:
+    """A table; a terminal narrower than it would cut its numbers off."""
+    table = Table(*columns)
+    for row in rows:
+        table.add_row(*(f"{v:.3f}" if isinstance(v, float) else str(v) for v in row))
+    Console(width=max(console.width, width)).print(table)
 
 
 if __name__ == "__main__":
