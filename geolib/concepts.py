@@ -30,24 +30,10 @@ def scaled_k(height: int, width: int, k: int = K) -> int:
 
 
 def top_k(attribution: Array, k: int = K) -> np.ndarray:
-    """Weight of each pixel among the k most important ones, e_k (§3.2).
+    """Weight of each pixel among the k most important ones, e_k (§3.2): float64 [H,W] in 0…1.
 
-    Pixels above the k-th largest value weigh 1; pixels tied at it share the places that remain
-    equally, so that nothing depends on where a pixel lies. Only ranks matter.
-
-    Parameters
-    ----------
-    attribution : [H,W], finite.
-    k : number of pixels, 1 to H·W.
-
-    Returns
-    -------
-    float64 [H,W] in 0…1, summing to k.
-
-    Raises
-    ------
-    ValueError
-        For a map that is not [H,W] or not finite, or a k outside 1…H·W.
+    Ties as in `scoring.top_weights`; only ranks matter. ValueError for a map that is not [H,W] or
+    not finite, or a k outside 1…H·W.
     """
     values = to_numpy(attribution)
     if values.ndim != 2 or not values.size:
@@ -112,17 +98,9 @@ def concept_influences(
     min_size: float = MIN_SIZE,
     dilation: int = 0,
 ) -> pd.DataFrame:
-    """Influence of every concept of a semantic map (§3.2).
+    """Influence of every concept of a semantic map int [H,W], negative where there is none (§3.2).
 
-    Parameters
-    ----------
-    attribution, k, min_size, dilation : see `concept_influence`.
-    semantic_map : int [H,W], the concept that each pixel shows; negative where it shows none.
-
-    Returns
-    -------
-    DataFrame, indexed by the concepts in the map: size (s̄ after dilation, 0…1) and influence, as
-    `concept_influence` gives it for the concept's mask.
+    Indexed by concept: size (s̄ after dilation, 0…1) and influence as of `concept_influence`.
     """
     weights = top_k(attribution, k)
     concepts = _check_map(semantic_map, weights.shape)
@@ -137,21 +115,10 @@ def concept_influences(
 def shifted_influences(
     attribution: Array, mask: Array, k: int = K, dilation: int = 0
 ) -> np.ndarray:
-    """Influence of a concept when the explanation is shifted around the image.
+    """Influence of a concept when the explanation is shifted around the image: float64 [H,W].
 
-    Parameters
-    ----------
-    attribution, mask, k, dilation : see `concept_influence`; the mask must not be empty.
-
-    Returns
-    -------
-    float64 [H,W]. The value at (y, x) is the influence for the map shifted y pixels down and x to
-    the right, what leaves on one side coming in on the other. Their mean is exactly 1.
-
-    Raises
-    ------
-    ValueError, TypeError
-        As `concept_influence`, and for an empty mask.
+    The value at (y, x) is that of the map shifted y pixels down and x to the right, what leaves on
+    one side coming in on the other. Their mean is exactly 1. ValueError for an empty mask.
     """
     weights = top_k(attribution, k)
     grown = _check_mask(mask, weights.shape, dilation)

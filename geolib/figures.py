@@ -73,16 +73,9 @@ def class_colours(classes: Sequence[str]) -> dict[str, str]:
 
 
 def overlay(image: Any, attribution: Any) -> np.ndarray:
-    """Lay a map over a grey, dimmed photograph: the brighter the colour, the more it matters.
+    """A map ``[H, W]`` in 0..1 over a grey, dimmed photograph, brighter where it matters more.
 
-    Parameters
-    ----------
-    image : any that :func:`as_image` takes.
-    attribution : ``[H, W]`` in 0..1, an array or a tensor.
-
-    Returns
-    -------
-    Float ``[H, W, 3]`` in 0..1.
+    The image is any that :func:`as_image` takes; returned is float ``[H, W, 3]`` in 0..1.
     """
     grey = 0.15 + 0.6 * as_image(image).mean(-1, keepdims=True)
     attribution = np.asarray(attribution)
@@ -93,16 +86,10 @@ def overlay(image: Any, attribution: Any) -> np.ndarray:
 
 
 def outline(image: Any, masks: np.ndarray) -> np.ndarray:
-    """Tint each mask with a colour of its own and draw its border.
+    """Tint each mask of bool ``[N, H, W]`` with a colour of its own and draw its border.
 
-    Parameters
-    ----------
-    image : any that :func:`as_image` takes.
-    masks : bool ``[N, H, W]``; larger ones are drawn first, so nested details stay visible.
-
-    Returns
-    -------
-    Float ``[s·H, s·W, 3]`` in 0..1, enlarged by a whole number s so that borders stay thin.
+    Larger ones are drawn first, so nested details stay visible. Returned is float ``[s·H, s·W, 3]``
+    in 0..1, enlarged by a whole number s so that borders stay thin.
     """
     import seaborn as sns  # takes a second, which not every page needs
 
@@ -301,8 +288,8 @@ def trends(
 
     Parameters
     ----------
-    panels : heading and table of each: columns ``x``, ``by``, ``value``, and if there is an
-        interval ``low`` and ``high``. Steps are drawn evenly, in the order of the tables.
+    panels : heading and table of each: columns ``x``, ``by``, ``value``, perhaps ``low`` and
+        ``high``. Steps are drawn evenly, in the order of the tables.
     x, by, label : column of the steps, column that names the lines, name of the steps.
     references : for the heading of a panel names and values of horizontal lines.
     strong : names whose lines are broad and grey.

@@ -51,14 +51,10 @@ EXECUTION = frozenset({"device", "prompts_per_batch"})
 
 @dataclass(frozen=True)
 class Segmenter:
-    """A segmenter with its options, ready to be called.
+    """A segmenter with its options (defaults included), ready to be called.
 
-    Attributes
-    ----------
-    name : its name in `SEGMENTERS`
-    options : every option with its value, defaults included
-    uses : which of "image", "item", "attribution" and "size" it reads
-    key : identifies name, options and weights: equal keys, equal segments
+    `uses` names what it reads of "image", "item", "attribution" and "size". `key` identifies name,
+    options and weights: equal keys, equal segments.
     """
 
     name: str
@@ -76,8 +72,7 @@ class Segmenter:
     def native(self) -> bool:
         """Whether it wants the photograph in its own pixels, and not at the classifier's size.
 
-        Networks do, and map their masks to the size that is asked for. The parameters of the
-        others are in the classifier's pixels.
+        Networks do, and map their masks to the size asked for; others count in those of the latter.
         """
         return "size" in self.uses
 
@@ -191,14 +186,8 @@ def _shared(name: str, entry: Any, options: str, stamps: tuple[int, ...]) -> Seg
 def available(checkpoints: Mapping[str, str | Path] | None = None) -> dict[str, str]:
     """Which segmenters can run here, and why the others cannot.
 
-    Parameters
-    ----------
-    checkpoints : segmenter name → path of its weights, for those that need some; by default
-        those that `geolib fetch` left
-
-    Returns
-    -------
-    Segmenter name → reason why it cannot run and what to do about it, "" if it can.
+    `checkpoints` maps names to weights, by default those that `geolib fetch` left. Returned is name
+    → reason why it cannot run and what to do about it, "" if it can.
     """
     return {name: _missing(_entry(name), (checkpoints or {}).get(name)) for name in SEGMENTERS}
 
@@ -247,9 +236,8 @@ def _checked_image(image: Any) -> np.ndarray:
 def _checked_map(attribution: Any, shape: tuple[int, int]) -> np.ndarray:
     attribution = np.asarray(attribution, dtype=np.float32)
     if attribution.shape != shape:
-        raise ValueError(
-            f"attribution must have the image's size {shape}, got shape {attribution.shape}"
-        )
+        got = attribution.shape
+        raise ValueError(f"attribution must have the image's size {shape}, got shape {got}")
     if not np.isfinite(attribution).all():
         raise ValueError("attribution must be finite, got NaN or infinite values")
     return attribution

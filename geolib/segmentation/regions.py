@@ -29,19 +29,11 @@ def felzenszwalb(
     min_area: float = 0.001,
     max_area: float = 0.6,
 ) -> Segments:
-    """Nested segments from Felzenszwalb and Huttenlocher's graph-based superpixels (IJCV 2004).
+    """Nested segments, largest first, from Felzenszwalb and Huttenlocher's superpixels (IJCV 2004).
 
-    Parameters
-    ----------
-    image : uint8 [H, W, 3]
-    scale : how different neighbouring superpixels may be; larger gives larger superpixels.
-        It needs no change with the image's size: in a larger image a region has more pixels
-        and neighbouring pixels differ less, and the two cancel.
-    contrast, min_area, max_area : which segments are kept, see `merge_regions`.
-
-    Returns
-    -------
-    Segments, connected, largest first.
+    `scale` says how different neighbouring superpixels may be; larger gives larger ones. It needs
+    no change with the image's size: in a larger image a region has more pixels and neighbouring
+    pixels differ less, and the two cancel. For the other options see `merge_regions`.
     """
     from skimage import segmentation as superpixels  # a second to import, as is scikit-learn
 
@@ -64,18 +56,10 @@ def slic(
     min_area: float = 0.001,
     max_area: float = 0.6,
 ) -> Segments:
-    """Nested segments from SLIC superpixels (Achanta et al., TPAMI 2012).
+    """Nested segments, largest first, from about `n_segments` SLIC superpixels (TPAMI 2012).
 
-    Parameters
-    ----------
-    image : uint8 [H, W, 3]
-    n_segments : about how many superpixels, before they are merged.
-    compactness : weight of distance against colour; larger gives squarer superpixels.
-    contrast, min_area, max_area : which segments are kept, see `merge_regions`.
-
-    Returns
-    -------
-    Segments, connected, largest first.
+    `compactness` is the weight of distance against colour; larger gives squarer superpixels. For
+    the other options see `merge_regions`.
     """
     from skimage import segmentation as superpixels
 
@@ -206,15 +190,8 @@ def grid(image: np.ndarray, *, cells: int = 8) -> Segments:
 def truth(image: np.ndarray, item: Any) -> Segments:
     """The masks of the objects that a GeoScenes scene was drawn from, labelled by category.
 
-    Parameters
-    ----------
-    image : uint8 [H, W, 3]; only its size is used
-    item : a `GeoImage` whose `.scene.objects` carry `.mask` (bool [h, w]) and `.category`
-
-    Raises
-    ------
-    ValueError
-        If the item has no scene: the truth about a photograph is not known.
+    The `.scene.objects` of the item carry `.mask` (bool [h, w]) and `.category`; of the image only
+    its size is used. ValueError without a scene: the truth about a photograph is not known.
     """
     scene = getattr(item, "scene", None)
     if scene is None:
@@ -233,24 +210,16 @@ def truth(image: np.ndarray, item: Any) -> Segments:
 def none(attribution: np.ndarray, *, top_p: float = 0.2, min_area: float = 0.001) -> Segments:
     """No segmentation: the connected pieces (4 neighbours) of the salient region themselves.
 
-    Parameters
-    ----------
-    attribution : float [H, W], 0…1
-    top_p : share of the image that counts as salient, see `salient_region`
-    min_area : pieces below this share of the image are specks and are left out
-
-    Returns
-    -------
-    Segments, whose note says so when the salient region falls short of `top_p`.
+    Pieces below `min_area`, a share of the image, are specks and left out. The note says so when
+    the salient region falls short of `top_p`, see `salient_region`.
     """
     region = salient_region(attribution, top_p)
     pieces, n = ndimage.label(region)
     wanted, found = round(top_p * region.size), int(region.sum())
-    note = (
-        f"salient region short of {wanted - found} of {wanted} pixels: the map is zero elsewhere"
-        if found < wanted
-        else ""
-    )
+    note = ""
+    if found < wanted:
+        short = f"{wanted - found} of {wanted} pixels"
+        note = f"salient region short of {short}: the map is zero elsewhere"
     sizes = np.bincount(pieces.ravel(), minlength=n + 1)[1:]
     large = 1 + np.flatnonzero(sizes >= min_area * region.size)
     return Segments(large[:, None, None] == pieces, note=note)

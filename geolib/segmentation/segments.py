@@ -17,18 +17,10 @@ class Segments:
 
     Attributes
     ----------
-    masks : bool [N, H, W]
-    scores : float [N], optional
-        The segmenter's own quality estimate, 0…1, where it has one.
-    labels : N strings, optional
-        What each segment shows, where the segmenter knows.
-    note : str
-        What a reader should know about this result; empty when there is nothing to say.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If `masks` is not bool [N, H, W], or `scores` or `labels` have another length.
+    masks : bool [N, H, W]; TypeError or ValueError for others
+    scores : the segmenter's own quality estimates [N], 0…1, where it has them
+    labels : what each of the N segments shows, where the segmenter knows
+    note : what a reader should know about this result; empty when there is nothing to say
     """
 
     masks: np.ndarray
@@ -93,11 +85,9 @@ class Segments:
         )
 
     def resize(self, shape: tuple[int, int]) -> Segments:
-        """The same segments on an image of `shape` (height, width).
+        """The same segments at `shape` (height, width), see `masks.resized`, without empty ones.
 
-        A pixel belongs to a segment that covers at least half of it. Segments that cover
-        no pixel of the new image are left out. Masks are resized one at a time, so the
-        peak memory is that of the two stacks.
+        Masks are resized one at a time, so the peak memory is that of the two stacks.
         """
         if self.masks.shape[1:] == tuple(shape):
             return self

@@ -12,11 +12,7 @@ from huggingface_hub import snapshot_download
 from torch.nn import functional as F
 
 from geolib.model.device import choose_device
-from geolib.segmentation.networks.base import (
-    FOLDER_FILES,
-    FolderSegmenter,
-    digest,
-)
+from geolib.segmentation.networks.base import FOLDER_FILES, FolderSegmenter, digest
 
 
 class SemanticNetwork(FolderSegmenter):

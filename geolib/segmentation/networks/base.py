@@ -30,16 +30,12 @@ class NetworkSegmenter:
     @classmethod
     def find(cls, checkpoint: str | Path | None) -> Path:
         """The given checkpoint, or else the one that `geolib fetch` left; ValueError for none."""
-        from geolib.download import (
-            assets,
-        )  # pydantic, requests and the hub's client, for this alone
+        from geolib.download import assets  # pydantic, requests, the hub's client: for this alone
 
         path = assets.path(cls.asset) if checkpoint is None else Path(checkpoint)
         if path is not None and cls.holds_weights(path):
             return path
-        where = (
-            "no checkpoint given and none fetched" if path is None else f"no checkpoint at {path}"
-        )
+        where = f"no checkpoint at {path}" if path else "no checkpoint given and none fetched"
         raise ValueError(
             f"{where}: run `geolib fetch {cls.asset}`, or pass checkpoint=PATH of {cls.published}"
         )

@@ -22,10 +22,7 @@ from torch import nn
 
 from geolib.model.device import choose_device
 from geolib.model.weights import misfits
-from geolib.segmentation.networks.base import (
-    NetworkSegmenter,
-    refuse,
-)
+from geolib.segmentation.networks.base import NetworkSegmenter, refuse
 from geolib.segmentation.segments import Segments
 
 State = dict[str, torch.Tensor]

@@ -128,17 +128,12 @@ def test_large_image_keeps_its_resolution(name):
 
 
 @pytest.mark.parametrize("name", NESTED)
-@pytest.mark.parametrize("shape", [(1, 1), (1, 9), (9, 1), (2, 3), (40, 40), (4, 3000)])
-def test_constant_image_has_no_segments(name, shape):
-    image = np.full((*shape, 3), 90, np.uint8)
-    assert segmentation.load(name)(image).masks.shape == (0, *shape)
-
-
-@pytest.mark.parametrize("name", NESTED)
-@pytest.mark.parametrize("shape", [(1, 1), (1, 9), (2, 3), (7, 300)])
-def test_tiny_noise_is_no_error(name, shape):
-    image = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
-    assert segmentation.load(name)(image).masks.shape[1:] == shape
+@pytest.mark.parametrize("shape", [(1, 1), (1, 9), (9, 1), (2, 3), (40, 40), (7, 300), (4, 3000)])
+def test_constant_image_has_no_segments_and_tiny_noise_is_no_error(name, shape):
+    segment = segmentation.load(name)
+    assert segment(np.full((*shape, 3), 90, np.uint8)).masks.shape == (0, *shape)
+    noise = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    assert segment(noise).masks.shape[1:] == shape
 
 
 def test_grid_by_hand():
@@ -187,22 +182,16 @@ def test_none_by_hand():
     assert segments.note == ""
 
 
-def test_none_takes_all_pixels_tied_at_the_cut():
+def test_none_takes_all_pixels_tied_at_the_cut_leaves_out_zeros_and_says_so():
     # k = 4: 9 9 8 and one of the two 7s, so both
     np.testing.assert_array_equal(none(MAP, top_p=0.2).masks.any(axis=0), MAP >= 7)
-
-
-def test_none_leaves_out_zeros_and_says_so():
     # k = 10, but only seven pixels are above zero
     segments = none(MAP, top_p=0.5)
     np.testing.assert_array_equal(segments.masks.any(axis=0), MAP > 0)
     assert "short of 3 of 10 pixels" in segments.note
-
-
-def test_none_of_an_empty_map_is_empty():
-    segments = none(np.zeros((6, 6), np.float32))
-    assert segments.masks.shape == (0, 6, 6)
-    assert "short of 7 of 7" in segments.note
+    empty = none(np.zeros((6, 6), np.float32))
+    assert empty.masks.shape == (0, 6, 6)
+    assert "short of 7 of 7" in empty.note
 
 
 def test_none_leaves_out_specks():
@@ -232,14 +221,6 @@ def scene_item(*things):
     return SimpleNamespace(id="scene-7", scene=SimpleNamespace(objects=objects))
 
 
-def test_truth_gives_the_scene_s_visible_objects():
-    car, sign = rectangle((8, 8), 4, 4, 8, 8), rectangle((8, 8), 0, 0, 2, 2)
-    item = scene_item(("car", car), ("hidden", np.zeros((8, 8), bool)), ("sign", sign))
-    segments = segmentation.load("truth")(np.zeros((8, 8, 3), np.uint8), item=item)
-    np.testing.assert_array_equal(segments.masks, [car, sign])
-    assert segments.labels == ["car", "sign"]
-
-
 def test_truth_follows_the_image_s_size():
     car, speck = rectangle((8, 8), 4, 4, 8, 8), rectangle((8, 8), 0, 0, 1, 1)
     item = scene_item(("car", car), ("speck", speck))
@@ -248,9 +229,8 @@ def test_truth_follows_the_image_s_size():
     assert half.labels == ["car"]
     double = segmentation.load("truth")(np.zeros((16, 16, 3), np.uint8), item=item)
     np.testing.assert_array_equal(double.masks[0], rectangle((16, 16), 8, 8, 16, 16))
-    assert (
-        segmentation.load("truth")(np.zeros((4, 4, 3), np.uint8), item=scene_item()).masks.size == 0
-    )
+    empty = segmentation.load("truth")(np.zeros((4, 4, 3), np.uint8), item=scene_item())
+    assert empty.masks.size == 0
 
 
 @pytest.fixture(scope="module")
@@ -258,9 +238,11 @@ def scenes():
     return [geoscenes.render(seed, size=160) for seed in range(8)]
 
 
-def test_truth_of_geoscenes(scenes):
+def test_truth_gives_the_visible_objects_of_geoscenes(scenes):
     for scene in scenes:
-        item = SimpleNamespace(id="scene", scene=scene)
+        hidden = SimpleNamespace(category="hidden", mask=np.zeros((160, 160), bool))
+        shown = SimpleNamespace(objects=[*scene.objects[:1], hidden, *scene.objects[1:]])
+        item = SimpleNamespace(id="scene", scene=shown)
         segments = segmentation.load("truth")(scene.image, item=item)
         visible = [thing for thing in scene.objects if thing.mask.any()]
         np.testing.assert_array_equal(segments.masks, [thing.mask for thing in visible])
@@ -284,12 +266,6 @@ def test_segments_are_nearer_to_true_objects_than_cells_are(name, scenes):
         )
     assert quality[name] > 0.4
     assert quality[name] > 1.8 * quality["grid"]
-
-
-def test_truth_needs_a_scene():
-    item = SimpleNamespace(id="photo-1", scene=None)
-    with pytest.raises(ValueError, match=r"'photo-1' has none.*geoscenes"):
-        segmentation.load("truth")(np.zeros((4, 4, 3), np.uint8), item=item)
 
 
 def test_a_new_segmenter_is_a_function_and_a_line(monkeypatch):
@@ -365,7 +341,7 @@ def test_images_of_another_kind_are_refused(image, error, words):
         segmentation.load("grid")(image)
 
 
-def test_missing_or_wrong_maps_are_refused():
+def test_missing_or_wrong_maps_and_items_are_refused():
     image = np.zeros((8, 8, 3), np.uint8)
     segment = segmentation.load("none")
     with pytest.raises(ValueError, match="'none' reads the attribution: pass attribution="):
@@ -374,8 +350,11 @@ def test_missing_or_wrong_maps_are_refused():
         segment(image, attribution=np.zeros((4, 4)))
     with pytest.raises(ValueError, match="NaN"):
         segment(image, attribution=np.full((8, 8), np.nan))
+    truth = segmentation.load("truth")
     with pytest.raises(ValueError, match="'truth' reads the item"):
-        segmentation.load("truth")(image)
+        truth(image)
+    with pytest.raises(ValueError, match=r"'photo-1' has none.*geoscenes"):
+        truth(image, item=SimpleNamespace(id="photo-1", scene=None))
 
 
 def test_segments_check_what_they_hold():
@@ -419,10 +398,9 @@ def test_run_lengths_keep_every_mask(seed, shape):
     np.testing.assert_array_equal(segments.masks, masks[kept])
     np.testing.assert_array_equal(segments.scores, scores[kept])
     assert segments.labels == [label for label, keep in zip(labels, kept, strict=True) if keep]
-    double = Segments.from_rle(rles, (2 * shape[0], 2 * shape[1]), scores, labels)
-    np.testing.assert_array_equal(
-        double.masks, Segments(masks, scores, labels).resize((2 * shape[0], 2 * shape[1])).masks
-    )
+    twice = (2 * shape[0], 2 * shape[1])
+    double = Segments.from_rle(rles, twice, scores, labels)
+    np.testing.assert_array_equal(double.masks, Segments(masks).resize(twice).masks)
 
 
 @pytest.mark.parametrize("native", [True, False])
@@ -457,19 +435,16 @@ def test_networks_are_shown_the_photograph_the_others_what_the_classifier_sees(
     assert shown[1:] == shown[:1]
 
 
-def test_masks_of_another_size_are_mapped():
-    image = np.zeros((8, 8, 3), np.uint8)
-    cells = segmentation.load("grid", cells=2)(image, size=(4, 6))
-    np.testing.assert_array_equal(cells.masks[1], rectangle((4, 6), 0, 3, 2, 6))
-
-
-def test_a_network_that_does_not_return_the_size_is_refused(monkeypatch):
+def test_masks_of_another_size_are_mapped_and_a_network_must_return_the_size(monkeypatch):
     def deaf(image, size):
         return Segments(np.ones((1, 8, 8), dtype=bool))
 
+    image = np.zeros((8, 8, 3), np.uint8)
+    cells = segmentation.load("grid", cells=2)(image, size=(4, 6))
+    np.testing.assert_array_equal(cells.masks[1], rectangle((4, 6), 0, 3, 2, 6))
     monkeypatch.setitem(segmentation.SEGMENTERS, "deaf", deaf)
     with pytest.raises(ValueError, match=r"'deaf' returned masks of \(8, 8\).* of \(4, 6\)"):
-        segmentation.load("deaf")(np.zeros((8, 8, 3), np.uint8), size=(4, 6))
+        segmentation.load("deaf")(image, size=(4, 6))
 
 
 def test_a_shared_segmenter_is_loaded_once_while_its_files_stand(monkeypatch, tmp_path):
