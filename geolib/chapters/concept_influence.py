@@ -34,16 +34,7 @@ from geolib.concepts import (
     top_k,
 )
 from geolib.data import GeoDataset, GeoImage
-from geolib.figures import (
-    GUIDED,
-    INK,
-    RANDOM,
-    WIDTH,
-    as_image,
-    dots,
-    overlay,
-    styled,
-)
+from geolib.figures import GUIDED, INK, RANDOM, WIDTH, as_image, dots, overlay, styled
 from geolib.masks import Array
 from geolib.model.classifier import IMAGENET_MEAN
 from geolib.pipeline.shards import Shard
@@ -244,10 +235,9 @@ def influences(
 ) -> Influences:
     """Influence of every concept over a dataset, and what chance would give (§4.2).
 
-    From explanations and semantic maps [N,H,W], the latter indices into `names`, negative where no
-    concept is; `groups` [N] are what the table sets apart. In one shift an image moves its
-    explanation alike for all its concepts and dilations; images move independently of each other,
-    by draws seeded with `seed` and the image's id.
+    From explanations and semantic maps [N,H,W], indices into `names`, negative where no concept is.
+    One shift moves an image's explanation alike for all its concepts and dilations, by draws seeded
+    with `seed` and the image's id; `groups` [N] are what the table sets apart.
     """
     together = list(groups) if groups is not None else ["all"] * len(image_ids)
     if not len(maps) == len(semantic_maps) == len(image_ids) == len(together):
@@ -270,17 +260,9 @@ def influences(
                 shifted = _shifted(weights, mask)
                 key = (dilation, together[i], names[number])
                 sums[key] = sums.get(key, 0) + shifted[offsets]
-                rows.append(
-                    {
-                        "image_id": image_ids[i],
-                        "group": together[i],
-                        "concept": names[number],
-                        "dilation": dilation,
-                        "size": mask.mean(),
-                        "influence": value,
-                        "by_chance": np.median(shifted),
-                    }
-                )
+                name, chance = names[number], np.median(shifted)
+                row = (image_ids[i], together[i], name, dilation, mask.mean(), value, chance)
+                rows.append(row)
     table = pd.DataFrame(rows, columns=COLUMNS)
     counts = table.groupby(CELL).size().to_dict()
     return Influences(table, {key: total / counts[key] for key, total in sums.items()})
@@ -297,12 +279,11 @@ def _offsets(
 def summarise(
     found: Influences, min_images: int = 100, n_resamples: int = 9999, seed: int = 0
 ) -> pd.DataFrame:
-    """Influence of each concept over a dataset (§4.2, Table 3 and Table 4).
+    """Influence of each concept over a dataset, largest median first (§4.2, Tables 3 and 4).
 
-    One row per dilation, group and concept, largest median first. The p-value is that of the
-    torus-shift test: the mean influence against its values under the random shifts. Holm's
-    correction runs over the concepts of all groups that at least `min_images` show, for each
-    dilation; the others are rare and untested.
+    The p-value is that of the torus-shift test: the mean influence against its values under the
+    random shifts. Holm's correction runs, for each dilation, over the concepts of all groups that
+    at least `min_images` show; the others are rare and untested.
     """
     rows = []
     for key, group in found.rows.groupby(CELL):
@@ -319,7 +300,6 @@ def summarise(
                 "mean": values.mean(),
                 "by_chance": group["by_chance"].median(),
                 "p_value": np.nan if rare else shift_p_value(values.mean(), found.shifted[key]),
-                "p_holm": np.nan,  # needs the other rows, see below
                 "rare": rare,
             }
         )

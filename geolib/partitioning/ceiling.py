@@ -68,9 +68,8 @@ def ceiling_table(
     cell's coordinate; points in no cell are misses).
     """
     rows = []
-    for (name, partitionings), (data, coordinates) in product(
-        configurations.items(), points.items()
-    ):
+    pairs = product(configurations.items(), points.items())
+    for (name, partitionings), (data, coordinates) in pairs:
         finest = partitionings[0]
         own = own_cell_km(finest, coordinates)
         row = {

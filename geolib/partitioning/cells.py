@@ -88,9 +88,9 @@ class Partitioning(ABC):
     def with_polygons(self) -> Self:
         """The same partitioning with the cells' polygons in ``cells.geometry`` (degrees)."""
 
-    @abstractmethod
     def _table(self) -> GeoDataFrame:
         """Everything there is to save, as strings, numbers and geometries."""
+        return self.cells.copy()
 
     def save(self, path: str | Path) -> None:
         """Write GeoParquet (.parquet) or GeoJSON (.geojson), with all that `assign` needs."""

@@ -35,6 +35,7 @@ from tenacity import (
 )
 
 from geolib.download import http
+from geolib.partitioning.cells import CRS
 from geolib.partitioning.distance import check_coordinates
 from geolib.partitioning.geocoding import Address
 from geolib.runtime.here import cache_root, progress_bar
@@ -142,24 +143,19 @@ class NominatimGeocoder:
             raise ValueError("areas=False: only a NominatimGeocoder(areas=True) knows outlines")
         outlines = self._outlines(keys)
         shapes = [shape(outlines[key]) if outlines[key] else None for key in keys]
-        return gpd.GeoSeries(shapes, index=list(keys), crs="EPSG:4326")
+        return gpd.GeoSeries(shapes, index=list(keys), crs=CRS)
 
     def _with_areas(self, found: Sequence[Any]) -> list[Address]:
         objects = [_object(place) for place in found]
-        requests = {
-            key: {"osmtype": key[0], "osmid": key[1:], "addressdetails": 1}
-            for key in objects
-            if key
-        }
+        known = dict.fromkeys(key for key in objects if key)
+        requests = {k: {"osmtype": k[0], "osmid": k[1:], "addressdetails": 1} for k in known}
         details = self._all("details", list(requests.values()), "addresses")
         addresses = dict(zip(requests, map(_by_objects, details), strict=True))
         outlines = self._outlines({key for a in addresses.values() for key in a.keys})
-        return [
-            addresses[key]._replace(has_area=tuple(bool(outlines[k]) for k in addresses[key].keys))
-            if key
-            else Address()
-            for key in objects
-        ]
+        for key, one in addresses.items():
+            area = tuple(bool(outlines[k]) for k in one.keys)
+            addresses[key] = one._replace(has_area=area)
+        return [addresses.get(key, Address()) for key in objects]
 
     def _outlines(self, keys: Iterable[str]) -> dict[str, Any]:
         """GeoJSON polygons by key, None where there is no area."""

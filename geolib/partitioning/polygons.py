@@ -15,18 +15,12 @@ import numpy as np
 import shapely
 from scipy.spatial import SphericalVoronoi
 
+from geolib.partitioning.cells import CRS
 from geolib.partitioning.distance import degrees_of, unit_vectors
-from geolib.partitioning.geocoding import (
-    LEVELS,
-    Geocoder,
-    OfflineGeocoder,
-    nearest_places,
-    places,
-)
+from geolib.partitioning.geocoding import LEVELS, Geocoder, OfflineGeocoder, nearest_places, places
 from geolib.partitioning.nominatim import NominatimGeocoder
 from geolib.runtime.here import data_file
 
-CRS = "EPSG:4326"
 EDGE = 0.5  # degrees, the longest straight piece of an edge
 ISLAND = 0.02  # degrees of land round a place that the coarse outline leaves in the sea
 
@@ -60,9 +54,9 @@ def approximate_polygons(keys: Sequence[str]) -> gpd.GeoSeries:
     """Areas of the offline geocoder's locations: cells of their places within the country.
 
     Spherical Voronoi cells, dissolved where a location holds several places and clipped to the
-    outline of its country. A place that the outline leaves out, on a coast or a small island, keeps
-    what lies within two kilometres. In degrees, by key, cut at the antimeridian; locations of one
-    level do not overlap. ValueError for a key that is none of :class:`OfflineGeocoder`'s.
+    outline of its country; a place that the outline leaves out keeps what lies within two
+    kilometres. In degrees, by key, cut at the antimeridian; locations of one level do not overlap.
+    ValueError for a key that is none of :class:`OfflineGeocoder`'s.
     """
     rows: dict[Hashable, np.ndarray] = {}
     for level in LEVELS:

@@ -61,9 +61,6 @@ class S2Partitioning(Partitioning):
         polygons = [_cell_polygon(token) for token in self.cells["key"]]
         return type(self)(self.cells.set_geometry(polygons, crs=self.cells.crs), self.parameters)
 
-    def _table(self) -> GeoDataFrame:
-        return self.cells.copy()
-
     @classmethod
     def load(cls, path: str | Path) -> S2Partitioning:
         """Read a file that `save` wrote; ValueError for one of another kind."""
