@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -127,15 +128,12 @@ class _Drawn(Dataset[PixelBatch]):
         return PixelBatch(list(indices), torch.from_numpy(np.load(folder / "pixels.npy")), [])
 
 
-def _in_order(parts: Sequence[PixelBatch]) -> PixelBatch:
-    return parts[0]
-
-
 def pixel_batches(
     dataset: GeoDataset,
     image_size: int,
     batch_size: int,
     *,
+    items: Dataset[Any] | None = None,
     workers: int | None = None,
     progress: bool = True,
 ) -> Iterator[PixelBatch]:
@@ -151,6 +149,8 @@ def pixel_batches(
         Side S in pixels.
     batch_size
         Largest number of images in a batch.
+    items
+        Pairs of index and pixels, or error, in place of whole images, resized.
     workers
         Processes; by default one per core for more than 100 images, else none.
     progress
@@ -161,7 +161,7 @@ def pixel_batches(
     PixelBatch
         ``indices`` of the items, ``pixels`` of type ``uint8 [B,S,S,3]``.
     """
-    drawn = all(getattr(record, "drawn", False) for record in dataset.records)
+    drawn = items is None and all(getattr(record, "drawn", False) for record in dataset.records)
     workers = default_workers(len(dataset)) if workers is None else workers
     loader: DataLoader[Any]
     if drawn:
@@ -169,13 +169,13 @@ def pixel_batches(
         loader = DataLoader(
             files,
             batch_size=1,
-            collate_fn=_in_order,
+            collate_fn=itemgetter(0),
             num_workers=min(workers, files.missing()),
             worker_init_fn=single_threaded,
         )
     else:
         loader = DataLoader(
-            ResizedPixels(dataset, image_size),
+            ResizedPixels(dataset, image_size) if items is None else items,
             batch_size=batch_size,
             collate_fn=collate,
             num_workers=workers,

@@ -8,7 +8,7 @@ import hashlib
 import json
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -73,8 +73,7 @@ class Classifier(nn.Module):
     image_size : int
         Side in pixels of the square images it is meant for.
     trained_on : str
-        Name of the dataset it was trained on: ``"geoscenes"``, ``"folder"``, ``"imagenet"``,
-        ``"nothing"``, or ``"unknown"``.
+        A dataset's name, ``"imagenet"``, ``"nothing"``, or ``"unknown"``.
     training_config : dict
         Settings of the training; empty if it was trained elsewhere.
     history : pandas.DataFrame
@@ -117,23 +116,27 @@ class Classifier(nn.Module):
             digest.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
 
+    @property
+    def card(self) -> Card:
+        """What is known of it beside its weights."""
+        return Card(
+            self.name,
+            self.classes,
+            self.image_size,
+            tuple(self.mean.flatten().tolist()),
+            tuple(self.std.flatten().tolist()),
+            self.trained_on,
+            self.training_config,
+            {str(name): column.tolist() for name, column in self.history.items()},
+        )
+
     def save(self, path: str | Path, **header: str) -> None:
         """Write a checkpoint for :func:`load`: weights as safetensors, the rest in its header.
 
         ``header`` holds further entries of it, which :func:`load` does not look at.
         """
-        card = {
-            "name": self.name,
-            "classes": self.classes,
-            "image_size": self.image_size,
-            "mean": self.mean.flatten().tolist(),
-            "std": self.std.flatten().tolist(),
-            "trained_on": self.trained_on,
-            "training": self.training_config,
-            "history": self.history.to_dict("list"),
-        }
         tensors = {key: t.cpu().contiguous() for key, t in self.network.state_dict().items()}
-        save_file(tensors, path, metadata={HEADER: json.dumps(card), **header})
+        save_file(tensors, path, metadata={HEADER: json.dumps(asdict(self.card)), **header})
 
 
 def load(
@@ -149,18 +152,16 @@ def load(
     Parameters
     ----------
     path_or_name
-        Path of a checkpoint written by :meth:`Classifier.save`, or the name of a classification
-        network of torchvision or timm. Where both libraries know a name, torchvision's is meant;
-        ``"timm/NAME"`` asks for the other. Options of timm's networks follow a question mark:
-        ``"resnet10t?output_stride=16"`` halves the image four times instead of five, so that an
-        image of 112 pixels ends in 7 × 7 places.
+        A checkpoint of :meth:`Classifier.save`, or the name of a classification network of
+        torchvision or timm (``"timm/NAME"`` where both know it). Options of timm's follow a
+        question mark: ``"resnet10t?output_stride=16"`` halves the image four times instead of
+        five, so that an image of 112 pixels ends in 7 × 7 places.
     weights
         For a name: a file of weights (safetensors, or a pth that holds nothing but tensors);
         ``"imagenet"`` downloads the published ones; ``"random"`` leaves the network untrained.
     classes
-        Names of the outputs; by default those of the checkpoint, or ImageNet's 1000. Where they do
-        not fit the weights' last layer, an untrained one takes its place, ready for fine-tuning,
-        and a :class:`HeadReplaced` warning says so.
+        Names of the outputs, by default the checkpoint's or ImageNet's 1000. Where they do not
+        fit the weights' last layer, an untrained one takes its place, with :class:`HeadReplaced`.
     image_size
         Side of the images in pixels; by default the checkpoint's, or that of published weights.
     seed
@@ -180,7 +181,7 @@ def load(
     is_file = _names_a_file(path_or_name)
     if is_file and weights is not None:
         raise ValueError(f"weights={str(weights)!r}: {path_or_name} brings its own weights")
-    card = read_card(Path(path_or_name)) if is_file else published_card(str(path_or_name))
+    card = _read_card(Path(path_or_name)) if is_file else published_card(str(path_or_name))
     if weights == "random" and classes is None:
         raise ValueError("classes is missing: an untrained network needs their names")
     if weights is None and not is_file:
@@ -193,15 +194,14 @@ def load(
     trained_on = "nothing"
     if weights != "random":
         source = str(path_or_name if is_file else weights)
-        tensors = download(card.name) if source == "imagenet" else read_weights(Path(source))
-        initial = network.state_dict()
-        head = last_layer(card.name, initial, len(wanted))
-        outputs = {len(tensors[k]) for k in head if k in tensors}
+        tensors = _download(card.name) if source == "imagenet" else read_weights(Path(source))
+        head = _last_layer(card.name, network.state_dict(), len(wanted))
+        outputs = {len(tensors[key]) for key in head if key in tensors}
         fits = outputs == {len(wanted)} and (wanted == card.classes or not is_file)
         if not fits and classes is None and outputs:
             raise ValueError(f"classes is missing: {source} has {outputs.pop()} outputs; name them")
         if not fits and classes is not None:
-            tensors |= {key: initial[key] for key in head}
+            tensors |= {key: network.state_dict()[key] for key in head}
         load_weights(network, tensors, source)
         if not fits:
             warnings.warn(
@@ -225,47 +225,28 @@ def _names_a_file(path_or_name: str | Path) -> bool:
 
 
 @cache
-def torchvision_names() -> tuple[str, ...]:
-    """Classification networks of torchvision."""
+def _torchvision_names() -> tuple[str, ...]:
     return tuple(models.list_models(module=models))
 
 
 def published_card(name: str) -> Card:
-    """Card of a network's published ImageNet weights, without reading or fetching them.
-
-    Raises
-    ------
-    ValueError
-        If neither torchvision nor timm knows the name.
-    """
-    categories = models.ResNet18_Weights.DEFAULT.meta["categories"]
-    if name in torchvision_names():
-        transform = models.get_model_weights(name).DEFAULT.transforms()
-        return Card(
-            name,
-            tuple(categories),
-            transform.crop_size[0],
-            tuple(transform.mean),
-            tuple(transform.std),
-            trained_on="imagenet",
-        )
+    """Card of a network's published ImageNet weights, without fetching them; ValueError if none."""
+    classes = tuple(models.ResNet18_Weights.DEFAULT.meta["categories"])
+    if name in _torchvision_names():
+        how = models.get_model_weights(name).DEFAULT.transforms()
+        size, mean, std = how.crop_size[0], tuple(how.mean), tuple(how.std)
+        return Card(name, classes, size, mean, std, trained_on="imagenet")
     plain, _ = _timm_name(name)
     settings = timm.get_pretrained_cfg(plain) if timm.is_model(plain) else None
     if settings is None:
-        known = (*torchvision_names(), *timm.list_models())
+        known = (*_torchvision_names(), *timm.list_models())
         close = difflib.get_close_matches(name, known, n=5)
         raise ValueError(
             f"path_or_name={name!r} is neither a file nor a network of torchvision or timm; "
             + (f"close: {', '.join(close)}" if close else f"torchvision's: {', '.join(known[:80])}")
         )
-    return Card(
-        name,
-        tuple(categories),
-        settings.input_size[-1],
-        settings.mean,
-        settings.std,
-        trained_on="imagenet",
-    )
+    size = settings.input_size[-1]
+    return Card(name, classes, size, settings.mean, settings.std, trained_on="imagenet")
 
 
 def _timm_name(name: str) -> tuple[str, dict[str, Any]]:
@@ -294,7 +275,7 @@ def build(name: str, n_classes: int, seed: int = 0) -> nn.Module:
     """Untrained network of torchvision or timm with ``n_classes`` outputs; ``seed`` decides it."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        if name not in torchvision_names():
+        if name not in _torchvision_names():
             return _timm_network(name, n_classes)
         # The published weights of these two expect inputs scaled in another way.
         google = {"transform_input": True, "init_weights": False}
@@ -302,7 +283,7 @@ def build(name: str, n_classes: int, seed: int = 0) -> nn.Module:
         return models.get_model(name, weights=None, num_classes=n_classes, **options)
 
 
-def last_layer(name: str, weights: Mapping[str, torch.Tensor], n_classes: int) -> list[str]:
+def _last_layer(name: str, weights: Mapping[str, torch.Tensor], n_classes: int) -> list[str]:
     """Keys of a network's weights for ``n_classes`` whose shape depends on that number."""
     other = build(name, n_classes + 1).state_dict()
     return [key for key, tensor in other.items() if tensor.shape != weights[key].shape]
@@ -312,33 +293,28 @@ def with_classes(classifier: Classifier, classes: Sequence[str], seed: int = 0) 
     """The same network for other classes: the last layer is new and untrained, the rest a copy."""
     network = build(classifier.name, len(classes), seed)
     initial = network.state_dict()
-    head = last_layer(classifier.name, initial, len(classes))
-    tensors = classifier.network.state_dict() | {key: initial[key] for key in head}
-    load_weights(network, tensors, classifier.name)
-    return Classifier(network, _card(classifier, tuple(classes))).eval()
+    head = _last_layer(classifier.name, initial, len(classes))
+    return _copy(classifier, network, classes, {key: initial[key] for key in head})
 
 
 def take_classes(classifier: Classifier, start: int, stop: int) -> Classifier:
     """A copy that puts out the classes from ``start`` up to, but not including, ``stop`` alone."""
     tensors = classifier.network.state_dict()
-    head = last_layer(classifier.name, tensors, len(classifier.classes))
+    head = _last_layer(classifier.name, tensors, len(classifier.classes))
     network = build(classifier.name, stop - start)
-    load_weights(
-        network, tensors | {key: tensors[key][start:stop] for key in head}, classifier.name
-    )
-    return Classifier(network, _card(classifier, classifier.classes[start:stop])).eval()
+    taken = {key: tensors[key][start:stop] for key in head}
+    return _copy(classifier, network, classifier.classes[start:stop], taken)
 
 
-def _card(classifier: Classifier, classes: tuple[str, ...]) -> Card:
-    return Card(
-        classifier.name,
-        classes,
-        classifier.image_size,
-        tuple(classifier.mean.flatten().tolist()),
-        tuple(classifier.std.flatten().tolist()),
-        classifier.trained_on,
-        classifier.training_config,
-    )
+def _copy(
+    classifier: Classifier,
+    network: nn.Module,
+    classes: Sequence[str],
+    head: dict[str, torch.Tensor],
+) -> Classifier:
+    load_weights(network, classifier.network.state_dict() | head, classifier.name)
+    card = replace(classifier.card, classes=tuple(classes), history={})
+    return Classifier(network, card).eval()
 
 
 def find_target_layer(network: nn.Module, image_size: int) -> str:
@@ -366,9 +342,8 @@ def _last_map(network: nn.Module, image_size: int) -> str:
     found: list[str] = []
 
     def note(module: nn.Module, inputs: object, output: object) -> None:
-        if not isinstance(output, torch.Tensor) or output.ndim != 4:
-            return
-        if output.shape[2] == output.shape[3] > 1:
+        shape = output.shape if isinstance(output, torch.Tensor) else ()
+        if len(shape) == 4 and shape[2] == shape[3] > 1:
             found.append(names[module])
 
     names = {module: name for name, module in network.named_modules() if name}
@@ -387,14 +362,8 @@ def _last_map(network: nn.Module, image_size: int) -> str:
 # Files of weights ---------------------------------------------------------------------------------
 
 
-def read_card(path: Path) -> Card:
-    """What a checkpoint of :meth:`Classifier.save` says beside its weights.
-
-    Raises
-    ------
-    ValueError
-        If the file is damaged, or was written by something else.
-    """
+def _read_card(path: Path) -> Card:
+    """What a checkpoint of :meth:`Classifier.save` says beside its weights."""
     text = read_header(path).get(HEADER) if path.suffix == ".safetensors" else None
     if text is None:
         raise ValueError(
@@ -405,16 +374,10 @@ def read_card(path: Path) -> Card:
     return Card(**card | {key: tuple(card[key]) for key in ("classes", "mean", "std")})
 
 
-def download(name: str) -> dict[str, torch.Tensor]:
-    """ImageNet weights as published by torchvision or timm; they keep a copy.
-
-    Raises
-    ------
-    ValueError
-        If they cannot be had.
-    """
+def _download(name: str) -> dict[str, torch.Tensor]:
+    """ImageNet weights as published by torchvision or timm; they keep a copy."""
     try:
-        if name in torchvision_names():
+        if name in _torchvision_names():
             return models.get_model_weights(name)["IMAGENET1K_V1"].get_state_dict(check_hash=True)
         return _timm_network(name, pretrained=True).state_dict()
     except Exception as error:  # the network fails in many ways

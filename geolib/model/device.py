@@ -65,15 +65,7 @@ def uses_bf16(device: str | torch.device, precision: str = "auto") -> bool:
 def inference_precision(
     device: str | torch.device, precision: str = "auto"
 ) -> AbstractContextManager[object]:
-    """Context in which forward passes run in bfloat16 where that is wanted, else in float32.
-
-    Parameters
-    ----------
-    device
-        Device of the network.
-    precision
-        ``"bf16"``, ``"fp32"``, or ``"auto"``: bfloat16 where the hardware computes in it.
-    """
+    """Context in which forward passes run in bfloat16 if :func:`uses_bf16`, else in float32."""
     if not uses_bf16(device, precision):
         return nullcontext()
     return torch.autocast(torch.device(device).type, dtype=torch.bfloat16)
@@ -87,15 +79,7 @@ def choose_batch_size(device: str | torch.device) -> int:
 class BatchSize:
     """Number of images per pass, halved whenever the memory runs out.
 
-    Parameters
-    ----------
-    images
-        Number to begin with, at least 1.
-
-    Raises
-    ------
-    ValueError
-        If ``images`` is less than 1.
+    ``images`` is the number to begin with, at least 1, else a ValueError.
     """
 
     def __init__(self, images: int) -> None:
@@ -106,12 +90,8 @@ class BatchSize:
     def run(self, function: Callable[[int], T]) -> T:
         """``function(images)``; once more with half as many for as long as memory runs out.
 
-        Warns each time of the old and the new number, which also holds for later calls.
-
-        Raises
-        ------
-        torch.OutOfMemoryError
-            If a single image does not fit.
+        Warns each time of the old and the new number, which also holds for later calls. It is an
+        error if a single image does not fit.
         """
         while True:
             try:

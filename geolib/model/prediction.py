@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -49,20 +48,13 @@ def predict(
     place = choose_device(device)
     classifier.to(place).to(memory_format=torch.channels_last).eval()
     fitting = BatchSize(choose_batch_size(place) if batch_size is None else batch_size)
-    logits = [torch.empty(0, len(classifier.classes))]
+    found = [torch.empty(0, len(classifier.classes))]
     indices: list[int] = []
     for batch in pixel_batches(dataset, classifier.image_size, fitting.images, progress=progress):
-        with torch.inference_mode(), inference_precision(place, precision):
-            logits.append(fitting.run(partial(_logits, classifier, batch.pixels, place)))
+        logits = _logits(classifier, as_images(batch.pixels, place), place, precision, fitting)
+        found.append(logits)
         indices += batch.indices
-    return _table(dataset, indices, torch.cat(logits).log_softmax(1).exp().numpy())
-
-
-def _logits(
-    classifier: Classifier, pixels: torch.Tensor, device: torch.device, batch_size: int
-) -> torch.Tensor:
-    parts = pixels.split(batch_size)
-    return torch.cat([classifier(as_images(part, device)).float().cpu() for part in parts])
+    return _table(dataset, indices, torch.cat(found).log_softmax(1).exp().numpy())
 
 
 def log_probabilities(
@@ -72,7 +64,7 @@ def log_probabilities(
     precision: str = "auto",
     batch_size: int | None = None,
 ) -> torch.Tensor:
-    """Log-probability of every class (natural logarithm), on the classifier's device.
+    """Log-probability of every class (natural logarithm), computed on the classifier's device.
 
     Parameters
     ----------
@@ -80,11 +72,8 @@ def log_probabilities(
         Set to evaluation mode.
     images
         ``[B,3,H,W]`` in 0…1, at the classifier's size.
-    precision
-        See :func:`geolib.model.inference_precision`.
-    batch_size
-        Images per forward pass, by default as the device suggests; halved, with a warning,
-        whenever memory runs out.
+    batch_size, precision
+        As for :func:`predict`.
 
     Returns
     -------
@@ -96,19 +85,27 @@ def log_probabilities(
     ValueError
         If the classifier returns NaN or infinite values.
     """
-    classifier.eval()
-    device = classifier.mean.device
-
-    def logits(size: int) -> torch.Tensor:
-        parts = [classifier(part.to(device)).float().cpu() for part in images.split(size)]
-        return torch.cat(parts)
-
+    device = classifier.eval().mean.device
     fitting = BatchSize(choose_batch_size(device) if batch_size is None else batch_size)
-    with torch.inference_mode(), inference_precision(device, precision):
-        found = fitting.run(logits)
+    found = _logits(classifier, images, device, precision, fitting)
     if not torch.isfinite(found).all():
         raise ValueError("classifier returned NaN or infinite logits; check its weights")
     return found.double().log_softmax(1)
+
+
+def _logits(
+    classifier: Classifier,
+    images: torch.Tensor,
+    device: torch.device,
+    precision: str,
+    fitting: BatchSize,
+) -> torch.Tensor:
+    def in_parts(size: int) -> torch.Tensor:
+        parts = [classifier(part.to(device)).float().cpu() for part in images.split(size)]
+        return torch.cat(parts)
+
+    with torch.inference_mode(), inference_precision(device, precision):
+        return fitting.run(in_parts)
 
 
 def as_images(pixels: torch.Tensor, device: torch.device) -> torch.Tensor:
@@ -121,15 +118,14 @@ def _table(dataset: GeoDataset, indices: list[int], probabilities: np.ndarray) -
     label = pd.array([labels[i] for i in indices], dtype="Int64")
     rows = np.arange(len(indices))
     of_label = probabilities[rows, label.fillna(0).to_numpy(int)]
-    return pd.DataFrame(
-        {
-            "image_id": [ids[i] for i in indices],
-            "label": label,
-            "prediction": probabilities.argmax(1),
-            "probability": probabilities.max(1),
-            "label_probability": np.where(label.isna(), np.nan, of_label),
-        }
-    )
+    columns = {
+        "image_id": [ids[i] for i in indices],
+        "label": label,
+        "prediction": probabilities.argmax(1),
+        "probability": probabilities.max(1),
+        "label_probability": np.where(label.isna(), np.nan, of_label),
+    }
+    return pd.DataFrame(columns)
 
 
 def accuracy(predictions: pd.DataFrame) -> float:
@@ -163,13 +159,12 @@ def reliability(predictions: pd.DataFrame, n_bins: int = 10) -> pd.DataFrame:
         One row per bin that holds images: mean ``confidence``, ``accuracy``, ``n_images``.
     """
     labelled = _labelled(predictions)
-    table = pd.DataFrame(
-        {
-            "confidence": labelled["probability"],
-            "accuracy": (labelled["prediction"] == labelled["label"]).astype(float),
-            "n_images": 1,
-        }
-    )
+    columns = {
+        "confidence": labelled["probability"],
+        "accuracy": (labelled["prediction"] == labelled["label"]).astype(float),
+        "n_images": 1,
+    }
+    table = pd.DataFrame(columns)
     bins = np.clip(np.ceil(table["confidence"] * n_bins), 1, n_bins)
     how = {"confidence": "mean", "accuracy": "mean", "n_images": "sum"}
     return table.groupby(bins).agg(how).reset_index(drop=True)

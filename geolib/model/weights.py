@@ -21,13 +21,7 @@ def read_header(path: Path) -> dict[str, str]:
 
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:
-    """Weights in a file: safetensors, or a pth that holds nothing but tensors.
-
-    Raises
-    ------
-    ValueError
-        If the file is missing, damaged, or holds anything else.
-    """
+    """Weights in a file: safetensors, or a pth that holds nothing but tensors; else ValueError."""
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
@@ -66,13 +60,7 @@ def not_finite(tensors: Mapping[str, torch.Tensor]) -> list[str]:
 
 
 def load_weights(network: nn.Module, tensors: Mapping[str, torch.Tensor], source: str) -> None:
-    """Load weights that must fit exactly and be finite.
-
-    Raises
-    ------
-    ValueError
-        Naming the keys that are missing, not expected, of another shape, or not finite.
-    """
+    """Load weights that must fit exactly and be finite; a ValueError names the keys that do not."""
     faults = misfits(network, tensors)
     broken = faults.pop("not finite")
     if any(faults.values()):

@@ -17,23 +17,9 @@ def augment(
 ) -> torch.Tensor:
     """Mirror and recolour each image of a batch by draws of its own (§4 of arXiv 2605.00912).
 
-    Parameters
-    ----------
-    images
-        ``float32 [B,3,H,W]``, 0…1.
-    draws
-        ``float32 [4,B]``, uniform in 0…1: of each image for the mirror, brightness, contrast and
-        saturation.
-    horizontal_flip
-        Whether to mirror each image with probability ½.
-    color_jitter
-        Brightness, contrast and saturation are multiplied by factors between 1 − ``color_jitter``
-        and 1 + ``color_jitter``.
-
-    Returns
-    -------
-    torch.Tensor
-        Of the same shape, 0…1.
+    Images are ``float32 [B,3,H,W]`` in 0…1 and stay so. ``draws`` are ``float32 [4,B]``, uniform
+    in 0…1: for the mirror (probability ½), and for brightness, contrast and saturation, which are
+    multiplied by factors between 1 − ``color_jitter`` and 1 + ``color_jitter``.
     """
     # torchvision's transforms draw once per batch.
     draws = draws.to(images.device)[:, :, None, None, None]
@@ -55,25 +41,11 @@ def mask_boxes(
     """Hide random boxes of some images, and all but such boxes of others.
 
     A classifier that learns from these images has met what deletion and insertion make of an
-    image (§5 of arXiv 2605.00912), and gains nothing from the boxes themselves.
-
-    Parameters
-    ----------
-    images
-        ``float32 [B,3,H,W]``, 0…1.
-    draws
-        ``float32 [14,B]``, uniform in 0…1: of each image whether it is masked, whether all but the
-        boxes is hidden instead of the boxes (every second time), and the centre along x and y,
-        width and height of three boxes.
-    probability
-        Share of the images that are masked.
-    fill
-        ``[1,3,1,1]``, colour of what is hidden.
-
-    Returns
-    -------
-    torch.Tensor
-        Of the same shape, 0…1.
+    image (§5 of arXiv 2605.00912), and gains nothing from the boxes themselves. Images are
+    ``float32 [B,3,H,W]`` in 0…1, hidden parts get the colour ``fill`` ``[1,3,1,1]``. ``draws`` are
+    ``float32 [14,B]``, uniform in 0…1: of each image whether it is masked (with ``probability``),
+    whether all but the boxes is hidden instead of the boxes (every second time), and the centre
+    along x and y, width and height of three boxes.
     """
     height, width = images.shape[2:]
     draws = draws.to(images.device)

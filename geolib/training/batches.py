@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -20,6 +20,7 @@ from geolib.data import (
     single_threaded,
 )
 from geolib.model.device import Process
+from geolib.model.settings import TrainConfig
 from geolib.training.crops import Crops, RandomCrops, centre_crops
 
 # Of the machine's memory, what decoded images may fill.
@@ -56,22 +57,33 @@ def read_pixels(
     """
     fits = len(dataset) * image_size**2 * 3 < _memory() / process.local_world_size
     pixels = torch.empty(len(dataset) * fits, image_size, image_size, 3, dtype=torch.uint8)
-    indices: list[int] = []
-    for batch in pixel_batches(dataset, image_size, 64, progress=progress):
+
+    def keep(start: int, found: torch.Tensor) -> None:
         if fits:
-            pixels[len(indices) : len(indices) + len(batch.indices)] = batch.pixels
-        indices += batch.indices
-    _check_readable(dataset, indices)
+            pixels[start : start + len(found)] = found
+
+    indices = _readable(dataset, image_size, progress, keep)
     if fits:
         return PixelsInMemory(indices, pixels)
     return Subset(ResizedPixels(dataset, image_size), indices)
 
 
-def _check_readable(dataset: GeoDataset, indices: Sequence[int]) -> None:
+def _readable(
+    dataset: GeoDataset,
+    image_size: int,
+    progress: bool,
+    keep: Callable[[int, torch.Tensor], None] = lambda start, found: None,
+) -> list[int]:
+    """Indices of the images that can be read; ``keep`` is shown the pixels."""
+    indices: list[int] = []
+    for batch in pixel_batches(dataset, image_size, 64, progress=progress):
+        keep(len(indices), batch.pixels)
+        indices += batch.indices
     if not indices:
         raise ValueError(f"the {dataset.split} split holds no readable image")
     if unreadable := len(dataset) - len(indices):
         warnings.warn(f"{unreadable} unreadable images are left out", stacklevel=3)
+    return indices
 
 
 Pixels = PixelsInMemory | Subset[Any] | Crops | RandomCrops
@@ -80,10 +92,7 @@ Pixels = PixelsInMemory | Subset[Any] | Crops | RandomCrops
 def read(
     train: GeoDataset,
     validation: GeoDataset,
-    image_size: int,
-    *,
-    crops: bool,
-    seed: int,
+    config: TrainConfig,
     process: Process,
     progress: bool,
 ) -> tuple[Pixels, Pixels]:
@@ -91,22 +100,16 @@ def read(
 
     For parts a first reading tells which images are readable, and every epoch reads them again.
     """
-    if not crops:
+    size = config.image_size
+    if config.crops:
         return (
-            read_pixels(train, image_size, process, progress),
-            read_pixels(validation, image_size, process, progress),
+            RandomCrops(train, size, config.seed, _readable(train, size, progress)),
+            centre_crops(validation, size, _readable(validation, size, progress)),
         )
     return (
-        RandomCrops(train, image_size, seed, _readable(train, image_size, progress)),
-        centre_crops(validation, image_size, _readable(validation, image_size, progress)),
+        read_pixels(train, size, process, progress),
+        read_pixels(validation, size, process, progress),
     )
-
-
-def _readable(dataset: GeoDataset, image_size: int, progress: bool) -> list[int]:
-    batches = pixel_batches(dataset, image_size, 64, progress=progress)
-    indices = [i for batch in batches for i in batch.indices]
-    _check_readable(dataset, indices)
-    return indices
 
 
 def _memory() -> float:

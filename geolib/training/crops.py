@@ -27,14 +27,8 @@ Crop = tuple[int, torch.Tensor | UnreadableImage]
 class Crops(Dataset[Crop]):
     """Items as ``(index, crop)``; an unreadable one as ``(index, error)``.
 
-    Parameters
-    ----------
-    dataset
-        Images of any shape.
-    transform
-        Makes the crops of one photograph ``uint8 [3,H,W]``, channels first.
-    indices
-        Items of the dataset to go through, by default all.
+    ``transform`` makes the crops of one photograph ``uint8 [3,H,W]``; ``indices`` are the items of
+    the dataset to go through, by default all.
     """
 
     def __init__(

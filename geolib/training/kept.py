@@ -1,3 +1,5 @@
+"""Networks that are trained once, and found again in the cache."""
+
 from __future__ import annotations
 
 import shutil
@@ -29,14 +31,8 @@ def trained_once(
 ) -> Network:
     """A trained network from the cache, or trained and kept there.
 
-    Parameters
-    ----------
-    stage, params, modules
-        As for :func:`geolib.runtime.cache.key`.
-    train
-        Trains; called with a folder from which a training that was killed goes on.
-    load
-        Reads the file of a network.
+    ``train`` is called with a folder from which a training that was killed goes on; ``load`` reads
+    the file of a network; the rest is as for :func:`geolib.runtime.cache.key`.
     """
     unfinished = cache.cache_root() / "unfinished" / cache.key("training", params, modules)
     name = WEIGHTS.format(stage=stage)
@@ -54,13 +50,7 @@ def trained_once(
 def trained_classifier(
     train: data.GeoDataset, validation: data.GeoDataset, config: model.TrainConfig
 ) -> model.Classifier:
-    """A classifier from the cache, or trained once.
-
-    Parameters
-    ----------
-    train, validation, config
-        As for :func:`geolib.model.train`.
-    """
+    """A classifier from the cache, or trained once, as :func:`geolib.model.train` does."""
     weights = Path(config.weights or "")
     params = {
         "config": config.model_dump(mode="json"),

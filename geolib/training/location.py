@@ -8,7 +8,7 @@ the cells of all partitionings, and this module needs to know of a cell nothing 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -16,22 +16,13 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import nn
-from torch.utils.data import DataLoader
 
-from geolib.data import (
-    GeoDataset,
-    PixelBatch,
-    collate,
-    default_workers,
-    pixel_batches,
-    single_threaded,
-)
+from geolib.data import GeoDataset, pixel_batches
 from geolib.model.classifier import Classifier, load, take_classes
 from geolib.model.device import BatchSize, choose_batch_size, choose_device, inference_precision
 from geolib.model.prediction import as_images
 from geolib.model.settings import TrainConfig
 from geolib.model.weights import read_header
-from geolib.runtime.here import progress_bar
 from geolib.training.batches import Examples
 from geolib.training.crops import five_crops
 
@@ -170,7 +161,7 @@ def train_location(
     Returns
     -------
     LocationModel
-        In evaluation mode on the CPU: the weights of the epoch with the lowest validation loss.
+        In evaluation mode on the CPU.
 
     Raises
     ------
@@ -244,22 +235,21 @@ def probabilities(
     place = choose_device(device)
     model.to(place).to(memory_format=torch.channels_last).eval()
     fitting = BatchSize(choose_batch_size(place) if batch_size is None else batch_size)
-    read = _five_crop_batches if crops else _whole_batches
     parts = [[torch.empty(0, size) for size in model.sizes]]
     indices: list[int] = []
-    for batch in read(dataset, model.image_size, fitting.images, progress):
+    size = model.image_size
+    views = five_crops(dataset, size) if crops else None
+    for batch in pixel_batches(dataset, size, fitting.images, items=views, progress=progress):
+        pixels = batch.pixels if crops else batch.pixels[:, None]
         with torch.inference_mode(), inference_precision(place, precision):
-            parts.append(fitting.run(partial(_mean_softmax, model, batch.pixels, place)))
+            parts.append(fitting.run(partial(_mean_softmax, model, pixels, place)))
         indices += batch.indices
     heads = [torch.cat(head).numpy() for head in zip(*parts, strict=True)]
     return Located(indices, heads)
 
 
 def _mean_softmax(
-    model: Callable[[torch.Tensor], list[torch.Tensor]],
-    pixels: torch.Tensor,
-    device: torch.device,
-    batch_size: int,
+    model: LocationModel, pixels: torch.Tensor, device: torch.device, batch_size: int
 ) -> list[torch.Tensor]:
     """Softmax of each head for views ``uint8 [B,V,S,S,3]``, averaged over the V views."""
     n_views = pixels.shape[1]
@@ -269,32 +259,6 @@ def _mean_softmax(
         torch.cat(head).float().softmax(1).unflatten(0, (-1, n_views)).mean(1).cpu()
         for head in logits
     ]
-
-
-def _whole_batches(
-    dataset: GeoDataset, image_size: int, batch_size: int, progress: bool
-) -> Iterator[PixelBatch]:
-    for batch in pixel_batches(dataset, image_size, batch_size, progress=progress):
-        yield batch._replace(pixels=batch.pixels[:, None])
-
-
-def _five_crop_batches(
-    dataset: GeoDataset, image_size: int, batch_size: int, progress: bool
-) -> Iterator[PixelBatch]:
-    loader = DataLoader(
-        five_crops(dataset, image_size),
-        batch_size=batch_size,
-        collate_fn=collate,
-        num_workers=default_workers(len(dataset)),
-        worker_init_fn=single_threaded,
-    )
-    with progress_bar(f"{dataset.name} {dataset.split}", len(dataset), "image", progress) as bar:
-        for batch in loader:
-            for index, error in batch.unreadable:
-                dataset.skip(error, index)
-            bar.update(len(batch.indices) + len(batch.unreadable))
-            if batch.indices:
-                yield batch
 
 
 def down_the_hierarchy(

@@ -60,10 +60,9 @@ def train(
     """Train a classifier, and keep the weights of the epoch with the lowest validation loss.
 
     The seed alone decides weights, order and augmentation; the global random state is left as it
-    was. Images without a label, and unreadable ones, are left out with a warning.
-
-    Where a batch does not fit the memory of the device it goes through in parts, with a warning:
-    gradients are those of the whole batch, batch norm's statistics those of its parts.
+    was. Images without a label, and unreadable ones, are left out with a warning. Where a batch
+    does not fit the memory it goes through in parts, with a warning: gradients are those of the
+    whole batch, batch norm's statistics those of its parts.
 
     Under torchrun every process calls this function with the same arguments and gets the same
     classifier. Batch norm's statistics, unless frozen, are the first process's, and dropout draws
@@ -101,10 +100,16 @@ def train(
     torch.OutOfMemoryError
         If a single image does not fit the memory, or a batch does not under torchrun.
     """
-    _check_datasets(train, validation)
+    if train.classes != validation.classes:
+        raise ValueError(
+            f"validation has the classes {validation.classes}, train has {train.classes}; load "
+            "both with the same classes="
+        )
+    if len(train.classes) < 2:
+        raise ValueError(f"train has the classes {train.classes}; a classifier needs at least two")
     return fit(
-        _examples(train),
-        _examples(validation),
+        _labelled(train),
+        _labelled(validation),
         [train.classes],
         config,
         initial=initial,
@@ -114,9 +119,15 @@ def train(
     )
 
 
-def _examples(dataset: GeoDataset) -> Examples:
+def _labelled(dataset: GeoDataset) -> Examples:
     """The labelled images of a dataset, for a single head."""
-    labelled = _labelled(dataset)
+    indices = [i for i, label in enumerate(dataset.labels) if label is not None]
+    if not indices:
+        raise ValueError(f"the {dataset.split} split holds no labelled image")
+    if len(indices) < len(dataset):
+        left_out = len(dataset) - len(indices)
+        warnings.warn(f"{left_out} images without a label are left out", stacklevel=3)
+    labelled = dataset.subset(indices)
     return Examples(labelled, torch.tensor(labelled.labels)[:, None])
 
 
@@ -133,49 +144,17 @@ def fit(
 ) -> Classifier:
     """Train a network with several last layers beside each other, the loss being their sum.
 
-    Layers on the same features are blocks of one layer, so the result is a classifier whose
-    classes are those of the heads, one head after the other.
-
-    Parameters
-    ----------
-    train, validation
-        Images with their targets; the accuracies of ``history`` are those of the first head.
-    heads
-        Names of the classes of each head.
-    config, initial, checkpoints, device, progress
-        As for :func:`train`.
-
-    Raises
-    ------
-    ValueError, torch.OutOfMemoryError
-        As for :func:`train`.
+    ``heads`` names the classes of each; the accuracies of ``history`` are the first one's. Layers
+    on the same features are blocks of one layer, so the result is a classifier whose classes are
+    those of the heads, one head after the other. The rest is as for :func:`train`.
     """
-    place = choose_device(device)
-    if checkpoints is None:
-        with tempfile.TemporaryDirectory() as folder:
-            return _fit(train, validation, heads, config, initial, Path(folder), place, progress)
-    _claim(Path(checkpoints), train, validation, heads, config, initial)
-    return _fit(train, validation, heads, config, initial, Path(checkpoints), place, progress)
-
-
-def _check_datasets(train: GeoDataset, validation: GeoDataset) -> None:
-    if train.classes != validation.classes:
-        raise ValueError(
-            f"validation has the classes {validation.classes}, train has {train.classes}; load "
-            "both with the same classes="
-        )
-    if len(train.classes) < 2:
-        raise ValueError(f"train has the classes {train.classes}; a classifier needs at least two")
-
-
-def _labelled(dataset: GeoDataset) -> GeoDataset:
-    indices = [i for i, label in enumerate(dataset.labels) if label is not None]
-    if not indices:
-        raise ValueError(f"the {dataset.split} split holds no labelled image")
-    if len(indices) < len(dataset):
-        left_out = len(dataset) - len(indices)
-        warnings.warn(f"{left_out} images without a label are left out", stacklevel=4)
-    return dataset.subset(indices)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(checkpoints or temporary)
+        if checkpoints is not None:
+            _claim(folder, train, validation, heads, config, initial)
+        classifier = _untrained(initial, [name for head in heads for name in head], config)
+        place = choose_device(device)
+        return _fit(classifier, train, validation, heads, config, folder, place, progress)
 
 
 def _claim(
@@ -212,12 +191,28 @@ def _claim(
         part.replace(place)
 
 
+def _untrained(
+    initial: Classifier | None, classes: Sequence[str], config: TrainConfig
+) -> Classifier:
+    """The network that a training starts from."""
+    size, seed = config.image_size, config.seed
+    if initial is not None:
+        classifier = with_classes(initial, classes, seed)
+        classifier.image_size = size
+        return classifier
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.simplefilter("ignore", HeadReplaced)
+        return load(
+            config.arch, weights=config.weights, classes=classes, image_size=size, seed=seed
+        )
+
+
 def _fit(
+    classifier: Classifier,
     train: Examples,
     validation: Examples,
     heads: Sequence[Sequence[str]],
     config: TrainConfig,
-    initial: Classifier | None,
     folder: Path,
     device: torch.device,
     progress: bool,
@@ -225,25 +220,18 @@ def _fit(
     process = Process.this()
     progress = progress and process.rank == 0
     index = process.local_rank if process.world_size > 1 else device.index or 0
-    with (
-        torch.random.fork_rng(devices=[index] if device.type == "cuda" else []),
-        _quiet(),
-    ):
+    devices = [index] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices), _quiet():
         torch.manual_seed(config.seed)
-        classifier = _untrained(initial, [name for head in heads for name in head], config)
-        pixels, unseen = read(
-            train.images,
-            validation.images,
-            config.image_size,
-            crops=config.crops,
-            seed=config.seed,
-            process=process,
-            progress=progress,
-        )
+        pixels, unseen = read(train.images, validation.images, config, process, progress)
         batches = Batches(len(pixels), config.batch_size, process, config.seed)
-        sizes = [len(head) for head in heads]
-        recipe = Recipe(classifier, config, batches, train.targets, validation.targets, sizes)
-        bar = [EpochBar()] if progress else []
+        recipe = Recipe(
+            classifier.to(memory_format=torch.channels_last),
+            config,
+            batches,
+            {"train": train.targets, "validation": validation.targets},
+            [len(head) for head in heads],
+        )
         last = folder / LAST
         trainer = lightning.Trainer(
             **_devices(device, process),
@@ -251,10 +239,10 @@ def _fit(
             max_epochs=config.max_epochs,
             callbacks=[
                 EarlyStopping("validation_loss", patience=config.patience, check_finite=False),
-                _checkpoint(folder, BEST, monitor="validation_loss", save_weights_only=True),
-                _checkpoint(folder, LAST, monitor=None, save_weights_only=False),
+                _checkpoint(folder / BEST, monitor="validation_loss", save_weights_only=True),
+                _checkpoint(last, monitor=None, save_weights_only=False),
                 WithinEpoch(last),
-                *bar,
+                *([EpochBar()] if progress else []),
             ],
             default_root_dir=folder,
             logger=False,
@@ -281,25 +269,6 @@ def _fit(
     return classifier.eval()
 
 
-def _untrained(
-    initial: Classifier | None, classes: Sequence[str], config: TrainConfig
-) -> Classifier:
-    """The network that a training starts from."""
-    size = config.image_size
-    if initial is None:
-        classifier = load(
-            config.arch,
-            weights=config.weights,
-            classes=classes,
-            image_size=size,
-            seed=config.seed,
-        )
-    else:
-        classifier = with_classes(initial, classes, config.seed)
-        classifier.image_size = size
-    return classifier.to(memory_format=torch.channels_last)
-
-
 def _devices(device: torch.device, process: Process) -> dict[str, Any]:
     """Where Lightning is to run, and with how many processes."""
     accelerator = {"cuda": "gpu"}.get(device.type, device.type)
@@ -323,8 +292,7 @@ class Recipe(lightning.LightningModule):
         classifier: Classifier,
         config: TrainConfig,
         batches: Batches,
-        train: torch.Tensor,
-        validation: torch.Tensor,
+        labels: dict[str, torch.Tensor],
         heads: Sequence[int],
     ) -> None:
         super().__init__()
@@ -333,14 +301,14 @@ class Recipe(lightning.LightningModule):
         self.classifier = classifier
         self.config = config
         self.batches = batches
-        self.labels = {"train": train, "validation": validation}
+        self.labels = labels
         self.heads = list(heads)
         self.fitting = BatchSize(config.batch_size)
         self.history: list[dict[str, float]] = []
         # Loss, hits and number of images so far, of this process.
         self.sums = {"train": np.zeros(3), "validation": np.zeros(3)}
         frozen = config.freeze_batch_norm
-        self.frozen = is_folded(classifier, config.weights) if frozen is None else frozen
+        self.frozen = _is_folded(classifier, config.weights) if frozen is None else frozen
 
     def on_train_start(self) -> None:
         self.classifier.train()
@@ -476,19 +444,9 @@ def summed_cross_entropy(
 ) -> torch.Tensor:
     """Cross-entropy of every head, summed (L_CE^multi in §3.1.3 of Theiner et al., WACV 2022).
 
-    Parameters
-    ----------
-    logits
-        One tensor ``[B,C]`` per head.
-    targets
-        ``int64 [B,heads]``; an image without a class under a head (-1) adds nothing to its loss.
-    label_smoothing
-        Share of the target spread evenly over the classes.
-
-    Returns
-    -------
-    torch.Tensor
-        Mean over all B images, so that a batch's loss is the mean of its parts'.
+    Of logits ``[B,C]`` per head and targets ``int64 [B,heads]``: an image without a class under a
+    head (-1) adds nothing to its loss. The mean is over all B images, so that a batch's loss is
+    the mean of its parts'.
     """
     losses = [
         F.cross_entropy(
@@ -539,7 +497,7 @@ class EpochBar(TQDMProgressBar):
         return Tqdm(disable=True)
 
 
-def is_folded(classifier: Classifier, weights: str | None) -> bool:
+def _is_folded(classifier: Classifier, weights: str | None) -> bool:
     """Whether trained weights come with batch norm folded into the convolutions.
 
     Its statistics are then the identity, and would be ruined by the first batches.
@@ -554,12 +512,10 @@ def is_folded(classifier: Classifier, weights: str | None) -> bool:
     return bool(means) and weights != "random" and identity
 
 
-def _checkpoint(
-    folder: Path, name: str, monitor: str | None, save_weights_only: bool
-) -> ModelCheckpoint:
+def _checkpoint(path: Path, monitor: str | None, save_weights_only: bool) -> ModelCheckpoint:
     return ModelCheckpoint(
-        folder,
-        name.removesuffix(".ckpt"),
+        path.parent,
+        path.stem,
         monitor=monitor,
         save_weights_only=save_weights_only,
         save_on_train_epoch_end=True,
@@ -575,7 +531,6 @@ def _quiet() -> Iterator[None]:
     logger.setLevel(logging.WARNING)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", HeadReplaced)
             warnings.filterwarnings("ignore", module="lightning")
             yield
     finally:

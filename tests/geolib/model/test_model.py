@@ -110,9 +110,6 @@ def test_target_layer_of_an_unknown_network_is_its_last_map():
         nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)
     )
     assert classifier_module.find_target_layer(network, 32) == "1"
-
-
-def test_a_network_without_maps_has_no_target_layer():
     with pytest.raises(ValueError, match="Sequential has no layer that puts out a map"):
         classifier_module.find_target_layer(nn.Sequential(nn.Flatten(), nn.Linear(3072, 2)), 32)
 
@@ -149,6 +146,10 @@ def test_checkpoint_round_trip(resnet_file, tmp_path):
     # It is a plain file of weights as well.
     plain = model.load("resnet18", weights=tmp_path / "mine.safetensors", classes=ABC)
     assert plain.weights_sha256 == first.weights_sha256
+    # Its header is JSON, without a path.
+    text = weights_module.read_header(tmp_path / "mine.safetensors")["geolib"]
+    assert json.loads(text)["classes"] == list(ABC)
+    assert str(tmp_path) not in text
 
 
 def test_checkpoint_with_other_classes_gets_an_untrained_head(resnet_file, tmp_path):
@@ -208,11 +209,6 @@ def test_a_mismatch_names_the_keys(resnet_file, edit, message):
         model.load("resnet18", weights=edited(resnet_file, edit), classes=ABC)
 
 
-def test_weights_of_another_network(resnet_file):
-    with pytest.raises(ValueError, match=r"do not fit ConvNeXt: \d+ missing: features.*, …; "):
-        model.load("convnext_tiny", weights=resnet_file, classes=ABC)
-
-
 def test_weights_without_batch_counters_load(resnet_file):
     def drop(tensors):
         for key in [k for k in tensors if k.endswith("num_batches_tracked")]:
@@ -221,42 +217,52 @@ def test_weights_without_batch_counters_load(resnet_file):
     model.load("resnet18", weights=edited(resnet_file, drop), classes=ABC)
 
 
-def test_unnamed_classes(resnet_file):
-    with pytest.raises(ValueError, match=r"classes is missing: .* has 3 outputs; name them"):
-        model.load("resnet18", weights=resnet_file)
-    with pytest.raises(ValueError, match="classes is missing: an untrained network"):
-        model.load("resnet18", weights="random")
+OPTIONS = "': expected options as in 'resnet10t"
 
 
-def test_unknown_names_and_missing_weights(resnet_file, tmp_path):
-    with pytest.raises(ValueError, match=r"'resnet19' is neither a file.*close: .*resnet18"):
-        model.load("resnet19", weights="random", classes=ABC)
-    with pytest.raises(ValueError, match=r"weights is missing: give a file .* 'random'"):
-        model.load("resnet18", classes=ABC)
-    with pytest.raises(ValueError, match=r"absent\.pth cannot be read"):
-        model.load("resnet18", weights=tmp_path / "absent.pth", classes=ABC)
-    for options in ("output_stride", "output_stride=two", "strides=16"):
-        with pytest.raises(ValueError, match=rf"{options}': expected options as in 'resnet10t"):
-            model.load(f"resnet10t?{options}", weights="random", classes=ABC)
-    with pytest.raises(ValueError, match="is no checkpoint of this package"):
-        model.load(resnet_file)
-    with pytest.raises(ValueError, match=r"absent\.safetensors cannot be read"):
-        model.load(tmp_path / "absent.safetensors")
-    with pytest.raises(ValueError, match="brings its own weights"):
-        model.load(resnet_file, weights=resnet_file)
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("resnet18", {"weights": "FILE"}, "classes is missing: .* has 3 outputs; name them"),
+        ("resnet18", {"weights": "random"}, "classes is missing: an untrained network"),
+        ("resnet18", {"classes": ABC}, "weights is missing: give a file .* 'random'"),
+        ("resnet19", {}, "'resnet19' is neither a file.*close: .*resnet18"),
+        ("resnet10t?output_stride", {}, "output_stride" + OPTIONS),
+        ("resnet10t?output_stride=two", {}, "output_stride=two" + OPTIONS),
+        ("resnet10t?strides=16", {"weights": "random", "classes": ABC}, "strides=16" + OPTIONS),
+        (
+            "convnext_tiny",
+            {"weights": "FILE", "classes": ABC},
+            r"do not fit ConvNeXt: \d+ missing: features.*, …; ",
+        ),
+        ("FILE", {}, "is no checkpoint of this package"),
+        ("FILE", {"weights": "FILE"}, "brings its own weights"),
+        ("absent.safetensors", {}, r"absent\.safetensors cannot be read"),
+    ],
+)
+def test_bad_input(resnet_file, name, options, message):
+    given = {k: resnet_file if v == "FILE" else v for k, v in options.items()}
+    with pytest.raises(ValueError, match=message):
+        model.load(resnet_file if name == "FILE" else name, **given)
 
 
-def test_damaged_files(tmp_path):
-    for name in ("a.safetensors", "a.pth"):
-        (tmp_path / name).write_bytes(b"not weights")
-        with pytest.raises(ValueError, match=f"{name} cannot be read"):
-            model.load("resnet18", weights=tmp_path / name, classes=ABC)
-    torch.save([torch.zeros(1)], tmp_path / "list.pth")
-    with pytest.raises(ValueError, match="holds no state dict"):
-        model.load("resnet18", weights=tmp_path / "list.pth", classes=ABC)
-    torch.save({"a": print}, tmp_path / "objects.pth")
-    with pytest.raises(ValueError, match=r"objects\.pth cannot be read"):
-        model.load("resnet18", weights=tmp_path / "objects.pth", classes=ABC)
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("absent.pth", None, "cannot be read"),
+        ("a.safetensors", b"not weights", "cannot be read"),
+        ("a.pth", b"not weights", "cannot be read"),
+        ("list.pth", [torch.zeros(1)], "holds no state dict"),
+        ("objects.pth", {"a": print}, "cannot be read"),
+    ],
+)
+def test_damaged_files(tmp_path, name, content, message):
+    if isinstance(content, bytes):
+        (tmp_path / name).write_bytes(content)
+    elif content is not None:
+        torch.save(content, tmp_path / name)
+    with pytest.raises(ValueError, match=f"{re.escape(name)} {message}"):
+        model.load("resnet18", weights=tmp_path / name, classes=ABC)
 
 
 # Published weights -------------------------------------------------------------------------------
@@ -339,21 +345,15 @@ def test_predictions_without_labels(bright_and_dark):
 
 
 def table(label, prediction, probability) -> pd.DataFrame:
-    return pd.DataFrame(
-        {
-            "label": pd.array(label, dtype="Int64"),
-            "prediction": prediction,
-            "probability": probability,
-        }
-    )
+    found = {"prediction": prediction, "probability": probability}
+    return pd.DataFrame({"label": pd.array(label, dtype="Int64"), **found})
 
 
 def test_accuracy_and_confusion_by_hand():
     found = table([0, 0, 1, None, 2], [0, 1, 1, 0, 0], [0.5] * 5)
     assert model.accuracy(found) == 0.5
-    expected = [[1, 1, 0], [0, 1, 0], [1, 0, 0]]
     confusion = model.confusion(found, ABC)
-    assert confusion.to_numpy().tolist() == expected
+    assert confusion.to_numpy().tolist() == [[1, 1, 0], [0, 1, 0], [1, 0, 0]]
     assert confusion.loc["C", "A"] == 1
 
 
@@ -372,9 +372,7 @@ def test_calibration_error_agrees_with_torchmetrics():
     confidence = rng.uniform(0.3, 1, 500)
     right = rng.random(500) < confidence**2
     found = table(np.zeros(500, int), np.where(right, 0, 1), confidence)
-    expected = binary_calibration_error(
-        torch.tensor(confidence), torch.tensor(right.astype(int)), n_bins=15
-    )
+    expected = binary_calibration_error(torch.tensor(confidence), torch.tensor(right).int(), 15)
     assert model.calibration_error(found, n_bins=15) == pytest.approx(float(expected), abs=1e-6)
 
 
@@ -391,12 +389,3 @@ def test_precision_is_as_asked():
         assert (layer(images).dtype == torch.bfloat16) == model.uses_bf16("cpu")
     with pytest.raises(ValueError, match="precision='half'; expected one of auto, bf16, fp32"):
         model.inference_precision("cpu", "half")
-
-
-def test_checkpoint_header_is_json_without_paths(resnet_file, tmp_path):
-    classifier = model.load("resnet18", weights=resnet_file, classes=ABC)
-    classifier.save(tmp_path / "mine.safetensors")
-    header = (tmp_path / "mine.safetensors").read_bytes()[8:]
-    text = json.JSONDecoder().raw_decode(header.decode(errors="replace"))[0]["__metadata__"]
-    assert json.loads(text["geolib"])["classes"] == list(ABC)
-    assert str(tmp_path) not in text["geolib"]
