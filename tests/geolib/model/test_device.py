@@ -1,5 +1,8 @@
 """Batch sizes: halved where memory runs out, with the results of the smaller batch."""
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -125,26 +128,27 @@ def test_default_batch_sizes():
 # Every kind of forward pass ----------------------------------------------------------------------
 
 
+def halved(work: Callable[[int], Any]) -> tuple[Any, Any]:
+    """Work with 16 images at once, for which memory is short, and with 4."""
+    with pytest.warns(UserWarning) as caught:
+        found = work(16)
+    assert messages(caught) == HALVED
+    return found, work(4)
+
+
 def test_prediction(classifier, little_memory):
     scenes = data.load("geoscenes", "eval", 22, size=64)
-    with pytest.warns(UserWarning) as caught:
-        halved = model.predict(classifier, scenes, batch_size=16, progress=False)
-    assert messages(caught) == HALVED
-    expected = model.predict(classifier, scenes, batch_size=4, progress=False)
-    pd.testing.assert_frame_equal(halved, expected, check_exact=True)
+    tables = halved(lambda n: model.predict(classifier, scenes, batch_size=n, progress=False))
+    pd.testing.assert_frame_equal(*tables, check_exact=True)
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_attribution(classifier, method, request):
-    options = QUICK.get(method, {})
-    expected = attribute(classifier, images(6), method, batch_size=4, **options)
-    request.getfixturevalue("little_memory")
-    if method in ("random", "edges"):  # they do not ask the classifier
-        found = attribute(classifier, images(6), method, batch_size=16, **options)
-    else:
-        with pytest.warns(UserWarning) as caught:
-            found = attribute(classifier, images(6), method, batch_size=16, **options)
-        assert messages(caught) == HALVED
+def test_attribution(classifier, method, little_memory):
+    def work(n: int) -> torch.Tensor:
+        return attribute(classifier, images(6), method, batch_size=n, **QUICK.get(method, {}))
+
+    asks = method not in ("random", "edges")
+    found, expected = halved(work) if asks else (work(16), work(4))
     assert expected.std() > 0
     assert torch.equal(found, expected)
 
@@ -153,12 +157,11 @@ def test_ablation(classifier, little_memory):
     boxes = np.array([[2, 3, 30, 34], [40, 20, 61, 64]])
     masks = np.stack([box_region([box], (64, 64)) for box in boxes])
     elements = [Elements(masks, boxes, pd.DataFrame())] * 3
-    with pytest.warns(UserWarning) as caught:
-        halved = faithfulness(classifier, images(3), None, elements, batch_size=16)
-    assert messages(caught) == HALVED
-    expected = faithfulness(classifier, images(3), None, elements, batch_size=4)
+    found, expected = halved(
+        lambda n: faithfulness(classifier, images(3), None, elements, batch_size=n)
+    )
     assert len(expected) == 3 * (1 + 2 + 20 + 4)
-    pd.testing.assert_frame_equal(halved, expected, check_exact=True)
+    pd.testing.assert_frame_equal(found, expected, check_exact=True)
 
 
 def test_apples_gpu_is_left_out_where_float64_is_needed(monkeypatch):
