@@ -197,6 +197,20 @@ def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
     return (255 * fine.clamp(0, 1)).byte()[0].permute(1, 2, 0).numpy()
 
 
+def smooth_images(n: int) -> torch.Tensor:
+    """Images of 64 px in 0…1, float ``[n, 3, 64, 64]``, smooth with some noise."""
+    generator = torch.Generator().manual_seed(1)
+    coarse = torch.rand(n, 3, 6, 6, generator=generator)
+    smooth = torch.nn.functional.interpolate(coarse, size=64, mode="bilinear")
+    return (smooth + 0.1 * torch.randn(smooth.shape, generator=generator)).clamp(0, 1)
+
+
+def scaled(maps: torch.Tensor) -> torch.Tensor:
+    """Each map of ``[B, H, W]`` between 0 and 1."""
+    low, high = maps.amin(dim=(1, 2), keepdim=True), maps.amax(dim=(1, 2), keepdim=True)
+    return (maps - low) / (high - low)
+
+
 def peak_memory(work: Callable[[], Any]) -> float:
     """MB of memory that `work` needs at its peak, beyond what the process holds already."""
     try:

@@ -72,16 +72,12 @@ class Convolutional(torch.nn.Sequential):
 def test_constant_fills_by_hand(fill, colour):
     image = torch.full((1, 3, 2, 2), 0.9)
     region = np.array([[[True, False], [False, False]]])
-    deleted, inserted = (
-        ablate(image, region, "deletion", fill),
-        ablate(image, region, "insertion", fill),
-    )
-    for channel in range(3):
-        value = colour[channel]
+    deleted, inserted = (ablate(image, region, m, fill)[0] for m in ("deletion", "insertion"))
+    for channel, value in enumerate(colour):
         expected = torch.tensor([[value, 0.9], [0.9, 0.9]])
-        torch.testing.assert_close(deleted[0, channel], expected)
+        torch.testing.assert_close(deleted[channel], expected)
         expected = torch.tensor([[0.9, value], [value, value]])
-        torch.testing.assert_close(inserted[0, channel], expected)
+        torch.testing.assert_close(inserted[channel], expected)
 
 
 def test_mean_fill_is_zero_once_normalised():
@@ -513,85 +509,61 @@ REGIONS = np.zeros((3, 16, 16), bool)
 
 
 @pytest.mark.parametrize(
-    ("call", "error", "message"),
+    ("change", "error", "message"),
     [
-        (lambda x: ablate(x, REGIONS, "delete"), ValueError, "known: deletion, insertion"),
-        (lambda x: ablate(x, REGIONS, "deletion", "grey"), ValueError, "known: mean, black, blur"),
-        (lambda x: ablate(x, REGIONS, "deletion", (9, 0, 0)), ValueError, "3 values in 0…1"),
-        (lambda x: ablate(x, REGIONS, "deletion", "donor"), ValueError, "donors is None"),
-        (lambda x: ablate(x * 255, REGIONS, "deletion"), ValueError, "images spans .* not normal"),
-        (lambda x: ablate(x * np.nan, REGIONS, "deletion"), ValueError, "images spans nan"),
-        (lambda x: ablate(x.byte(), REGIONS, "deletion"), TypeError, "images is torch.uint8"),
-        (lambda x: ablate(x[0], REGIONS, "deletion"), ValueError, r"images has shape \(3, 16, 16"),
-        (lambda x: ablate(x, REGIONS[0], "deletion"), ValueError, r"expected \[3, 16, 16\]"),
-        (lambda x: ablate(x, REGIONS * 1, "deletion"), TypeError, "regions has dtype torch.int64"),
-        (lambda x: faithfulness(oracle, x, [0], KEPT), ValueError, "labels has 1 entries for 3"),
-        (lambda x: faithfulness(oracle, x, None, KEPT[:2]), ValueError, "elements has 2 entries"),
-        (
-            lambda x: faithfulness(oracle, x, None, KEPT, image_ids=["a", "b", "a"]),
-            ValueError,
-            "image_ids has duplicates",
-        ),
-        (
-            lambda x: faithfulness(oracle, x, [0, 2, 1], KEPT),
-            ValueError,
-            "labels holds 2; the classifier has classes 0…1",
-        ),
-        (lambda x: faithfulness(oracle, x, [0, -3, 1], KEPT), ValueError, "labels holds -3"),
-        (
-            lambda x: faithfulness(oracle, x, None, KEPT, tests=["keep"]),
-            ValueError,
-            "tests='keep' is unknown; known: deletion, insertion",
-        ),
-        (
-            lambda x: faithfulness(oracle, x, None, [elements(size=8)] * 3),
-            ValueError,
-            r"extracted at \(8, 8\)",
-        ),
-        (
-            lambda x: faithfulness(lambda y: oracle(y) * np.nan, x, None, KEPT),
-            ValueError,
-            "NaN or infinite logits; check its weights",
-        ),
-        (
-            lambda x: faithfulness(oracle, x, None, KEPT, precision="half"),
-            ValueError,
-            "precision='half'",
-        ),
-        (
-            lambda x: faithfulness(oracle, x, None, KEPT, controls={"guided": REGIONS[:, None]}),
-            ValueError,
-            "controls has 'guided'",
-        ),
-        (
-            lambda x: faithfulness(oracle, x, None, KEPT, controls={"torus": REGIONS}),
-            ValueError,
-            r"controls\['torus'\]\[0\] is bool \(16, 16\); expected bool \[R,16,16\]",
-        ),
-        (lambda x: faithfulness(oracle, x, None, KEPT, batch_size=0), ValueError, "batch_size=0"),
-        (lambda x: random_boxes([[0, 0, 2, 2]], (4, 4), 0), TypeError, "rng is int"),
-        (
-            lambda x: random_boxes([[0, 0, 5, 2]], (4, 4), np.random.default_rng(0)),
-            ValueError,
-            "leaves the image",
-        ),
-        (
-            lambda x: random_boxes([[0, 0, 0, 2]], (4, 4), np.random.default_rng(0)),
-            ValueError,
-            "empty box",
-        ),
-        (
-            lambda x: random_boxes([[0.5, 0, 2, 2]], (4, 4), np.random.default_rng(0)),
-            ValueError,
-            r"expected int \[M,4\]",
-        ),
-        (
-            lambda x: random_boxes([[0, 0, 2, 2]], (4, 4), np.random.default_rng(0), -1),
-            ValueError,
-            "tolerance=-1",
-        ),
+        ({"mode": "delete"}, ValueError, "known: deletion, insertion"),
+        ({"fill": "grey"}, ValueError, "known: mean, black, blur"),
+        ({"fill": (9, 0, 0)}, ValueError, "3 values in 0…1"),
+        ({"fill": "donor"}, ValueError, "donors is None"),
+        ({"images": photos() * 255}, ValueError, "images spans .* not normal"),
+        ({"images": photos() * np.nan}, ValueError, "images spans nan"),
+        ({"images": photos().byte()}, TypeError, "images is torch.uint8"),
+        ({"images": photos()[0]}, ValueError, r"images has shape \(3, 16, 16"),
+        ({"regions": REGIONS[0]}, ValueError, r"expected \[3, 16, 16\]"),
+        ({"regions": REGIONS * 1}, TypeError, "regions has dtype torch.int64"),
     ],
 )
-def test_wrong_input_is_named(call, error, message):
+def test_wrong_input_of_ablate_is_named(change, error, message):
     with pytest.raises(error, match=message):
-        call(photos())
+        ablate(**{"images": photos(), "regions": REGIONS, "mode": "deletion", **change})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"labels": [0]}, "labels has 1 entries for 3"),
+        ({"labels": [0, 2, 1]}, "labels holds 2; the classifier has classes 0…1"),
+        ({"labels": [0, -3, 1]}, "labels holds -3"),
+        ({"elements": KEPT[:2]}, "elements has 2 entries"),
+        ({"elements": [elements(size=8)] * 3}, r"extracted at \(8, 8\)"),
+        ({"image_ids": ["a", "b", "a"]}, "image_ids has duplicates"),
+        ({"tests": ["keep"]}, "tests='keep' is unknown; known: deletion, insertion"),
+        ({"classifier": lambda x: oracle(x) * np.nan}, "NaN or infinite logits; check its weights"),
+        ({"precision": "half"}, "precision='half'"),
+        ({"controls": {"guided": REGIONS[:, None]}}, "controls has 'guided'"),
+        (
+            {"controls": {"torus": REGIONS}},
+            r"controls\['torus'\]\[0\] is bool \(16, 16\); expected bool \[R,16,16\]",
+        ),
+        ({"batch_size": 0}, "batch_size=0"),
+    ],
+)
+def test_wrong_input_of_faithfulness_is_named(change, message):
+    good = {"classifier": oracle, "images": photos(), "labels": None, "elements": KEPT}
+    with pytest.raises(ValueError, match=message):
+        faithfulness(**{**good, **change})
+
+
+@pytest.mark.parametrize(
+    ("box", "more", "error", "message"),
+    [
+        ([0, 0, 2, 2], {"rng": 0}, TypeError, "rng is int"),
+        ([0, 0, 5, 2], {}, ValueError, "leaves the image"),
+        ([0, 0, 0, 2], {}, ValueError, "empty box"),
+        ([0.5, 0, 2, 2], {}, ValueError, r"expected int \[M,4\]"),
+        ([0, 0, 2, 2], {"tolerance": -1}, ValueError, "tolerance=-1"),
+    ],
+)
+def test_wrong_input_of_random_boxes_is_named(box, more, error, message):
+    with pytest.raises(error, match=message):
+        random_boxes([box], (4, 4), **{"rng": np.random.default_rng(0), **more})

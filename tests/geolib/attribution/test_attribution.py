@@ -21,6 +21,7 @@ from torchvision.models import ResNet
 from torchvision.models.convnext import CNBlockConfig, ConvNeXt
 from torchvision.models.mobilenetv2 import MobileNetV2
 from torchvision.models.resnet import BasicBlock
+from toys import scaled, smooth_images
 
 from geolib.attribution import METHODS, attribute
 
@@ -181,15 +182,7 @@ def resnet() -> nn.Module:
 
 @pytest.fixture(scope="module")
 def images() -> Tensor:
-    """Three images of 64 px, smooth with some noise."""
-    generator = torch.Generator().manual_seed(1)
-    smooth = F.interpolate(torch.rand(3, 3, 6, 6, generator=generator), size=64, mode="bilinear")
-    return (smooth + 0.1 * torch.randn(smooth.shape, generator=generator)).clamp(0, 1)
-
-
-def scaled(maps: Tensor) -> Tensor:
-    low, high = maps.amin(dim=(1, 2), keepdim=True), maps.amax(dim=(1, 2), keepdim=True)
-    return (maps - low) / (high - low)
+    return smooth_images(3)
 
 
 def one_layer(method: str) -> dict[str, object]:

@@ -42,6 +42,14 @@ def _dataset(root, split="all"):
     return data.load("folder", split, root=root)
 
 
+def _unlabelled(root, flat):
+    """The photographs under `root`, moved into a folder without folders of countries."""
+    flat.mkdir()
+    for i, path in enumerate(sorted(root.rglob("*.png"))):
+        path.rename(flat / f"{i}.png")
+    return _dataset(flat)
+
+
 def _evaluate(root, **changes):
     config = CONFIG.model_copy(update=changes)
     return pipeline.evaluate(_dataset(root), classifier(), config, progress=False)
@@ -200,13 +208,10 @@ def test_a_label_outside_the_classes_is_named(root):
 
 
 def test_unlabelled_images_are_judged_by_the_prediction(root, tmp_path):
-    flat = tmp_path / "flat"
-    flat.mkdir()
-    for i, path in enumerate(sorted(root.rglob("*.png"))):
-        path.rename(flat / f"{i}.png")
+    flat = _unlabelled(root, tmp_path / "flat")
     with pytest.raises(ValueError, match="label='predicted'"):
-        pipeline.evaluate(_dataset(flat), classifier(), CONFIG, progress=False)
-    table = pipeline.evaluate(_dataset(flat), classifier(), _predicted(), progress=False)
+        pipeline.evaluate(flat, classifier(), CONFIG, progress=False)
+    table = pipeline.evaluate(flat, classifier(), _predicted(), progress=False)
     assert table.loc[table["test"] == "original", "correct"].all()
 
 
@@ -278,12 +283,9 @@ def test_evaluation_images_are_never_read_while_choosing(tmp_path, monkeypatch):
 
 
 def test_without_labels_the_defaults_are_used_and_named(splits):
-    flat = splits / "flat"
-    flat.mkdir()
-    for i, path in enumerate(sorted((splits / "validation").rglob("*.png"))):
-        path.rename(flat / f"{i}.png")
+    flat = _unlabelled(splits / "validation", splits / "flat")
     with pytest.warns(UserWarning, match="no labelled validation split"):
-        tuned = pipeline.tune(_dataset(flat), classifier(), CONFIG, progress=False)
+        tuned = pipeline.tune(flat, classifier(), CONFIG, progress=False)
     assert tuned.config == CONFIG
     assert "0.2" in tuned.note
     assert "0.7" in tuned.note
