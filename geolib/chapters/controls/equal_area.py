@@ -34,14 +34,11 @@ GROWN, SHIFTED = "grown", "shifted"
 
 
 def pixel_order(boxes: Array, shape: tuple[int, int]) -> np.ndarray:
-    """The order in which pixels join a region that grows box by box.
+    """The order in which pixels join a region that grows box by box, int64 [H,W], 0 … H·W − 1.
 
-    Boxes are taken in turn; each grows about its centre, with its proportions, over the pixels
-    that no earlier box has taken. When all are full, the rest follows, the nearest to them first;
+    Boxes, int [M,4], best first, are taken in turn; each grows about its centre, with its
+    proportions, over what no earlier one has taken. The rest follows, the nearest to them first;
     without any box, the nearest to the image's centre.
-
-    ``boxes``, int [M,4], are best first. Returns the place of each pixel, int64 [H,W], 0 … H·W − 1;
-    pixels that join at the same time do so in reading order.
     """
     corners = to_numpy(boxes)
     turn = np.full(shape, len(corners))
@@ -81,10 +78,9 @@ def responses(
 ) -> pd.DataFrame:
     """Deletion and insertion of regions that grow from nothing to the whole image.
 
-    Elements of every score above zero make the curve; those above ``s_min`` are the ``guided``
-    region. In the outcome table ``segmenter`` holds the names of ``configs``. Its regions ``grown``
-    and ``shifted`` have one row per coverage: the growing region, and the same one moved as a whole
-    (wrapping round the edges), which covers as much. ``runs_out`` is the coverage of all elements.
+    Elements of every score above zero make the curve, ``grown``, and the same one moved as a whole
+    (wrapping round the edges), ``shifted``; those above ``s_min`` are the ``guided`` region.
+    ``segmenter`` holds the names of ``configs``, ``runs_out`` the coverage of all elements.
     """
     tables = OutcomeTables(dataset, classifier, configs.values())
     ways = {"coverages": list(coverages)}
@@ -125,10 +121,9 @@ def curves(table: pd.DataFrame, metric: str = "probability") -> pd.DataFrame:
 
 
 def areas(table: pd.DataFrame, metric: str = "probability", up_to: float = UP_TO) -> pd.DataFrame:
-    """Area under each image's curve, by the trapezoid rule over coverage from 0 to ``up_to``.
+    """Mean response of each image's curve, by the trapezoid rule over coverage from 0 to ``up_to``.
 
-    Given as a share of its width, which makes it the mean response: ``area`` for each segmenter ×
-    test × image, and ``whole_area``, up to coverage 1.
+    ``area`` for each segmenter × test × image, and ``whole_area``, up to coverage 1.
     """
     keys = ["segmenter", "test", "image_id"]
     column = statistics.METRICS[metric]
@@ -149,9 +144,7 @@ def _mean_height(curve: np.ndarray, end: float) -> float:
 def ranking(per_image: pd.DataFrame) -> pd.DataFrame:
     """Segmenters by their area of :func:`areas`, best first within each test.
 
-    ``value``, ``low``, ``high`` of the area; ``whole_area``; ``behind``, how much worse it is than
-    the best one's, image by image, with ``behind_low``, ``behind_high`` and ``detectable`` (no
-    value for the best).
+    ``behind`` is how much worse it is than the best one's, image by image (no value for the best).
     """
     rows = []
     for test, group in per_image.groupby("test"):
@@ -172,44 +165,33 @@ def ranking(per_image: pd.DataFrame) -> pd.DataFrame:
 def by_coverage_alone(table: pd.DataFrame, metric: str = "probability") -> pd.DataFrame:
     """What each segmenter reaches with its own elements, and what its coverage alone would give.
 
-    The latter is the mean of all segmenters' curves of the same image, at the coverage that this
-    segmenter's own elements have in it. One row per segmenter × test × image: ``coverage``,
-    ``n_elements``, ``runs_out``, ``reached``, ``expected``.
+    The latter, ``expected``, is the mean of all segmenters' curves of the same image, at the
+    coverage of this segmenter's elements. One row per segmenter × test × image.
     """
     column = statistics.METRICS[metric]
     own = table[table["region"] == "guided"]
     grown = table[table["region"] == GROWN].pivot_table(
         index=["test", "image_id", "coverage"], columns="segmenter", values=column
     )
-    rows = []
+    expected = []
     for row in own.to_dict("records"):
         # All, this one's own among them: of curves that coverage leaves alone, the mean of the
         # others would be lower for the higher ones, and mislead.
         curve = grown.loc[(row["test"], row["image_id"])].mean(axis=1)
-        rows.append(
-            {
-                **{name: row[name] for name in ("segmenter", "test", "image_id", "coverage")},
-                "n_elements": row["n_elements"],
-                "runs_out": row["runs_out"],
-                "reached": float(row[column]),
-                "expected": float(np.interp(row["coverage"], curve.index, curve)),
-            }
-        )
-    return pd.DataFrame(rows)
+        expected.append(float(np.interp(row["coverage"], curve.index, curve)))
+    kept = own[["segmenter", "test", "image_id", "coverage", "n_elements", "runs_out"]]
+    kept = kept.assign(reached=own[column].astype(float), expected=expected)
+    return kept.reset_index(drop=True)
 
 
 def explained(table: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
-    """Share of the differences between segmenters that coverage alone explains.
+    """Share of the differences between segmenters that coverage alone explains, for each test.
 
     Of the segmenters' means of reached and expected, each less its own mean (what all segmenters
     share sets none apart): one minus the sum of squares of their difference over that of reached.
-    1 when all segmenters share one curve and coverage explains every difference, 0 when coverage
-    is worth no more than calling them equal (as where their curves are flat), negative when it
-    misleads; no value where segmenters do not differ.
-
-    Index: test. ``value``, ``low``, ``high`` (percentile interval over images), and ``detectable``:
-    the share that so many images would have told from zero in four of five samples, if the
-    bootstrap's distribution is normal.
+    1 when all segmenters share one curve, 0 when coverage is worth no more than calling them equal,
+    negative when it misleads; no value where segmenters do not differ. The percentile interval is
+    over images; ``detectable`` takes the bootstrap's distribution as normal.
     """
     rows = {}
     for test, group in table.groupby("test"):
@@ -241,10 +223,8 @@ def _share_explained(reached: np.ndarray, expected: np.ndarray) -> np.ndarray:
 def contrast(own: pd.DataFrame, per_image: pd.DataFrame, one: str, other: str) -> pd.DataFrame:
     """How much better one segmenter does than another, with their own elements and at equal area.
 
-    From :func:`by_coverage_alone` and :func:`areas`. Index: test, and what is compared: "own
-    elements", "equal area", and the "change" from the former to the latter, image by image.
-    ``difference`` (positive: ``one`` is better; change: it is better at equal area), ``low``,
-    ``high`` and so on: see :func:`geolib.statistics.paired`.
+    From :func:`by_coverage_alone` and :func:`areas`: for each test "own elements", "equal area",
+    and the "change" from the former to the latter, image by image; positive: ``one`` is better.
     """
     keys = ["test", "image_id"]
     reached = own.pivot(index=keys, columns="segmenter", values="reached")

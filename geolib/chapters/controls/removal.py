@@ -124,11 +124,10 @@ def removals(
     regions: Sequence[str] = REGIONS,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """What each object's removal costs the true class, really removed and masked.
+    """What each hideable object's removal costs the true class, by region and fill.
 
-    One row per hideable object of the scenes (at least two, as large as the classifier's input) ×
-    region × fill: ``area`` (share of the image that is hidden), and the log-probability of the
-    label that is lost: ``true``, ``masked``.
+    Log-probability lost when it is really removed, ``true``, and ``masked``; ``area`` is the share
+    of the image that is hidden.
     """
     labels = shards.true_labels(dataset, classifier)
 
@@ -182,13 +181,10 @@ def _objects_hidden(
 def agreement(table: pd.DataFrame) -> pd.DataFrame:
     """How well masked deletion (:func:`removals`) tells what true removal does.
 
-    Compared within each scene: that all objects of one scene matter more than those of another,
-    both ways of deleting find easily. One row per region × fill, best first within each region,
-    means over scenes: ``correlation`` (Spearman, over the objects of a scene; 0 where hiding does
-    the same to all of them, no value where their absence does, or for fewer than three); ``bias``
-    (of masked − true); ``behind``, how much the correlation lies below that of the region's best
-    fill (no value for the best). Each with ``_low``, ``_high`` and what so many scenes could have
-    shown, ``detectable_``; ``n_images`` with a correlation, and ``n_objects``.
+    Compared within each scene: that all objects of one matter more than those of another, both ways
+    of deleting find easily. One row per region × fill, best first, means over scenes:
+    ``correlation`` (Spearman's over a scene's objects), ``bias`` (masked − true), and ``behind``,
+    how far the correlation lies below the best fill's. ``n_images`` have a correlation.
     """
     rows = []
     for region, part in table.groupby("region", sort=False):
@@ -213,7 +209,7 @@ def agreement(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _correlation(objects: pd.DataFrame) -> float:
-    """Rank correlation of masked and true effects of the objects of one scene."""
+    """Of masked and true effects of a scene's objects; 0 where hiding does the same to all."""
     if len(objects) < ENOUGH or objects["true"].nunique() < 2:
         return np.nan
     if objects["masked"].nunique() < 2:
@@ -238,15 +234,9 @@ def object_tests(
     """The paper's deletion test on true objects, with masks and with real removal.
 
     The ``top`` objects by the score of each method's ``maps`` ``[B,S,S]`` are deleted, and
-    ``repeats`` sets of as many random objects (see :func:`chosen_sets`). Deleted means: their
-    padded boxes are filled, or the scene is rendered without them.
-
-    Returns
-    -------
-    DataFrame
-        An outcome table for :func:`geolib.statistics.compare`; ``fill`` says how objects were
-        deleted, "true removal" among them, and ``overlap`` which share of the set is also in the
-        guided one. Scenes with fewer than two objects are left out.
+    ``repeats`` sets of as many random ones (see :func:`chosen_sets`): their padded boxes filled, or
+    the scene rendered without them. Gives an outcome table for :func:`geolib.statistics.compare`;
+    ``fill`` says how objects were deleted. Scenes with fewer than two objects are left out.
     """
     labels = shards.true_labels(dataset, classifier)
 
@@ -264,14 +254,13 @@ def object_tests(
         "images": dataset.identity,
         "labels": labels,
         "classifier": classifier.weights_sha256,
-        "maps": {name: _digest(found) for name, found in maps.items()},
+        "maps": {
+            name: hashlib.sha256(found.contiguous().numpy().tobytes()).hexdigest()
+            for name, found in maps.items()
+        },
         "ways": [list(fills), top, repeats, top_p, seed],
     }
     return cache.table("object-tests", params, MODULE, make)
-
-
-def _digest(values: torch.Tensor) -> str:
-    return hashlib.sha256(values.contiguous().numpy().tobytes()).hexdigest()
 
 
 def chosen_sets(
@@ -282,16 +271,12 @@ def chosen_sets(
     top_p: float = TOP_P,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Sets of a scene's objects to delete, guided and random, for each map.
+    """Sets of a scene's objects to delete, guided and random, a row per map and set.
 
     Guided are the ``top`` by score, half of the objects where there are fewer than twice as many,
-    and never one of score zero. Random are sets whose boxes cover as much, to within ``TOLERANCE``:
-    first those that share no object with the guided one, then those that share few, drawn by the
-    seed. Only where there are not enough of these come the sets nearest in coverage.
-
-    A row per method and set: ``attribution``, ``region``, ``repeat``, ``objects`` (places among
-    :func:`hideable`), ``coverage`` of their boxes, ``overlap`` (share that is guided, too). No row
-    where a scene has fewer than two objects.
+    and never one of score zero. Random are sets whose boxes cover as much, to within ``TOLERANCE``,
+    those that share few objects with the guided one first, then the sets nearest in coverage.
+    ``objects`` are places among :func:`hideable`, ``overlap`` the share that is guided, too.
     """
     columns = ["attribution", "region", "repeat", "objects", "coverage", "overlap"]
     objects = hideable(scene)
@@ -359,8 +344,8 @@ def _sets_deleted(
 def against_removal(outcomes: pd.DataFrame, metric: str = "log_probability") -> pd.DataFrame:
     """How much each fill's advantage differs from that under true removal, image by image.
 
-    One row per attribution × fill of :func:`object_tests`: ``difference`` (positive where the fill
-    flatters the method) and so on, see :func:`geolib.statistics.paired`; ``p_holm`` over all rows.
+    One row per attribution × fill of :func:`object_tests`; positive where the fill flatters the
+    method, ``p_holm`` over all rows.
     """
     each = statistics.advantages(outcomes, ("attribution", "fill"), metric)
     wide = each.pivot(index=["attribution", "image_id"], columns="fill", values="advantage")

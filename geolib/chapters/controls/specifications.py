@@ -10,16 +10,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
 
-from geolib import data, statistics
+from geolib import statistics
 from geolib.ablation import faithfulness
 from geolib.chapters.baselines import donor_indices, torus_shifts
 from geolib.chapters.tables import mean_row
+from geolib.data import GeoDataset
 from geolib.model import Classifier, choose_device
 from geolib.pipeline import shards as shards_
 from geolib.pipeline.shards import EvaluationConfig, Extracted, Shard
@@ -43,29 +45,24 @@ VERDICTS = ("holds", "undecided", "reversed")
 
 
 class Tested(NamedTuple):
-    """What is tested of some images: elements, further regions, and where the elements run out.
-
-    ``further`` are ``controls`` of :func:`geolib.ablation.faithfulness`; ``runs_out`` is the
-    coverage of all elements of an image, by its id, where a curve is made of them.
-    """
+    """What is tested of some images."""
 
     elements: Sequence[Elements]
-    further: Mapping[str, Sequence[np.ndarray]]
-    runs_out: Mapping[str, float] | None = None
+    further: Mapping[str, Sequence[np.ndarray]]  # ``controls`` of ablation.faithfulness
+    runs_out: Mapping[str, float] | None = None  # an image's coverage by all of its elements
 
 
 @dataclass(frozen=True)
 class Specification:
     """One set of the choices that the paper leaves open.
 
-    ``combine`` says how the factors of the score are combined; any but "geometric" keeps as many
-    elements of an image as the geometric mean does, because ``s_min`` belongs to the range of that
-    mean. ``varied`` and ``setting`` name the one choice in which it departs from the others.
+    Scores combined otherwise than by the geometric mean keep as many elements of an image as that
+    one does, because ``s_min`` belongs to its range.
     """
 
     config: EvaluationConfig
     combine: str = "geometric"
-    varied: str = ""
+    varied: str = ""  # the one choice in which it departs from the others
     setting: str = ""
 
 
@@ -98,10 +95,7 @@ class OutcomeTables:
     """
 
     def __init__(
-        self,
-        dataset: data.GeoDataset,
-        classifier: Classifier,
-        configs: Iterable[EvaluationConfig],
+        self, dataset: GeoDataset, classifier: Classifier, configs: Iterable[EvaluationConfig]
     ) -> None:
         self.classifier = classifier
         size = EvaluationConfig().shard_size
@@ -123,14 +117,9 @@ class OutcomeTables:
         """
 
         def make() -> pd.DataFrame:
-            extracted = [
-                e for s in self.shards for e in shards_.extract(s, self.classifier, config)
-            ]
-            tested = choose(extracted)
-            table = self._outcomes(extracted, config, tested)
-            if tested.runs_out is not None:
-                table["runs_out"] = table["image_id"].map(tested.runs_out)
-            return table
+            of_shards = (shards_.extract(one, self.classifier, config) for one in self.shards)
+            extracted = list(chain.from_iterable(of_shards))
+            return self._outcomes(extracted, config, choose(extracted))
 
         params = {
             "images": [shard.identity for shard in self.shards],
@@ -147,7 +136,7 @@ class OutcomeTables:
         self.classifier.to(choose_device(config.device))
         ids = [one.item.id for one in extracted]
         images = torch.stack([one.image for one in extracted])
-        return faithfulness(
+        table = faithfulness(
             self.classifier,
             images,
             [self.labels[name] for name in ids] if config.label == "true" else None,
@@ -158,10 +147,13 @@ class OutcomeTables:
             donors=images[donor_indices(ids, config.seed, 1)[:, 0]],
             **shards_.ablation_settings(config),
         )
+        if tested.runs_out is not None:
+            table["runs_out"] = table["image_id"].map(tested.runs_out)
+        return table
 
 
 def outcomes(
-    dataset: data.GeoDataset,
+    dataset: GeoDataset,
     classifier: Classifier,
     specifications: Sequence[Specification],
     *,
@@ -176,22 +168,18 @@ def outcomes(
     found = []
     with progress_bar("specifications", len(specifications), "run", True) as bar:
         for one in specifications:
-            choose = partial(_with_nulls if nulls else _without_nulls, one)
             ways = {"combine": one.combine, "nulls": nulls}
+            choose = partial(_tested, one, nulls)
             table = tables.table("controls", __name__, one.config, ways, choose)
             found.append(table.assign(varied=one.varied, setting=one.setting))
             bar.update()
     return pd.concat(found, ignore_index=True).assign(dataset=dataset.name)
 
 
-def _without_nulls(one: Specification, extracted: Sequence[Extracted]) -> Tested:
-    return Tested([_elements(e, one) for e in extracted], {})
-
-
-def _with_nulls(one: Specification, extracted: Sequence[Extracted]) -> Tested:
-    elements = [_elements(e, one) for e in extracted]
-    ids = [e.item.id for e in extracted]
-    return Tested(elements, null_regions(elements, ids, one.config.repeats, one.config.seed))
+def _tested(one: Specification, nulls: bool, extracted: Sequence[Extracted]) -> Tested:
+    elements, ids = [_elements(e, one) for e in extracted], [e.item.id for e in extracted]
+    drawn = (one.config.repeats, one.config.seed)
+    return Tested(elements, null_regions(elements, ids, *drawn) if nulls else {})
 
 
 def _elements(extracted: Extracted, one: Specification) -> Elements:
@@ -220,10 +208,9 @@ def null_regions(
 ) -> dict[str, list[np.ndarray]]:
     """Two baselines beside random boxes, and masks in place of boxes; for each image bool [R,H,W].
 
-    A *donor layout* is where another image has its elements: what streets have in common (road
-    below, sky above) without what this one shows; its coverage equals the guided one's on average
-    only. A *torus shift* moves the guided layout as a whole, wrapping round the edges: the same
-    coverage exactly, and pieces that keep their distances. ``masks`` are the elements' outlines.
+    A *donor layout* is where another image has its elements: what streets have in common without
+    what this one shows; its coverage equals the guided one's on average only. A *torus shift* moves
+    the guided layout as a whole, wrapping round the edges: the same coverage exactly.
     """
     boxes, masks = [one.region() for one in found], [one.mask_region() for one in found]
     shifted = {
@@ -288,9 +275,8 @@ def verdict(low: float, high: float) -> str:
 def by_choice(curve: pd.DataFrame, rows: pd.DataFrame, choice: str) -> pd.DataFrame:
     """In how many specifications the claim holds, for each value of a choice, most often first.
 
-    ``curve`` may be some rows of the curve that was made from ``rows``. Index: the value; numbers
-    of specifications by verdict and the ``share`` that holds; the mean advantage, over images and
-    specifications, with ``low``, ``high`` and ``detectable``; ``coverage``, ``without_elements``.
+    ``curve`` may be some rows of the curve that was made from ``rows``. Numbers of specifications
+    by verdict, the ``share`` that holds, and the mean advantage over images and specifications.
     """
     found = pd.crosstab(curve[choice], curve["verdict"])
     found = found.reindex(columns=list(VERDICTS), fill_value=0)
@@ -316,9 +302,8 @@ def importance(
     """How far the values of each choice set the mean advantage apart, furthest first.
 
     To be read on specifications in which every value of a choice meets every value of the others.
-    Index: the choice; ``values``, how many it has; ``spread``, the standard deviation of the mean
-    advantages at its values, with ``low`` and ``high`` (percentile interval over images);
-    ``by_chance``, the spread that so many images would show where the choice plays no part.
+    ``spread`` is the standard deviation of the mean advantages at its values, with its percentile
+    interval over images; ``by_chance``, that of a choice that plays no part.
     """
     found = {}
     for name in choices:
