@@ -229,9 +229,7 @@ def _corrected(rows: pd.DataFrame, tested: Sequence[str] | None = None) -> pd.Da
 # Several networks ---------------------------------------------------------------------------------
 
 
-def variance_components(
-    table: pd.DataFrame, value: str, *, n_resamples: int = 999, seed: int = 0
-) -> pd.DataFrame:
+def variance_components(table: pd.DataFrame, value: str) -> pd.DataFrame:
     """Variance between images, between models, and of a model's peculiar view of an image.
 
     Random effects of a two-way layout with one row per ``image_id`` and ``model``, from its mean
@@ -250,8 +248,7 @@ def variance_components(
     result = pd.DataFrame({"variance": variance, "share": np.nan}, index=names)
     if total == 0:
         return result.assign(low=np.nan, high=np.nan)
-    rng = np.random.default_rng(seed)
-    draws = rng.integers(len(wide), size=(n_resamples, len(wide)))
+    draws = np.random.default_rng(0).integers(len(wide), size=(999, len(wide)))
     resampled = np.array([_components(wide[draw]) for draw in draws])
     sums = resampled.sum(1, keepdims=True)
     shares = np.divide(resampled, sums, out=np.full_like(resampled, np.nan), where=sums > 0)

@@ -301,7 +301,7 @@ def experiment_marks(
 
 
 def against_reference(
-    table: pd.DataFrame, measure: str, against: Mapping[str, str], *, seed: int = 0
+    table: pd.DataFrame, measure: str, against: Mapping[str, str]
 ) -> pd.DataFrame:
     """A mark of every method, and its difference from a reference, with intervals over scenes.
 
@@ -318,13 +318,13 @@ def against_reference(
     rows = []
     for method in wide.columns:
         values = wide[method].dropna()
-        mean, low, high, _ = statistics.interval(values, seed=seed)
+        mean, low, high, _ = statistics.interval(values)
         row: dict[str, Any] = {**dict(zip(METHOD, method, strict=True)), "value": mean}
         row |= {"low": low, "high": high, "n_images": len(values)}
         row["undefined"] = n_images[method] - len(values)
         reference = tuple(against.get(n, own) for n, own in zip(METHOD, method, strict=True))
         if reference != method and reference in wide.columns:
-            found = statistics.paired((wide[method] - wide[reference]).dropna(), seed=seed)
+            found = statistics.paired((wide[method] - wide[reference]).dropna())
             row |= {PAIRED[name]: value for name, value in found._asdict().items()}
         rows.append(row)
     columns = [*METHOD, "value", "low", "high", "n_images", "undefined", *PAIRED.values()]

@@ -27,6 +27,8 @@ COVERAGES = (0.0, 0.1, 0.2, 0.3, 1.0)
 # The coverage up to which segmenters are ranked: that of elements in use. Most of the area lies
 # beyond it, where regions grow over segments of ever lower score, or over none at all.
 UP_TO = 0.3
+# The column that is drawn over coverage.
+RESPONSE = "probability"
 # A standard normal estimate of this mean is told from zero, at 5 %, in four of five samples.
 TOLD = float(stats.norm.ppf(0.975) + stats.norm.ppf(0.8))
 # The rows of the outcome table that make a curve, and its counterpart anywhere else.
@@ -113,24 +115,22 @@ def _growing(
 # What the curves say ------------------------------------------------------------------------------
 
 
-def curves(table: pd.DataFrame, metric: str = "probability") -> pd.DataFrame:
+def curves(table: pd.DataFrame) -> pd.DataFrame:
     """Mean response of each segmenter × test × region (grown, shifted) at each coverage."""
     rows = table[table["region"].isin([GROWN, SHIFTED])]
-    keys = ["segmenter", "test", "region", "coverage"]
-    return grouped_means(rows, statistics.METRICS[metric], keys)
+    return grouped_means(rows, RESPONSE, ["segmenter", "test", "region", "coverage"])
 
 
-def areas(table: pd.DataFrame, metric: str = "probability", up_to: float = UP_TO) -> pd.DataFrame:
-    """Mean response of each image's curve, by the trapezoid rule over coverage from 0 to ``up_to``.
+def areas(table: pd.DataFrame) -> pd.DataFrame:
+    """Mean response of each image's curve, by the trapezoid rule over coverage from 0 to ``UP_TO``.
 
     ``area`` for each segmenter × test × image, and ``whole_area``, up to coverage 1.
     """
     keys = ["segmenter", "test", "image_id"]
-    column = statistics.METRICS[metric]
     rows = []
     for key, group in table[table["region"] == GROWN].groupby(keys, sort=False):
-        curve = group.sort_values("coverage")[["coverage", column]].to_numpy(dtype=float)
-        found = {"area": _mean_height(curve, up_to), "whole_area": _mean_height(curve, 1)}
+        curve = group.sort_values("coverage")[["coverage", RESPONSE]].to_numpy(dtype=float)
+        found = {"area": _mean_height(curve, UP_TO), "whole_area": _mean_height(curve, 1)}
         rows.append(dict(zip(keys, key, strict=True)) | found)
     return pd.DataFrame(rows)
 
@@ -162,16 +162,15 @@ def ranking(per_image: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows).set_index(["test", "segmenter"])
 
 
-def by_coverage_alone(table: pd.DataFrame, metric: str = "probability") -> pd.DataFrame:
+def by_coverage_alone(table: pd.DataFrame) -> pd.DataFrame:
     """What each segmenter reaches with its own elements, and what its coverage alone would give.
 
     The latter, ``expected``, is the mean of all segmenters' curves of the same image, at the
     coverage of this segmenter's elements. One row per segmenter × test × image.
     """
-    column = statistics.METRICS[metric]
     own = table[table["region"] == "guided"]
     grown = table[table["region"] == GROWN].pivot_table(
-        index=["test", "image_id", "coverage"], columns="segmenter", values=column
+        index=["test", "image_id", "coverage"], columns="segmenter", values=RESPONSE
     )
     expected = []
     for row in own.to_dict("records"):
@@ -180,11 +179,11 @@ def by_coverage_alone(table: pd.DataFrame, metric: str = "probability") -> pd.Da
         curve = grown.loc[(row["test"], row["image_id"])].mean(axis=1)
         expected.append(float(np.interp(row["coverage"], curve.index, curve)))
     kept = own[["segmenter", "test", "image_id", "coverage", "n_elements", "runs_out"]]
-    kept = kept.assign(reached=own[column].astype(float), expected=expected)
+    kept = kept.assign(reached=own[RESPONSE].astype(float), expected=expected)
     return kept.reset_index(drop=True)
 
 
-def explained(table: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
+def explained(table: pd.DataFrame) -> pd.DataFrame:
     """Share of the differences between segmenters that coverage alone explains, for each test.
 
     Of the segmenters' means of reached and expected, each less its own mean (what all segmenters
@@ -199,7 +198,7 @@ def explained(table: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
             group.pivot(index="image_id", columns="segmenter", values=name).to_numpy()
             for name in ("reached", "expected")
         )
-        draws = np.random.default_rng(seed).integers(len(reached), size=(999, len(reached)))
+        draws = np.random.default_rng(0).integers(len(reached), size=(999, len(reached)))
         found = _share_explained(reached[draws].mean(axis=1), expected[draws].mean(axis=1))
         low, high = np.quantile(found, [0.025, 0.975])
         rows[test] = {

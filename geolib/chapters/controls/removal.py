@@ -98,16 +98,13 @@ class _Subject:
 
 
 def _scene_by_scene(
-    dataset: GeoDataset,
-    classifier: Classifier,
-    seed: int,
-    one: Callable[[int, _Subject], pd.DataFrame],
+    dataset: GeoDataset, classifier: Classifier, one: Callable[[int, _Subject], pd.DataFrame]
 ) -> pd.DataFrame:
     """The tables of all scenes; a donor patch is the same place of another of them."""
     classifier.to(choose_device())
     items = [dataset[i] for i in range(len(dataset))]
     images = to_batch(items, classifier.image_size)
-    donors = images[donor_indices(dataset.ids, seed, 1)[:, 0]]
+    donors = images[donor_indices(dataset.ids, 0, 1)[:, 0]]
     tables = []
     with progress_bar("objects hidden", len(items), "scene", True) as bar:
         for i, item in enumerate(items):
@@ -117,12 +114,7 @@ def _scene_by_scene(
 
 
 def removals(
-    dataset: GeoDataset,
-    classifier: Classifier,
-    *,
-    fills: Sequence[str] = FILLS,
-    regions: Sequence[str] = REGIONS,
-    seed: int = 0,
+    dataset: GeoDataset, classifier: Classifier, *, fills: Sequence[str] = FILLS
 ) -> pd.DataFrame:
     """What each hideable object's removal costs the true class, by region and fill.
 
@@ -136,9 +128,9 @@ def removals(
         true = object_effects(removed)["effect"]
 
         def one(_: int, subject: _Subject) -> pd.DataFrame:
-            return _objects_hidden(subject, labels[subject.item.id], fills, regions)
+            return _objects_hidden(subject, labels[subject.item.id], fills)
 
-        table = _scene_by_scene(dataset, classifier, seed, one)
+        table = _scene_by_scene(dataset, classifier, one)
         keys = pd.MultiIndex.from_frame(table[["image_id", "object"]])
         return table.assign(true=true.reindex(keys).to_numpy())
 
@@ -146,17 +138,15 @@ def removals(
         "images": dataset.identity,
         "labels": labels,
         "classifier": classifier.weights_sha256,
-        "ways": [list(fills), list(regions), seed],
+        "fills": list(fills),
     }
     return cache.table("removals", params, MODULE, make)
 
 
-def _objects_hidden(
-    subject: _Subject, label: int, fills: Sequence[str], regions: Sequence[str]
-) -> pd.DataFrame:
+def _objects_hidden(subject: _Subject, label: int, fills: Sequence[str]) -> pd.DataFrame:
     """What hiding each object of a scene costs."""
     scene, objects = subject.scene, subject.objects
-    hidden = {name: object_regions(scene, objects, name) for name in regions if objects}
+    hidden = {name: object_regions(scene, objects, name) for name in REGIONS if objects}
     pairs = [(name, fill) for name in hidden for fill in fills]
     masked = [subject.hidden(hidden[name], fill) for name, fill in pairs]
     kept = subject.log_probabilities([subject.image[None], *masked])[:, label]
@@ -229,7 +219,6 @@ def object_tests(
     repeats: int = 2,
     top_p: float = TOP_P,
     fills: Sequence[str] = FILLS,
-    seed: int = 0,
 ) -> pd.DataFrame:
     """The paper's deletion test on true objects, with masks and with real removal.
 
@@ -243,12 +232,12 @@ def object_tests(
     def make() -> pd.DataFrame:
         def one(i: int, subject: _Subject) -> pd.DataFrame:
             own = {name: found[i].numpy() for name, found in maps.items()}
-            chosen = chosen_sets(subject.scene, own, top, repeats, top_p, seed)
+            chosen = chosen_sets(subject.scene, own, top, repeats, top_p)
             if chosen.empty:
                 return chosen
             return _sets_deleted(subject, labels[subject.item.id], chosen, fills)
 
-        return _scene_by_scene(dataset, classifier, seed, one)
+        return _scene_by_scene(dataset, classifier, one)
 
     params = {
         "images": dataset.identity,
@@ -258,18 +247,13 @@ def object_tests(
             name: hashlib.sha256(found.contiguous().numpy().tobytes()).hexdigest()
             for name, found in maps.items()
         },
-        "ways": [list(fills), top, repeats, top_p, seed],
+        "ways": [list(fills), top, repeats, top_p],
     }
     return cache.table("object-tests", params, MODULE, make)
 
 
 def chosen_sets(
-    scene: Scene,
-    maps: Mapping[str, np.ndarray],
-    top: int,
-    repeats: int,
-    top_p: float = TOP_P,
-    seed: int = 0,
+    scene: Scene, maps: Mapping[str, np.ndarray], top: int, repeats: int, top_p: float = TOP_P
 ) -> pd.DataFrame:
     """Sets of a scene's objects to delete, guided and random, a row per map and set.
 
@@ -292,7 +276,7 @@ def chosen_sets(
         target = _covered(boxes, guided)
         rows.append((name, "guided", 0, guided, target, float(n_deleted > 0)))
         every = list(combinations(range(len(objects)), n_deleted))
-        order = np.random.default_rng([seed, scene.seed]).permutation(len(every))[:CANDIDATES]
+        order = np.random.default_rng(scene.seed).permutation(len(every))[:CANDIDATES]
         others = [every[i] for i in order if every[i] != guided] or [guided]
         ranked = sorted(others, key=lambda s: _unlike(s, guided, _covered(boxes, s) - target))
         for repeat, chosen in enumerate(ranked[:repeats]):
@@ -341,13 +325,13 @@ def _sets_deleted(
     return pd.concat(parts, ignore_index=True)
 
 
-def against_removal(outcomes: pd.DataFrame, metric: str = "log_probability") -> pd.DataFrame:
+def against_removal(outcomes: pd.DataFrame) -> pd.DataFrame:
     """How much each fill's advantage differs from that under true removal, image by image.
 
     One row per attribution × fill of :func:`object_tests`; positive where the fill flatters the
     method, ``p_holm`` over all rows.
     """
-    each = statistics.advantages(outcomes, ("attribution", "fill"), metric)
+    each = statistics.advantages(outcomes, ("attribution", "fill"), "log_probability")
     wide = each.pivot(index=["attribution", "image_id"], columns="fill", values="advantage")
     rows = []
     for fill in wide.columns.drop(TRUE):

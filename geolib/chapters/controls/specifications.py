@@ -247,24 +247,21 @@ def per_image(table: pd.DataFrame, metric: str = "accuracy") -> pd.DataFrame:
 def specification_curve(rows: pd.DataFrame) -> pd.DataFrame:
     """Advantage under every specification of :func:`per_image`, smallest first.
 
-    ``value``, ``low``, ``high`` (over images), the ``detectable`` effect, ``n``, ``coverage``,
-    ``without_elements`` (share of the images), ``changed``, and the ``verdict``.
+    ``without_elements`` is a share of the images.
     """
-    found = []
-    for key, group in rows.groupby(list(SPECIFICATION), sort=False):
-        row = mean_row(group["advantage"])
-        found.append(
-            {
-                **dict(zip(SPECIFICATION, key, strict=True)),
-                "changed": group["changed"].iloc[0],
-                **row,
-                "detectable": statistics.detectable_effect(group["advantage"]),
-                "coverage": group["coverage"].mean(),
-                "without_elements": (group["n_elements"] == 0).mean(),
-                "verdict": verdict(row["low"], row["high"]),
-            }
-        )
-    return pd.DataFrame(found).sort_values("value", kind="stable", ignore_index=True)
+    groups = rows.assign(none=rows["n_elements"] == 0).groupby(list(SPECIFICATION), sort=False)
+    advantages = [group.dropna() for _, group in groups["advantage"]]
+    curve = groups.agg(
+        changed=("changed", "first"),
+        n=("advantage", "count"),
+        coverage=("coverage", "mean"),
+        without_elements=("none", "mean"),
+    ).reset_index()
+    ends = [found[:3] for found in statistics.intervals(advantages)]
+    curve[["value", "low", "high"]] = ends
+    curve["detectable"] = [statistics.detectable_effect(one) for one in advantages]
+    curve["verdict"] = [verdict(low, high) for _, low, high in ends]
+    return curve.sort_values("value", kind="stable", ignore_index=True)
 
 
 def verdict(low: float, high: float) -> str:
@@ -296,9 +293,7 @@ def _image_means(curve: pd.DataFrame, rows: pd.DataFrame, by: str) -> pd.DataFra
     return each.pivot_table(index="image_id", columns=by, values="advantage")
 
 
-def importance(
-    curve: pd.DataFrame, rows: pd.DataFrame, choices: Iterable[str], seed: int = 0
-) -> pd.DataFrame:
+def importance(curve: pd.DataFrame, rows: pd.DataFrame, choices: Iterable[str]) -> pd.DataFrame:
     """How far the values of each choice set the mean advantage apart, furthest first.
 
     To be read on specifications in which every value of a choice meets every value of the others.
@@ -309,7 +304,7 @@ def importance(
     for name in choices:
         means = _image_means(curve, rows, name)
         effects = means.sub(means.mean(axis=1), axis=0).to_numpy()
-        draws = np.random.default_rng(seed).integers(len(effects), size=(999, len(effects)))
+        draws = np.random.default_rng(0).integers(len(effects), size=(999, len(effects)))
         low, high = np.quantile(effects[draws].mean(axis=1).std(axis=1), [0.025, 0.975])
         found[name] = {
             "values": effects.shape[1],

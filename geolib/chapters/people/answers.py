@@ -31,16 +31,10 @@ def read_key(folder: str | Path) -> Key:
 
 
 def read_answers(folder: str | Path, key: Key) -> pd.DataFrame:
-    """Answers of all CSV files in a folder, checked against the study's key.
+    """Answers of all CSV files in a folder, checked against the study's key; columns ``COLUMNS``.
 
-    A participant who stopped early counts with the answers there are. Columns ``COLUMNS``.
-
-    Raises
-    ------
-    ValueError
-        If there is no file, a value is not one that the page writes (the message names file, row
-        and column, the header being row 1), an answer is there twice, or generated answers lie
-        among people's.
+    Refused are values that the page does not write (named by file, row and column), answers that
+    are there twice, and generated ones among people's. Who stopped early counts all the same.
     """
     files = sorted(Path(folder).glob("*.csv"))
     if not files:
@@ -124,9 +118,7 @@ def simulate(
 
     A simulated person knows the country with the log-odds of ``knows`` plus the person's skill and
     the scene's ease, both normal with deviation one half. Who does not know cannot tell half of the
-    time and otherwise guesses evenly. The largest thing in the frame (of a whole scene, some true
-    cue) is named seven times in ten, else any thing. Seconds are log-normal.
-    ``knows`` is the probability per condition; the first ``n_participants`` answer.
+    time and otherwise guesses. Mostly the largest thing in the frame, or a true cue, is named.
     """
     rng = np.random.default_rng(seed)
     skill = rng.normal(0, 0.5, n_participants)
@@ -142,20 +134,8 @@ def simulate(
                 answer = CANNOT_TELL if rng.random() < 0.5 else str(rng.choice(key.classes))
             named = (*item.things[:1], *item.cues) if item.frame is None else item.things[:1]
             likely = named if named and rng.random() < NAMES else tuple(THINGS)
-            rows.append(
-                {
-                    "study": key.id,
-                    "source": GENERATED,
-                    "participant": person + 1,
-                    "position": position,
-                    "item": number,
-                    "condition": item.condition,
-                    "answer": answer,
-                    "element": str(rng.choice(likely)),
-                    "other": "",
-                    "seconds": round(float(rng.lognormal(2.3, 0.4)), 1),
-                }
-            )
+            said = (answer, str(rng.choice(likely)), "", round(float(rng.lognormal(2.3, 0.4)), 1))
+            rows.append((key.id, GENERATED, person + 1, position, number, item.condition, *said))
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 

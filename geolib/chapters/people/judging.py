@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Any
+from itertools import combinations
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 from pandas.io.formats.style import Styler
 from scipy import stats
 from statsmodels.stats.inter_rater import cohens_kappa
@@ -15,16 +16,15 @@ from statsmodels.stats.inter_rater import cohens_kappa
 from geolib.book import claims
 from geolib.chapters.people.answers import by_people
 from geolib.chapters.people.material import CANNOT_TELL, CONDITIONS, OTHER, THINGS, Key
-from geolib.chapters.tables import UNDEFINED, cells
+from geolib.chapters.tables import UNDEFINED, cells, sentence
 from geolib.statistics import Interval
 
 
 def judge(answers: pd.DataFrame, key: Key) -> pd.DataFrame:
     """Answers with what is known of each picture; some of each condition are needed.
 
-    ``scene``, ``country``, ``model``, ``observer`` of the key; ``right``: whether the country is;
-    ``recognised``: whether a thing is named, in words of one's own if need be; ``named``: whether
-    the named thing is in the frame (of a whole photograph, whether it is a cue of the scene).
+    ``right``: whether the country is; ``recognised``: whether a thing is named, in words of one's
+    own if need be; ``named``: whether it is in the frame (of a whole photograph, a cue of it).
     """
     if missing := [name for name in CONDITIONS if name not in set(answers["condition"])]:
         raise ValueError(
@@ -34,37 +34,25 @@ def judge(answers: pd.DataFrame, key: Key) -> pd.DataFrame:
     known = pd.DataFrame([item.model_dump() for item in key.items]).set_index("item")
     known = known[["scene", "country", "model", "observer", "things", "cues"]]
     table = answers.join(known, on="item")
-    sought = [
-        _sought(row) for row in table[["condition", "things", "cues"]].itertuples(index=False)
-    ]
+    sought = table["things"].where(table["condition"] != "whole", table["cues"])
+    in_words = (table["element"] == OTHER) & (table["other"].str.strip() != "")
     return table.assign(
-        sought=pd.Series(sought, table.index),
+        sought=sought,
         right=table["answer"] == table["country"],
-        recognised=table["element"].isin(THINGS)
-        | ((table["element"] == OTHER) & (table["other"].str.strip() != "")),
+        recognised=table["element"].isin(THINGS) | in_words,
         named=[name in found for name, found in zip(table["element"], sought, strict=True)],
     )
-
-
-def _sought(row: Any) -> tuple[str, ...]:
-    return row.cues if row.condition == "whole" else row.things
 
 
 Statistic = Callable[[np.ndarray, np.ndarray], float]
 
 
-def interval(
-    judged: pd.DataFrame, statistic: Statistic, n_resamples: int = 999, seed: int = 0
-) -> Interval:
-    """Value of a statistic with its 95 % interval over people and scenes.
+def interval(judged: pd.DataFrame, statistic: Statistic, seed: int = 0) -> Interval:
+    """Value of a statistic with its 95 % interval over people and scenes, both of them samples.
 
-    Both are samples: other people would answer otherwise, and other scenes would be easier. So
-    people and scenes are resampled independently of each other, and an answer counts as often as
-    its person times its scene was drawn (the pigeonhole bootstrap, Owen 2007, arXiv 0712.1111;
-    percentiles; on the wide side).
-
-    ``statistic`` is a function of two weights per row: how often its person and how often its scene
-    was drawn. Bounds are NaN for fewer than two people or scenes.
+    They are resampled independently, and an answer counts as often as its person times its scene
+    was drawn (the pigeonhole bootstrap, Owen 2007, arXiv 0712.1111; on the wide side):
+    ``statistic`` takes these two weights per row. NaN for fewer than two people or scenes.
     """
     people, person = np.unique(judged["participant"], return_inverse=True)
     scenes, scene = np.unique(judged["scene"], return_inverse=True)
@@ -84,7 +72,7 @@ def interval(
         found = stats.bootstrap(
             (np.arange(len(people)), np.arange(len(scenes))),
             resampled,
-            n_resamples=n_resamples,
+            n_resamples=999,
             vectorized=False,
             method="percentile",
             rng=np.random.default_rng(seed),
@@ -93,13 +81,13 @@ def interval(
     return Interval(value, float(low), float(high), "percentile")
 
 
-def _share(values: np.ndarray, among: np.ndarray) -> Statistic:
-    """Mean of values over the rows of a group."""
-    chosen = among.astype(float)
+def _share(values: ArrayLike, among: ArrayLike = True) -> Statistic:
+    """Mean of values over the rows of a group, or over all."""
+    held, chosen = np.asarray(values, float), np.asarray(among, bool)
 
     def statistic(people: np.ndarray, scenes: np.ndarray) -> float:
         weights = people * scenes * chosen
-        return float(weights @ values / weights.sum()) if weights.any() else np.nan
+        return float(weights @ held / weights.sum()) if weights.any() else np.nan
 
     return statistic
 
@@ -107,8 +95,7 @@ def _share(values: np.ndarray, among: np.ndarray) -> Statistic:
 def detectable(found: Interval) -> float:
     """Smallest effect that as many people and scenes would have shown with 80 % power.
 
-    With h half the width of the 95 % interval: (z₀.₉₇₅ + z₀.₈) h / z₀.₉₇₅, the bootstrap taken as
-    normal. NaN for an interval without bounds or without width.
+    (z₀.₉₇₅ + z₀.₈) h / z₀.₉₇₅, h half the interval's width; NaN for one without.
     """
     width = found.high - found.low
     level, power = stats.norm.ppf([0.975, 0.8])
@@ -120,10 +107,10 @@ def _row(found: Interval) -> dict[str, float]:
 
 
 def accuracy(judged: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
-    """Share of right countries per condition: of people, the model and the true cues.
+    """Share of right countries per condition (``row``): of people, the model and the true cues.
 
-    "Cannot tell" is not right. All three ("people", "model", "true cues" in ``group``) are marked
-    on the pictures that people answered; best condition of people (``row``) first.
+    "Cannot tell" is not right. All three (``group``) are marked on the pictures that people
+    answered; people's best condition first.
     """
     correct = {
         "people": judged["right"],
@@ -135,22 +122,17 @@ def accuracy(judged: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     means = judged.groupby("condition")["right"].mean().sort_values(ascending=False)
     rows = []
     for condition in means.index:
-        among = (judged["condition"] == condition).to_numpy()
+        among = judged["condition"] == condition
         for group, values in correct.items():
-            found = interval(judged, _share(values.to_numpy(float), among), seed=seed)
+            found = interval(judged, _share(values, among), seed=seed)
             rows.append({"row": condition, "group": group, **_row(found)})
     return pd.DataFrame(rows)
 
 
 def advantage(judged: pd.DataFrame, value: str = "right", seed: int = 0) -> dict[str, float]:
-    """How much more often something holds of answers with guided than with random boxes.
-
-    ``value`` is the column: "right", "recognised" or "named". Gives ``value``, ``low``, ``high``
-    and the :func:`detectable` difference, from the same interval.
-    """
-    values = judged[value].to_numpy(float)
-    shares = [_share(values, (judged["condition"] == c).to_numpy()) for c in ("guided", "random")]
-    found = interval(judged, lambda p, s: shares[0](p, s) - shares[1](p, s), seed=seed)
+    """How much more often a column holds of answers with guided than with random boxes."""
+    guided, random = (_share(judged[value], judged["condition"] == c) for c in CONDITIONS[:2])
+    found = interval(judged, lambda p, s: guided(p, s) - random(p, s), seed=seed)
     return {**_row(found), "detectable": detectable(found)}
 
 
@@ -166,10 +148,9 @@ def kappa(first: np.ndarray, second: np.ndarray, n_answers: int) -> Statistic:
 
 
 def kappa_among(answers: np.ndarray, items: np.ndarray, n_answers: int) -> Statistic:
-    """κ among people: chance-corrected agreement of every two who saw the same picture.
+    """κ among people: agreement beyond chance of every two who saw the same picture.
 
-    Where each picture was answered equally often this is Fleiss' κ. A person drawn twice is not
-    compared with itself. ``answers`` and ``items`` are codes from 0 on, one per answer.
+    Fleiss' κ where each picture was answered equally often. Nobody is compared with themselves.
     """
     cell = items * n_answers + answers
     _, first = np.unique(items, return_index=True)
@@ -196,8 +177,8 @@ def _kappa(table: np.ndarray) -> float:
 def agreement(judged: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     """κ of the named countries between people, the model and the true cues, per condition.
 
-    "Cannot tell" is an answer like any other. ``row`` is who with whom, ``group`` the condition,
-    ``detectable`` the κ that would have been told from 0; highest on guided boxes first.
+    "Cannot tell" is an answer like any other. ``row`` is who with whom, highest on guided boxes
+    first; ``group`` the condition; ``detectable`` the κ that would have been told from 0.
     """
     columns = {"people": "answer", "model": "model", "true cues": "observer"}
     columns = {name: column for name, column in columns.items() if judged[column].notna().all()}
@@ -211,10 +192,8 @@ def agreement(judged: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
         }
         items = np.unique(part["item"], return_inverse=True)[1]
         pairs = {"people with each other": kappa_among(codes["people"], items, len(known))}
-        names = list(codes)
-        for i, one in enumerate(names):
-            for other in names[i + 1 :]:
-                pairs[f"{one} with {other}"] = kappa(codes[one], codes[other], len(known))
+        for one, other in combinations(codes, 2):
+            pairs[f"{one} with {other}"] = kappa(codes[one], codes[other], len(known))
         for pair, statistic in pairs.items():
             found = interval(part, statistic, seed=seed)
             row = {"row": pair, "group": condition, **_row(found)}
@@ -230,16 +209,13 @@ def agreement(judged: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
 def naming(judged: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     """How often what people name is there, and how much more often than by chance.
 
-    In the guided and the random condition: whether the named thing is in the frame. Of whole
-    photographs: whether what told them most is a cue of the scene. By chance: the same answers
-    held against the other pictures of their condition. The condition furthest above chance first;
-    share ``value``, ``low``, ``high``; ``by_chance``; ``excess``, ``excess_low``, ``excess_high``,
-    both resampled together, and the ``detectable`` excess; ``n_answers``.
+    In the frame, of whole photographs among the scene's cues. By chance: the same answers held
+    against the other pictures of their condition; the condition furthest above it first. The
+    ``excess`` over chance has an interval of its own, and the ``detectable`` one.
     """
     rows = {}
     for condition, part in judged.groupby("condition"):
-        everyone = np.ones(len(part), bool)
-        share = interval(part, _share(part["named"].to_numpy(float), everyone), seed=seed)
+        share = interval(part, _share(part["named"]), seed=seed)
         excess = interval(part, _excess(part), seed=seed)
         rows[condition] = {
             **_row(share),
@@ -255,8 +231,7 @@ def naming(judged: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
 def _excess(part: pd.DataFrame) -> Statistic:
     """Share of answers of a condition that name what is there, minus their share by chance.
 
-    No answer is held against its own picture by chance, also not where a scene is drawn twice:
-    answers that know nothing of the picture then have an excess of 0 on average.
+    No answer is held against its own picture by chance, also not where a scene is drawn twice.
     """
     _, first, item = np.unique(part["item"], return_index=True, return_inverse=True)
     sought = part["sought"].iloc[first]
@@ -283,8 +258,7 @@ def perceptible(judged: pd.DataFrame, key: Key, seed: int = 0) -> claims.Finding
     if not by_people(judged):
         return None
     guided = judged[judged["condition"] == "guided"]
-    values = guided["recognised"].to_numpy(float)
-    found = interval(guided, _share(values, np.ones(len(guided), bool)), seed=seed)
+    found = interval(guided, _share(guided["recognised"]), seed=seed)
     if np.isnan(found.low):
         return None
     n_people, n_scenes = guided["participant"].nunique(), guided["scene"].nunique()
@@ -297,11 +271,10 @@ def perceptible(judged: pd.DataFrame, key: Key, seed: int = 0) -> claims.Finding
 
 
 def telling(judged: pd.DataFrame, key: Key, seed: int = 0) -> pd.DataFrame:
-    """What tells a country: in people's words, to the model, and in truth, on whole scenes.
+    """What tells a country on whole scenes, what people name most first.
 
-    People: what told them most. The model: the largest thing in the frame of its strongest element.
-    True cues: the things that are cues of the scene, sharing its weight equally. ``row`` is the
-    thing, ``value`` its share; what people name most comes first.
+    What told people most; the largest thing in the frame of the model's strongest element; the
+    things that are cues of the scene, sharing its weight equally.
     """
     whole = judged[judged["condition"] == "whole"]
     strongest = {item.scene: item.things[:1] for item in key.items if item.condition == "guided"}
@@ -310,14 +283,11 @@ def telling(judged: pd.DataFrame, key: Key, seed: int = 0) -> pd.DataFrame:
         "model": [strongest[scene] for scene in whole["scene"]],
         "true cues": list(whole["cues"]),
     }
-    everyone = np.ones(len(whole), bool)
     rows = []
     for group, found in named.items():
-        if not any(found):
-            continue
-        for thing in (*THINGS, OTHER, CANNOT_TELL):
-            values = np.array([one.count(thing) / max(len(one), 1) for one in found])
-            share = interval(whole, _share(values, everyone), seed=seed)
+        for thing in (*THINGS, OTHER, CANNOT_TELL) if any(found) else ():
+            values = [one.count(thing) / max(len(one), 1) for one in found]
+            share = interval(whole, _share(values), seed=seed)
             rows.append({"row": thing, "group": group, **_row(share)})
     table = pd.DataFrame(rows)
     seen = table.groupby("row")["value"].transform("max") > 0
@@ -341,18 +311,14 @@ def outcome_note(found: Mapping[str, float]) -> str:
 
 
 def in_points(found: Mapping[str, float]) -> str:
-    """A difference of shares from :func:`advantage` in percentage points, and what it could show.
-
-    Without an interval, or with one of no width, no detectable difference is named.
-    """
-    text = f"{100 * found['value']:+.0f} percentage points"
-    if not np.isnan(found["low"]):
-        text += f" (95 % interval {100 * found['low']:+.0f} to {100 * found['high']:+.0f})"
-    if np.isnan(found["detectable"]):
-        return f"{text}."
+    """A difference from :func:`advantage` in percentage points, and what it could have shown."""
+    value, low, high, known = (100 * found[n] for n in ("value", "low", "high", "detectable"))
+    text = f"{sentence(value, low, high, '+.0f', 'percentage points')}."
+    if np.isnan(known):
+        return text
     return (
-        f"{text}. As many people and scenes would have shown a difference of "
-        f"{100 * found['detectable']:.0f} points four times in five."
+        f"{text} As many people and scenes would have shown a difference of {known:.0f} points "
+        "four times in five."
     )
 
 

@@ -19,6 +19,7 @@ from geolib.ablation import ablate, random_regions
 from geolib.chapters.experiment import Experiment
 from geolib.masks import box_region
 from geolib.model import Classifier, choose_device
+from geolib.model.prediction import as_images, log_probabilities
 from geolib.pipeline.shards import Extracted, to_uint8
 from geolib.runtime import cache
 from geolib.runtime.here import progress_bar
@@ -58,10 +59,9 @@ _THING_INDEX = np.array([list(THINGS).index(_THING_OF[name]) for name in CONCEPT
 class Item(BaseModel):
     """One picture of the study; from ``scene`` on, what participants are not told.
 
-    ``frame`` is the box ``x0 y0 x1 y1`` that is asked about, end-exclusive; None for a whole
-    photograph. ``model`` is what the classifier answers to this very picture, ``observer`` what
-    someone answers who knows every true cue shown, and nothing else (None for photographs).
-    ``things`` fill the frame, largest first; ``cues`` are those shown that are cues of the country.
+    ``frame`` is the box asked about (none in a whole photograph). ``model`` is what the classifier
+    answers to this very picture, ``observer`` what someone does who knows the true cues shown, and
+    nothing else. ``things`` fill the frame, largest first; ``cues`` are those of the country.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -82,9 +82,8 @@ class Item(BaseModel):
 class Key(BaseModel):
     """What a study consists of, pixels aside: what its answers are read with.
 
-    ``id`` tells it from any other and is part of every answer; ``drawn``: whether pictures are
-    rendered scenes; ``items`` in the order of their numbers; ``schedule``: for each participant
-    the numbers of the pictures, in the order in which they are shown.
+    ``id`` is part of every answer; ``drawn``: pictures are rendered scenes; ``schedule``: for each
+    participant the numbers of the pictures, in the order in which they are shown.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -109,10 +108,8 @@ def schedule(
 ) -> list[list[tuple[int, str]]]:
     """Scenes and conditions for each participant, in the order in which they are shown.
 
-    A Latin square: everyone sees every scene once, any three participants in a row see a scene in
-    all three conditions, and each participant has every condition equally often, within one, in
-    each country and overall. With a multiple of three participants every picture is seen equally
-    often.
+    A Latin square: everyone sees every scene once, any three participants in a row see it in all
+    conditions, and each has every condition equally often, within one, in each country and overall.
     """
     if not countries or n_participants < 1:
         raise ValueError(
@@ -142,15 +139,11 @@ def prepare(
     attribution: str = "gradcam++",
     segmenter: str = "felzenszwalb",
 ) -> Material:
-    """Pictures of a study and the plan of who sees them.
+    """Pictures of a study of at most ``n_scenes`` evaluation images, and the plan of who sees them.
 
     People see what the classifier sees: its pixels, with the same colour where it sees none
     (insertion, §5). Of the guided boxes, the one whose removal costs the model most is framed; of
-    the random ones, the box that took its place.
-
-    ``n_scenes`` evaluation images are used, at most; those without elements have nothing to show.
-    An order is drawn for each of ``n_participants``. The experiment's seed draws scenes, boxes and
-    orders.
+    the random ones, the box that took its place. Images without elements have nothing to show.
     """
     config = experiment.config(attribution, segmenter)
     params = {
@@ -190,11 +183,8 @@ def _build(
     with progress_bar("pictures", len(chosen), "scene", True) as bar:
         for scene, (one, row) in enumerate(zip(chosen, numbers, strict=True)):
             framed = int(strongest[one.item.id])
-            for number, (item, picture) in zip(
-                row,
-                _views(one, framed, experiment.classifier, classes, experiment.seed),
-                strict=True,
-            ):
+            views = _views(one, framed, experiment.classifier, classes, experiment.seed)
+            for number, (item, picture) in zip(row, views, strict=True):
                 place = {"item": number, "scene": scene, "picture": f"{number:04d}.png"}
                 shown[number] = Item(**item, **place), picture
             bar.update()
@@ -230,9 +220,8 @@ def _views(
     things = None if scene is None else _at_size(_THING_INDEX[semantic_map(scene)], size)
     credit = ", ".join(part for part in (one.item.attribution, one.item.licence) if part)
     views = []
-    for condition, region, frame, picture, answer in zip(
-        CONDITIONS, regions, frames, pictures, answers, strict=True
-    ):
+    each = zip(CONDITIONS, regions, frames, pictures, answers, strict=True)
+    for condition, region, frame, picture, answer in each:
         cues = [] if scene is None else shown_cues(scene, region)
         known = {
             "condition": condition,
@@ -248,13 +237,11 @@ def _views(
     return views
 
 
-@torch.inference_mode()
 def _answers(classifier: Classifier, pictures: np.ndarray) -> list[str]:
     """Countries that the classifier names for pictures ``uint8 [B, S, S, 3]``."""
-    device = choose_device()
-    batch = torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 255
-    logits = classifier.to(device).eval()(batch.to(device))
-    return [classifier.classes[index] for index in logits.argmax(1).tolist()]
+    images = as_images(torch.from_numpy(pictures), choose_device())
+    found = log_probabilities(classifier.to(images.device), images, precision="fp32")
+    return [classifier.classes[index] for index in found.argmax(1).tolist()]
 
 
 def _at_size(labels: np.ndarray, size: int) -> np.ndarray:
@@ -287,16 +274,13 @@ def shown_cues(scene: Scene, region: np.ndarray) -> list[SceneObject]:
 def observe(scene: Scene, cues: Sequence[SceneObject], classes: Sequence[str]) -> str:
     """Likeliest country given some cues and nothing else; "cannot tell" where none is ahead.
 
-    What is missing tells nothing, since it may be hidden: for a whole scene this is less than
-    :func:`geoscenes.posterior` knows.
+    What is missing tells nothing, since it may be hidden.
     """
-    kinds = scene.world.table
+    kinds = [(scene.world.table[cue.category], cue.look) for cue in cues]
     with np.errstate(divide="ignore"):
         belief = log_posterior(
             {
-                name: sum(
-                    float(np.log(kinds[cue.category].probability(name, cue.look))) for cue in cues
-                )
+                name: sum(float(np.log(kind.probability(name, look))) for kind, look in kinds)
                 for name in classes
             }
         )

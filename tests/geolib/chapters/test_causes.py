@@ -220,7 +220,7 @@ def test_what_uncovers_a_cue_is_known(scenes, labels):
     assert uncovering > 3
 
 
-def test_wrong_input_is_named(scenes, labels):
+def test_wrong_input_is_named_and_no_scene_gives_an_empty_table(scenes, labels):
     network, broken = classifier(Linear()), classifier(Linear(bias=(np.nan, 0, 0)))
     photograph = GeoImage("p", scenes[0].image, None, None, None, None)
     large = data.load("geoscenes", n=1, size=64)[0]
@@ -233,12 +233,8 @@ def test_wrong_input_is_named(scenes, labels):
     ):
         with pytest.raises(ValueError, match=message):
             effects.scene_effects(seen_by, items, given)
-
-
-def test_no_scene_gives_an_empty_table():
-    table = effects.scene_effects(classifier(Linear()), [], [])
-    assert list(table) == list(effects.COLUMNS)
-    assert table.empty
+    table = effects.scene_effects(network, [], [])
+    assert table.empty and list(table) == list(effects.COLUMNS)
 
 
 def some_effects():
@@ -282,15 +278,9 @@ def test_categories_average_scenes_and_leave_out_what_is_too_small():
         ("b", "bush-2", 7.0, 30, True),
         ("b", "sign", 9.0, 29, False),
     ]
-    columns = ["image_id", "object", "effect", "pixels", "covers_cue"]
-    table = pd.DataFrame(rows, columns=columns).assign(
-        category=["bush", "bush", "bush", "bush", "sign"],
-        cue=[False, False, False, False, True],
-        look=None,
-        intervention="without",
-        effect_on_prediction=0.0,
-        flipped=False,
-    )
+    table = pd.DataFrame(rows, columns=["image_id", "object", "effect", "pixels", "covers_cue"])
+    table = table.assign(category=[*["bush"] * 4, "sign"], cue=[*[False] * 4, True], look=None)
+    table = table.assign(intervention="without", effect_on_prediction=0.0, flipped=False)
     found = effects.by_category(table, min_images=2)
     assert found["category"].tolist() == ["bush"]
     assert found.loc[0, ["value", "n"]].tolist() == pytest.approx([0.4, 2])
@@ -431,18 +421,9 @@ def test_maps_by_hand():
 
 
 def marked(**methods):
-    rows = [
-        {
-            "attribution": name,
-            "segmenter": "grid",
-            "scores": "element",
-            "image_id": f"i{i}",
-            "rank": v,
-        }
-        for name, values in methods.items()
-        for i, v in enumerate(values)
-    ]
-    return pd.DataFrame(rows)
+    rows = [(name, f"i{i}", v) for name, values in methods.items() for i, v in enumerate(values)]
+    table = pd.DataFrame(rows, columns=["attribution", "image_id", "rank"])
+    return table.assign(segmenter="grid", scores="element")
 
 
 def test_comparison_by_hand():

@@ -28,7 +28,7 @@ from geolib.book import claims, results
 from geolib.chapters import people as people_
 from geolib.chapters.experiment import Experiment
 from geolib.chapters.people import judging, material
-from geolib.chapters.people.answers import GENERATED, PERSON
+from geolib.chapters.people.answers import COLUMNS, GENERATED, PERSON
 from geolib.chapters.people.material import CANNOT_TELL, CONDITIONS, OTHER, THINGS
 from geoscenes.semantic import CONCEPTS
 
@@ -40,7 +40,7 @@ def key(n_scenes=6, n_participants=6, seed=0):
     classes = ("France", "India", "Japan")
     countries = [classes[scene % 3] for scene in range(n_scenes)]
     items = [
-        people_.Item(
+        material.Item(
             item=3 * scene + i,
             condition=condition,
             picture=f"{3 * scene + i:04d}.png",
@@ -56,9 +56,9 @@ def key(n_scenes=6, n_participants=6, seed=0):
         for scene in range(n_scenes)
         for i, condition in enumerate(CONDITIONS)
     ]
-    orders = people_.schedule(countries, n_participants, seed)
+    orders = material.schedule(countries, n_participants, seed)
     numbered = [[3 * scene + CONDITIONS.index(c) for scene, c in order] for order in orders]
-    return people_.Key(
+    return material.Key(
         id="abc", classes=classes, size=SIDE, drawn=True, items=items, schedule=numbered
     )
 
@@ -68,22 +68,23 @@ def answers(
 ):
     """What people would hand back who answer by a rule."""
     rows = [
-        {
-            "study": experiment.id,
-            "source": PERSON,
-            "participant": person,
-            "position": position,
-            "item": number,
-            "condition": experiment.items[number].condition,
-            "answer": answer(experiment.items[number], person),
-            "element": element(experiment.items[number], person),
-            "other": "",
-            "seconds": 2.5,
-        }
+        (
+            *(experiment.id, PERSON, person, position, item.item, item.condition),
+            *(answer(item, person), element(item, person), "", 2.5),
+        )
         for person, order in enumerate(experiment.schedule, start=1)
-        for position, number in enumerate(order, start=1)
+        for position, item in enumerate((experiment.items[number] for number in order), start=1)
     ]
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def changed(experiment, **rules):
+    """The study with its items changed by rules: what of an item, and how."""
+    items = [
+        item.model_copy(update={name: rule(item) for name, rule in rules.items()})
+        for item in experiment.items
+    ]
+    return experiment.model_copy(update={"items": tuple(items)})
 
 
 # Who sees what ------------------------------------------------------------------------------------
@@ -96,7 +97,7 @@ def answers(
 )
 @settings(max_examples=60, deadline=None)
 def test_the_square_is_balanced(countries, n_participants, seed):
-    orders = people_.schedule(countries, n_participants, seed)
+    orders = material.schedule(countries, n_participants, seed)
     for order in orders:
         assert sorted(scene for scene, _ in order) == list(range(len(countries)))
         for among in (set(countries), *({c} for c in countries)):
@@ -111,17 +112,17 @@ def test_the_square_is_balanced(countries, n_participants, seed):
 
 def test_orders_follow_from_the_seed_and_the_number_alone():
     countries = ["France", "India"] * 5
-    few, many = people_.schedule(countries, 3, 7), people_.schedule(countries, 9, 7)
+    few, many = material.schedule(countries, 3, 7), material.schedule(countries, 9, 7)
     assert few == many[:3]
-    assert people_.schedule(countries, 3, 8) != few
+    assert material.schedule(countries, 3, 8) != few
     assert len({tuple(scene for scene, _ in order) for order in many}) == 9
 
 
 def test_nobody_and_nothing_are_refused():
     with pytest.raises(ValueError, match="0 scenes"):
-        people_.schedule([], 3)
+        material.schedule([], 3)
     with pytest.raises(ValueError, match="n_participants=0"):
-        people_.schedule(["France"], 0)
+        material.schedule(["France"], 0)
 
 
 def test_as_many_scenes_of_each_country_as_can_be():
@@ -154,7 +155,7 @@ def test_things_fill_a_quarter_of_the_frame():
 def test_the_observer_multiplies_the_cues_shown_and_knows_nothing_without():
     scene = geoscenes.render(3, "Japan", size=96, all_cues=True)
     everything = np.ones((96, 96), bool)
-    cues = people_.material.shown_cues(scene, everything)
+    cues = material.shown_cues(scene, everything)
     assert {cue.category for cue in cues} == set(scene.visible_cues())
     for cue in cues:
         kind = geoscenes.table()[cue.category]
@@ -165,7 +166,7 @@ def test_the_observer_multiplies_the_cues_shown_and_knows_nothing_without():
         assert material.observe(scene, [cue], geoscenes.COUNTRIES) == expected
     assert material.observe(scene, cues, geoscenes.COUNTRIES) == "Japan"
     assert material.observe(scene, [], geoscenes.COUNTRIES) == CANNOT_TELL
-    assert people_.material.shown_cues(scene, ~everything) == []
+    assert material.shown_cues(scene, ~everything) == []
 
 
 # Pictures and page --------------------------------------------------------------------------------
@@ -178,12 +179,11 @@ def photographs(tmp_path, monkeypatch):
     position = Image.Exif()
     position.get_ifd(0x8825)[1] = "N"
     position[0x010E] = "somebody's garden"
-    for colour in toys.CLASSES:
-        (tmp_path / "photos" / colour).mkdir(parents=True)
-        for i in range(2):
-            pixels = toys.photograph(colour, seed=2 * i + (colour == "red"))
-            file = tmp_path / "photos" / colour / f"{i}.png"
-            Image.fromarray(pixels).save(file, exif=position)
+    toys.write_photographs(tmp_path / "photos", 2)
+    for file in (tmp_path / "photos").glob("*/*.png"):
+        with Image.open(file) as image:
+            image.load()
+            image.save(file, exif=position)
     settings = {"classes": toys.CLASSES, "image_size": toys.SIDE, "top_p": 0.1, "s_min": 0.3}
     experiment = Experiment(dataset="folder", root=str(tmp_path / "photos"), **settings)
     experiment.__dict__["classifier"] = toys.classifier()
@@ -406,49 +406,42 @@ def test_the_detectable_difference_allows_for_whatever_varies(varies):
 
 def test_nothing_is_known_of_what_answers_all_alike_could_have_shown():
     for low, high in ((0.5, 0.5), (np.nan, np.nan)):
-        assert np.isnan(people_.detectable(statistics.Interval(0.5, low, high, "")))
+        assert np.isnan(judging.detectable(statistics.Interval(0.5, low, high, "")))
 
 
-def test_kappa_of_two_people_by_hand():
-    """They agree on three of four; 3/8 of the answers are 0: (48 − 34) / (64 − 34)."""
-    codes = np.array([0, 0, 0, 1, 1, 1, 1, 1])
-    items = np.array([0, 0, 1, 1, 2, 2, 3, 3])
-    ones = np.ones(8)
-    found = people_.kappa_among(codes, items, 2)(ones, ones)
-    assert found == pytest.approx(7 / 15)
-    assert found == pytest.approx(fleiss_kappa(aggregate_raters(codes.reshape(4, 2))[0]))
+@pytest.mark.parametrize(
+    ("codes", "items", "drawn", "expected"),
+    [
+        # They agree on three of four; 3/8 of the answers are 0: (48 − 34) / (64 − 34).
+        ([0, 0, 0, 1, 1, 1, 1, 1], [0, 0, 1, 1, 2, 2, 3, 3], 1, 7 / 15),
+        # Of answers 0, 0, 1 one pair in three agrees, and the pair 1, 1: half, as by chance.
+        ([0, 0, 1, 1, 1], [0, 0, 0, 1, 1], 1, 0),
+        # Two who never agree still never do when one of them is drawn twice.
+        ([0, 1, 1, 0], [0, 0, 1, 1], [2, 1, 2, 1], -1),
+        ([0, 1], [0, 1], 1, np.nan),  # nobody is compared with themselves
+    ],
+)
+def test_kappa_among_people_by_hand(codes, items, drawn, expected):
+    ones = np.ones(len(codes))
+    found = judging.kappa_among(np.array(codes), np.array(items), 2)(ones * drawn, ones)
+    assert found == pytest.approx(expected, nan_ok=True)
 
 
-def test_kappa_among_many_is_fleiss():
-    codes = np.random.default_rng(0).integers(0, 3, (20, 5))
-    items = np.repeat(np.arange(20), 5)
-    ones = np.ones(100)
-    found = people_.kappa_among(codes.ravel(), items, 3)(ones, ones)
-    assert found == pytest.approx(fleiss_kappa(aggregate_raters(codes, 3)[0]))
-
-
-def test_kappa_counts_pairs_where_pictures_have_unequal_numbers_of_answers():
-    """Of three answers 0, 0, 1 one pair in three agrees, and the pair 1, 1: half, as by chance."""
-    codes, items = np.array([0, 0, 1, 1, 1]), np.array([0, 0, 0, 1, 1])
-    assert people_.kappa_among(codes, items, 2)(np.ones(5), np.ones(5)) == pytest.approx(0)
-
-
-def test_nobody_is_compared_with_themselves():
-    """Two who never agree still never do when one of them is drawn twice."""
-    codes, items = np.array([0, 1, 1, 0]), np.array([0, 0, 1, 1])
-    drawn = np.array([2.0, 1, 2, 1])
-    assert people_.kappa_among(codes, items, 2)(drawn, np.ones(4)) == pytest.approx(-1)
-    alone = people_.kappa_among(np.array([0, 1]), np.array([0, 1]), 2)
-    assert np.isnan(alone(np.ones(2), np.ones(2)))
+@pytest.mark.parametrize(("n_items", "n_people"), [(20, 5), (4, 2)])
+def test_kappa_among_as_many_people_for_each_picture_is_fleiss(n_items, n_people):
+    codes = np.random.default_rng(0).integers(0, 3, (n_items, n_people))
+    ones = np.ones(codes.size)
+    found = judging.kappa_among(codes.ravel(), np.repeat(np.arange(n_items), n_people), 3)
+    assert found(ones, ones) == pytest.approx(fleiss_kappa(aggregate_raters(codes, 3)[0]))
 
 
 def test_kappa_with_the_model_by_hand():
     """Three of five agree; both say 0, 0, 1, 1, 2 in some order: (15 − 9) / (25 − 9)."""
     people, machine = np.array([0, 0, 1, 1, 2]), np.array([0, 1, 1, 0, 2])
     ones = np.ones(5)
-    assert people_.kappa(people, machine, 3)(ones, ones) == pytest.approx((15 - 9) / (25 - 9))
+    assert judging.kappa(people, machine, 3)(ones, ones) == pytest.approx((15 - 9) / (25 - 9))
     twice = np.array([1.0, 0, 1, 0, 1])
-    assert people_.kappa(people, machine, 3)(twice, ones) == pytest.approx(1)
+    assert judging.kappa(people, machine, 3)(twice, ones) == pytest.approx(1)
 
 
 def test_agreement_of_people_who_all_know_and_a_model_that_knows_one_country():
@@ -477,8 +470,7 @@ def test_kappa_says_what_it_could_have_detected():
 
 def test_photographs_have_no_true_cues_to_agree_with():
     experiment = key()
-    items = [item.model_copy(update={"observer": None}) for item in experiment.items]
-    photographs = experiment.model_copy(update={"items": tuple(items)})
+    photographs = changed(experiment, observer=lambda item: None)
     judged = people_.judge(answers(photographs), photographs)
     assert set(people_.accuracy(judged)["group"]) == {"people", "model"}
     assert set(people_.agreement(judged)["row"]) == {"people with each other", "people with model"}
@@ -499,10 +491,7 @@ def test_naming_by_hand():
     assert told[("vehicle", "true cues")] == told[("building", "true cues")] == 0.5
     assert ("mountain or hill", "people") not in told
     # One thing in every second scene, named in every scene: right in half, and so by chance.
-    items = [
-        i.model_copy(update={"cues": ("sky",)}) if i.scene % 2 else i for i in experiment.items
-    ]
-    half = experiment.model_copy(update={"items": tuple(items)})
+    half = changed(experiment, cues=lambda item: ("sky",) if item.scene % 2 else item.cues)
     row = people_.naming(people_.judge(given, half)).loc["whole"]
     assert (row["value"], row["by_chance"], row["excess"]) == (0.5, 0.5, 0)
 
@@ -512,13 +501,10 @@ def test_naming_above_chance_by_hand():
 
     Of the eleven other scenes of twelve, five show what one shows: by chance 5/11.
     """
-    experiment = key(n_scenes=12)
     shown = {0: ("vehicle",), 1: ("building",)}
-    items = [
-        i.model_copy(update={"things": shown[i.scene % 2] if i.frame else ()})
-        for i in experiment.items
-    ]
-    experiment = experiment.model_copy(update={"items": tuple(items)})
+    experiment = changed(
+        key(n_scenes=12), things=lambda item: shown[item.scene % 2] if item.frame else ()
+    )
 
     def element(item, person):
         return item.things[0] if item.condition == "guided" else "sky"
@@ -538,8 +524,7 @@ def test_naming_above_chance_by_hand():
 
 def test_naming_that_knows_nothing_of_the_picture_is_by_chance_on_average():
     experiment = key(n_scenes=6, n_participants=30)
-    items = [i.model_copy(update={"cues": (list(THINGS)[i.scene % 3],)}) for i in experiment.items]
-    experiment = experiment.model_copy(update={"items": tuple(items)})
+    experiment = changed(experiment, cues=lambda item: (list(THINGS)[item.scene % 3],))
     rng = np.random.default_rng(0)
     found = []
     for _ in range(60):
@@ -582,10 +567,8 @@ def test_people_who_name_a_thing_in_nine_of_ten_frames():
 def test_one_person_earns_no_claim():
     experiment = key()
     table = answers(experiment)
-    assert (
-        people_.perceptible(people_.judge(table[table["participant"] == 1], experiment), experiment)
-        is None
-    )
+    judged = people_.judge(table[table["participant"] == 1], experiment)
+    assert people_.perceptible(judged, experiment) is None
 
 
 def _report(experiment, folder, monkeypatch):
@@ -596,15 +579,9 @@ def _report(experiment, folder, monkeypatch):
     report = next(i for i, cell in enumerate(cells) if "people.accuracy(" in cell.source)
     shown, kept = [], {}
     monkeypatch.setattr(results, "record", lambda **values: kept.update(values))
-    material = people_.Material(experiment, np.zeros((0, SIDE, SIDE, 3), np.uint8))
-    names = {
-        "answers": folder,
-        "material": material,
-        "key": experiment,
-        "seed": 0,
-        "n_participants": 6,
-    }
-    names["display"] = shown.append
+    made = material.Material(experiment, np.zeros((0, SIDE, SIDE, 3), np.uint8))
+    names = {"answers": folder, "material": made, "key": experiment, "seed": 0}
+    names |= {"n_participants": 6, "display": shown.append}
     imports = next(cell for cell in cells if "import" in cell.source)
     lines = [line for line in imports.source.splitlines() if line.startswith(("import", "from"))]
     exec("\n".join(lines), names)
@@ -665,16 +642,16 @@ def test_intervals_are_as_wide_as_whatever_varies(varies):
     grid = pd.MultiIndex.from_product([range(20), range(20)], names=["participant", "scene"])
     table = grid.to_frame(index=False)
     values = (table[varies] % 2).to_numpy(float)
-    found = people_.interval(table, judging._share(values, np.ones(400, bool)))
+    found = judging.interval(table, judging._share(values))
     alone = statistics.interval(np.arange(20) % 2)
     assert found.mean == 0.5
     assert found.high - found.low == pytest.approx(alone.high - alone.low, abs=0.101)
-    assert found == people_.interval(table, judging._share(values, np.ones(400, bool)))
+    assert found == judging.interval(table, judging._share(values))
 
 
 def test_one_person_has_no_interval():
     table = pd.DataFrame({"participant": [1, 1], "scene": [1, 2]})
-    found = people_.interval(table, judging._share(np.array([0.0, 1.0]), np.ones(2, bool)))
+    found = judging.interval(table, judging._share([0, 1]))
     assert found.mean == 0.5 and np.isnan(found.low) and found.method == "undefined"
 
 
@@ -772,7 +749,7 @@ def chromium():
 def test_the_page_keeps_answers_over_a_reload_and_saves_what_the_reader_reads(chromium, tmp_path):
     experiment = key()
     pictures = np.random.default_rng(0).integers(0, 255, (18, SIDE, SIDE, 3), np.uint8)
-    page = people_.write(tmp_path / "study", people_.Material(experiment, pictures))
+    page = people_.write(tmp_path / "study", material.Material(experiment, pictures))
     probe = tmp_path / "probe.html"
     probe.write_text(PROBE.replace("ADDRESS", page.as_uri()), encoding="utf-8")
     command = [chromium, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]

@@ -37,32 +37,35 @@ def resnet():
 # Randomised weights -------------------------------------------------------------------------------
 
 
-def test_a_resnet_comes_apart_from_its_last_layer_to_its_stem(resnet):
+@pytest.fixture(scope="module")
+def mobilenet():
+    return model.load("mobilenet_v2", weights="random", classes=["a", "b"], seed=5)
+
+
+def test_networks_come_apart_from_the_last_layer_into_the_members_of_their_sequences(
+    resnet, mobilenet
+):
     blocks = [f"layer{stage}.{block}" for stage in (4, 3, 2, 1) for block in (1, 0)]
     assert sanity.parts(resnet) == ["fc", *blocks, "bn1", "conv1"]
+    assert sanity.parts(mobilenet)[:3] == ["classifier.1", "features.18.1", "features.18.0"]
 
 
-def test_a_mobilenet_comes_apart_into_the_members_of_its_sequences():
-    network = model.load("mobilenet_v2", weights="random", classes=["a", "b"])
-    assert sanity.parts(network)[:3] == ["classifier.1", "features.18.1", "features.18.0"]
-
-
-def test_only_the_named_modules_are_randomised(resnet):
-    before = {k: v.clone() for k, v in resnet.network.state_dict().items()}
-    copy = sanity.randomised(resnet, ["fc", "layer4.1"], seed=0).network.state_dict()
-    changed = {k for k in before if not torch.equal(before[k], copy[k])}
-    weights = {"layer4.1.conv1.weight", "layer4.1.conv2.weight"}  # untrained batch norm is 1 and 0
-    assert changed == {"fc.weight", "fc.bias", *weights}
-    after = resnet.network.state_dict()
+@pytest.mark.parametrize(
+    ("name", "parts", "changed"),
+    [  # untrained batch norm is 1 and 0
+        ("resnet", ["fc"], {"fc.weight", "fc.bias"}),
+        ("resnet", ["layer4.1"], {"layer4.1.conv1.weight", "layer4.1.conv2.weight"}),
+        # A name is not taken for the beginning of another, such as features.18.
+        ("mobilenet", ["features.1"], {"features.1.conv.0.0.weight", "features.1.conv.1.weight"}),
+    ],
+)
+def test_only_the_named_modules_are_randomised(name, parts, changed, request):
+    network = request.getfixturevalue(name)
+    before = {k: v.clone() for k, v in network.network.state_dict().items()}
+    copy = sanity.randomised(network, parts, seed=0).network.state_dict()
+    assert {k for k in before if not torch.equal(before[k], copy[k])} == changed
+    after = network.network.state_dict()
     assert all(torch.equal(before[k], after[k]) for k in before)
-
-
-def test_a_name_is_not_taken_for_the_beginning_of_another():
-    network = model.load("mobilenet_v2", weights="random", classes=["a", "b"], seed=5)
-    before = network.network.state_dict()
-    copy = sanity.randomised(network, ["features.1"], seed=0).network.state_dict()
-    changed = {k for k in before if not torch.equal(before[k], copy[k])}
-    assert changed == {"features.1.conv.0.0.weight", "features.1.conv.1.weight"}
 
 
 def test_the_seed_decides_and_other_names_do_not(resnet):
@@ -140,22 +143,16 @@ def extracted(attribution, boxes, name="a"):
 RAMP = np.linspace(0, 1, 256).reshape(16, 16)
 
 
-def test_the_same_explanation_is_similar_in_everything():
+def test_similarity_by_hand():
     one = extracted(RAMP, [(0, 0, 4, 4)])
     row = sanity.similarity([one], [one]).iloc[0]
     assert row[["correlation", "ssim", "boxes", "masks"]].tolist() == pytest.approx([1] * 4)
-
-
-def test_similarity_by_hand():
     # The map turned round orders pixels the other way. Boxes share 2 × 4 of 16 + 16 - 8 pixels.
-    one, other = extracted(RAMP, [(0, 0, 4, 4)]), extracted(1 - RAMP, [(2, 0, 6, 4)])
-    row = sanity.similarity([one], [other]).iloc[0]
+    row = sanity.similarity([one], [extracted(1 - RAMP, [(2, 0, 6, 4)])]).iloc[0]
     assert row["correlation"] == pytest.approx(-1)
     assert row["ssim"] < 0
     assert (row["boxes"], row["masks"]) == pytest.approx((1 / 3, 1 / 3))
-
-
-def test_ranks_are_compared_and_not_values():
+    # Ranks are compared, and not values.
     row = sanity.similarity([extracted(RAMP, [])], [extracted(RAMP**3, [])]).iloc[0]
     assert row["correlation"] == pytest.approx(1)
     assert 0.3 < row["ssim"] < 0.99
@@ -207,14 +204,11 @@ def long(values):
     return pd.DataFrame(columns)
 
 
-def test_variance_components_of_a_sum_by_hand():
+def test_variance_components_by_hand():
     # Image means 2 and 6, model means 3 and 5, nothing left over: mean squares 16, 4 and 0.
     table = sanity.variance_components(long(np.array([[1.0, 3.0], [5.0, 7.0]])), "value")
     assert table["variance"].tolist() == pytest.approx([8, 2, 0])
     assert table["share"].tolist() == pytest.approx([0.8, 0.2, 0])
-
-
-def test_variance_components_of_an_interaction_by_hand():
     # All three mean squares are 4: nothing is left for images and models.
     table = sanity.variance_components(long(np.array([[0.0, 0.0], [0.0, 4.0]])), "value")
     assert table["variance"].tolist() == pytest.approx([0, 0, 4])
@@ -230,14 +224,8 @@ def test_variance_components_agree_with_the_analysis_of_variance():
     found = sanity.variance_components(table, "value")
     assert found["variance"].tolist() == pytest.approx(expected)
     assert ((found["low"] <= found["share"]) & (found["share"] <= found["high"])).all()
-
-
-def test_rows_may_come_in_any_order():
-    table = long(np.random.default_rng(0).normal(size=(6, 3)))
-    shuffled = table.sample(frac=1, random_state=1)
-    pd.testing.assert_frame_equal(
-        sanity.variance_components(table, "value"), sanity.variance_components(shuffled, "value")
-    )
+    shuffled = sanity.variance_components(table.sample(frac=1, random_state=1), "value")
+    pd.testing.assert_frame_equal(found, shuffled)
 
 
 def test_nothing_varies_or_something_is_missing():

@@ -32,15 +32,8 @@ def test_the_artefact_is_planted_where_it_is_asked_for():
     scenes = data.load("geoscenes", "train", 12, size=48)
     always = shortcuts.planted(scenes, "India", 1.0, "smudge")
     assert carries(always) == [False, True, False] * 4
-    assert (
-        carries(shortcuts.carried_by(scenes, ["France", "Japan"], "smudge"))
-        == [
-            True,
-            False,
-            True,
-        ]
-        * 4
-    )
+    others = shortcuts.carried_by(scenes, ["France", "Japan"], "smudge")
+    assert carries(others) == [True, False, True] * 4
     assert always.ids == scenes.ids and always.labels == scenes.labels
     assert always.content_key(0) != scenes.content_key(0)
 
@@ -157,12 +150,9 @@ def test_a_real_scene_shows_the_artefact_in_its_place():
 
 
 def test_the_effect_by_hand():
-    carrying = pd.DataFrame(
-        {"image_id": ["a", "b"], "label_probability": [0.8, 0.5], "prediction": [0, 1]}
-    )
-    clean = pd.DataFrame(
-        {"image_id": ["b", "a"], "label_probability": [0.5, 0.2], "prediction": [1, 2]}
-    )
+    columns = ["image_id", "label_probability", "prediction"]
+    carrying = pd.DataFrame([("a", 0.8, 0), ("b", 0.5, 1)], columns=columns)
+    clean = pd.DataFrame([("b", 0.5, 1), ("a", 0.2, 2)], columns=columns)
     table = shortcuts.effect(carrying, clean)
     assert table["effect"].tolist() == pytest.approx([np.log(4), 0])
     assert table["decides"].tolist() == [True, False]
@@ -175,29 +165,28 @@ def levels(**rises):
     """Twenty images whose value rises by so much, give or take a little, at each correlation."""
     noise = np.tile([-0.1, 0.1], 10)
     rows = [
-        {
-            "correlation": int(name[1:]) / 100,
-            "image_id": i,
-            "value": 0.3 + rise + noise[i] * (rise != 0),
-        }
+        (int(name[1:]) / 100, i, 0.3 + rise + noise[i] * (rise != 0))
         for name, rise in rises.items()
         for i in range(20)
     ]
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=["correlation", "image_id", "value"])
 
 
-def test_the_onset_is_the_lowest_level_from_which_on_all_differ():
-    assert shortcuts.onset(levels(c0=0, c25=0.0, c50=0.4, c100=0.5), "value") == 0.5
-    assert shortcuts.onset(levels(c0=0, c25=0.3, c50=0.4, c100=0.5), "value") == 0.25
-    # A level that falls back was a false alarm.
-    assert shortcuts.onset(levels(c0=0, c25=0.4, c50=0.01, c100=0.5), "value") == 1.0
-    assert shortcuts.onset(levels(c0=0, c25=0.4, c50=0.4, c100=0.01), "value") is None
-
-
-def test_a_fall_is_the_rise_of_the_negative():
-    fallen = levels(c0=0, c50=-0.3, c100=-0.4)
-    assert shortcuts.onset(fallen, "value", sign=-1) == 0.5
-    assert shortcuts.onset(fallen, "value") is None
+@pytest.mark.parametrize(
+    ("rises", "sign", "first"),
+    [
+        ({"c0": 0, "c25": 0.0, "c50": 0.4, "c100": 0.5}, 1, 0.5),
+        ({"c0": 0, "c25": 0.3, "c50": 0.4, "c100": 0.5}, 1, 0.25),
+        # A level that falls back was a false alarm.
+        ({"c0": 0, "c25": 0.4, "c50": 0.01, "c100": 0.5}, 1, 1.0),
+        ({"c0": 0, "c25": 0.4, "c50": 0.4, "c100": 0.01}, 1, None),
+        # A fall is the rise of the negative.
+        ({"c0": 0, "c50": -0.3, "c100": -0.4}, -1, 0.5),
+        ({"c0": 0, "c50": -0.3, "c100": -0.4}, 1, None),
+    ],
+)
+def test_the_onset_is_the_lowest_level_from_which_on_all_differ(rises, sign, first):
+    assert shortcuts.onset(levels(**rises), "value", sign) == first
 
 
 # The recipe ---------------------------------------------------------------------------------------
