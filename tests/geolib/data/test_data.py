@@ -19,6 +19,7 @@ from geolib.images import UnreadableImage
 
 PHOTOS = Path(__file__).parents[4] / "shared" / "photos"
 SPLITS = ("train", "validation", "test")
+PLACED = "file,latitude,longitude\na.png,"
 
 
 def write_photo(path: Path, content: int, side: int = 16) -> None:
@@ -42,6 +43,10 @@ def with_metadata(root: Path, rows: list[dict]) -> Path:
     return root
 
 
+def everything(root: Path, **options) -> data.GeoDataset:
+    return data.load("folder", "all", root=root, **options)
+
+
 def splits(root: Path, **options) -> dict[str, data.GeoDataset]:
     return {name: data.load("folder", name, root=root, **options) for name in SPLITS}
 
@@ -54,7 +59,7 @@ def test_country_folders_give_sorted_classes_and_labels(tmp_path):
     (tmp_path / "Peru" / "notes.txt").write_text("no photograph")
     (tmp_path / "Peru" / ".hidden.png").write_bytes(b"")
     write_photo(tmp_path / "stray.png", 99)
-    dataset = data.load("folder", "all", root=tmp_path)
+    dataset = everything(tmp_path)
     assert dataset.classes == ("Chad", "Peru")
     by_id = dict(zip(dataset.ids, dataset.labels, strict=True))
     assert by_id == {"Chad/0.png": 0, "Peru/0.png": 1, "Peru/1.png": 1}
@@ -68,21 +73,38 @@ def test_country_folders_give_sorted_classes_and_labels(tmp_path):
 def test_photos_alone_have_no_labels(tmp_path):
     for i in range(4):
         write_photo(tmp_path / f"{i}.png", i)
-    dataset = data.load("folder", "all", root=tmp_path)
+    dataset = everything(tmp_path)
     assert dataset.classes == ()
     assert dataset.labels == [None] * 4
 
 
-@pytest.mark.parametrize("make", [lambda p: None, lambda p: (p / "a.txt").write_text("x")])
-def test_empty_folder(tmp_path, make):
-    make(tmp_path)
-    with pytest.raises(ValueError, match=r"holds no images .*expected ROOT/COUNTRY"):
-        data.load("folder", "all", root=tmp_path)
-
-
-def test_root_that_is_no_folder(tmp_path):
+@pytest.mark.parametrize(
+    ("files", "options", "message"),
+    [
+        ({}, {}, r"holds no images .*expected ROOT/COUNTRY"),
+        ({"a.txt": "x"}, {}, r"holds no images .*expected ROOT/COUNTRY"),
+        ({"metadata.csv": "name,country\na.png,FR\n"}, {}, "lacks the column 'file'"),
+        ({"metadata.csv": "file\na.png\na.png\n"}, {}, "lists 'a.png' more than once"),
+        ({"metadata.csv": f"{PLACED}91,0"}, {}, "line 2: latitude='91'"),
+        ({"metadata.csv": f"{PLACED}x,0"}, {}, "line 2: latitude='x'"),
+        ({"metadata.csv": f"{PLACED}nan,0"}, {}, "line 2: latitude='nan'"),
+        ({"metadata.csv": f"{PLACED}1,"}, {}, "both be given"),
+        (
+            {"metadata.csv": "file,country\na.png,IN\n"},
+            {"classes": ("FR", "JP")},
+            r"do not hold 'IN', the country of a\.png.*'other'",
+        ),
+    ],
+)
+def test_a_faulty_folder_is_named(tmp_path, files, options, message):
+    if "metadata.csv" in files:
+        write_photo(tmp_path / "a.png", 0)
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    with pytest.raises(ValueError, match=message):
+        everything(tmp_path, **options)
     with pytest.raises(ValueError, match="is not a folder"):
-        data.load("folder", "all", root=tmp_path / "absent")
+        everything(tmp_path / "absent", **options)
 
 
 # Classes -----------------------------------------------------------------------------------------
@@ -90,20 +112,14 @@ def test_root_that_is_no_folder(tmp_path):
 
 def test_given_classes_keep_their_order(tmp_path):
     country_folders(tmp_path, FR=1, IN=1)
-    dataset = data.load("folder", "all", root=tmp_path, classes=("IN", "JP", "FR"))
+    dataset = everything(tmp_path, classes=("IN", "JP", "FR"))
     assert dataset.classes == ("IN", "JP", "FR")
     assert dict(zip(dataset.ids, dataset.labels, strict=True)) == {"FR/0.png": 2, "IN/0.png": 0}
 
 
-def test_label_outside_the_classes(tmp_path):
-    country_folders(tmp_path, FR=1, IN=1)
-    with pytest.raises(ValueError, match=r"do not hold 'IN', the country of IN/0\.png.*'other'"):
-        data.load("folder", "all", root=tmp_path, classes=("FR", "JP"))
-
-
 def test_other_takes_the_remaining_countries(tmp_path):
     country_folders(tmp_path, FR=2, IN=1, JP=3)
-    dataset = data.load("folder", "all", root=tmp_path, classes=("FR", "other"))
+    dataset = everything(tmp_path, classes=("FR", "other"))
     assert Counter(dataset.labels) == {0: 2, 1: 4}
     assert {dataset[i].country for i in range(6)} == {"FR", "IN", "JP"}
 
@@ -121,7 +137,7 @@ def test_metadata_columns_reach_the_items(tmp_path):
         "attribution": "Someone",
     }
     with_metadata(tmp_path, [row, {"file": "b.png"}])
-    dataset = data.load("folder", "all", root=tmp_path)
+    dataset = everything(tmp_path)
     assert dataset.classes == ("NA",)
     a, b = (dataset[dataset.ids.index(name)] for name in ("a.png", "b.png"))
     assert (a.country, a.label, a.latitude, a.longitude) == ("NA", 0, -22.57, 17.08)
@@ -134,34 +150,12 @@ def test_missing_and_unlisted_files_are_counted(tmp_path):
         tmp_path, [{"file": "a.png", "country": "FR"}, {"file": "b.png", "country": "FR"}]
     )
     (tmp_path / "b.png").rename(tmp_path / "c.png")
-    dataset = data.load("folder", "all", root=tmp_path)
+    dataset = everything(tmp_path)
     assert dataset.ids == ["a.png"]
     assert set(dataset.skipped) == {
         ("b.png", "listed in metadata.csv but missing"),
         ("c.png", "not listed in metadata.csv"),
     }
-
-
-@pytest.mark.parametrize(
-    ("rows", "message"),
-    [
-        ([{"file": "a.png"}, {"file": "a.png"}], "lists 'a.png' more than once"),
-        ([{"file": "a.png", "latitude": "91", "longitude": "0"}], "line 2: latitude='91'"),
-        ([{"file": "a.png", "latitude": "x", "longitude": "0"}], "line 2: latitude='x'"),
-        ([{"file": "a.png", "latitude": "nan", "longitude": "0"}], "line 2: latitude='nan'"),
-        ([{"file": "a.png", "latitude": "1", "longitude": ""}], "both be given"),
-    ],
-)
-def test_faulty_metadata(tmp_path, rows, message):
-    with pytest.raises(ValueError, match=message):
-        data.load("folder", "all", root=with_metadata(tmp_path, rows))
-
-
-def test_metadata_without_files_column(tmp_path):
-    write_photo(tmp_path / "a.png", 0)
-    (tmp_path / "metadata.csv").write_text("name,country\na.png,FR\n")
-    with pytest.raises(ValueError, match="lacks the column 'file'"):
-        data.load("folder", "all", root=tmp_path)
 
 
 # Splits ------------------------------------------------------------------------------------------
@@ -220,13 +214,9 @@ def test_copies_of_a_photo_stay_together(tmp_path):
 
 
 def test_a_class_within_one_place_is_split_by_content_with_a_warning(tmp_path):
-    rows = [
-        {"file": f"fr{i}.png", "country": "FR", "latitude": 45.005, "longitude": 1.0}
-        for i in range(20)
-    ] + [
-        {"file": f"in{i}.png", "country": "IN", "latitude": 20 + i, "longitude": 80.0}
-        for i in range(20)
-    ]
+    rows = [{"country": "FR", "latitude": 45.005, "longitude": 1.0} for _ in range(20)]
+    rows += [{"country": "IN", "latitude": 20 + i, "longitude": 80.0} for i in range(20)]
+    rows = [{"file": f"{number}.png", **row} for number, row in enumerate(rows)]
     with_metadata(tmp_path, rows)
     with pytest.warns(UserWarning, match="too few places to split by location: FR; .*near-dup"):
         found = splits(tmp_path)
@@ -284,12 +274,11 @@ def test_splits_partition_the_photos_whatever_their_names(tmp_path_factory, data
 
 
 def test_n_takes_a_seeded_part_in_a_seeded_order(tmp_path):
-    country_folders(tmp_path, FR=40)
-    everything = data.load("folder", "all", root=tmp_path).ids
-    assert data.load("folder", "all", n=5, root=tmp_path).ids == everything[:5]
-    assert set(data.load("folder", "all", seed=1, root=tmp_path).ids) == set(everything)
-    assert data.load("folder", "all", seed=1, root=tmp_path).ids != everything
-    assert len(data.load("folder", "all", n=100, root=tmp_path)) == 40
+    whole = everything(country_folders(tmp_path, FR=40)).ids
+    assert everything(tmp_path, n=5).ids == whole[:5]
+    assert set(everything(tmp_path, seed=1).ids) == set(whole)
+    assert everything(tmp_path, seed=1).ids != whole
+    assert len(everything(tmp_path, n=100)) == 40
 
 
 # Unreadable photographs --------------------------------------------------------------------------
@@ -299,7 +288,7 @@ def test_unreadable_photos_are_skipped_and_counted(tmp_path):
     country_folders(tmp_path, FR=5)
     (tmp_path / "FR" / "2.png").write_text("not a picture")
     write_photo(tmp_path / "FR" / "3.png", 0, side=8)
-    dataset = data.load("folder", "all", root=tmp_path)
+    dataset = everything(tmp_path)
     with pytest.raises(UnreadableImage, match=r"2\.png: not an image"):
         dataset[dataset.ids.index("FR/2.png")]
     batches = list(data.pixel_batches(dataset, 16, 2, progress=False))
@@ -314,8 +303,8 @@ def test_unreadable_photos_are_skipped_and_counted(tmp_path):
 def test_worker_processes_read_the_same(tmp_path):
     country_folders(tmp_path, FR=7)
     (tmp_path / "FR" / "2.png").write_text("not a picture")
-    alone = data.load("folder", "all", root=tmp_path)
-    helped = data.load("folder", "all", root=tmp_path)
+    alone = everything(tmp_path)
+    helped = everything(tmp_path)
     expected = list(data.pixel_batches(alone, 16, 3, workers=0, progress=False))
     found = list(data.pixel_batches(helped, 16, 3, workers=2, progress=False))
     assert [b.indices for b in found] == [b.indices for b in expected]
@@ -413,8 +402,8 @@ def test_shared_photographs_against_the_rest():
     found = splits(PHOTOS, classes=("FR", "other"))
     assert sum(len(d) for d in found.values()) == 137
     assert {n: Counter(d.labels) for n, d in found.items()}["test"] == {0: 15, 1: 6}
-    everything = data.load("folder", "all", root=PHOTOS)
-    assert everything.skipped == []
-    item = everything[everything.ids.index("panoramax-a0b0309d.jpg")]
+    whole = everything(PHOTOS)
+    assert whole.skipped == []
+    item = whole[whole.ids.index("panoramax-a0b0309d.jpg")]
     assert (item.country, item.latitude) == ("FR", 44.765164912)
     assert "Panoramax" in item.attribution

@@ -3,7 +3,6 @@
 import hashlib
 import re
 import shutil
-import socket
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -150,77 +149,71 @@ def test_a_name_that_is_not_in_the_manifest_is_answered_with_those_that_are(func
 # --- plain addresses ---
 
 
-def test_a_file_is_fetched_once_and_its_checksum_recorded(declare, tmp_path):
+@pytest.fixture
+def toy(declare):
+    """A server with the file of an asset called toy; it may be told more of the file."""
     with serve({"/toy.pt": WEIGHTS}) as server:
-        declare(toy={"url": server.url, "files": {"toy.pt": {}}})
-        assert assets.path("toy") is None
-        target = assets.fetch("toy")
-        assert assets.fetch("toy") == assets.path("toy") == assets.path("toy/toy.pt") == target
-        assert len(server.requests) == 1
+        entry = {"url": server.url}
+        server.declare = lambda **known: declare(toy={**entry, "files": {"toy.pt": known}})
+        server.declare()
+        yield server
+
+
+def test_a_file_is_fetched_once_and_its_checksum_recorded(toy, tmp_path):
+    assert assets.path("toy") is None
+    target = assets.fetch("toy")
+    assert assets.fetch("toy") == assets.path("toy") == assets.path("toy/toy.pt") == target
+    assert len(toy.requests) == 1
     assert target == tmp_path / "assets" / "toy" / "toy.pt"
     assert target.read_bytes() == WEIGHTS
     assert sha256(WEIGHTS) in (tmp_path / "assets" / "toy.json").read_text()
 
 
-def test_a_cut_download_goes_on_in_the_next_run(declare):
-    with serve({"/toy.pt": Answer(WEIGHTS, cut=20_000)}) as server:
-        declare(toy={"url": server.url, "files": {"toy.pt": {"sha256": sha256(WEIGHTS)}}})
-        with pytest.raises(http.Broken, match=r"toy, toy\.pt: .* broke off"):
-            assets.fetch("toy")
-        assert assets.path("toy") is None
-        assert assets.fetch("toy").read_bytes() == WEIGHTS
-        starts = [int(request.headers["range"][6:-1]) for request in server.requests[1:]]
+def test_a_killed_download_goes_on_in_the_next_run(toy):
+    toy.routes["/toy.pt"] = Answer(WEIGHTS, cut=20_000)
+    with pytest.raises(http.Broken, match=r"toy, toy\.pt: .* broke off"):
+        assets.fetch("toy")
+    assert assets.path("toy") is None
+    assert assets.fetch("toy").read_bytes() == WEIGHTS
+    starts = [int(request.headers["range"][6:-1]) for request in toy.requests[1:]]
     assert starts == [20_000, 40_000, 60_000, 80_000, 100_000]
 
 
-def test_a_wrong_checksum_keeps_the_file_out(declare):
-    with serve({"/toy.pt": WEIGHTS}) as server:
-        declare(toy={"url": server.url, "files": {"toy.pt": {"sha256": "0" * 64}}})
-        with pytest.raises(http.Broken, match=f"sha256 is {sha256(WEIGHTS)}, expected 0000"):
-            assets.fetch("toy")
-        assert len(server.requests) == 1
-        assert assets.path("toy") is None
-
-
-def test_a_wrong_size_keeps_the_file_out(declare):
-    with serve({"/toy.pt": WEIGHTS}) as server:
-        declare(toy={"url": server.url, "files": {"toy.pt": {"size": 7}}})
-        with pytest.raises(http.Broken, match="100400 bytes came instead of 7"):
-            assets.fetch("toy")
+@pytest.mark.parametrize(
+    ("known", "complaint"),
+    [
+        ({"sha256": "0" * 64}, f"sha256 is {sha256(WEIGHTS)}, expected 0000"),
+        ({"size": 7}, "100400 bytes came instead of 7"),
+    ],
+)
+def test_a_file_that_is_not_as_the_manifest_says_is_kept_out(toy, known, complaint):
+    toy.declare(**known)
+    with pytest.raises(http.Broken, match=complaint):
+        assets.fetch("toy")
+    assert len(toy.requests) == 1
     assert assets.path("toy") is None
 
 
-def test_a_file_that_has_changed_at_its_source_is_refused_until_it_is_allowed(declare, tmp_path):
-    with serve({"/toy.pt": WEIGHTS}) as server:
-        declare(toy={"url": server.url, "files": {"toy.pt": {}}})
-        assets.fetch("toy").unlink()
-        server.routes["/toy.pt"] = WEIGHTS[::-1]
-        with pytest.raises(http.Broken, match=r"expected .*toy\.json.*has changed"):
-            assets.fetch("toy")
-        assert assets.path("toy") is None
-        (tmp_path / "assets" / "toy.json").unlink()
-        assert assets.fetch("toy").read_bytes() == WEIGHTS[::-1]
+def test_a_file_that_has_changed_at_its_source_is_refused_until_it_is_allowed(toy, tmp_path):
+    assets.fetch("toy").unlink()
+    toy.routes["/toy.pt"] = WEIGHTS[::-1]
+    with pytest.raises(http.Broken, match=r"expected .*toy\.json.*has changed"):
+        assets.fetch("toy")
+    assert assets.path("toy") is None
+    (tmp_path / "assets" / "toy.json").unlink()
+    assert assets.fetch("toy").read_bytes() == WEIGHTS[::-1]
 
 
-def test_a_damaged_file_is_noticed_and_fetched_again(declare, caplog):
-    with serve({"/toy.pt": WEIGHTS}) as server:
-        declare(toy={"url": server.url, "files": {"toy.pt": {}}})
-        target = assets.fetch("toy")
-        target.write_bytes(WEIGHTS[:-1] + b"x")
-        assert assets.fetch("toy").read_bytes() == WEIGHTS
-        assert "toy.pt is damaged" in caplog.text
-        assert len(server.requests) == 2
+def test_a_damaged_file_is_noticed_and_fetched_again(toy, caplog):
+    assets.fetch("toy").write_bytes(WEIGHTS[:-1] + b"x")
+    assert assets.fetch("toy").read_bytes() == WEIGHTS
+    assert "toy.pt is damaged" in caplog.text
+    assert len(toy.requests) == 2
 
 
-def test_without_a_network_it_says_where_to_put_the_file(declare, tmp_path):
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-    declare(
-        toy={
-            "url": f"http://127.0.0.1:{port}",
-            "files": {"toy.pt": {"sha256": sha256(WEIGHTS)}},
-        }
-    )
+def test_without_a_network_it_says_where_to_put_the_file(toy, tmp_path):
+    toy.declare(sha256=sha256(WEIGHTS))
+    toy.kill()
     place = tmp_path / "assets" / "toy" / "toy.pt"
     with pytest.raises(http.Unreachable, match=f"cannot be reached .* to {place}"):
         assets.fetch("toy")
@@ -231,21 +224,18 @@ def test_without_a_network_it_says_where_to_put_the_file(declare, tmp_path):
         assets.fetch("toy")
 
 
-def test_a_full_disk_is_told_with_the_way_out(declare, tmp_path, monkeypatch):
+def test_a_full_disk_is_told_with_the_way_out(toy, tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1))
-    with serve({"/toy.pt": WEIGHTS}) as server:
-        declare(toy={"url": server.url, "files": {"toy.pt": {}}})
-        with pytest.raises(OSError, match=r"disk is full \(0\.1 MB are needed.*GEOLIB_CACHE"):
-            assets.fetch("toy")
+    with pytest.raises(OSError, match=r"disk is full \(0\.1 MB are needed.*GEOLIB_CACHE"):
+        assets.fetch("toy")
 
 
-def test_two_runs_at_once_fetch_once(declare):
-    with serve({"/toy.pt": Answer(WEIGHTS[:640], drip=0.03)}) as server:
-        declare(toy={"url": server.url, "files": {"toy.pt": {}}})
-        with ThreadPoolExecutor(4) as pool:
-            targets = list(pool.map(assets.fetch, ["toy"] * 4))
-        assert len(server.requests) == 1
+def test_two_runs_at_once_fetch_once(toy):
+    toy.routes["/toy.pt"] = Answer(WEIGHTS[:640], drip=0.03)
+    with ThreadPoolExecutor(4) as pool:
+        targets = list(pool.map(assets.fetch, ["toy"] * 4))
+    assert len(toy.requests) == 1
     assert [target.read_bytes() for target in targets] == [WEIGHTS[:640]] * 4
 
 
@@ -360,13 +350,14 @@ def test_fetching_prints_the_place_and_what_is_left_to_do(declare, tmp_path):
         assert "cannot be reached" in result.stderr
 
 
-def test_mistakes_are_answered_plainly():
-    result = CliRunner().invoke(app, ["fetch"])
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [([], "NAME is missing; `geolib fetch --list`"), (["sam4"], "'sam4' is not an asset")],
+)
+def test_mistakes_are_answered_plainly(arguments, words):
+    result = CliRunner().invoke(app, ["fetch", *arguments])
     assert result.exit_code == 1
-    assert "NAME is missing; `geolib fetch --list`" in result.stderr
-    result = CliRunner().invoke(app, ["fetch", "sam4"])
-    assert result.exit_code == 1
-    assert "'sam4' is not an asset" in result.stderr
+    assert words in result.stderr
 
 
 def test_the_help_teaches_with_examples():
