@@ -155,9 +155,8 @@ def _check_mask(mask: Array, shape: tuple[int, ...], dilation: int) -> np.ndarra
 def _check_map(semantic_map: Array, shape: tuple[int, ...]) -> np.ndarray:
     values = to_numpy(semantic_map)
     if values.shape != shape:
-        raise ValueError(
-            f"semantic_map has shape {values.shape}; expected {shape} like the attribution"
-        )
+        got = values.shape
+        raise ValueError(f"semantic_map has shape {got}; expected {shape} like the attribution")
     if not np.issubdtype(values.dtype, np.integer):
         raise TypeError(f"semantic_map has dtype {values.dtype}; expected integers")
     return values

@@ -20,6 +20,8 @@ from geolib.statistics import (
     paired_p_value,
 )
 
+CURVE = ["top_p", "s_min", "insertion_advantage", "coverage"]
+
 
 def outcomes(*images, attribution="gradcam", test="insertion", copies=1):
     """An outcome table: one (guided, [random repeats]) pair of 0 or 1 per image."""
@@ -327,9 +329,8 @@ def test_an_effect_is_found_and_no_effect_is_not():
     ],
 )
 def test_choice_by_hand(rows, expected, within):
-    columns = ["top_p", "s_min", "insertion_advantage", "coverage"]
-    curve = pd.DataFrame(rows, columns=columns)
-    wanted = {**dict(zip(columns, rows[expected], strict=True)), "within_coverage": within}
+    curve = pd.DataFrame(rows, columns=CURVE)
+    wanted = {**dict(zip(CURVE, rows[expected], strict=True)), "within_coverage": within}
     assert choose(curve) == wanted
     # Another bound: every curve scaled to it chooses the same setting.
     scaled = choose(curve.assign(coverage=curve["coverage"] * 2), max_coverage=0.5)
@@ -359,14 +360,7 @@ def test_choice_by_hand(rows, expected, within):
         (lambda t: interval([[0.1]]), r"values has shape \(1, 1\)"),
         (lambda t: accuracy_interval([]), r"correct has shape \(0,\)"),
         (lambda t: choose(pd.DataFrame({"top_p": [0.1]})), "curve lacks the columns"),
-        (
-            lambda t: choose(
-                pd.DataFrame(
-                    columns=["top_p", "s_min", "insertion_advantage", "coverage"], dtype=float
-                )
-            ),
-            "curve has no setting",
-        ),
+        (lambda t: choose(pd.DataFrame(columns=CURVE, dtype=float)), "curve has no setting"),
     ],
 )
 def test_wrong_input_is_named(call, message):
@@ -385,14 +379,11 @@ def test_detectable_effect_has_the_power_that_was_asked_for(n):
     assert power == pytest.approx(0.8, abs=1e-6)
 
 
-def test_detectable_effect_is_in_the_unit_of_the_differences_and_ignores_their_mean():
+def test_detectable_effect_is_in_the_unit_of_the_differences_and_undefined_without_spread():
     values = np.array([0.0, 0.1, 0.3, -0.2, 0.5])
     assert detectable_effect(10 * values) == pytest.approx(10 * detectable_effect(values))
     assert detectable_effect(values + 3) == pytest.approx(detectable_effect(values))
     assert detectable_effect(np.tile(values, 4)) < detectable_effect(values) / 2
-
-
-def test_detectable_effect_of_little_data():
     assert np.isnan(detectable_effect([0.1] * 3))  # their mean is not quite 0.1 in floating point
     assert np.isnan(detectable_effect([0.4]))
     assert detectable_effect([0.0, 0.0, 1.0]) > 0
@@ -415,10 +406,7 @@ def test_holm_by_hand():
     assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert holm([0.9, 0.8]) == pytest.approx([1, 1])
     assert holm([]).size == 0
-
-
-def test_what_was_not_tested_counts_for_nothing_in_holm():
-    assert holm([0.01, np.nan, 0.04, 0.03]) == pytest.approx(
-        [0.03, np.nan, 0.06, 0.06], nan_ok=True
-    )
+    # What was not tested counts for nothing.
+    wanted = pytest.approx([0.03, np.nan, 0.06, 0.06], nan_ok=True)
+    assert holm([0.01, np.nan, 0.04, 0.03]) == wanted
     assert np.isnan(holm([np.nan])).all()
