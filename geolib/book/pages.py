@@ -28,19 +28,10 @@ def book(
     jobs: int | None = None,
     root: Path | None = None,
 ) -> Path:
-    """Execute what has changed and build the book; warnings are errors.
+    """Execute what has changed and build the book; the path of its ``index.html``.
 
-    Arguments and errors are those of :func:`geolib.book.run.execute`.
-
-    Returns
-    -------
-    Path
-        The built ``index.html``.
-
-    Raises
-    ------
-    RunError
-        Also if the pages do not build.
+    Arguments and errors are those of :func:`geolib.book.run.execute`; warnings of the pages are
+    errors, too.
     """
     executions = execute((), profile, parameters, jobs=jobs, root=root)
     with locked(build_folder(profile, root)):

@@ -98,11 +98,8 @@ def html_folder(profile: str, root: Path | None = None) -> Path:
 def declared_parameters(notebook: Path) -> dict[str, Any]:
     """Parameters that a notebook declares, with their default values.
 
-    Raises
-    ------
-    ValueError
-        If a default is not a literal: a value derived inside the parameters cell would not
-        follow an override.
+    A default must be a literal: one derived inside the parameters cell would not follow an
+    override.
     """
     declared = {}
     for name, parameter in papermill.inspect_notebook(notebook).items():
@@ -138,13 +135,7 @@ def resolve(
 
     A profile file holds ``shared`` parameters, which go to every notebook that declares them, and
     parameters of single ``notebooks``. An override goes to every selected notebook that declares
-    it.
-
-    Raises
-    ------
-    ValueError
-        If a notebook, a profile or a parameter is unknown (the message lists the known ones), or
-        a value is text where the notebook has a number, or the other way round.
+    it. What is unknown is a ValueError, as is text in place of a number and the reverse.
     """
     known = names(root)
     for name in notebooks:
@@ -214,27 +205,19 @@ def execute(
     ----------
     notebooks
         Names such as ``06-faithfulness``; none means all.
-    profile
-        Name of a file of ``notebooks/profiles``.
-    parameters
-        Overrides of the profile.
+    profile, parameters
+        Name of a file of ``notebooks/profiles``, and what overrides it.
     jobs
         Notebooks at a time, which share the cores; by default two where there are two.
     root
         The repository, if not the one that holds this package.
-
-    Returns
-    -------
-    list of Execution
-        One per notebook, in the order given.
 
     Raises
     ------
     ValueError
         If a notebook, profile or parameter is unknown, or ``jobs`` is less than 1.
     RunError
-        If a notebook fails; the message holds the error, where to look, and the path of the
-        half-executed copy. Notebooks that run beside it are finished first.
+        If a notebook fails; the message says where to look. Those beside it are finished first.
     """
     jobs = min(2, os.cpu_count() or 1) if jobs is None else jobs
     if jobs < 1:

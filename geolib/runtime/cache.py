@@ -60,21 +60,10 @@ def sha256(path: str | Path) -> str:
 
 
 def key(stage: str, params: Mapping[str, Any], modules: Sequence[str]) -> str:
-    """Content key of a stage: what the result depends on, hashed.
+    """Content key of a stage: what the result depends on, hashed, as 64 hexadecimal digits.
 
-    Parameters
-    ----------
-    stage
-        Name of the stage.
-    params
-        JSON-serialisable parameters, the keys of upstream stages among them.
-    modules
-        Modules of the package whose code computes the stage, for example ``geolib.scoring``.
-
-    Returns
-    -------
-    str
-        64 hexadecimal digits.
+    ``params`` are JSON-serialisable, the keys of upstream stages among them; ``modules`` are those
+    whose code computes the stage, for example ``geolib.scoring``.
     """
     content = {
         "stage": stage,
@@ -105,29 +94,12 @@ def fingerprint(modules: tuple[str, ...]) -> str:
 
 
 def compute(
-    stage: str,
-    params: Mapping[str, Any],
-    modules: Sequence[str],
-    build: Callable[[Path], None],
+    stage: str, params: Mapping[str, Any], modules: Sequence[str], build: Callable[[Path], None]
 ) -> Path:
-    """Folder of a finished stage: found in the cache, or built there.
+    """Folder of a finished stage, with ``manifest.json``: found in the cache, or built there.
 
-    Parameters
-    ----------
-    stage, params, modules
-        As for :func:`key`.
-    build
-        Called with an empty folder, writes the stage's files into it.
-
-    Returns
-    -------
-    Path
-        Folder that holds the files and ``manifest.json`` with their checksums.
-
-    Raises
-    ------
-    ValueError
-        If the cache folder cannot be written.
+    ``build`` is called with an empty folder and writes the stage's files into it; the rest is as
+    for :func:`key`. Raises ValueError if the cache folder cannot be written.
     """
     place = _place(stage, params, modules)
     if _is_whole(place):
@@ -140,10 +112,7 @@ def compute(
 
 
 def table(
-    stage: str,
-    params: Mapping[str, Any],
-    modules: Sequence[str],
-    make: Callable[[], pd.DataFrame],
+    stage: str, params: Mapping[str, Any], modules: Sequence[str], make: Callable[[], pd.DataFrame]
 ) -> pd.DataFrame:
     """A table from the cache, or made and kept there as Parquet; see :func:`compute`."""
     import pandas as pd

@@ -76,7 +76,7 @@ def test_a_pair_has_not_drifted(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", CHAPTERS)
-def test_kept_outputs_are_there_and_no_others(name: str) -> None:
+def test_kept_outputs_are_there_name_no_machine_and_are_no_others(name: str) -> None:
     code = [cell for cell in _notebook(name).cells if cell.cell_type == "code"]
     kept = [cell for cell in code if run.is_kept(cell)]
     assert kept, "nbval compares nothing"
@@ -86,6 +86,9 @@ def test_kept_outputs_are_there_and_no_others(name: str) -> None:
     assert [cell.source for cell in code if cell not in kept and cell.outputs] == []
     half_tagged = [cell.source for cell in code if len(_tags(cell) & run.KEPT_TAGS) == 1]
     assert half_tagged == []
+    text = json.dumps([cell.outputs for cell in kept])
+    assert "image/png" not in text
+    assert not any(f"/{top}/" in text for top in ("home", "root", "tmp", "Users"))
 
 
 @pytest.mark.book
@@ -113,15 +116,9 @@ def test_outputs_are_compared_as_nbval_compares_them() -> None:
 
 
 @pytest.mark.parametrize("name", CHAPTERS)
-def test_kept_outputs_name_no_machine(name: str) -> None:
-    kept = [cell.outputs for cell in _notebook(name).cells if run.is_kept(cell)]
-    text = json.dumps(kept)
-    assert "image/png" not in text
-    assert not any(f"/{top}/" in text for top in ("home", "root", "tmp", "Users"))
-
-
-@pytest.mark.parametrize("name", CHAPTERS)
-def test_defaults_are_the_values_of_the_smoke_profile(name: str) -> None:
+def test_parameters_come_first_with_the_values_of_the_smoke_profile(name: str) -> None:
+    first = next(cell for cell in _notebook(name).cells if cell.cell_type == "code")
+    assert "parameters" in _tags(first)
     defaults = run.declared_parameters(ROOT / "notebooks" / f"{name}.ipynb")
     assert defaults, "the notebook declares no parameter"
     assert run.resolve([name], "smoke", root=ROOT)[name] == defaults
@@ -140,12 +137,6 @@ def test_the_smoke_profile_sets_every_shared_parameter_of_the_others() -> None:
         for profile in ("smoke", "default", "paper", "theiner")
     }
     assert shared["default"] | shared["paper"] <= shared["smoke"]
-
-
-@pytest.mark.parametrize("name", CHAPTERS)
-def test_parameters_stand_in_the_first_code_cell(name: str) -> None:
-    code = [cell for cell in _notebook(name).cells if cell.cell_type == "code"]
-    assert ["parameters" in _tags(cell) for cell in code].index(True) == 0
 
 
 @pytest.mark.parametrize("name", CHAPTERS)

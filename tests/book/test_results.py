@@ -32,6 +32,7 @@ def shown(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 def test_recorded_values_come_back(tmp_path: Path, shown: list[dict[str, Any]]) -> None:
     results.record(share=np.float32(0.5), n=np.int64(3), word="slic", ahead=np.bool_(True))
     results.record(loss=torch.tensor(0.25))
+    assert shown[1] == {results.MIME: {"loss": 0.25}}, "nothing but the result is displayed"
     path = _executed(tmp_path / "a.ipynb", *(bundle[results.MIME] for bundle in shown))
     assert results.collect(path) == {
         "share": 0.5,
@@ -40,11 +41,6 @@ def test_recorded_values_come_back(tmp_path: Path, shown: list[dict[str, Any]]) 
         "ahead": True,
         "loss": 0.25,
     }
-
-
-def test_nothing_but_the_result_is_displayed(shown: list[dict[str, Any]]) -> None:
-    results.record(n=1)
-    assert shown == [{results.MIME: {"n": 1}}]
 
 
 @given(st.one_of(st.integers(), st.floats(allow_nan=False, allow_infinity=False), st.booleans()))
@@ -78,15 +74,18 @@ def test_record_needs_a_value() -> None:
         results.record()
 
 
-def test_a_name_recorded_twice_is_refused(tmp_path: Path) -> None:
-    path = _executed(tmp_path / "06-x.ipynb", {"n": 1}, {"n": 2})
-    with pytest.raises(ValueError, match=r"06-x\.ipynb records 'n' twice"):
-        results.collect(path)
-
-
-def test_a_damaged_result_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="result 'n' is None"):
-        results.collect(_executed(tmp_path / "a.ipynb", {"n": None}))
+@pytest.mark.parametrize(
+    ("bundles", "message"),
+    [
+        (({"n": 1}, {"n": 2}), r"06-x\.ipynb records 'n' twice"),
+        (({"n": None},), "result 'n' is None"),
+    ],
+)
+def test_what_is_recorded_twice_or_damaged_is_refused(
+    bundles: tuple, message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        results.collect(_executed(tmp_path / "06-x.ipynb", *bundles))
 
 
 def test_attached_files_come_back(tmp_path: Path, shown: list[dict[str, Any]]) -> None:

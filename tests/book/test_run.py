@@ -211,36 +211,37 @@ def test_nothing_is_executed_twice(project: Path, executions: list[str]) -> None
     assert executions == ["01-toy", "02-other"]
 
 
-def test_a_changed_parameter_executes_the_notebooks_that_have_it(
-    project: Path, executions: list[str]
-) -> None:
-    _skipped(project)
-    assert _skipped(project, parameters={"rate": 0.75}) == [False, True]
-
-
-def test_a_changed_source_executes_its_notebook(project: Path, executions: list[str]) -> None:
-    _skipped(project)
+def _edit_source(project: Path) -> None:
     source = project / "notebooks/02-other.md"
     source.write_text(source.read_text().replace("sum(", "max("))
     run.pair(project)
-    assert _skipped(project) == [True, False]
 
 
-def test_a_kept_output_is_no_change(project: Path, executions: list[str]) -> None:
-    _skipped(project)
+def _edit_kept_output(project: Path) -> None:
     path = project / "notebooks/01-toy.ipynb"
     notebook = nbformat.read(path, as_version=4)
     notebook.cells[-1].outputs = [nbformat.v4.new_output("stream", text="total 3\n")]
     nbformat.write(notebook, path)
-    assert _skipped(project) == [True, True]
 
 
-def test_changed_code_executes_everything(
-    project: Path, executions: list[str], code: dict[str, str]
+@pytest.mark.parametrize(
+    ("edit", "options", "skipped"),
+    [
+        (None, {"parameters": {"rate": 0.75}}, [False, True]),  # the second has no such parameter
+        (_edit_source, {}, [True, False]),
+        (_edit_kept_output, {}, [True, True]),
+        ("code", {}, [False, False]),
+    ],
+)
+def test_a_change_executes_the_notebooks_that_it_concerns(
+    edit: Any, options: dict, skipped: list[bool], project: Path, executions: list[str], code: dict
 ) -> None:
     _skipped(project)
-    code["fingerprint"] = "two"
-    assert _skipped(project) == [False, False]
+    if edit == "code":
+        code["fingerprint"] = "two"
+    elif edit:
+        edit(project)
+    assert _skipped(project, **options) == skipped
 
 
 def test_moved_and_fresh_clones_execute_nothing(

@@ -16,8 +16,7 @@ runner = CliRunner()
 
 
 @pytest.fixture(autouse=True)
-def _own_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("GEOLIB_CACHE", str(tmp_path / "cache"))
+def _wide(own_cache, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
 
 
@@ -106,13 +105,6 @@ def test_mistakes_are_answered_in_one_line_without_a_traceback(root, arguments, 
     assert result.exit_code == 1
     assert words in result.output
     assert "Traceback" not in result.output
-
-
-def test_an_unknown_method_lists_the_known(root, tmp_path):
-    photo = str(root / "red" / "0.png")
-    result = runner.invoke(app, ["explain", photo, "--model", "m", "--attribution", "gradkam"])
-    assert result.exit_code == 1
-    assert "gradcam++" in result.output
 
 
 def test_info_lists_methods_and_cache(tmp_path):
