@@ -10,6 +10,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import nn
 
+# Files from before PyTorch 0.4.1 lack these, and inference does not need them.
+_COUNTERS = "num_batches_tracked"
+
 
 def read_header(path: Path) -> dict[str, str]:
     """Entries of the header of a safetensors file."""
@@ -40,10 +43,7 @@ def misfits(network: nn.Module, tensors: Mapping[str, torch.Tensor]) -> dict[str
     """Keys of weights that do not fit a network exactly, by what is wrong with them."""
     expected = network.state_dict()
     return {
-        # Files from before PyTorch 0.4.1 lack these counters, and inference does not need them.
-        "missing": [
-            k for k in expected if k not in tensors and not k.endswith("num_batches_tracked")
-        ],
+        "missing": [k for k in expected if k not in tensors and not k.endswith(_COUNTERS)],
         "unexpected": [k for k in tensors if k not in expected],
         "of another shape": [
             f"{k} {tuple(tensors[k].shape)} instead of {tuple(v.shape)}"

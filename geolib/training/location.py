@@ -105,13 +105,7 @@ class LocationModel(nn.Module):
 
 
 def load_location(path: str | Path) -> LocationModel:
-    """Read a checkpoint of :meth:`LocationModel.save`.
-
-    Raises
-    ------
-    ValueError
-        If the file is damaged, or holds no location model.
-    """
+    """Read a checkpoint of :meth:`LocationModel.save`; a ValueError for any other file."""
     classifier = load(path)
     sizes = read_header(Path(path)).get(HEADS)
     if sizes is None:
@@ -266,18 +260,9 @@ def down_the_hierarchy(
 ) -> np.ndarray:
     """Probability of each finest cell times those of the cells around it (f* in §4.1).
 
-    Parameters
-    ----------
-    probabilities
-        ``[N,C]`` of each head, fine to coarse.
-    parents
-        For each coarser head, ``int64 [C_0]``: the cell that holds each finest cell, or -1 where
-        there is none; the head then counts as if it knew nothing, with one over its cells.
-
-    Returns
-    -------
-    numpy.ndarray
-        ``[N,C_0]``, scaled to sum to 1 per image.
+    Of ``[N,C]`` per head, fine to coarse; ``parents`` are, for each coarser head, ``int64 [C_0]``:
+    the cell that holds each finest cell, or -1 where there is none; the head then counts as if it
+    knew nothing, with one over its cells. The result ``[N,C_0]`` sums to 1 per image.
     """
     product = probabilities[0].astype(np.float64)
     for head, parent in zip(probabilities[1:], parents, strict=True):
