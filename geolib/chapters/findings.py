@@ -49,7 +49,7 @@ def dataset_name(dataset: str) -> str:
 
 
 def only_these(segmenters: Iterable[str]) -> str:
-    """Which segmenters a finding speaks of, for its data: its interval is not over segmenters."""
+    """Which segmenters a finding speaks of: its interval is not over segmenters."""
     names = list(segmenters)
     note = "; yardsticks included" if set(names) & set(YARDSTICKS) else ""
     return f"these segmenters only: {'; '.join(names)}{note}"

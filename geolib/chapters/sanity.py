@@ -91,10 +91,9 @@ def randomised(classifier: Classifier, names: Sequence[str], seed: int) -> Class
 
 
 def cascade(classifier: Classifier, n_levels: int, seed: int) -> dict[str, Classifier]:
-    """``n_levels`` networks with more and more of the weights randomised, from the top down.
+    """Networks with more and more of the weights randomised, named by the lowest such module.
 
-    Evenly spaced: the first has only its last layer randomised, the last one everything. Named by
-    the lowest module that is randomised.
+    Evenly spaced from the last layer alone to everything.
     """
     names = parts(classifier)
     if not 2 <= n_levels <= len(names):
@@ -168,18 +167,15 @@ def resemblance(
     if len(dataset) < 2:
         raise ValueError(f"dataset holds {len(dataset)} images; unrelated ones take at least two")
     tables = []
-    total = len(configs) * (len(others) + 2)
-    with progress_bar("networks × methods", total, "run", True) as bar:
+    with progress_bar("networks × methods", len(configs) * (len(others) + 1), "run", True) as bar:
         for method, config in configs.items():
             own = pipeline.extract(dataset, original, config)
             blind = config.model_copy(update={"attribution": "random", "attribution_options": {}})
-            found = {
-                OTHER_IMAGE: [*own[1:], own[0]],
-                RANDOM_MAP: pipeline.extract(dataset, original, blind),
-            }
-            bar.update(2)
-            for name, network in others.items():
-                found[name] = pipeline.extract(dataset, network, config)
+            runs = {RANDOM_MAP: (original, blind)}
+            runs |= {name: (network, config) for name, network in others.items()}
+            found = {OTHER_IMAGE: [*own[1:], own[0]]}
+            for name, run in runs.items():
+                found[name] = pipeline.extract(dataset, *run)
                 bar.update()
             tables += [
                 similarity(own, theirs).assign(method=method, network=name)
@@ -191,9 +187,8 @@ def resemblance(
 def left_over(table: pd.DataFrame, network: str, looking: Sequence[str]) -> pd.DataFrame:
     """What methods' elements keep of the original's in a network without its weights.
 
-    Of :func:`resemblance`, method by method, the most dependent first: mean similarities to that
-    network, the overlap ``beyond`` chance of unrelated explanations, and ``difference``: the
-    overlap beyond chance less that of a random map's elements on the same segments.
+    Of :func:`resemblance`, the most dependent first; ``difference`` is the overlap beyond chance
+    less that of a random map's elements on the same segments.
     """
     rows = {}
     for method, part in table.groupby("method", sort=False):
@@ -384,10 +379,10 @@ def observers(dataset: GeoDataset) -> pd.DataFrame:
 
 
 def _observe(scene: Scene, classes: Sequence[str]) -> dict[str, Any]:
-    visible = scene.visible_cues()
-    group = "driving side" if DRIVING_SIDE in visible else "neither"
-    if group == "neither" and WRITING & set(visible):
-        group = "writing"
+    visible = set(scene.visible_cues())
+    group = "writing" if WRITING & visible else "neither"
+    if DRIVING_SIDE in visible:
+        group = "driving side"
     ideal = moved = _best(scene, classes)
     if scene.cues[DRIVING_SIDE] is not None:
         moved = _best(other_side(scene), classes)

@@ -130,11 +130,7 @@ def artefact_mask(scene: Scene) -> np.ndarray | None:
 
 
 def effect(carrying: pd.DataFrame, clean: pd.DataFrame) -> pd.DataFrame:
-    """What the artefact does to each prediction, from those with and those without it.
-
-    ``effect``: what the artefact adds to the log-probability of the true class; ``decides``:
-    whether the prediction is another one without it.
-    """
+    """What the artefact adds to each log-probability of the true class, and whether it decides."""
     both = carrying.merge(clean, on="image_id", suffixes=("", "_clean"), validate="one_to_one")
     gain = np.log(both["label_probability"]) - np.log(both["label_probability_clean"])
     changed = both["prediction"] != both["prediction_clean"]
@@ -164,8 +160,7 @@ def element_maps(extracted: Sequence[Extracted], k: int = 3) -> torch.Tensor:
 def standing_out(maps: torch.Tensor, chosen: Sequence[bool]) -> np.ndarray:
     """Where the maps [B,H,W] of some images are brighter than those of the others, on average.
 
-    Things move from scene to scene, what sits on the lens does not: it stays in the average.
-    The difference, -1 to 1, is smoothed a little, because gradients flicker from pixel to pixel.
+    What sits on the lens stays in the average. Smoothed, because gradients flicker.
     """
     belongs = torch.as_tensor(chosen)
     if belongs.all() or not belongs.any():
@@ -175,10 +170,7 @@ def standing_out(maps: torch.Tensor, chosen: Sequence[bool]) -> np.ndarray:
 
 
 def hot_spot(difference: np.ndarray) -> np.ndarray:
-    """The place around the highest value: what is connected to it above half its height.
-
-    bool [H,W]; empty if nothing stands out.
-    """
+    """What is connected to the highest value above half its height; empty if nothing stands out."""
     if difference.max() <= 0:
         return np.zeros(difference.shape, bool)
     regions, _ = ndimage.label(difference >= difference.max() / 2)
@@ -188,10 +180,10 @@ def hot_spot(difference: np.ndarray) -> np.ndarray:
 def covered(
     classifier: Classifier, images: torch.Tensor, spot: np.ndarray, target: int
 ) -> pd.DataFrame:
-    """What covering one place of every image does to the log-probability of a class.
+    """What covering one place of every image takes from the log-probability of a class.
 
-    A row per image: ``loss`` when the place is filled with the mean colour, ``elsewhere`` when one
-    of the same shape is, half an image's width away.
+    ``loss`` when the place is filled with the mean colour, ``elsewhere`` when one of the same shape
+    is, half an image's width away.
     """
     places = {"loss": spot, "elsewhere": np.roll(spot, spot.shape[1] // 2, axis=1)}
     before = log_probabilities(classifier, images, precision="fp32")[:, target]
@@ -349,15 +341,10 @@ def warning_table(found: pd.DataFrame, effects: pd.DataFrame, right: pd.DataFram
             statistics.paired(difference(table, value, "correlation", r, 0.0))
             for r in (levels[-1], levels[0])
         )
-        rows[name] = {
-            "from": onset(table, value, sign),
-            **{f"{r:.0%}": part.mean() for r, part in table.groupby("correlation")[value]},
-            "rise": top.difference,
-            "low": top.low,
-            "high": top.high,
-            "detectable": first.detectable,
-            "images": first.n_images,
-        }
+        means = {f"{r:.0%}": part.mean() for r, part in table.groupby("correlation")[value]}
+        rows[name] = {"from": onset(table, value, sign), **means, "rise": top.difference}
+        rows[name] |= {"low": top.low, "high": top.high}
+        rows[name] |= {"detectable": first.detectable, "images": first.n_images}
     table = pd.DataFrame(rows).T.rename_axis(["measure", "of"]).astype(float)
     return table.sort_values(["from", "rise"], ascending=[True, False], na_position="last")
 

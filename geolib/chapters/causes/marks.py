@@ -87,8 +87,7 @@ class Objects:
 def lies_on(masks: np.ndarray, objects: np.ndarray) -> np.ndarray:
     """Index of the object, of bool [M,H,W], that each element, bool [N,H,W], lies on; −1 for none.
 
-    It is the one that the element shares the most pixels with, the first of equals, unless more of
-    its pixels show no object at all: then it lies on the ground or the sky.
+    The first with the most pixels in common, unless more of the element's show no object at all.
     """
     if not len(masks) or not len(objects):
         return np.full(len(masks), -1)

@@ -66,11 +66,9 @@ def best_fill_note(agreement: pd.DataFrame, region: str) -> str:
 def with_verdicts(conclusions: pd.DataFrame, differences: pd.DataFrame) -> pd.DataFrame:
     """A comparison of fills with ``verdict``, ``true_verdict`` and ``change`` of each row.
 
-    ``conclusions`` is :func:`geolib.statistics.compare` of ``removal.object_tests`` by attribution
-    and fill, ``differences`` is ``removal.against_removal``. A conclusion "changes" where its
-    verdict differs from that under true removal and the advantage does, image by image, after
-    Holm's correction. Where only the verdict differs, one of the two is surer ("certainty only");
-    where only the advantage does, it is the "size only".
+    A conclusion "changes" where its verdict differs from that under true removal and the advantage
+    does, image by image, after Holm's correction (``differences``); "certainty only" where the
+    verdict alone does, "size only" where the advantage alone does.
     """
     bounds = zip(conclusions["ci_low"], conclusions["ci_high"], strict=True)
     table = conclusions.assign(verdict=[verdict(low, high) for low, high in bounds])
@@ -123,8 +121,7 @@ def conclusions_note(judged: pd.DataFrame, detectable: ArrayLike) -> str:
 def twin_note(both: pd.DataFrame, accuracies: Mapping[str, float], outcomes: pd.DataFrame) -> str:
     """Which conclusions hold for the classifier and its twin, and which are fragile.
 
-    ``both`` are two comparisons of :func:`geolib.statistics.compare`, told apart by ``classifier``,
-    the twin's last; ``outcomes`` is what was compared.
+    ``both`` are comparisons of ``outcomes``, told apart by ``classifier``, the twin's last.
     """
     bounds = zip(both["ci_low"], both["ci_high"], strict=True)
     table = both.assign(verdict=[verdict(low, high) for low, high in bounds])
@@ -221,9 +218,8 @@ def choice_table(found: Mapping[str, pd.DataFrame]) -> Styler:
 
     ``found`` are tables of ``specifications.by_choice``, by the name of the choice.
     """
-    table = pd.concat(found, names=["choice", "value"]).assign(
-        **{"mean advantage": lambda rows: cells(rows, "+.3f")}
-    )
+    table = pd.concat(found, names=["choice", "value"])
+    table["mean advantage"] = cells(table, "+.3f")
     shares = {"share": "share", "coverage": "coverage", "without_elements": "no elements"}
     columns = [*VERDICTS, "share", "mean advantage", "detectable", "coverage", "without_elements"]
     formats: dict[Any, Any] = dict.fromkeys(shares.values(), "{:.0%}") | {"detectable": "{:.3f}"}
@@ -233,12 +229,8 @@ def choice_table(found: Mapping[str, pd.DataFrame]) -> Styler:
 def importance_note(importance: pd.DataFrame) -> str:
     """How much each choice matters, most first; of ``specifications.importance``."""
     table = importance.sort_values("spread", ascending=False)
-    shown = cells(table, ".3f", ("spread", "low", "high"))
-    chances = table["by_chance"]
-    each = [
-        f"{name} {spread}, by chance {chance:.3f}"
-        for name, spread, chance in zip(table.index, shown, chances, strict=True)
-    ]
+    spreads = cells(table, ".3f", ("spread", "low", "high"))
+    each = table.index + " " + spreads + ", by chance " + table["by_chance"].map("{:.3f}".format)
     return f"Spread of the mean advantage over the values of each choice: {'; '.join(each)}."
 
 
@@ -250,10 +242,9 @@ def area_table(ranking: pd.DataFrame, own: pd.DataFrame) -> Styler:
     reach (``equal_area.by_coverage_alone``)."""
     columns = ["n_elements", "runs_out", "coverage", "reached", "expected"]
     table = ranking.join(own.groupby(["test", "segmenter"])[columns].mean())
-    behind = cells(table, ".3f", ("behind", "behind_low", "behind_high"))
     shown = {
         f"area up to {UP_TO:.0%}": cells(table),
-        "behind the best": behind,
+        "behind the best": cells(table, ".3f", ("behind", "behind_low", "behind_high")),
         "detectable": table["detectable"],
         "whole area": table["whole_area"],
         "elements run out at": table["runs_out"],
