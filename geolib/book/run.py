@@ -341,9 +341,8 @@ def _execute_one(one: Plan, about: Mapping[str, Any], kernel: type[AsyncKernelMa
             f"See In [{error.exec_count}] of the half-executed copy: {one.part}"
         ) from None
     except (DeadKernelError, CellTimeoutError) as error:
-        raise RunError(
-            f"{one.name} failed: {error}\n\nThe half-executed copy: {one.part}"
-        ) from None
+        message = f"{one.name} failed: {error}\n\nThe half-executed copy: {one.part}"
+        raise RunError(message) from None
     seconds = round((datetime.now(UTC) - started).total_seconds(), 1)
     # Absolute paths of this machine have no place in a notebook that readers download.
     notebook.metadata.papermill.input_path = f"notebooks/{one.name}.ipynb"
@@ -432,9 +431,8 @@ def _read_profile(profile: str, root: Path | None) -> dict[str, Any]:
     folder = _notebooks(root) / "profiles"
     path = folder / f"{profile}.yaml"
     if not path.is_file():
-        raise ValueError(
-            _unknown("profile", profile, sorted(p.stem for p in folder.glob("*.yaml")))
-        )
+        known = sorted(p.stem for p in folder.glob("*.yaml"))
+        raise ValueError(_unknown("profile", profile, known))
     settings = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     for key in settings:
         if key not in _SECTIONS:
@@ -452,11 +450,9 @@ def _check_declared(
 
 
 def _check_kind(notebook: str, name: str, value: Any, default: Any) -> None:
-    if (
-        default is not None
-        and value is not None
-        and isinstance(value, str) != isinstance(default, str)
-    ):
+    if value is None or default is None:
+        return
+    if isinstance(value, str) != isinstance(default, str):
         raise ValueError(
             f"parameter {name!r} of {notebook} is {value!r} ({type(value).__name__}); "
             f"a {type(default).__name__} like {default!r} was expected"

@@ -86,16 +86,9 @@ class Claims(SphinxDirective):
         return nodes.row("", *entries, ids=[f"claim-{row['name']}"])
 
     def _chapter(self, name: str) -> nodes.Node:
-        return addnodes.pending_xref(
-            "",
-            nodes.inline("", name),
-            refdomain="std",
-            reftype="doc",
-            refexplicit=True,
-            reftarget=f"/notebooks/{name}",
-            refdoc=self.env.docname,
-            refwarn=True,
-        )
+        link = {"refdomain": "std", "reftype": "doc", "refexplicit": True, "refwarn": True}
+        where = {"reftarget": f"/notebooks/{name}", "refdoc": self.env.docname}
+        return addnodes.pending_xref("", nodes.inline("", name), **link, **where)
 
 
 def summary(rows: Sequence[Row]) -> str:

@@ -18,14 +18,9 @@ def repository_root() -> Path:
 
 
 def data_file(name: str) -> Path:
-    """Path of a file of the project's ``data/`` folder.
+    """Path of a file of the project's ``data/`` folder; ValueError if there is no such file.
 
     An installed wheel carries the folder inside the package; an editable install reads it in place.
-
-    Raises
-    ------
-    ValueError
-        If no such file ships with the package.
     """
     for folder in (_PACKAGE / "_data", repository_root() / "data"):
         if (folder / name).is_file():
