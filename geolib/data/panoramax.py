@@ -226,7 +226,7 @@ def _request(
 
 
 def _region(name: str, area: Sequence[float]) -> LatLngRect | Cap:
-    from geolib.partitioning import EARTH_RADIUS_KM
+    from geolib.sphere import EARTH_RADIUS_KM
 
     wrong = f"areas[{name!r}]={area!r}; expected "
     try:
@@ -368,7 +368,7 @@ def _search(
     session: requests.Session, asked: Mapping[str, Any], progress: bool
 ) -> tuple[pd.DataFrame, Counter[str]]:
     """Rows of the metadata table, and why how many pictures were left out."""
-    from geolib.partitioning import s2_tokens
+    from geolib.sphere import s2_tokens
 
     rows: list[dict[str, object]] = []
     left_out: Counter[str] = Counter()

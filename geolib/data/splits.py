@@ -62,7 +62,7 @@ def splits(
     ValueError
         If an id is listed twice, or a country has too few images or places.
     """
-    from geolib.partitioning import s2_tokens
+    from geolib.sphere import s2_tokens
 
     held_out = {
         "eval": n_eval_per_country,
@@ -101,7 +101,7 @@ def leakage(table: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     ``km_min`` and ``km_median``, great-circle distances to the nearest training image; and the
     share ``within_1_km``.
     """
-    from geolib.partitioning import EARTH_RADIUS_KM
+    from geolib.sphere import EARTH_RADIUS_KM
 
     rng = np.random.default_rng(seed)
     shuffled = table.sort_values("id")

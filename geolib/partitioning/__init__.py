@@ -3,7 +3,6 @@
 from geolib.partitioning.ceiling import ceiling_table, nearest_cell_km, own_cell_km
 from geolib.partitioning.cells import UNASSIGNED, Partitioning, n_unique_classes
 from geolib.partitioning.distance import (
-    EARTH_RADIUS_KM,
     RADII_KM,
     geoguessr_score,
     geolocation_accuracy,
@@ -13,13 +12,7 @@ from geolib.partitioning.distance import (
 from geolib.partitioning.geocoding import Address, Geocoder, OfflineGeocoder
 from geolib.partitioning.hierarchy import Hierarchy, build_hierarchy
 from geolib.partitioning.nominatim import NominatimGeocoder
-from geolib.partitioning.s2 import (
-    TAU_MAXS,
-    S2Partitioning,
-    matching_tau_max,
-    s2_partitionings,
-    s2_tokens,
-)
+from geolib.partitioning.s2 import TAU_MAXS, S2Partitioning, matching_tau_max, s2_partitionings
 from geolib.partitioning.semantic import (
     PAPER_PRESETS,
     Preset,
@@ -29,7 +22,6 @@ from geolib.partitioning.semantic import (
 )
 
 __all__ = [
-    "EARTH_RADIUS_KM",
     "PAPER_PRESETS",
     "RADII_KM",
     "TAU_MAXS",
@@ -54,7 +46,6 @@ __all__ = [
     "nearest_cell_km",
     "own_cell_km",
     "s2_partitionings",
-    "s2_tokens",
     "semantic_partitionings",
     "spherical_mean",
 ]

@@ -13,11 +13,11 @@ from scipy.spatial import cKDTree
 from geolib.partitioning.cells import UNASSIGNED, Partitioning, n_unique_classes
 from geolib.partitioning.distance import (
     RADII_KM,
-    check_coordinates,
     geolocation_accuracy,
     great_circle_distance,
     unit_vectors,
 )
+from geolib.sphere import check_coordinates
 
 
 def own_cell_km(partitioning: Partitioning, coordinates: ArrayLike) -> np.ndarray:

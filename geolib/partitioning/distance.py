@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
-EARTH_RADIUS_KM = 6371.0
+from geolib.sphere import EARTH_RADIUS_KM, check_coordinates
+
 # Street, city, region, country and continent level.
 RADII_KM = (1, 25, 200, 750, 2500)
 # Scale of the score of the game's world map.
@@ -15,27 +16,6 @@ GEOGUESSR_KM = 1492.7
 GEOGUESSR_BEST = 5000.0
 # A mean of unit vectors shorter than this has no direction that rounding did not make.
 _NO_DIRECTION = 1e-9
-
-
-def check_coordinates(argument: str, values: ArrayLike) -> np.ndarray:
-    """Coordinates of the caller's `argument` as float64 [N,2], degrees, latitude first.
-
-    Raises ValueError for another shape, NaN, and angles outside ±90 and ±180 degrees.
-    """
-    degrees = np.asarray(values, dtype=np.float64)
-    if degrees.ndim != 2 or degrees.shape[1] != 2:
-        raise ValueError(
-            f"{argument} has shape {degrees.shape}; expected [N,2]: latitude, longitude"
-        )
-    # Written so that NaN fails as well.
-    wrong = np.flatnonzero(~(np.abs(degrees) <= (90, 180)).all(axis=1))
-    if wrong.size:
-        latitude, longitude = degrees[wrong[0]].tolist()
-        raise ValueError(
-            f"{argument}[{wrong[0]}] is ({latitude}, {longitude}); expected degrees, latitude"
-            " -90…90 first and longitude -180…180 second"
-        )
-    return degrees
 
 
 def great_circle_distance(a: ArrayLike, b: ArrayLike) -> np.ndarray:

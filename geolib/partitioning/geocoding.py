@@ -15,7 +15,8 @@ import pandas as pd
 from babel import Locale
 from scipy.spatial import cKDTree
 
-from geolib.partitioning.distance import EARTH_RADIUS_KM, check_coordinates, unit_vectors
+from geolib.partitioning.distance import unit_vectors
+from geolib.sphere import EARTH_RADIUS_KM, check_coordinates
 
 LEVELS = ("place", "admin2", "admin1", "country")
 

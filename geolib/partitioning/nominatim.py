@@ -36,9 +36,9 @@ from tenacity import (
 
 from geolib.download import http
 from geolib.partitioning.cells import CRS
-from geolib.partitioning.distance import check_coordinates
 from geolib.partitioning.geocoding import Address
 from geolib.runtime.here import cache_root, progress_bar
+from geolib.sphere import check_coordinates
 
 if TYPE_CHECKING:
     import geopandas as gpd

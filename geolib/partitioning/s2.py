@@ -14,7 +14,8 @@ import s2sphere
 from numpy.typing import ArrayLike
 
 from geolib.partitioning.cells import COLUMNS, UNASSIGNED, Partitioning, make_cells, with_geometry
-from geolib.partitioning.distance import check_coordinates, degrees_of
+from geolib.partitioning.distance import degrees_of
+from geolib.sphere import LEAF_LEVEL, check_coordinates, s2_ancestors, s2_leaves
 
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 TAU_MIN = 50
 # Fine, middle and coarse partitioning of Müller-Budack et al., "M" in Theiner et al., Table 1.
 TAU_MAXS = (1000, 2000, 5000)
-LEAF_LEVEL = 30
 # Edges of S2 cells are arcs; this many chords stand for one.
 _CHORDS = 16
 
@@ -50,7 +50,7 @@ class S2Partitioning(Partitioning):
 
     def assign(self, coordinates: ArrayLike) -> np.ndarray:
         """Class of each point ``[N,2]``: the cell among its ancestors in the quadtree, or -1."""
-        ids = _leaves(check_coordinates("coordinates", coordinates))
+        ids = s2_leaves(check_coordinates("coordinates", coordinates))
         return _locate(self._ranges, ids, ids)
 
     def _parents_in(self, coarser: Self) -> np.ndarray:
@@ -93,7 +93,7 @@ def s2_partitionings(
             f"tau_min={tau_min} and tau_maxs={tau_maxs}; expected 1 ≤ tau_min ≤ every tau_max"
         )
     points = check_coordinates("coordinates", coordinates)
-    ids = _leaves(points)
+    ids = s2_leaves(points)
     tree = _quadtree(ids, tau_min)
     return [_partition(points, ids, tree, tau_max, tau_min) for tau_max in sorted(tau_maxs)]
 
@@ -106,32 +106,13 @@ def matching_tau_max(coordinates: ArrayLike, n_classes: int, tau_min: int = TAU_
     points = check_coordinates("coordinates", coordinates)
     if not 1 <= tau_min <= len(points):
         raise ValueError(f"tau_min={tau_min}; expected 1 to {len(points)}, the number of images")
-    tree = _quadtree(_leaves(points), tau_min)
+    tree = _quadtree(s2_leaves(points), tau_min)
     # The number of cells changes only where the interval of a cell begins or is over.
     bounds = np.unique(np.concatenate(([tau_min], tree.low, tree.high)))
     candidates = bounds[(bounds >= tau_min) & (bounds <= len(points))]
     begun = np.sort(tree.low).searchsorted(candidates, side="right")
     over = np.sort(tree.high).searchsorted(candidates, side="right")
     return int(candidates[np.abs(begun - over - n_classes).argmin()])
-
-
-def s2_tokens(coordinates: ArrayLike, level: int) -> list[str]:
-    """Tokens of the S2 cells of a level, 0 to 30, that hold points [N,2] in degrees."""
-    ids = _ancestors(_leaves(check_coordinates("coordinates", coordinates)), level)
-    return [s2sphere.CellId(cell).to_token() for cell in ids.tolist()]
-
-
-def _leaves(points: np.ndarray) -> np.ndarray:
-    """Leaf cell of each point [N,2] (degrees): S2 cell ids of level 30, uint64 [N]."""
-    degrees = map(s2sphere.LatLng.from_degrees, *points.T.tolist())
-    ids = (s2sphere.CellId.from_lat_lng(point).id() for point in degrees)
-    return np.fromiter(ids, dtype=np.uint64, count=len(points))
-
-
-def _ancestors(ids: np.ndarray, level: int) -> np.ndarray:
-    """Cells of a level that hold leaves: the bits below the level become a one and zeros."""
-    lowest = np.uint64(1 << 2 * (LEAF_LEVEL - level))
-    return ids & ~(lowest - np.uint64(1)) | lowest
 
 
 class _Quadtree(NamedTuple):
@@ -152,7 +133,7 @@ def _quadtree(ids: np.ndarray, tau_min: int) -> _Quadtree:
     in_parent = np.full(len(ordered), np.iinfo(np.int64).max)
     levels = []
     for level in range(LEAF_LEVEL + 1):
-        ancestors = _ancestors(ordered, level)
+        ancestors = s2_ancestors(ordered, level)
         cells, first, n = np.unique(ancestors, return_index=True, return_counts=True)
         kept = n >= tau_min
         low = n if level < LEAF_LEVEL else np.zeros_like(n)

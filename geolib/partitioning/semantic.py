@@ -13,9 +13,9 @@ import shapely
 from numpy.typing import ArrayLike
 
 from geolib.partitioning.cells import COLUMNS, UNASSIGNED, Partitioning, make_cells, with_geometry
-from geolib.partitioning.distance import check_coordinates
 from geolib.partitioning.geocoding import Address, Geocoder, OfflineGeocoder
 from geolib.partitioning.hierarchy import Hierarchy, build_hierarchy
+from geolib.sphere import check_coordinates
 
 if TYPE_CHECKING:
     from geopandas import GeoDataFrame

@@ -26,7 +26,7 @@ from geolib.data.osv5m import country_name, metadata, prepare, split_table
 from geolib.data.splits import CELL_LEVEL, leakage, places, splits
 from geolib.download import archives, assets, http
 from geolib.download.collect import Summary, failures
-from geolib.partitioning import EARTH_RADIUS_KM, s2_tokens
+from geolib.sphere import EARTH_RADIUS_KM, s2_tokens
 
 MODULE = sys.modules["geolib.data.osv5m"]  # the attribute of that name is the function
 HEADER = "id,latitude,longitude,thumb_original_url,country,sequence,captured_at,city,"

@@ -39,7 +39,7 @@ from geolib.partitioning import (
 )
 from geolib.partitioning.distance import unit_vectors
 from geolib.partitioning.geocoding import places
-from geolib.partitioning.s2 import s2_tokens
+from geolib.sphere import s2_tokens
 
 COORDINATES = Path(__file__).parents[4] / "shared" / "coordinates"
 
