@@ -290,18 +290,20 @@ def test_a_notebook_depends_on_the_code_that_it_imports(monkeypatch: pytest.Monk
 
         cache.fingerprint.cache_clear()
         cache.module_code.cache_clear()
-        with monkeypatch.context() as patch:
-            patch.setattr(Path, "read_text", edited)
-            found = [provenance.modules(nbformat.read(path, as_version=4)) for path in notebooks]
-            return [cache.fingerprint(tuple(sorted(modules))) for modules in found]
+        try:
+            with monkeypatch.context() as patch:
+                patch.setattr(Path, "read_text", edited)
+                found = [provenance.modules(nbformat.read(p, as_version=4)) for p in notebooks]
+                return [cache.fingerprint(tuple(sorted(modules))) for modules in found]
+        finally:
+            cache.fingerprint.cache_clear()
+            cache.module_code.cache_clear()
 
     before = prints()
     assert prints(lambda source: source.replace('"""', '"""Once more: ', 1)) == before
     after = prints(lambda source: source + "\nEDITED = 1\n")
     differ = [path.stem for path, a, b in zip(notebooks, before, after, strict=True) if a != b]
     assert differ == ["09-partitioning", "10-concept-influence"]
-    cache.fingerprint.cache_clear()
-    cache.module_code.cache_clear()
 
 
 def test_a_changed_file_that_a_parameter_names_executes(
