@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from captum.attr import IntegratedGradients, Saliency
 from torch import Tensor, nn
 
 from geolib.attribution.passes import Output, colour, scores_of, targets_or_predictions
@@ -29,6 +28,8 @@ def smoothgrad(
     standard deviation on the scale 0...1; one noise sequence, fixed by ``seed``, serves all images.
     ``output``, "logit" or "probability", is what is differentiated.
     """
+    from captum.attr import Saliency  # it takes a second, and most notebooks find maps kept
+
     _check_noise(sigma, n_samples)
     targets = targets_or_predictions(classifier, images, targets)
     saliency = Saliency(lambda inputs: scores_of(classifier(inputs), output))
@@ -110,6 +111,8 @@ def _contributions(
     batch_size: int,
 ) -> Tensor:
     """Integrated Gradients of every input value, ``[B, 3, H, W]``."""
+    from captum.attr import IntegratedGradients
+
     if steps < 1:
         raise ValueError(f"steps must be at least 1, got {steps}")
     path = IntegratedGradients(lambda inputs: scores_of(classifier(inputs), output))

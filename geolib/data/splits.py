@@ -11,9 +11,6 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
-from sklearn.neighbors import BallTree
 
 # Edges of about 1.1 km, the distance at which the authors of OSV-5M keep their own test images from
 # their training images. Larger cells would chain more sequences into one place, up to whole cities.
@@ -84,6 +81,9 @@ def splits(
 
 def places(table: pd.DataFrame) -> pd.Series:
     """Place of each image: the smallest id among all that sequences and cells link it with."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
     sequence, sequences = pd.factorize(table.sequence)
     cell, cells = pd.factorize(table.cell)
     n_nodes = len(sequences) + len(cells)
@@ -101,6 +101,8 @@ def leakage(table: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     ``km_min`` and ``km_median``, great-circle distances to the nearest training image; and the
     share ``within_1_km``.
     """
+    from sklearn.neighbors import BallTree
+
     from geolib.sphere import EARTH_RADIUS_KM
 
     rng = np.random.default_rng(seed)

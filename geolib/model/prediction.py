@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 import torch
-from sklearn.metrics import confusion_matrix
 
 from geolib.data import GeoDataset, pixel_batches
 from geolib.model.classifier import Classifier
@@ -136,6 +135,8 @@ def accuracy(predictions: pd.DataFrame) -> float:
 
 def confusion(predictions: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
     """Number of images per true class (rows) and predicted class (columns)."""
+    from sklearn.metrics import confusion_matrix
+
     labelled = _labelled(predictions)
     counts = confusion_matrix(
         labelled["label"].astype(int), labelled["prediction"], labels=range(len(classes))
