@@ -9,10 +9,11 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from math import inf
 from pathlib import Path
+from typing import Any, Self
 from urllib.parse import urlsplit
 
 import requests
-import urllib3.exceptions
+import urllib3
 from requests.adapters import HTTPAdapter
 from requests_ratelimiter import LimiterAdapter
 from tenacity import (
@@ -32,6 +33,8 @@ TIMEOUT = (10.0, 30.0)
 DEADLINE = 300.0
 STALL = 60.0
 CHUNK = 1 << 16
+_ALL_HOSTS = "all hosts"
+_ALL_HOSTS = "all hosts"
 
 
 class RemoteError(ConnectionError):
@@ -58,14 +61,29 @@ class Failed(Broken):
     """An error status, for one that may pass after as many attempts as it deserves."""
 
 
+class _Paced(Retry):
+    """Repeats that keep to the rate of an adapter, which holds back first attempts only."""
+
+    adapter: LimiterAdapter
+
+    def new(self, **changes: Any) -> Self:
+        made = super().new(**changes)
+        made.adapter = self.adapter
+        return made
+
+    def sleep(self, response: urllib3.BaseHTTPResponse | None = None) -> None:
+        super().sleep(response)
+        self.adapter.limiter.try_acquire(_ALL_HOSTS)
+
+
 def session(
     per_second: float | None = None, headers: Mapping[str, str] | None = None
 ) -> requests.Session:
     """A session that waits and tries again where a server is busy or fails.
 
-    ``per_second`` limits the requests to one host; ``headers`` go with every request.
+    ``per_second`` limits the requests, repeated ones included; ``headers`` go with every request.
     """
-    policy = Retry(
+    policy = (_Paced if per_second else Retry)(
         total=ATTEMPTS,
         connect=2,
         backoff_factor=0.5,
@@ -74,11 +92,14 @@ def session(
         respect_retry_after_header=True,
         raise_on_status=False,
     )
-    adapter = (
-        LimiterAdapter(per_second=per_second, max_retries=policy)
-        if per_second
-        else HTTPAdapter(max_retries=policy)
-    )
+    adapter = HTTPAdapter(max_retries=policy)
+    if isinstance(policy, _Paced):
+        adapter = policy.adapter = LimiterAdapter(
+            per_second=per_second or 0,
+            per_host=False,
+            bucket_name=_ALL_HOSTS,
+            max_retries=policy,
+        )
     made = requests.Session()
     made.headers.update({"User-Agent": "geolib (research code)", **(headers or {})})
     made.mount("http://", adapter)

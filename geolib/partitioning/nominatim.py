@@ -8,31 +8,13 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from urllib.parse import urlencode, urlsplit
 
 import numpy as np
-from geopy.adapters import get_retry_after
-from geopy.exc import (
-    ConfigurationError,
-    GeocoderAuthenticationFailure,
-    GeocoderInsufficientPrivileges,
-    GeocoderServiceError,
-    GeocoderTimedOut,
-    GeocoderUnavailable,
-)
-from geopy.extra.rate_limiter import RateLimiter
-from geopy.geocoders import Nominatim
-from tenacity import (
-    RetryCallState,
-    retry,
-    retry_if_exception,
-    stop_after_attempt,
-    wait_random_exponential,
-)
 
 from geolib.download import http
 from geolib.partitioning.cells import CRS
@@ -46,13 +28,14 @@ if TYPE_CHECKING:
 PUBLIC_SERVER = "https://nominatim.openstreetmap.org"
 PUBLIC_RATE = 1.0
 BULK = 1000
-TIMEOUT = 30.0
+# What manuals call an application; such requests are blocked.
+SAMPLES = ("my-application", "my_app/1", "my_user_agent/1.0", "specify_your_app_name_here")
 ANSWER = 0.1  # seconds that an answer may well take
+JSON = "application/json"
 LOOKUP = 50  # OSM objects in one request
 TOLERANCE = 0.001  # degrees by which outlines may be simplified, as in the paper's code
 # Parts of an answer's address that are no locations.
 NO_LOCATION = ("house_number", "house_name", "postcode", "country_code", "continent")
-_passing = wait_random_exponential(multiplier=0.5, max=30)
 
 
 class NominatimGeocoder:
@@ -65,7 +48,7 @@ class NominatimGeocoder:
     ----------
     user_agent : names your application, best with a way to reach you, "my-study (me@example.org)".
     server : its address.
-    rate : requests per second, at most.
+    rate : requests per second, at most, repeated ones included.
     areas : as in the paper, locations are known by their OSM objects, and whether each has an area,
         and which, is asked, too. Takes a server of your own: ``/details`` is asked for every
         object. Otherwise a location is known by its path of names, and none counts as an area.
@@ -93,8 +76,8 @@ class NominatimGeocoder:
             )
         if not rate > 0:
             raise ValueError(f"rate={rate!r} must be positive: requests per second")
-        if not user_agent.strip():
-            raise ValueError("user_agent is empty; servers want the name of the application")
+        if not user_agent.strip() or user_agent in SAMPLES:
+            raise ValueError(f"user_agent={user_agent!r} does not name the application")
         self.public = parts.hostname == urlsplit(PUBLIC_SERVER).hostname
         if self.public and (rate > PUBLIC_RATE or areas):
             raise ValueError(
@@ -105,28 +88,27 @@ class NominatimGeocoder:
         self.name = f"nominatim {self.server}"
         self.areas = areas
         self.digits = digits
-        self._ask = _patient(self.server, user_agent, rate)
-        self._wait = 1 / rate
-        self._answers = _Answers(self.server)
+        self._session = http.session(rate, {"User-Agent": user_agent})
+        self._seconds = max(1 / rate, ANSWER)
 
     def reverse(self, coordinates: np.ndarray) -> list[Address]:
         """Addresses of points [N,2] (degrees, latitude first), from a building to the country.
 
         Empty where the server has nothing. ValueError for a coordinate out of range, and for more
-        than a thousand new points for the public server; Unreachable, Refused or Broken after all
-        attempts, with what has been answered kept.
+        than a thousand new points for the public server; a RemoteError after all attempts, with
+        what has been answered kept.
         """
         points = np.round(check_coordinates("coordinates", coordinates), self.digits) + 0.0
         distinct, position = np.unique(points, axis=0, return_inverse=True)
-        requests = [{"lat": lat, "lon": lon, "zoom": 18} for lat, lon in distinct.tolist()]
-        new = len(self._missing("reverse", requests))
+        requests = [_text({"lat": lat, "lon": lon, "zoom": 18}) for lat, lon in distinct.tolist()]
+        new = len(set(requests) - self._kept("reverse").keys())
         if self.public and new > BULK:
             raise ValueError(
                 f"coordinates holds {new} points that the public server was not asked for yet; its "
                 f"policy forbids bulk work (here: more than {BULK}). Use OfflineGeocoder, or "
                 "server= with the address of one of your own"
             )
-        found = self._all("reverse", requests, "points geocoded")
+        found = self._answers("reverse", requests, "points geocoded")
         addresses = self._with_areas(found) if self.areas else [_by_names(p) for p in found]
         return [addresses[i] for i in position.reshape(-1)]
 
@@ -134,7 +116,7 @@ class NominatimGeocoder:
         """Outlines of locations such as "R7404" in degrees, by key; None for one without area.
 
         Simplified by at most a thousandth of a degree. ValueError for a geocoder that was not made
-        with ``areas=True``; Unreachable, Refused or Broken after all attempts.
+        with ``areas=True``; a RemoteError after all attempts.
         """
         import geopandas as gpd
         from shapely.geometry import shape
@@ -142,159 +124,101 @@ class NominatimGeocoder:
         if not self.areas:
             raise ValueError("areas=False: only a NominatimGeocoder(areas=True) knows outlines")
         outlines = self._outlines(keys)
-        shapes = [shape(outlines[key]) if outlines[key] else None for key in keys]
+        shapes = [shape(outlines[key]) if outlines.get(key) else None for key in keys]
         return gpd.GeoSeries(shapes, index=list(keys), crs=CRS)
 
     def _with_areas(self, found: Sequence[Any]) -> list[Address]:
         objects = [_object(place) for place in found]
-        known = dict.fromkeys(key for key in objects if key)
-        requests = {k: {"osmtype": k[0], "osmid": k[1:], "addressdetails": 1} for k in known}
-        details = self._all("details", list(requests.values()), "addresses")
-        addresses = dict(zip(requests, map(_by_objects, details), strict=True))
+        known = list(dict.fromkeys(key for key in objects if key))
+        requests = [_text({"osmtype": k[0], "osmid": k[1:], "addressdetails": 1}) for k in known]
+        details = self._answers("details", requests, "addresses")
+        addresses = dict(zip(known, map(_by_objects, details), strict=True))
         outlines = self._outlines({key for a in addresses.values() for key in a.keys})
         for key, one in addresses.items():
-            area = tuple(bool(outlines[k]) for k in one.keys)
+            area = tuple(bool(outlines.get(k)) for k in one.keys)
             addresses[key] = one._replace(has_area=area)
         return [addresses.get(key, Address()) for key in objects]
 
     def _outlines(self, keys: Iterable[str]) -> dict[str, Any]:
-        """GeoJSON polygons by key, None where there is no area."""
-        wanted = sorted({key for key in keys if _is_object(key)})
-        missing = [key for key in wanted if ("outline", key) not in self._answers]
-        options = {"polygon_geojson": 1, "polygon_threshold": TOLERANCE}
-        with self._bar("outlines", len(missing)) as bar:
-            for start in range(0, len(missing), LOOKUP):
-                some = missing[start : start + LOOKUP]
-                answer = self._get("lookup", {"osm_ids": ",".join(some), **options})
-                found = {_object(place): place.get("geojson") for place in answer}
-                self._answers.add("outline", {key: _area(found.get(key)) for key in some})
-                bar.update(len(some))
-        return {key: self._answers["outline", key] if _is_object(key) else None for key in keys}
+        """GeoJSON polygons of those that are OSM objects, None where there is no area."""
+        wanted = sorted({key for key in keys if key[:1] in "NWR" and key[1:].isdigit()})
+        return dict(zip(wanted, self._answers("outline", wanted, "outlines"), strict=True))
 
-    def _all(self, endpoint: str, requests: Sequence[Mapping[str, Any]], what: str) -> list[Any]:
+    def _answers(self, endpoint: str, requests: Sequence[str], what: str) -> list[Any]:
         """Answers to requests, from the store where they are known."""
-        missing = self._missing(endpoint, requests)
-        with self._bar(what, len(missing)) as bar:
-            for request in missing:
-                self._answers.add(endpoint, {_text(request): self._get(endpoint, request)})
-                bar.update()
-        return [self._answers[endpoint, _text(request)] for request in requests]
+        kept = self._kept(endpoint)
+        missing = [request for request in requests if request not in kept]
+        at_once = LOOKUP if endpoint == "outline" else 1
+        with progress_bar(what, len(missing), "", len(missing) * self._seconds > 2) as bar:
+            for start in range(0, len(missing), at_once):
+                some = missing[start : start + at_once]
+                if endpoint == "outline":
+                    new = self._look_up(some)
+                else:
+                    new = {some[0]: self._get(endpoint, json.loads(some[0]))}
+                self._keep(endpoint, new)
+                kept |= new
+                bar.update(len(some))
+        return [kept[request] for request in requests]
 
-    def _missing(self, endpoint: str, requests: Sequence[Mapping[str, Any]]) -> list[Any]:
-        return [r for r in requests if (endpoint, _text(r)) not in self._answers]
+    def _look_up(self, keys: Sequence[str]) -> dict[str, Any]:
+        options = {"polygon_geojson": 1, "polygon_threshold": TOLERANCE}
+        answer = self._get("lookup", {"osm_ids": ",".join(keys), **options})
+        shapes = {_object(place): place.get("geojson") or {} for place in answer}
+        areas = {k: s for k, s in shapes.items() if s.get("type") in ("Polygon", "MultiPolygon")}
+        return {key: areas.get(key) for key in keys}
 
     def _get(self, endpoint: str, request: Mapping[str, Any]) -> Any:
+        query = urlencode({"format": "json", "accept-language": "en", **request})
+        address, asked = f"{self.server}/{endpoint}", f"{self.server} {endpoint}"
         try:
-            answer = self._ask(f"{self.server}/{endpoint}", request)
-        except GeocoderServiceError as error:
-            if endpoint == "details" and _status(error) == 404:
+            answer = json.loads(http.read(self._session, f"{address}?{query}", kind=JSON))
+        except http.RemoteError as error:
+            if endpoint == "details" and isinstance(error, http.Absent):
                 return None  # an interpolated house number, for example
-            raise _meaning(error)(f"{self.server} {endpoint}: {error}") from error
+            raise type(error)(f"{asked}: {error}") from error
+        except ValueError as error:
+            raise http.Broken(f"{asked} answered with broken JSON") from error
         if isinstance(answer, dict) and "error" in answer:
             if answer["error"] == "Unable to geocode":
                 return None
-            raise http.Broken(f"{self.server} {endpoint} answered {answer['error']!r}")
+            raise http.Broken(f"{asked} answered {answer['error']!r}")
         expected = list if endpoint == "lookup" else dict
         if not isinstance(answer, expected) or (expected is dict and "address" not in answer):
-            raise http.Broken(f"{self.server} {endpoint} answered in another form than Nominatim")
+            raise http.Broken(f"{asked} answered in another form than Nominatim")
         return answer
 
-    def _bar(self, what: str, total: int) -> Any:
-        return progress_bar(what, total, "", shown=total * max(self._wait, ANSWER) > 2)
-
-
-def _patient(server: str, user_agent: str, rate: float) -> Callable[[str, Mapping[str, Any]], Any]:
-    """Requests to endpoints, every attempt within the rate, repeated where a server is busy."""
-    scheme, domain = server.split("://")
-    try:
-        client = Nominatim(scheme=scheme, domain=domain, user_agent=user_agent, timeout=TIMEOUT)
-    except ConfigurationError as error:
-        raise ValueError(f"user_agent={user_agent!r} does not name the application") from error
-
-    def get(address: str, request: Mapping[str, Any]) -> Any:
-        # geopy knows neither /details nor /lookup.
-        params = {"format": "json", "accept-language": "en", **request}
-        return client._call_geocoder(client._construct_url(address, params), lambda answer: answer)
-
-    slowly = RateLimiter(
-        get,
-        min_delay_seconds=1 / rate,
-        error_wait_seconds=1 / rate,
-        max_retries=0,
-        swallow_exceptions=False,
-    )
-
-    return retry(
-        retry=retry_if_exception(_may_pass),
-        wait=_as_told,
-        stop=stop_after_attempt(http.ATTEMPTS),
-        reraise=True,
-    )(slowly)
-
-
-def _may_pass(error: BaseException) -> bool:
-    status = _status(error)
-    return isinstance(error, GeocoderServiceError) and (status in http.PASSING or status is None)
-
-
-def _status(error: BaseException) -> int | None:
-    return getattr(error.__cause__, "status_code", None)
-
-
-def _as_told(state: RetryCallState) -> float:
-    """Seconds that the server asks to wait, or ever more."""
-    error = state.outcome.exception() if state.outcome else None
-    told = get_retry_after(getattr(getattr(error, "__cause__", None), "headers", {}))
-    return _passing(state) if told is None else told
-
-
-def _meaning(error: GeocoderServiceError) -> type[http.RemoteError]:
-    if isinstance(error, (GeocoderAuthenticationFailure, GeocoderInsufficientPrivileges)):
-        return http.Refused
-    if isinstance(error, (GeocoderUnavailable, GeocoderTimedOut)):
-        return http.Unreachable
-    return http.Broken
-
-
-class _Answers:
-    """What a server has answered, on disk as soon as it came."""
-
-    def __init__(self, server: str) -> None:
-        self.server = server
-        self.path = cache_root() / "geocoding" / "nominatim.sqlite"
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self._open() as base:
-            base.execute(
-                "CREATE TABLE IF NOT EXISTS answers "
-                "(server TEXT, endpoint TEXT, request TEXT, answer TEXT, "
-                "PRIMARY KEY (server, endpoint, request))"
+    def _kept(self, endpoint: str) -> dict[str, Any]:
+        """What this server has answered, by request."""
+        where = "server = ? AND endpoint = ?"
+        with _store() as base:
+            rows = base.execute(
+                f"SELECT request, answer FROM answers WHERE {where}", (self.server, endpoint)
             )
+            return {request: json.loads(answer) for request, answer in rows}
 
-    def __contains__(self, key: tuple[str, str]) -> bool:
-        return bool(self._find(key))
-
-    def __getitem__(self, key: tuple[str, str]) -> Any:
-        return json.loads(self._find(key)[0][0])
-
-    def add(self, endpoint: str, answers: Mapping[str, Any]) -> None:
+    def _keep(self, endpoint: str, answers: Mapping[str, Any]) -> None:
         """Keep the answers to requests, all of them or none."""
         rows = [
             (self.server, endpoint, request, json.dumps(answer, ensure_ascii=False))
             for request, answer in answers.items()
         ]
-        with self._open() as base:
+        with _store() as base:
             base.executemany("INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?)", rows)
 
-    def _find(self, key: tuple[str, str]) -> list[tuple[str]]:
-        where = "server = ? AND endpoint = ? AND request = ?"
-        command = f"SELECT answer FROM answers WHERE {where}"
-        with self._open() as base:
-            return base.execute(command, (self.server, *key)).fetchall()
 
-    @contextmanager
-    def _open(self) -> Iterator[sqlite3.Connection]:
-        with closing(sqlite3.connect(self.path, timeout=60)) as base, base:
-            yield base
+@contextmanager
+def _store() -> Iterator[sqlite3.Connection]:
+    """What servers have answered, on disk as soon as it came."""
+    path = cache_root() / "geocoding" / "nominatim.sqlite"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with closing(sqlite3.connect(path, timeout=60)) as base, base:
+        base.execute(
+            "CREATE TABLE IF NOT EXISTS answers "
+            "(server TEXT, endpoint TEXT, request TEXT, answer TEXT, "
+            "PRIMARY KEY (server, endpoint, request))"
+        )
+        yield base
 
 
 def _text(request: Mapping[str, Any]) -> str:
@@ -306,14 +230,6 @@ def _object(place: Mapping[str, Any] | None) -> str:
     if not place or "osm_id" not in place:
         return ""
     return f"{place['osm_type'][0].upper()}{place['osm_id']}"
-
-
-def _is_object(key: str) -> bool:
-    return key[:1] in "NWR" and key[1:].isdigit()
-
-
-def _area(geometry: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
-    return geometry if geometry and geometry["type"] in ("Polygon", "MultiPolygon") else None
 
 
 def _by_names(place: Mapping[str, Any] | None) -> Address:
