@@ -20,8 +20,9 @@ from geolib.data.records import GeoDataset, GeoImage, PhotoRecord
 from geolib.runtime import cache
 from geolib.runtime.here import progress_bar
 
-# Drawn images kept in one file; a run that is killed goes on after the last of them.
+# Most drawn images in one file, below which a run that is killed draws nothing twice.
 DRAWN_TOGETHER = 64
+WEBP_MAX_SIDE = 16_383
 
 
 def resize(image: np.ndarray, size: int) -> np.ndarray:
@@ -95,18 +96,23 @@ def collate(items: Sequence[tuple[int, torch.Tensor | images.UnreadableImage]]) 
 class _Drawn(Dataset[PixelBatch]):
     """Images that are drawn and not read, so many at a time, each drawn once for all who ask.
 
-    A file's key is those of its images: datasets that begin alike share files.
+    A file holds one image above the other, without loss; its key is those of its images, so that
+    datasets that begin alike share files.
     """
 
     dataset: GeoDataset
     image_size: int
 
+    @property
+    def _starts(self) -> range:
+        return range(0, len(self.dataset), min(DRAWN_TOGETHER, WEBP_MAX_SIDE // self.image_size))
+
     def __len__(self) -> int:
-        return -(-len(self.dataset) // DRAWN_TOGETHER)
+        return len(self._starts)
 
     def _indices(self, part: int) -> range:
-        start = part * DRAWN_TOGETHER
-        return range(start, min(start + DRAWN_TOGETHER, len(self.dataset)))
+        start = self._starts[part]
+        return range(start, min(start + self._starts.step, len(self.dataset)))
 
     def _params(self, part: int) -> dict[str, Any]:
         keys = [self.dataset.content_key(index) for index in self._indices(part)]
@@ -121,11 +127,15 @@ class _Drawn(Dataset[PixelBatch]):
         indices = self._indices(part)
 
         def build(folder: Path) -> None:
-            items = (self.dataset.records[index].read().image for index in indices)
-            np.save(folder / "pixels.npy", np.stack([resize(i, self.image_size) for i in items]))
+            drawn = (self.dataset.records[index].read().image for index in indices)
+            column = np.concatenate([resize(image, self.image_size) for image in drawn])
+            # With more effort files hardly get smaller.
+            Image.fromarray(column).save(folder / "pixels.webp", lossless=True, method=2)
 
         folder = cache.compute("drawn", self._params(part), (__name__,), build)
-        return PixelBatch(list(indices), torch.from_numpy(np.load(folder / "pixels.npy")), [])
+        with Image.open(folder / "pixels.webp") as column:
+            pixels = np.array(column).reshape(-1, self.image_size, self.image_size, 3)
+        return PixelBatch(list(indices), torch.from_numpy(pixels), [])
 
 
 def pixel_batches(
@@ -139,7 +149,7 @@ def pixel_batches(
 ) -> Iterator[PixelBatch]:
     """Read or draw a dataset in batches, in parallel and in order, with bounded memory.
 
-    Scenes are drawn once for all who ask, and kept in the cache as they are, ``uint8``.
+    Scenes are drawn once for all who ask, and kept in the cache without loss.
 
     Parameters
     ----------

@@ -103,13 +103,15 @@ def test_scenes_are_drawn_once_and_damage_is_mended(monkeypatch, tmp_path):
     np.testing.assert_array_equal(pixels(data.load("geoscenes", "train", 66, size=48)), first[:66])
     assert drawn == scenes.ids[64:66]
     assert pixels(scenes, 24).shape == (70, 24, 24, 3)
-    files = sorted(tmp_path.rglob("pixels.npy"), key=lambda path: path.stat().st_size)
+    files = sorted(tmp_path.rglob("pixels.webp"), key=lambda path: path.stat().st_size)
     file = files[-1]
     file.write_bytes(file.read_bytes()[:-5] + b"wrong")
     drawn.clear()
     # A file's check is remembered for as long as its manifest stays the same.
     manifest = file.with_name("manifest.json")
     manifest.write_text(manifest.read_text() + "\n")
-    with pytest.warns(UserWarning, match=r"damaged cache entry .* checksum of pixels\.npy differs"):
+    with pytest.warns(
+        UserWarning, match=r"damaged cache entry .* checksum of pixels\.webp differs"
+    ):
         np.testing.assert_array_equal(pixels(scenes, workers=0), first)
     assert drawn == scenes.ids[:64]
