@@ -8,41 +8,17 @@ scales the maps.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
-from geolib.attribution.blind import edges, random
-from geolib.attribution.blocks import block_modules, combicam, contributions
-from geolib.attribution.cams import gradcam, gradcam_plusplus, layercam
-from geolib.attribution.gradients import (
-    integrated_gradients,
-    integrated_gradients_squared,
-    smoothgrad,
-)
-from geolib.attribution.passes import feature_maps, min_max, upsample
-from geolib.attribution.perturbation import scorecam
+from geolib.attribution import blind, blocks, cams, gradients
+from geolib.attribution.passes import feature_maps, min_max
 from geolib.model.device import BatchSize, choose_batch_size, uses_bf16
 
-__all__ = [
-    "FLOAT32_METHODS",
-    "METHODS",
-    "attribute",
-    "block_sizes",
-    "combicam",
-    "combicam_layers",
-    "edges",
-    "gradcam",
-    "gradcam_plusplus",
-    "integrated_gradients",
-    "integrated_gradients_squared",
-    "layercam",
-    "random",
-    "scorecam",
-    "smoothgrad",
-]
+__all__ = ["FLOAT32_METHODS", "METHODS", "attribute", "block_sizes", "combicam_layers"]
 
 # Resizing leaves rounding errors around 0 and 1; anything beyond is not an image in 0...1.
 RANGE_TOLERANCE = 1e-5
@@ -88,14 +64,10 @@ def attribute(
         is not finite.
     """
     function = _lookup(method, options)
-    chunked = "batch_size" in inspect.signature(function).parameters
-
-    def maps(inputs: Tensor, wanted: Tensor | None, size: int) -> Tensor:
-        chunks = {"batch_size": size} if chunked else {}
-        return function(classifier, inputs, wanted, **chunks, **options)
-
-    found = _in_batches(classifier, images, targets, maps, method, precision, batch_size)
-    return min_max(torch.cat([torch.empty(0, *images.shape[-2:]), *found])).to(images.device)
+    found = _in_batches(
+        method, function, classifier, images, targets, precision, batch_size, options
+    )
+    return min_max(found.view(len(images), *images.shape[-2:])).to(images.device)
 
 
 def combicam_layers(
@@ -125,16 +97,13 @@ def combicam_layers(
     ValueError, TypeError
         As :func:`attribute`; also for a network without known blocks or without one of ``layers``.
     """
-    names = list(block_modules(classifier, layers))
-
-    def maps(inputs: Tensor, wanted: Tensor | None, _size: int) -> Tensor:
-        coarse = contributions(classifier, inputs, wanted, layers)
-        size = inputs.shape[-2:]
-        return torch.stack([upsample(coarse[n], size, align_corners=True) for n in names], dim=1)
-
-    found = _in_batches(classifier, images, targets, maps, "combicam", precision, batch_size)
-    together = torch.cat([torch.empty(0, len(names), *images.shape[-2:]), *found])
-    return dict(zip(names, together.to(images.device).unbind(dim=1), strict=True))
+    names = blocks.block_modules(classifier, layers)
+    options = {"layers": layers}
+    found = _in_batches(
+        "combicam", blocks.block_maps, classifier, images, targets, precision, batch_size, options
+    )
+    together = found.view(len(images), len(names), *images.shape[-2:]).to(images.device)
+    return dict(zip(names, together.unbind(dim=1), strict=True))
 
 
 def block_sizes(
@@ -144,7 +113,7 @@ def block_sizes(
 
     Arguments and errors are those of :func:`combicam_layers`; only the first image is looked at.
     """
-    modules = block_modules(classifier, layers)
+    modules = blocks.block_modules(classifier, layers)
     device = next((p.device for p in classifier.parameters()), images.device)
     with torch.no_grad(), _held_still(classifier):
         maps, _ = feature_maps(classifier, images[:1].to(device), modules)
@@ -155,15 +124,16 @@ def block_sizes(
 
 
 def _in_batches(
+    method: str,
+    function: Callable[..., Tensor],
     classifier: nn.Module,
     images: Tensor,
     targets: Tensor | Sequence[int] | None,
-    maps: Callable[[Tensor, Tensor | None, int], Tensor],
-    method: str,
     precision: str,
     batch_size: int | None,
-) -> list[Tensor]:
-    """Raw maps of the images in batches, on the CPU; the classifier is left as it was."""
+    options: Mapping[str, object],
+) -> Tensor:
+    """Raw maps of the images, on the CPU, ``[0]`` of none; the classifier is left as it was."""
     _check_images(images)
     if batch_size is not None and batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
@@ -171,17 +141,20 @@ def _in_batches(
     if precision == "auto" and method in FLOAT32_METHODS:
         precision = "fp32"
     device = next((p.device for p in classifier.parameters()), images.device)
+    portioned = "batch_size" in inspect.signature(function).parameters
 
-    def run(size: int) -> list[Tensor]:
-        found = []
+    def run(size: int) -> Tensor:
+        found = [torch.empty(0)]
+        portions = {"batch_size": size} if portioned else {}
         for start in range(0, len(images), size):
             part = slice(start, start + size)
             # A copy, because autograd refuses tensors made under inference mode.
             inputs = images[part].detach().to(device, copy=True)
             inputs = inputs.contiguous(memory_format=torch.channels_last)
-            raw = maps(inputs, None if wanted is None else wanted[part].to(device), size)
+            classes = None if wanted is None else wanted[part].to(device)
+            raw = function(classifier, inputs, classes, **portions, **options)
             found.append(raw.detach().float().cpu())
-        return found
+        return torch.cat(found)
 
     with (
         torch.inference_mode(False),
@@ -189,24 +162,28 @@ def _in_batches(
         _held_still(classifier),
         torch.autocast(device.type, torch.bfloat16, enabled=uses_bf16(device, precision)),
     ):
-        found = BatchSize(batch_size or choose_batch_size(device)).run(run)
-    _check_maps(found, method)
-    return found
+        maps = BatchSize(batch_size or choose_batch_size(device)).run(run)
+    if broken := [i for i, one in enumerate(maps) if not one.isfinite().all()]:
+        raise ValueError(
+            f"method {method!r} gave NaN or infinite maps for images {broken[:10]}: "
+            "check the classifier's weights for such values"
+        )
+    return maps
 
 
 @contextmanager
 def _held_still(classifier: nn.Module) -> Iterator[None]:
     """The classifier in eval mode with frozen parameters; every flag is put back afterwards."""
-    training = {module: module.training for module in classifier.modules()}
-    learning = {parameter: parameter.requires_grad for parameter in classifier.parameters()}
+    training = [(module, module.training) for module in classifier.modules()]
+    learning = [(parameter, parameter.requires_grad) for parameter in classifier.parameters()]
     try:
         classifier.eval()
         classifier.requires_grad_(False)
         yield
     finally:
-        for module, flag in training.items():
+        for module, flag in training:
             module.training = flag
-        for parameter, flag in learning.items():
+        for parameter, flag in learning:
             parameter.requires_grad_(flag)
 
 
@@ -256,27 +233,17 @@ def _as_targets(targets: Tensor | Sequence[int], n_images: int) -> Tensor:
     return tensor.long()
 
 
-def _check_maps(found: Sequence[Tensor], method: str) -> None:
-    finite = [bool(one.isfinite().all()) for batch in found for one in batch]
-    broken = [i for i, good in enumerate(finite) if not good]
-    if broken:
-        raise ValueError(
-            f"method {method!r} gave NaN or infinite maps for images {broken[:10]}: "
-            "check the classifier's weights for such values"
-        )
-
-
 METHODS: dict[str, Callable[..., Tensor]] = {
-    "gradcam": gradcam,
-    "gradcam++": gradcam_plusplus,
-    "layercam": layercam,
-    "scorecam": scorecam,
-    "combicam": combicam,
-    "smoothgrad": smoothgrad,
-    "integrated_gradients": integrated_gradients,
-    "integrated_gradients_squared": integrated_gradients_squared,
-    "random": random,
-    "edges": edges,
+    "gradcam": cams.gradcam,
+    "gradcam++": cams.gradcam_plusplus,
+    "layercam": cams.layercam,
+    "scorecam": cams.scorecam,
+    "combicam": blocks.combicam,
+    "smoothgrad": gradients.smoothgrad,
+    "integrated_gradients": gradients.integrated_gradients,
+    "integrated_gradients_squared": gradients.integrated_gradients_squared,
+    "random": blind.random,
+    "edges": blind.edges,
 }
 
 # Methods that "auto" keeps in float32: in bfloat16 their maps change by more than their own noise.

@@ -13,20 +13,18 @@ from geolib.attribution.passes import upsample
 
 
 def random(
-    _classifier: nn.Module, images: Tensor, _targets: Tensor | None, *, seed: int = 0, grid: int = 7
+    _classifier: nn.Module, images: Tensor, _targets: Tensor | None, *, seed: int = 0
 ) -> Tensor:
-    """Uniform noise on a ``grid`` x ``grid`` lattice, up-sampled like a CAM of that size.
+    """Uniform noise on a lattice of 7 x 7, up-sampled like a CAM of that size.
 
     Seeded by ``seed`` and the image's content: an image keeps its map in any batch.
     """
-    if grid < 2:
-        raise ValueError(f"grid must be at least 2, got {grid}")
     maps = []
     for image in images.cpu():
         content = image.contiguous().numpy().tobytes()
         digest = hashlib.sha256(f"{seed}:{tuple(image.shape)}:".encode() + content).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
-        maps.append(torch.rand(grid, grid, generator=generator))
+        maps.append(torch.rand(7, 7, generator=generator))
     return upsample(torch.stack(maps), images.shape[-2:])
 
 

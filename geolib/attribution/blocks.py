@@ -41,31 +41,29 @@ def combicam(
     ResNets, MobileNets, EfficientNets and ConvNeXts, of torchvision or timm, without the stem, or
     the modules that ``layers`` names.
     """
-    total = torch.zeros_like(images[:, 0])
-    for one in contributions(classifier, images, targets, layers).values():
-        total += upsample(one, images.shape[-2:], align_corners=True)
-    return total
+    return block_maps(classifier, images, targets, layers=layers).sum(dim=1)
 
 
-def contributions(
-    classifier: nn.Module, images: Tensor, targets: Tensor | None, layers: Sequence[str] | None
-) -> dict[str, Tensor]:
-    """What each block adds to Combi-CAM, in its own resolution ``[B, h, w]``; not negative."""
-    modules = block_modules(classifier, layers)
-    maps, logits = feature_maps(classifier, images, modules)
+def block_maps(
+    classifier: nn.Module, images: Tensor, targets: Tensor | None, *, layers: Sequence[str] | None
+) -> Tensor:
+    """What each of N blocks adds to Combi-CAM, ``[B, N, H, W]``; not negative."""
+    maps, logits = feature_maps(classifier, images, block_modules(classifier, layers))
     scores = scores_of(logits, "logit")
     if scores.shape[1] < 2:
         raise ValueError("combicam needs two classes or more: the probability of one is constant")
+    target = resolve(targets, scores)[:, None]
+    others = scores.scatter(1, target, -torch.inf).logsumexp(dim=1)
+    odds = scores.gather(1, target)[:, 0] - others
     # dy = p (1 - p) d(log-odds): the same derivative, and no loss of digits where p is almost 1.
-    odds = _log_odds(scores, resolve(targets, scores))
     slope = odds.detach().sigmoid() * (-odds.detach()).sigmoid()
     slopes = gradients(odds.sum(), maps)
-    found = {}
+    found = []
     for name, activations in maps.items():
-        weights = slopes[name].mean(dim=(2, 3), keepdim=True)
-        weighted = (weights * activations.detach()).sum(dim=1)
-        found[name] = weighted.relu() * slope[:, None, None]
-    return found
+        weights = slopes[name].mean(dim=(2, 3), keepdim=True) * slope[:, None, None, None]
+        coarse = (weights * activations.detach()).sum(dim=1).relu()
+        found.append(upsample(coarse, images.shape[-2:], align_corners=True))
+    return torch.stack(found, dim=1)
 
 
 def block_modules(classifier: nn.Module, layers: Sequence[str] | None) -> dict[str, nn.Module]:
@@ -87,10 +85,3 @@ def block_modules(classifier: nn.Module, layers: Sequence[str] | None) -> dict[s
             f"to be added, layers=[...]; its modules begin with {', '.join(children[:10])}"
         )
     return blocks
-
-
-def _log_odds(scores: Tensor, targets: Tensor) -> Tensor:
-    """``ln(p / (1 - p))`` of the target's softmax probability, ``[B]``."""
-    index = targets[:, None]
-    others = scores.scatter(1, index, -torch.inf).logsumexp(dim=1)
-    return scores.gather(1, index)[:, 0] - others

@@ -1,9 +1,10 @@
-"""Class activation maps: feature maps weighted by what they do for the class."""
+"""Class activation maps of one layer: its feature maps, weighted by what they do for the class."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor, nn
 
 from geolib.attribution.passes import (
@@ -11,29 +12,16 @@ from geolib.attribution.passes import (
     feature_maps,
     gradients,
     layer_of,
+    min_max,
+    neutral_colour,
     resolve,
     scores_of,
     upsample,
 )
 
 
-def _mean_slope(_activations: Tensor, slopes: Tensor) -> Tensor:
-    return slopes.mean(dim=(2, 3), keepdim=True)
-
-
-def _plusplus(activations: Tensor, slopes: Tensor) -> Tensor:
-    # Equation 19 with both sides divided by the squared slope, which makes an epsilon needless.
-    share = 1 / (2 + activations.sum(dim=(2, 3), keepdim=True) * slopes)
-    share = share.where((slopes > 0) & share.isfinite(), 0)
-    return (share * slopes).sum(dim=(2, 3), keepdim=True)
-
-
-def _positive_slope(_activations: Tensor, slopes: Tensor) -> Tensor:
-    return slopes.relu()
-
-
-def _method(weights: Callable[[Tensor, Tensor], Tensor], about: str) -> Callable[..., Tensor]:
-    """ReLU of weighted feature maps, from one forward pass and a partial backward."""
+def _gradient_cam(weights: Callable[[Tensor, Tensor], Tensor], about: str) -> Callable[..., Tensor]:
+    """ReLU of the maps times weights of maps and slopes; one forward, a partial backward pass."""
 
     def cam(
         classifier: nn.Module,
@@ -43,8 +31,7 @@ def _method(weights: Callable[[Tensor, Tensor], Tensor], about: str) -> Callable
         target_layer: nn.Module | str | None = None,
         output: Output = "logit",
     ) -> Tensor:
-        layers = layer_of(classifier, target_layer)
-        maps, logits = feature_maps(classifier, images, layers)
+        maps, logits = feature_maps(classifier, images, layer_of(classifier, target_layer))
         scores = scores_of(logits, output)
         selected = scores.gather(1, resolve(targets, scores)[:, None]).sum()
         (slopes,) = gradients(selected, maps).values()
@@ -62,15 +49,67 @@ def _method(weights: Callable[[Tensor, Tensor], Tensor], about: str) -> Callable
     return cam
 
 
-gradcam = _method(
-    _mean_slope,
+def _equation_19(activations: Tensor, slopes: Tensor) -> Tensor:
+    # Both sides of the fraction divided by the squared slope, which makes an epsilon needless.
+    share = 1 / (2 + activations.sum(dim=(2, 3), keepdim=True) * slopes)
+    share = share.where((slopes > 0) & share.isfinite(), 0)
+    return (share * slopes).sum(dim=(2, 3), keepdim=True)
+
+
+gradcam = _gradient_cam(
+    lambda _, slopes: slopes.mean(dim=(2, 3), keepdim=True),
     "Grad-CAM: channels weighted by their mean gradient (Selvaraju et al., ICCV 2017, eq. 1-2).",
 )
-gradcam_plusplus = _method(
-    _plusplus,
+gradcam_plusplus = _gradient_cam(
+    _equation_19,
     "Grad-CAM++: pixel-wise gradient weights (Chattopadhay et al., WACV 2018, eq. 19).",
 )
-layercam = _method(
-    _positive_slope,
+layercam = _gradient_cam(
+    lambda _, slopes: slopes.relu(),
     "LayerCAM: each position weighted by its own positive gradient (Jiang et al., TIP 2021).",
 )
+
+
+@torch.no_grad()
+def scorecam(
+    classifier: nn.Module,
+    images: Tensor,
+    targets: Tensor | None,
+    *,
+    target_layer: nn.Module | str | None = None,
+    output: Output = "logit",
+    n_channels: int | None = None,
+    batch_size: int = 32,
+) -> Tensor:
+    """Score-CAM: channels weighted by the score of what they show (Wang et al., CVPRW 2020).
+
+    Channel k, up-sampled and min-max scaled, is a mask m; the classifier sees
+    ``m * x + (1 - m) * mean``, which is ``m`` times the input in normalised space, and the
+    weights are the softmax over the channels of the target's score. (The softmax cancels the
+    paper's baseline, one number for all channels.) Constant channels have an empty mask and share
+    one score. ``n_channels`` keeps the channels with the largest range (all by default);
+    ``target_layer`` and ``output`` are those of the other CAMs.
+    """
+    if n_channels is not None and n_channels < 1:
+        raise ValueError(f"n_channels must be at least 1 (None: all), got {n_channels}")
+    maps, logits = feature_maps(classifier, images, layer_of(classifier, target_layer))
+    (activations,) = maps.values()
+    targets = resolve(targets, scores_of(logits, output))
+    low, high = activations.flatten(2).aminmax(dim=2)
+    spread = high - low
+    best = spread.argsort(dim=1, descending=True, stable=True)[:, :n_channels]
+    kept = torch.zeros_like(spread, dtype=torch.bool).scatter(1, best, True)
+
+    size, mean = images.shape[-2:], neutral_colour(classifier, images)
+    empty = scores_of(classifier(mean.expand(1, 3, *size)), output)[0]
+    weights = empty[targets][:, None].repeat(1, spread.shape[1])
+    contrast = images - mean
+    for pairs in ((spread > 0) & kept).nonzero().split(batch_size):
+        image, channel = pairs.unbind(dim=1)
+        masks = min_max(upsample(activations[image, channel], size))
+        masked = torch.addcmul(mean, masks[:, None], contrast[image])
+        masked = masked.contiguous(memory_format=torch.channels_last)
+        scores = scores_of(classifier(masked), output)
+        weights[image, channel] = scores.gather(1, targets[image][:, None])[:, 0]
+    weights = weights.masked_fill(~kept, -torch.inf).softmax(dim=1)
+    return upsample(torch.einsum("bk,bkhw->bhw", weights, activations).relu(), size)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from geolib.attribution.passes import Output, colour, scores_of, targets_or_predictions
-from geolib.model.classifier import IMAGENET_MEAN
+from geolib.attribution.passes import Output, neutral_colour, scores_of, targets_or_predictions
 
 
 def smoothgrad(
@@ -28,24 +27,17 @@ def smoothgrad(
     standard deviation on the scale 0...1; one noise sequence, fixed by ``seed``, serves all images.
     ``output``, "logit" or "probability", is what is differentiated.
     """
-    from captum.attr import Saliency  # it takes a second, and most notebooks find maps kept
-
-    _check_noise(sigma, n_samples)
+    noise = _noise(images, sigma, n_samples, seed)
     targets = targets_or_predictions(classifier, images, targets)
-    saliency = Saliency(lambda inputs: scores_of(classifier(inputs), output))
-    generator = torch.Generator().manual_seed(seed)
     total = torch.zeros_like(images)
-    together = max(1, batch_size // len(images))
-    for start in range(0, n_samples, together):
-        # One draw per sample, so that the sequence does not depend on how many go together.
-        draws = range(start, min(start + together, n_samples))
-        noise = torch.stack([torch.randn(images.shape[1:], generator=generator) for _ in draws])
-        noisy = (images + sigma * noise[:, None].to(images.device)).flatten(0, 1)
+    for some in noise.split(max(1, batch_size // len(images))):
+        noisy = (images + some[:, None]).flatten(0, 1)
         noisy = noisy.contiguous(memory_format=torch.channels_last).requires_grad_()
-        gradients = saliency.attribute(noisy, target=targets.repeat(len(noise)), abs=False)
-        if squared:
-            gradients = gradients.square()
-        total += gradients.unflatten(0, (len(noise), len(images))).sum(dim=0)
+        scores = scores_of(classifier(noisy), output)
+        selected = scores.gather(1, targets.repeat(len(some))[:, None]).sum()
+        (slopes,) = torch.autograd.grad(selected, noisy)
+        slopes = slopes.square() if squared else slopes
+        total += slopes.unflatten(0, (len(some), len(images))).sum(dim=0)
     return (total / n_samples).abs().amax(dim=1)
 
 
@@ -55,19 +47,18 @@ def integrated_gradients(
     targets: Tensor | None,
     *,
     steps: int = 32,
-    baseline: tuple[float, float, float] = IMAGENET_MEAN,
     output: Output = "logit",
     batch_size: int = 32,
 ) -> Tensor:
     """Integrated Gradients along the straight path from a plain colour (arXiv 1703.01365, §3).
 
-    The map is the absolute value of a pixel's contributions, added over its channels: over all
-    pixels they sum to the score's change from baseline to image. ``steps`` is the number of
-    Gauss-Legendre points, ``baseline`` a colour in 0...1, ``output`` as for :func:`smoothgrad`.
+    The colour is the one that the classifier normalises to zero. The map is the absolute value of a
+    pixel's contributions, added over its channels: over all pixels they sum to the score's change
+    from baseline to image. ``steps`` is the number of Gauss-Legendre points, ``output`` as for
+    :func:`smoothgrad`.
     """
     targets = targets_or_predictions(classifier, images, targets)
-    contributions = _contributions(classifier, images, targets, steps, baseline, output, batch_size)
-    return contributions.sum(dim=1).abs()
+    return _integrated(classifier, images, targets, steps, output, batch_size).sum(dim=1).abs()
 
 
 def integrated_gradients_squared(
@@ -79,7 +70,6 @@ def integrated_gradients_squared(
     sigma: float = 0.15,
     n_samples: int = 5,
     seed: int = 0,
-    baseline: tuple[float, float, float] = IMAGENET_MEAN,
     output: Output = "logit",
     batch_size: int = 32,
 ) -> Tensor:
@@ -87,46 +77,44 @@ def integrated_gradients_squared(
 
     The squares of every noisy copy's Integrated Gradients are averaged; the map is the largest over
     the colour channels. ``sigma``, ``seed`` and ``output`` are those of :func:`smoothgrad`,
-    ``steps`` and ``baseline`` those of :func:`integrated_gradients`.
+    ``steps`` that of :func:`integrated_gradients`.
     """
-    _check_noise(sigma, n_samples)
+    noise = _noise(images, sigma, n_samples, seed)
     targets = targets_or_predictions(classifier, images, targets)
-    generator = torch.Generator().manual_seed(seed)
     total = torch.zeros_like(images)
-    for _ in range(n_samples):
-        noise = torch.randn(images.shape[1:], generator=generator).to(images.device)
-        noisy = images + sigma * noise
-        found = _contributions(classifier, noisy, targets, steps, baseline, output, batch_size)
-        total += found.square()
+    for one in noise:
+        total += _integrated(classifier, images + one, targets, steps, output, batch_size).square()
     return (total / n_samples).amax(dim=1)
 
 
-def _contributions(
+def _integrated(
     classifier: nn.Module,
     images: Tensor,
     targets: Tensor,
     steps: int,
-    baseline: tuple[float, float, float],
     output: Output,
     batch_size: int,
 ) -> Tensor:
     """Integrated Gradients of every input value, ``[B, 3, H, W]``."""
-    from captum.attr import IntegratedGradients
+    from captum.attr import IntegratedGradients  # it takes a second, and most runs find maps kept
 
     if steps < 1:
         raise ValueError(f"steps must be at least 1, got {steps}")
-    path = IntegratedGradients(lambda inputs: scores_of(classifier(inputs), output))
-    return path.attribute(
+    return IntegratedGradients(lambda inputs: scores_of(classifier(inputs), output)).attribute(
         images,
-        baselines=colour(baseline, images).expand_as(images),
+        baselines=neutral_colour(classifier, images).expand_as(images),
         target=targets,
         n_steps=steps,
         internal_batch_size=max(batch_size, len(images)),
     )
 
 
-def _check_noise(sigma: float, n_samples: int) -> None:
+def _noise(images: Tensor, sigma: float, n_samples: int, seed: int) -> Tensor:
+    """Noise for ``n_samples`` copies of each image, ``[n_samples, 3, H, W]``."""
     if n_samples < 1:
         raise ValueError(f"n_samples must be at least 1, got {n_samples}")
     if sigma < 0:
         raise ValueError(f"sigma must not be negative, got {sigma}")
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.randn(n_samples, *images.shape[1:], generator=generator)
+    return sigma * drawn.to(images.device)

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from geolib.model.classifier import IMAGENET_MEAN
+
 Output = Literal["logit", "probability"]
 
 
@@ -42,9 +44,9 @@ def resolve(targets: Tensor | None, scores: Tensor) -> Tensor:
     return targets
 
 
-def colour(rgb: Sequence[float], images: Tensor) -> Tensor:
-    """A colour as an image of one pixel, ``[1, 3, 1, 1]``."""
-    return torch.tensor(rgb, dtype=images.dtype, device=images.device).view(1, 3, 1, 1)
+def neutral_colour(classifier: nn.Module, images: Tensor) -> Tensor:
+    """The colour that the classifier normalises to zero, by default ImageNet's: [1, 3, 1, 1]."""
+    return getattr(classifier, "mean", images.new_tensor(IMAGENET_MEAN).view(1, 3, 1, 1))
 
 
 def upsample(maps: Tensor, size: Sequence[int], *, align_corners: bool = False) -> Tensor:
@@ -110,11 +112,9 @@ def gradients(score: Tensor, maps: Mapping[str, Tensor]) -> dict[str, Tensor]:
     found: tuple[Tensor | None, ...] = (None,) * len(maps)
     if score.requires_grad:
         found = torch.autograd.grad(score, list(maps.values()), allow_unused=True)
-    by_name = {}
-    for name, gradient in zip(maps, found, strict=True):
-        if gradient is None:
-            raise ValueError(f"{name} does not lead to the logits")
-        by_name[name] = gradient
+    by_name = {name: slope for name, slope in zip(maps, found, strict=True) if slope is not None}
+    if missing := maps.keys() - by_name.keys():
+        raise ValueError(f"{', '.join(sorted(missing))} does not lead to the logits")
     return by_name
 
 
