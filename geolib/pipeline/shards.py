@@ -266,7 +266,7 @@ def segments(
 ) -> list[segmentation.Segments]:
     """Segments of each readable image of a shard, at the size of the attribution maps."""
     segment = _segmenter(config)
-    maps = attribution_maps(shard, classifier, config) if segment.needs_attribution else None
+    maps = attribution_maps(shard, classifier, config) if "attribution" in segment.uses else None
 
     def build(folder: Path) -> None:
         found = segment_batch(shard.items, shard.batch, maps, config)

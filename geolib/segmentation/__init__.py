@@ -21,15 +21,7 @@ import numpy as np
 from geolib.segmentation.regions import felzenszwalb, grid, none, salient_region, slic, truth
 from geolib.segmentation.segments import Segments
 
-__all__ = [
-    "SEGMENTERS",
-    "Segmenter",
-    "Segments",
-    "available",
-    "load",
-    "salient_region",
-    "shared",
-]
+__all__ = ["SEGMENTERS", "Segmenter", "Segments", "available", "load", "salient_region", "shared"]
 
 # None: a class of the networks' wing, see `_entry`.
 SEGMENTERS: dict[str, Callable[..., Any] | None] = {
@@ -62,11 +54,6 @@ class Segmenter:
     uses: frozenset[str]
     key: str
     function: Callable[..., Segments]
-
-    @property
-    def needs_attribution(self) -> bool:
-        """Whether the segments depend on the attribution map."""
-        return "attribution" in self.uses
 
     @property
     def native(self) -> bool:
@@ -104,9 +91,9 @@ class Segmenter:
         TypeError, ValueError
             If an input has another type or shape, or one that this segmenter reads is missing.
         """
-        image = _checked_image(image)
-        height, width = size or image.shape[:2]
-        given = {"image": image, "item": item, "attribution": attribution, "size": (height, width)}
+        _check_image(image)
+        wanted = size or image.shape[:2]
+        given = {"image": image, "item": item, "attribution": attribution, "size": wanted}
         inputs = {name: given[name] for name in self.uses}
         for name, value in inputs.items():
             if value is None:
@@ -114,17 +101,17 @@ class Segmenter:
         if "attribution" in inputs:
             inputs["attribution"] = _checked_map(attribution, image.shape[:2])
         segments = self.function(**inputs)
-        expected = (height, width) if self.native else image.shape[:2]
+        expected = wanted if self.native else image.shape[:2]
         if segments.masks.shape[1:] != expected:
             raise ValueError(
                 f"segmenter {self.name!r} returned masks of {segments.masks.shape[1:]} pixels "
                 f"instead of {expected}"
             )
-        return segments.resize((height, width))
+        return segments.resize(wanted)
 
 
 def load(name: str, **options: Any) -> Segmenter:
-    """The segmenter called `name` (a key of `SEGMENTERS`).
+    """The segmenter called `name`.
 
     Parameters
     ----------
@@ -153,10 +140,8 @@ def load(name: str, **options: Any) -> Segmenter:
                 f"known: {', '.join(known) or 'none, it takes no options'}"
             )
     options = {option: parameters[option].default for option in known} | options
-    function: Callable[..., Segments] = (
-        entry(**options) if isinstance(entry, type) else partial(entry, **options)
-    )
-    uses = INPUTS & frozenset(inspect.signature(function).parameters)
+    function = entry(**options) if isinstance(entry, type) else partial(entry, **options)
+    uses = INPUTS.intersection(inspect.signature(function).parameters)
     # A network keeps its options, with what stands for the defaults: the weights, the concepts.
     options = {option: getattr(function, option, options[option]) for option in options}
     return Segmenter(name, options, uses, _content_key(name, options), function)
@@ -189,7 +174,15 @@ def available(checkpoints: Mapping[str, str | Path] | None = None) -> dict[str, 
     `checkpoints` maps names to weights, by default those that `geolib fetch` left. Returned is name
     → reason why it cannot run and what to do about it, "" if it can.
     """
-    return {name: _missing(_entry(name), (checkpoints or {}).get(name)) for name in SEGMENTERS}
+    reasons = dict.fromkeys(SEGMENTERS, "")
+    for name in SEGMENTERS:
+        find = getattr(_entry(name), "find", None)
+        try:
+            if find:
+                find((checkpoints or {}).get(name))
+        except ValueError as error:
+            reasons[name] = str(error)
+    return reasons
 
 
 def _entry(name: str) -> Any:
@@ -202,15 +195,6 @@ def _entry(name: str) -> Any:
     return dict(zip(("sam", "mobilesam", "sam2", "sam3"), networks, strict=True))[name]
 
 
-def _missing(entry: Any, checkpoint: str | Path | None) -> str:
-    try:
-        if hasattr(entry, "find"):
-            entry.find(checkpoint)
-    except ValueError as error:
-        return str(error)
-    return ""
-
-
 def _content_key(name: str, options: Mapping[str, Any]) -> str:
     """sha256 over the name and options; a checkpoint counts by its bytes, not its path."""
     content = {key: value for key, value in options.items() if key not in EXECUTION}
@@ -221,7 +205,7 @@ def _content_key(name: str, options: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps([name, content], sort_keys=True).encode()).hexdigest()
 
 
-def _checked_image(image: Any) -> np.ndarray:
+def _check_image(image: Any) -> None:
     if not isinstance(image, np.ndarray) or image.dtype != np.uint8:
         got = getattr(image, "dtype", type(image).__name__)
         raise TypeError(f"image must be a uint8 array [H, W, 3] in RGB, got {got}")
@@ -230,10 +214,9 @@ def _checked_image(image: Any) -> np.ndarray:
             f"image must be [H, W, 3] in RGB, got shape {image.shape}; "
             "repeat a grey image's channel three times, drop an alpha channel"
         )
-    return image
 
 
-def _checked_map(attribution: Any, shape: tuple[int, int]) -> np.ndarray:
+def _checked_map(attribution: Any, shape: tuple[int, ...]) -> np.ndarray:
     attribution = np.asarray(attribution, dtype=np.float32)
     if attribution.shape != shape:
         got = attribution.shape

@@ -12,6 +12,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import pandas as pd
 from scipy import ndimage, sparse
 
 from geolib.segmentation.segments import Segments
@@ -42,9 +43,7 @@ def felzenszwalb(
     # Superpixels may be half as large as the smallest segment, so that small ones have parts too.
     min_size = max(1, round(min_area / 2 * small[..., 0].size))
     labels = superpixels.felzenszwalb(small, scale=scale, sigma=0.5, min_size=min_size)
-    return merge_regions(
-        small, labels, image.shape[:2], contrast=contrast, min_area=min_area, max_area=max_area
-    )
+    return merge_regions(small, labels, image.shape[:2], contrast, min_area, max_area)
 
 
 def slic(
@@ -66,16 +65,13 @@ def slic(
     _check_positive(n_segments=n_segments, compactness=compactness)
     small = _working_copy(image)
     labels = superpixels.slic(small, n_segments=n_segments, compactness=compactness, start_label=0)
-    return merge_regions(
-        small, labels, image.shape[:2], contrast=contrast, min_area=min_area, max_area=max_area
-    )
+    return merge_regions(small, labels, image.shape[:2], contrast, min_area, max_area)
 
 
 def merge_regions(
     image: np.ndarray,
     labels: np.ndarray,
-    shape: tuple[int, int],
-    *,
+    shape: tuple[int, ...],
     contrast: float,
     min_area: float,
     max_area: float,
@@ -98,9 +94,15 @@ def merge_regions(
     size = members @ area
     stands_out = (left_at >= contrast) & (left_at >= 1.2 * merged_at)
     keep = np.flatnonzero(stands_out & (size >= min_area) & (size <= max_area))
-    keep = keep[np.argsort(-size[keep], kind="stable")]
-    keep = keep[_distinct(members[keep], area)]
-    return Segments(members[keep][:, _enlarge(labels, shape)])
+    members = members[keep[np.argsort(-size[keep], kind="stable")]]
+    inter = (members * area) @ members.T.astype(float)
+    size = np.diag(inter)
+    near = inter >= 0.9 * (size[:, None] + size - inter)
+    kept: list[int] = []
+    for i in range(len(members)):
+        if not near[i, kept].any():
+            kept.append(i)
+    return Segments(members[kept][:, _enlarge(labels, shape)])
 
 
 def _merge_tree(image: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -109,6 +111,7 @@ def _merge_tree(image: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, ...]
     Returns which superpixels each node holds (bool [2n-1, n]), the cost at which the node was
     formed, and the cost at which it was joined to its neighbour (float [2n-1]; the root: inf).
     """
+    from skimage import color
     from sklearn.cluster import ward_tree
 
     n = int(labels.max()) + 1
@@ -116,46 +119,18 @@ def _merge_tree(image: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, ...]
     merged_at, left_at = np.zeros(2 * n - 1), np.full(2 * n - 1, np.inf)
     if n == 1:
         return members, merged_at, left_at
+    first = np.concatenate([labels[:, :-1].ravel(), labels[:-1].ravel()])
+    second = np.concatenate([labels[:, 1:].ravel(), labels[1:].ravel()])
+    edges = sparse.csr_matrix((np.ones(len(first)), (first, second)), shape=(n, n))
+    lab = pd.DataFrame(color.rgb2lab(image).reshape(-1, 3)).groupby(labels.ravel())
+    features = np.column_stack([lab.mean(), lab[0].std(ddof=0)])
     children, _, _, _, costs = ward_tree(
-        _features(image, labels), connectivity=_adjacency(labels), return_distance=True
+        features, connectivity=edges + edges.T, return_distance=True
     )
     for node, (pair, cost) in enumerate(zip(children, costs, strict=True), start=n):
         members[node] = members[pair].any(axis=0)
-        merged_at[node] = cost
-        left_at[pair] = cost
+        merged_at[node] = left_at[pair] = cost
     return members, merged_at, left_at
-
-
-def _features(image: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Mean CIELAB colour and standard deviation of lightness per superpixel, [n, 4]."""
-    from skimage import color
-
-    lab = color.rgb2lab(image)
-    index = np.arange(labels.max() + 1)
-    means = [ndimage.mean(lab[..., channel], labels, index) for channel in range(3)]
-    spread = ndimage.standard_deviation(lab[..., 0], labels, index)
-    return np.stack([*means, spread], axis=1)
-
-
-def _adjacency(labels: np.ndarray) -> sparse.csr_matrix:
-    """Symmetric [n, n] matrix, non-zero where two superpixels share an edge."""
-    first = np.concatenate([labels[:, :-1].ravel(), labels[:-1].ravel()])
-    second = np.concatenate([labels[:, 1:].ravel(), labels[1:].ravel()])
-    n = labels.max() + 1
-    edges = sparse.csr_matrix((np.ones(len(first)), (first, second)), shape=(n, n))
-    return edges + edges.T
-
-
-def _distinct(members: np.ndarray, area: np.ndarray, threshold: float = 0.9) -> list[int]:
-    """Indices of regions whose IoU with every earlier kept one stays below `threshold`."""
-    inter = (members * area) @ members.T.astype(float)
-    size = np.diag(inter)
-    iou = inter / (size[:, None] + size - inter)
-    kept: list[int] = []
-    for i in range(len(members)):
-        if not kept or iou[i, kept].max() < threshold:
-            kept.append(i)
-    return kept
 
 
 def _working_copy(image: np.ndarray) -> np.ndarray:
@@ -168,7 +143,7 @@ def _working_copy(image: np.ndarray) -> np.ndarray:
     return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
 
 
-def _enlarge(labels: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+def _enlarge(labels: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """Nearest-neighbour enlargement of a label image to `shape`."""
     rows, columns = (
         np.arange(n) * small // n for n, small in zip(shape, labels.shape, strict=True)
@@ -182,8 +157,7 @@ def grid(image: np.ndarray, *, cells: int = 8) -> Segments:
     Cells differ by at most one pixel; an image with fewer pixels than cells gets one per pixel.
     """
     _check_positive(cells=cells)
-    rows, columns = (np.arange(n) * cells // n for n in image.shape[:2])
-    cell = rows[:, None] * cells + columns
+    cell = _enlarge(np.arange(cells * cells).reshape(cells, cells), image.shape[:2])
     return Segments(np.unique(cell)[:, None, None] == cell)
 
 
@@ -203,8 +177,7 @@ def truth(image: np.ndarray, item: Any) -> Segments:
     if not visible:
         return Segments(np.zeros((0, *image.shape[:2]), dtype=bool))
     masks = np.stack([thing.mask for thing in visible])
-    segments = Segments(masks, labels=[thing.category for thing in visible])
-    return segments.resize((image.shape[0], image.shape[1]))
+    return Segments(masks, labels=[thing.category for thing in visible]).resize(image.shape[:2])
 
 
 def none(attribution: np.ndarray, *, top_p: float = 0.2, min_area: float = 0.001) -> Segments:
@@ -214,13 +187,12 @@ def none(attribution: np.ndarray, *, top_p: float = 0.2, min_area: float = 0.001
     the salient region falls short of `top_p`, see `salient_region`.
     """
     region = salient_region(attribution, top_p)
-    pieces, n = ndimage.label(region)
-    wanted, found = round(top_p * region.size), int(region.sum())
-    note = ""
-    if found < wanted:
-        short = f"{wanted - found} of {wanted} pixels"
-        note = f"salient region short of {short}: the map is zero elsewhere"
-    sizes = np.bincount(pieces.ravel(), minlength=n + 1)[1:]
+    wanted = round(top_p * region.size)
+    missing, note = wanted - int(region.sum()), ""
+    if missing > 0:
+        note = f"salient region short of {missing} of {wanted} pixels: the map is zero elsewhere"
+    pieces, _ = ndimage.label(region)
+    sizes = np.bincount(pieces.ravel())[1:]
     large = 1 + np.flatnonzero(sizes >= min_area * region.size)
     return Segments(large[:, None, None] == pieces, note=note)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -49,13 +49,11 @@ class Segments:
     ) -> Segments:
         """Segments of `shape` (height, width) from N run lengths of any size, see `masks.encode`.
 
-        Masks are decoded and resized as by `resize`, one at a time, so memory is that of the
-        masks returned; those that cover no pixel are left out.
+        Masks are decoded and resized as by `resize` one at a time: memory does not grow with the
+        size of the codes. Those that cover no pixel are left out.
         """
-        masks = np.zeros((len(rles), *shape), dtype=bool)
-        for mask, rle in zip(masks, rles, strict=True):
-            mask[:] = resized(decode(rle), shape)
-        return cls(masks, scores, labels, note)._without_empty()
+        masks = [resized(decode(rle), shape) for rle in rles]
+        return cls(_stacked(masks, shape), scores, labels, note)._without_empty()
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any], shape: tuple[int, int]) -> Segments:
@@ -75,27 +73,21 @@ class Segments:
     def __len__(self) -> int:
         return len(self.masks)
 
-    def select(self, indices: np.ndarray) -> Segments:
-        """The segments at `indices` (int [M], in that order), scores and labels with them."""
-        return Segments(
-            self.masks[indices],
-            None if self.scores is None else self.scores[indices],
-            None if self.labels is None else [self.labels[i] for i in indices],
-            self.note,
-        )
-
-    def resize(self, shape: tuple[int, int]) -> Segments:
-        """The same segments at `shape` (height, width), see `masks.resized`, without empty ones.
-
-        Masks are resized one at a time, so the peak memory is that of the two stacks.
-        """
+    def resize(self, shape: tuple[int, ...]) -> Segments:
+        """The same segments at `shape` (height, width), see `masks.resized`, without empty ones."""
         if self.masks.shape[1:] == tuple(shape):
             return self
-        masks = np.zeros((len(self), *shape), dtype=bool)
-        for target, mask in zip(masks, self.masks, strict=True):
-            target[:] = resized(mask, shape)
-        return Segments(masks, self.scores, self.labels, self.note)._without_empty()
+        masks = [resized(mask, shape) for mask in self.masks]
+        return replace(self, masks=_stacked(masks, shape))._without_empty()
 
     def _without_empty(self) -> Segments:
         kept = np.flatnonzero(self.masks.any(axis=(1, 2)))
-        return self if len(kept) == len(self) else self.select(kept)
+        if len(kept) == len(self):
+            return self
+        scores = None if self.scores is None else self.scores[kept]
+        labels = None if self.labels is None else [self.labels[i] for i in kept.tolist()]
+        return Segments(self.masks[kept], scores, labels, self.note)
+
+
+def _stacked(masks: Sequence[np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
+    return np.array(masks, dtype=bool).reshape(len(masks), *shape)

@@ -11,7 +11,6 @@ import torch
 from huggingface_hub import snapshot_download
 from torch.nn import functional as F
 
-from geolib.model.device import choose_device
 from geolib.segmentation.networks.base import FOLDER_FILES, FolderSegmenter, digest
 
 
@@ -39,15 +38,13 @@ class SemanticNetwork(FolderSegmenter):
         from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation
 
         folder = self.find(_from_hub(checkpoint))
-        self.model, self.processor = self.read(
-            AutoModelForSemanticSegmentation, AutoImageProcessor, folder
-        )
+        network = self.read(AutoModelForSemanticSegmentation, AutoImageProcessor, folder)
         if getattr(self.processor, "do_center_crop", False):
             raise ValueError(
                 f"checkpoint {folder} crops the photograph (do_center_crop in its "
                 "preprocessor_config.json), so its maps would not lie on it; set it to false"
             )
-        self.model.to(choose_device(device or "auto", float64=True))
+        self.hold(network, device)
         labels = self.model.config.id2label
         self.names = tuple(re.split("[,;]", labels[i])[0].strip() for i in range(len(labels)))
         self.key = digest(folder)

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
+from geolib.model.device import choose_device
 from geolib.model.weights import not_finite
 
 # What transformers reads of a folder; the hub's folders hold other things beside it.
@@ -25,7 +26,7 @@ class NetworkSegmenter:
 
     asset: ClassVar[str]  # its name for `geolib fetch`
     published: ClassVar[str]  # what the weights are and where they come from
-    model: nn.Module
+    model: Any
 
     @classmethod
     def find(cls, checkpoint: str | Path | None) -> Path:
@@ -44,20 +45,23 @@ class NetworkSegmenter:
     def holds_weights(path: Path) -> bool:
         return path.is_file()
 
+    def hold(self, network: nn.Module, device: str | None) -> None:
+        """Keep the network as `model`, on the device or the one there is."""
+        self.model = network.to(choose_device(device or "auto", float64=True))
+
 
 class FolderSegmenter(NetworkSegmenter):
     """Base of the segmenters whose network is a folder in transformers' format."""
 
     kinds: ClassVar[tuple[str, ...]]  # model types that hold this network
-    model: Any
+    processor: Any
 
     @staticmethod
     def holds_weights(path: Path) -> bool:
         return (path / "config.json").is_file() and any(path.glob("*.safetensors"))
 
-    @classmethod
-    def read(cls, architecture: Any, processing: Any, folder: Path) -> tuple[Any, Any]:
-        """The network in `folder`, in evaluation mode, and what prepares its inputs.
+    def read(self, architecture: Any, processing: Any, folder: Path) -> Any:
+        """The network in `folder`, in evaluation mode; `processor` is what prepares its inputs.
 
         Nothing is looked up on the hub. transformers draws at random what a checkpoint lacks and
         drops what it holds beside it: here both are a ValueError that names the keys, except for
@@ -66,9 +70,9 @@ class FolderSegmenter(NetworkSegmenter):
         """
         try:
             kind = json.loads((folder / "config.json").read_text(encoding="utf-8"))["model_type"]
-            if kind not in cls.kinds:
-                raise ValueError(f"its model_type is {kind!r}, expected {' or '.join(cls.kinds)}")
-            processor = processing.from_pretrained(folder, local_files_only=True)
+            if kind not in self.kinds:
+                raise ValueError(f"its model_type is {kind!r}, expected {' or '.join(self.kinds)}")
+            self.processor = processing.from_pretrained(folder, local_files_only=True)
             network, report = architecture.from_pretrained(
                 folder,
                 local_files_only=True,
@@ -78,7 +82,7 @@ class FolderSegmenter(NetworkSegmenter):
             )
         except Exception as error:  # json, transformers and safetensors each raise their own
             raise ValueError(
-                f"checkpoint {folder} cannot be read: {error}; expected {cls.published}"
+                f"checkpoint {folder} cannot be read: {error}; expected {self.published}"
             ) from error
         problems = {
             "missing": report["missing_keys"],
@@ -86,15 +90,52 @@ class FolderSegmenter(NetworkSegmenter):
             "of another shape": [key for key, *_ in report["mismatched_keys"]],
             "not finite": not_finite(network.state_dict()),
         }
-        refuse(problems, f"{folder} does not fit {architecture.__name__}")
-        return network.eval(), processor
+        kinds = [f"{kind}: {', '.join(sorted(keys))}" for kind, keys in problems.items() if keys]
+        if kinds:
+            raise ValueError(
+                f"checkpoint {folder} does not fit {architecture.__name__}: {'; '.join(kinds)}"
+            )
+        return network.eval()
 
 
-def refuse(problems: dict[str, Any], what: str) -> None:
-    """ValueError that lists the keys of each kind of problem, if there is any."""
-    if any(problems.values()):
-        kinds = (f"{kind}: {', '.join(sorted(keys))}" for kind, keys in problems.items() if keys)
-        raise ValueError(f"checkpoint {what}: {'; '.join(kinds)}")
+class PointGrid(NetworkSegmenter):
+    """Base of the networks that are asked for everything by a grid of points.
+
+    There are `points_per_side` squared points. Masks below either threshold, 0…1, are dropped: that
+    on the network's predicted IoU, by default `iou_thresh`, and that on the mask's stability.
+    """
+
+    iou_thresh: ClassVar[float]
+
+    def __init__(
+        self,
+        checkpoint: str | Path | None = None,
+        points_per_side: int = 32,
+        pred_iou_thresh: float | None = None,
+        stability_score_thresh: float = 0.95,
+        device: str | None = None,
+    ) -> None:
+        if points_per_side < 1:
+            raise ValueError(f"points_per_side must be at least 1, got {points_per_side}")
+        self.checkpoint = self.find(checkpoint)
+        self.points_per_side = points_per_side
+        self.pred_iou_thresh = self.iou_thresh if pred_iou_thresh is None else pred_iou_thresh
+        self.stability_score_thresh = stability_score_thresh
+        self.hold(self.open(), device)
+
+    def open(self) -> nn.Module:
+        """The network of the checkpoint; ValueError where that is not this network's."""
+        raise NotImplementedError
+
+    @property
+    def sampling(self) -> dict[str, Any]:
+        """What the mask generators of both libraries are told."""
+        return {
+            # Each point costs three float masks of 1024 × 1024: 12 MB, several times over.
+            "points_per_batch": 64 if self.model.device.type == "cuda" else 16,
+            "pred_iou_thresh": self.pred_iou_thresh,
+            "stability_score_thresh": self.stability_score_thresh,
+        }
 
 
 def weight_files(checkpoint: Path) -> list[Path]:

@@ -6,9 +6,7 @@ TinyViT (Wu et al., ECCV 2022) that keeps SAM's 64 × 64 grid by not halving bef
 
 from __future__ import annotations
 
-import pickle
 import re
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -20,112 +18,14 @@ from segment_anything.modeling.common import LayerNorm2d
 from segment_anything.utils.transforms import ResizeLongestSide
 from torch import nn
 
-from geolib.model.device import choose_device
-from geolib.model.weights import misfits
-from geolib.segmentation.networks.base import NetworkSegmenter, refuse
+from geolib.model.weights import load_weights, read_weights
+from geolib.segmentation.networks.base import PointGrid
 from geolib.segmentation.segments import Segments
 
 State = dict[str, torch.Tensor]
 
 # Width of SAM's image encoder → its name in segment_anything's registry.
 SAM_WIDTHS = {768: "vit_b", 1024: "vit_l", 1280: "vit_h"}
-
-
-def segment_everything(
-    network: Sam,
-    image: np.ndarray,
-    size: tuple[int, int] | None = None,
-    *,
-    points_per_side: int = 32,
-    pred_iou_thresh: float = 0.88,
-    stability_score_thresh: float = 0.95,
-) -> Segments:
-    """Every mask that a SAM-like network finds from a grid of `points_per_side` squared points.
-
-    The network sees the image at its own size (1024 for the published ones), so a larger image is
-    reduced to that first. Masks below either threshold, 0…1, are dropped; the others are kept as
-    run lengths and mapped to `size` (by default the image's) one at a time, best predicted IoU
-    first: memory does not grow with the photograph. ValueError where the shorter side vanishes.
-    """
-    generator = SamAutomaticMaskGenerator(
-        network,
-        points_per_side=points_per_side,
-        # Each point costs three float masks of 1024 × 1024: 12 MB, several times over.
-        points_per_batch=64 if network.device.type == "cuda" else 16,
-        pred_iou_thresh=pred_iou_thresh,
-        stability_score_thresh=stability_score_thresh,
-        output_mode="coco_rle",
-    )
-    height, width = image.shape[:2]
-    side = network.image_encoder.img_size
-    if min(ResizeLongestSide.get_preprocess_shape(height, width, side)) < 1:
-        raise ValueError(
-            f"image of {width} x {height} pixels is too narrow: at the network's size of {side} "
-            "pixels its shorter side would vanish; crop it"
-        )
-    small = ResizeLongestSide(side).apply_image(image) if max(height, width) > side else image
-    found = generator.generate(small)
-    scores = np.array([record["predicted_iou"] for record in found], dtype=np.float32)
-    rles = [record["segmentation"] for record in found]
-    return Segments.from_rle(rles, size or (height, width), scores)
-
-
-class SamSegmenter(NetworkSegmenter):
-    """SAM with a ViT-B, ViT-L or ViT-H encoder, which is read off the published checkpoint.
-
-    By default the one that `geolib fetch` left. Options: see `segment_everything`. ValueError for a
-    checkpoint that is missing, unreadable or not this network's.
-    """
-
-    asset: ClassVar[str] = "sam-vit-b"
-    published: ClassVar[str] = (
-        "sam_vit_b_01ec64.pth, sam_vit_l_0b3195.pth or sam_vit_h_4b8939.pth, "
-        "published in the README of Meta's segment-anything repository"
-    )
-
-    def __init__(
-        self,
-        checkpoint: str | Path | None = None,
-        points_per_side: int = 32,
-        pred_iou_thresh: float = 0.88,
-        stability_score_thresh: float = 0.95,
-        device: str | None = None,
-    ) -> None:
-        if points_per_side < 1:
-            raise ValueError(f"points_per_side must be at least 1, got {points_per_side}")
-        self.checkpoint = self.find(checkpoint)
-        self.points_per_side = points_per_side
-        self.pred_iou_thresh = pred_iou_thresh
-        self.stability_score_thresh = stability_score_thresh
-        state = read_checkpoint(self.checkpoint, self.published)
-        self.model: Sam = self.build(state).to(choose_device(device or "auto", float64=True))
-
-    @staticmethod
-    def build(state: State) -> Sam:
-        return sam(state)
-
-    def __call__(self, image: np.ndarray, size: tuple[int, int]) -> Segments:
-        return segment_everything(
-            self.model,
-            image,
-            size,
-            points_per_side=self.points_per_side,
-            pred_iou_thresh=self.pred_iou_thresh,
-            stability_score_thresh=self.stability_score_thresh,
-        )
-
-
-class MobileSamSegmenter(SamSegmenter):
-    """MobileSAM; see `SamSegmenter` for the options."""
-
-    asset: ClassVar[str] = "mobile-sam"
-    published: ClassVar[str] = (
-        "mobile_sam.pt, published in the weights folder of the MobileSAM repository"
-    )
-
-    @staticmethod
-    def build(state: State) -> Sam:
-        return mobile_sam(state)
 
 
 def sam(state: State) -> Sam:
@@ -137,7 +37,9 @@ def sam(state: State) -> Sam:
             f"checkpoint is not SAM's: image_encoder.pos_embed has width {width}, "
             f"expected one of {', '.join(map(str, SAM_WIDTHS))}"
         )
-    return load_exactly(sam_model_registry[SAM_WIDTHS[width]](), state)
+    network = sam_model_registry[SAM_WIDTHS[width]]()
+    load_weights(network, state, "the checkpoint")
+    return network.eval()
 
 
 def mobile_sam(state: State) -> Sam:
@@ -156,7 +58,8 @@ def mobile_sam(state: State) -> Sam:
             transformer_dim=256,
         ),
     )
-    return load_exactly(network, timm_layout(state))
+    load_weights(network, timm_layout(state), "the checkpoint")
+    return network.eval()
 
 
 class TinyVitEncoder(nn.Module):
@@ -208,22 +111,57 @@ def timm_layout(state: State) -> State:
     return renamed
 
 
-def load_exactly(network: Sam, state: State) -> Sam:
-    """Load `state` into `network`; ValueError naming every key or shape that does not fit."""
-    refuse(misfits(network, state), f"does not fit {type(network.image_encoder).__name__}")
-    network.load_state_dict(state, strict=False)
-    # TinyViT keeps its attention biases gathered for inference; eval() drops the stale ones.
-    return network.eval()
+class SamSegmenter(PointGrid):
+    """SAM with a ViT-B, ViT-L or ViT-H encoder, which is read off the published checkpoint.
+
+    By default the one that `geolib fetch` left; for the options see `PointGrid`.
+    """
+
+    asset: ClassVar[str] = "sam-vit-b"
+    published: ClassVar[str] = (
+        "sam_vit_b_01ec64.pth, sam_vit_l_0b3195.pth or sam_vit_h_4b8939.pth, "
+        "published in the README of Meta's segment-anything repository"
+    )
+    iou_thresh: ClassVar[float] = 0.88
+    build = staticmethod(sam)
+
+    def open(self) -> Sam:
+        try:
+            return self.build(read_weights(self.checkpoint))
+        except ValueError as error:
+            raise ValueError(f"expected {self.published}: {error}") from error
+
+    def __call__(self, image: np.ndarray, size: tuple[int, int]) -> Segments:
+        """Segments of `size`, the network's predicted IoU as scores, best first.
+
+        The network sees the image at its own size (1024 for the published ones), so a larger image
+        is reduced to that first. Masks are kept as run lengths and mapped to `size` one at a time:
+        memory does not grow with the photograph. ValueError where the shorter side vanishes.
+        """
+        generator = SamAutomaticMaskGenerator(
+            self.model,
+            points_per_side=self.points_per_side,
+            output_mode="coco_rle",
+            **self.sampling,
+        )
+        height, width = image.shape[:2]
+        side = self.model.image_encoder.img_size
+        if min(ResizeLongestSide.get_preprocess_shape(height, width, side)) < 1:
+            raise ValueError(
+                f"image of {width} x {height} pixels is too narrow: at the network's size of "
+                f"{side} pixels its shorter side would vanish; crop it"
+            )
+        small = ResizeLongestSide(side).apply_image(image) if max(height, width) > side else image
+        found = generator.generate(small)
+        scores = np.array([record["predicted_iou"] for record in found], dtype=np.float32)
+        return Segments.from_rle([record["segmentation"] for record in found], size, scores)
 
 
-def read_checkpoint(path: Path, published: str) -> State:
-    """The state dict in `path`, on the CPU."""
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise ValueError(
-            f"checkpoint {path} is not a readable PyTorch file; expected {published}"
-        ) from error
-    if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
-        raise ValueError(f"checkpoint {path} is not a flat state dict; expected {published}")
-    return state
+class MobileSamSegmenter(SamSegmenter):
+    """MobileSAM; for the options see `PointGrid`."""
+
+    asset: ClassVar[str] = "mobile-sam"
+    published: ClassVar[str] = (
+        "mobile_sam.pt, published in the weights folder of the MobileSAM repository"
+    )
+    build = staticmethod(mobile_sam)

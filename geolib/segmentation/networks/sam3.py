@@ -6,17 +6,17 @@ ask it for some 200 concepts of a guidebook; here they are those of ``data/conce
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
+import yaml
 
 from geolib.masks import encode
-from geolib.model.device import choose_device
+from geolib.runtime.here import data_file
 from geolib.segmentation.networks.base import FolderSegmenter
-from geolib.segmentation.networks.prompts import load_concepts
 from geolib.segmentation.segments import Segments
 
 MASK_THRESHOLD = 0.5  # the same in transformers and in the authors' code
@@ -54,12 +54,10 @@ class Sam3Segmenter(FolderSegmenter):
         if prompts_per_batch < 1:
             raise ValueError(f"prompts_per_batch must be at least 1, got {prompts_per_batch}")
         self.checkpoint = self.find(checkpoint)
-        names = [concept.name for concept in load_concepts()] if concepts is None else concepts
-        self.concepts = list(names)
+        self.concepts = concept_names() if concepts is None else list(concepts)
         self.threshold = threshold
         self.prompts_per_batch = prompts_per_batch
-        self.model, self.processor = self.read(Sam3Model, Sam3Processor, self.checkpoint)
-        self.model.to(choose_device(device or "auto", float64=True))
+        self.hold(self.read(Sam3Model, Sam3Processor, self.checkpoint), device)
         longest = self.model.config.text_config.max_position_embeddings
         _check_prompts(self.concepts, self.processor.tokenizer, longest)
 
@@ -73,39 +71,36 @@ class Sam3Segmenter(FolderSegmenter):
         pixels = self.processor(images=image, return_tensors="pt")["pixel_values"]
         vision = self.model.get_vision_features(pixels.to(self.model.device))
         resolution = _fitted(image.shape[:2], max(pixels.shape[-2:]))
-        rles: list[dict[str, Any]] = []
-        scores: list[float] = []
-        labels: list[str] = []
+        found: list[tuple[float, str, dict[str, Any]]] = []
         for start in range(0, len(self.concepts), self.prompts_per_batch):
             batch = self.concepts[start : start + self.prompts_per_batch]
             # The tokens and their attention mask: without it, padding would count as words.
             prompts = self.processor(text=batch, return_tensors="pt").to(self.model.device)
             outputs = self.model(vision_embeds=_repeated(vision, len(batch)), **prompts)
-            for concept, found in zip(batch, self._instances(outputs, resolution), strict=True):
-                rles += [encode(mask) for mask in found["masks"].bool().cpu().numpy()]
-                scores += found["scores"].tolist()
-                labels += [concept] * len(found["scores"])
-        best = np.argsort(-np.array(scores), kind="stable")
-        return Segments.from_rle(
-            [rles[i] for i in best],
-            size,
-            np.array(scores, dtype=np.float32)[best],
-            [labels[i] for i in best],
-        )
+            for i, concept in enumerate(batch):
+                one = self._instances(outputs, i, resolution)
+                codes = [encode(mask) for mask in one["masks"].bool().cpu().numpy()]
+                found += zip(one["scores"].tolist(), [concept] * len(codes), codes, strict=True)
+        found.sort(key=lambda instance: -instance[0])
+        scores = np.array([score for score, _, _ in found], dtype=np.float32)
+        labels = [label for _, label, _ in found]
+        return Segments.from_rle([code for _, _, code in found], size, scores, labels)
 
-    def _instances(self, outputs: Any, resolution: tuple[int, int]) -> Iterator[dict[str, Any]]:
-        """Masks and scores of each prompt; one at a time, since transformers' masks are int64."""
-        for i in range(len(outputs.pred_masks)):
-            one = {name: outputs[name][i : i + 1] for name in _POST_PROCESSED}
-            yield self.processor.post_process_instance_segmentation(
-                type(outputs)(**one),
-                threshold=self.threshold,
-                mask_threshold=MASK_THRESHOLD,
-                target_sizes=[resolution],
-            )[0]
+    def _instances(self, outputs: Any, i: int, resolution: tuple[int, int]) -> dict[str, Any]:
+        """Masks and scores of one prompt of several, since transformers' masks are int64."""
+        names = ("pred_masks", "pred_boxes", "pred_logits", "presence_logits")
+        return self.processor.post_process_instance_segmentation(
+            type(outputs)(**{name: outputs[name][i : i + 1] for name in names}),
+            threshold=self.threshold,
+            mask_threshold=MASK_THRESHOLD,
+            target_sizes=[resolution],
+        )[0]
 
 
-_POST_PROCESSED = ("pred_masks", "pred_boxes", "pred_logits", "presence_logits")
+def concept_names() -> list[str]:
+    """The text prompts of ``data/concepts.yaml``, in the order of the file."""
+    entries = yaml.safe_load(data_file("concepts.yaml").read_text(encoding="utf-8"))["concepts"]
+    return [entry["name"] for entry in entries]
 
 
 def _repeated(vision: Any, n: int) -> Any:
