@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -56,11 +56,25 @@ def cell(value: float, low: float = np.nan, high: float = np.nan, form: str = ".
     return f"{value:{form}}{bounds}"
 
 
-def cells(table: pd.DataFrame, form: str = ".3f", columns: Iterable[str] = ()) -> pd.Series:
-    """A :func:`cell` for each row of a table, from ``value``, ``low`` and ``high`` or others."""
-    names = list(columns) or ["value", "low", "high"]
-    texts = [cell(v, low, high, form) for v, low, high in table[names].to_numpy(float)]
+def cells(table: pd.DataFrame, form: str = ".3f", columns: str | Iterable[str] = ()) -> pd.Series:
+    """A :func:`cell` for each row of a table, from ``value``, ``low`` and ``high`` or others.
+
+    One name, such as "bias", stands for that column and, if there are, ``bias_low``, ``bias_high``.
+    """
+    if isinstance(columns, str):
+        ends = {end: table.get(f"{columns}_{end}", np.nan) for end in ("low", "high")}
+        table = table[[columns]].assign(**ends)
+    else:
+        table = table[list(columns) or ["value", "low", "high"]]
+    texts = [cell(value, low, high, form) for value, low, high in table.to_numpy(float)]
     return pd.Series(texts, table.index, dtype=object)
+
+
+def shown(
+    table: pd.DataFrame, columns: Mapping[str, tuple[str | Iterable[str], str]]
+) -> pd.DataFrame:
+    """A table of :func:`cells`: for each heading the column that it shows, and its format."""
+    return pd.DataFrame({name: cells(table, form, of) for name, (of, form) in columns.items()})
 
 
 def sentence(

@@ -9,54 +9,48 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from geolib.chapters.controls.specifications import BLIND
 from geolib.figures import GUIDED, INK, RANDOM, WIDTH, class_colours, styled
 
 
 @styled
-def specification_curve(
-    curve: pd.DataFrame, choices: Mapping[str, str], controls: Sequence[str] = ()
-) -> Figure:
+def specification_curve(curve: pd.DataFrame, choices: Mapping[str, str]) -> Figure:
     """Advantage under every specification, smallest first, above the choices that make it.
 
-    ``curve`` is that of ``specifications``, ``choices`` are its columns of choices with their
-    headings, ``controls`` methods that know nothing of the network, drawn in blue.
+    ``curve`` is that of ``specifications``, ``choices`` are its columns with their headings.
     """
     rows = curve.sort_values("value", kind="stable").reset_index(drop=True)
-    labels = [
-        (column, str(value)) for column in choices for value in dict.fromkeys(sorted(rows[column]))
-    ]
+    rows = rows.astype(dict.fromkeys(choices, str))
+    labels = [(column, value) for column in choices for value in sorted(rows[column].unique())]
+    heights = 2.6, 0.2 * len(labels)
     figure, (above, below) = plt.subplots(
-        2,
-        1,
-        figsize=(WIDTH, 2.6 + 0.17 * len(labels)),
-        height_ratios=(2.6, 0.17 * len(labels)),
-        sharex=True,
+        2, 1, figsize=(WIDTH, sum(heights)), height_ratios=heights, sharex=True
     )
-    blind = rows["attribution"].isin(controls)
-    places = np.arange(len(rows))
+    blind, holds = rows["map"] == BLIND, rows["verdict"] == "holds"
     groups = {
-        "the claim holds": (~blind & (rows["verdict"] == "holds"), GUIDED, 1.0),
-        "it does not": (~blind & (rows["verdict"] != "holds"), INK, 0.55),
+        "the claim holds": (~blind & holds, GUIDED, 1.0),
+        "it does not": (~blind & ~holds, INK, 0.55),
         "a map that ignores the network": (blind, RANDOM, 0.9),
     }
     for label, (chosen, colour, alpha) in groups.items():
         part = rows[chosen]
-        above.vlines(places[chosen], part["low"], part["high"], color=colour, lw=0.8, alpha=0.35)
-        above.plot(places[chosen], part["value"], ".", color=colour, ms=3.5, label=label)
+        above.vlines(part.index, part["low"], part["high"], color=colour, lw=0.8, alpha=0.35)
+        above.plot(part.index, part["value"], ".", color=colour, ms=3.5, label=label)
         for height, (column, value) in enumerate(labels):
-            here = places[chosen & (rows[column].astype(str) == value)]
+            here = part.index[part[column] == value]
             below.vlines(here, height - 0.32, height + 0.32, color=colour, lw=0.8, alpha=alpha)
     above.axhline(0, color=INK, lw=1)
     above.set(ylabel="advantage over\nthe baseline")
     above.grid(axis="y")
     above.legend(loc="upper left", markerscale=3, fontsize=9.5)
-    previous, names = "", []
-    for column, value in labels:
-        names.append(f"{choices[column]}:  {value}" if column != previous else value)
-        if previous and column != previous:
-            below.axhline(len(names) - 1.5, color=INK, lw=0.6, alpha=0.5)
-        previous = column
-    below.set_yticks(range(len(labels)), names, fontsize=8.5)
+    first = {column: place for place, (column, _) in reversed(list(enumerate(labels)))}
+    names = [
+        f"{choices[column]}:  {value}" if first[column] == place else value
+        for place, (column, value) in enumerate(labels)
+    ]
+    for place in first.values():
+        below.axhline(place - 0.5, color=INK, lw=0.6, alpha=0.5)
+    below.set_yticks(range(len(labels)), names, fontsize=10)
     below.set(xlabel="specifications, smallest advantage first", xlim=(-1, len(rows)))
     below.set_ylim(len(labels) - 0.4, -0.6)
     below.tick_params(axis="y", length=0)
@@ -95,25 +89,23 @@ def masked_against_true(table: pd.DataFrame, fills: Sequence[str]) -> Figure:
 
 
 @styled
-def coverage_response(curves: pd.DataFrame, own: pd.DataFrame, label: str) -> Figure:
-    """Response to a growing region, a panel per test and a line per segmenter.
+def coverage_response(curves: pd.Series, own: pd.DataFrame, label: str) -> Figure:
+    """Response to a growing region, a panel per test and a line per segmenter (of ``equal_area``).
 
-    ``curves`` are those of ``equal_area``; the dots of ``own`` (``segmenter``, ``test``,
-    ``coverage``, ``reached``) are what each segmenter's own elements reach.
+    Dots are what each segmenter's own elements reach, dashed is what other places do.
     """
-    names = list(dict.fromkeys(curves["segmenter"]))
-    colours = class_colours(names)
+    names = list(dict.fromkeys(own["segmenter"]))
+    dots = own.groupby(["test", "segmenter"])[["coverage", "reached"]].mean()
     figure, axes = plt.subplots(1, 2, figsize=(WIDTH, 3.8), sharey=True)
     reading = {"deletion": "lower is better", "insertion": "higher is better"}
     for axis, (test, hint) in zip(axes, reading.items(), strict=True):
-        part = curves[curves["test"] == test]
-        chance = part[part["region"] == "shifted"].groupby("coverage")["value"].mean()
+        chance = curves[test, "shifted"].groupby("coverage").mean()
         axis.plot(chance.index, chance, color=INK, ls="--", lw=1.8, label="moved elsewhere")
-        for name in names:
-            line = part[(part["region"] == "grown") & (part["segmenter"] == name)]
-            axis.plot(line["coverage"], line["value"], color=colours[name], lw=1.8, label=name)
-            dot = own[(own["test"] == test) & (own["segmenter"] == name)]
-            axis.plot(dot["coverage"], dot["reached"], "o", color=colours[name], ms=8, mec="white")
+        for name, colour in class_colours(names).items():
+            line = curves[test, "grown", name]
+            axis.plot(line.index, line, color=colour, lw=1.8, label=name)
+            dot = dots.loc[[(test, name)]]
+            axis.plot(dot["coverage"], dot["reached"], "o", color=colour, ms=8, mec="white")
         axis.set(title=f"{test} ({hint})", xlabel="coverage of the image", xlim=(0, 1))
         axis.grid()
     axes[0].set_ylabel(label)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
@@ -21,7 +22,9 @@ from geolib import statistics
 from geolib.ablation import FILLS, ablate
 from geolib.chapters.baselines import donor_indices
 from geolib.chapters.causes.effects import dataset_effects, object_effects, scene_of
+from geolib.chapters.controls.specifications import verdicts
 from geolib.chapters.elements import MIN_PIXELS
+from geolib.chapters.tables import cells, grouped_means
 from geolib.data import GeoDataset, GeoImage, to_batch
 from geolib.masks import box_region
 from geolib.model import Classifier, choose_device
@@ -37,13 +40,17 @@ from geoscenes import Scene, SceneObject
 # What is fixed to an object is part of it: the car's plate goes with the car.
 REGIONS = ("mask", "footprint", "box")
 TRUE = "true removal"
+# Objects that are deleted at once, and sets of as many others.
+TOP, REPEATS = 3, 2
 # Sets of objects among which random ones are drawn, and the difference in coverage, as a share of
 # the image, up to which one is as good as another.
 CANDIDATES = 1000
 TOLERANCE = 0.02
 # Objects of a scene from which on their order says something.
 ENOUGH = 3
-MODULE = ("geolib.chapters.controls.removal",)
+# How a conclusion under a fill compares with that under true removal, and its sign in tables.
+CHANGES = ("changes", "certainty only", "size only")
+SIGNS = dict(zip(CHANGES, (" ≠", " ~", " ±"), strict=True)) | {"same": ""}
 
 
 def hideable(scene: Scene) -> list[SceneObject]:
@@ -64,8 +71,7 @@ def object_regions(scene: Scene, objects: Sequence[SceneObject], region: str) ->
     )
     if region == "mask":
         return masks
-    boxes = element_boxes(masks)
-    return np.stack([box_region(boxes[[i]], masks.shape[1:]) for i in range(len(boxes))])
+    return np.stack([box_region(box[None], masks.shape[1:]) for box in element_boxes(masks)])
 
 
 def _without(scene: Scene, names: Iterable[str]) -> np.ndarray:
@@ -76,15 +82,16 @@ def _without(scene: Scene, names: Iterable[str]) -> np.ndarray:
     return scene.image
 
 
+@dataclass(frozen=True)
 class _Subject:
     """A scene whose objects are hidden: what the network makes of pictures of it."""
 
-    def __init__(
-        self, item: GeoImage, image: torch.Tensor, donor: torch.Tensor, classifier: Classifier
-    ) -> None:
-        self.item, self.image, self.donor, self.classifier = item, image, donor, classifier
-        self.scene = scene_of(item)
-        self.objects = hideable(self.scene)
+    place: int
+    item: GeoImage
+    label: int
+    image: torch.Tensor
+    donor: torch.Tensor  # another scene, of which fills may take the same place
+    classifier: Classifier
 
     def hidden(self, regions: np.ndarray, fill: str) -> torch.Tensor:
         """Copies ``[N,3,S,S]`` of the scene, each with one of the regions filled."""
@@ -98,19 +105,30 @@ class _Subject:
 
 
 def _scene_by_scene(
-    dataset: GeoDataset, classifier: Classifier, one: Callable[[int, _Subject], pd.DataFrame]
+    stage: str,
+    dataset: GeoDataset,
+    classifier: Classifier,
+    ways: Mapping[str, Any],
+    one: Callable[[_Subject], pd.DataFrame],
 ) -> pd.DataFrame:
-    """The tables of all scenes; a donor patch is the same place of another of them."""
-    classifier.to(choose_device())
-    items = [dataset[i] for i in range(len(dataset))]
-    images = to_batch(items, classifier.image_size)
-    donors = images[donor_indices(dataset.ids, 0, 1)[:, 0]]
-    tables = []
-    with progress_bar("objects hidden", len(items), "scene", True) as bar:
-        for i, item in enumerate(items):
-            tables.append(one(i, _Subject(item, images[i], donors[i], classifier)))
-            bar.update()
-    return pd.concat([table for table in tables if len(table)], ignore_index=True)
+    """The tables of all scenes, kept in the cache; ``ways`` are what else they depend on."""
+    labels = shards.true_labels(dataset, classifier)
+
+    def make() -> pd.DataFrame:
+        classifier.to(choose_device())
+        items = [dataset[i] for i in range(len(dataset))]
+        images = to_batch(items, classifier.image_size)
+        donors = images[donor_indices(dataset.ids, 0, 1)[:, 0]]
+        tables = []
+        with progress_bar("objects hidden", len(items), "scene", True) as bar:
+            for i, item in enumerate(items):
+                label = labels[item.id]
+                tables.append(one(_Subject(i, item, label, images[i], donors[i], classifier)))
+                bar.update()
+        return pd.concat([table for table in tables if len(table)], ignore_index=True)
+
+    params = {"images": dataset.identity, "labels": labels, "classifier": classifier.weights_sha256}
+    return cache.table(stage, {**params, **ways}, (__name__,), make)
 
 
 def removals(
@@ -118,84 +136,41 @@ def removals(
 ) -> pd.DataFrame:
     """What each hideable object's removal costs the true class, by region and fill.
 
-    Log-probability lost when it is really removed, ``true``, and ``masked``; ``area`` is the share
-    of the image that is hidden.
+    Log-probability lost when it is really removed, ``true``, and ``masked``.
     """
-    labels = shards.true_labels(dataset, classifier)
 
-    def make() -> pd.DataFrame:
-        removed = dataset_effects(dataset, classifier)
-        true = object_effects(removed)["effect"]
+    def hide(subject: _Subject) -> pd.DataFrame:
+        scene = scene_of(subject.item)
+        objects = hideable(scene)
+        if not objects:
+            return pd.DataFrame()
+        regions = {name: object_regions(scene, objects, name) for name in REGIONS}
+        pairs = [(name, fill) for name in REGIONS for fill in fills]
+        masked = [subject.hidden(regions[name], fill) for name, fill in pairs]
+        found = subject.log_probabilities([subject.image[None], *masked])[:, subject.label]
+        lost = (found[0] - found[1:]).reshape(len(pairs), len(objects))
+        named = pd.DataFrame({"object": [o.id for o in objects], "cue": [o.cue for o in objects]})
+        named["image_id"] = subject.item.id
+        return pd.concat(
+            named.assign(region=name, fill=fill, masked=each)
+            for (name, fill), each in zip(pairs, lost, strict=True)
+        )
 
-        def one(_: int, subject: _Subject) -> pd.DataFrame:
-            return _objects_hidden(subject, labels[subject.item.id], fills)
-
-        table = _scene_by_scene(dataset, classifier, one)
-        keys = pd.MultiIndex.from_frame(table[["image_id", "object"]])
-        return table.assign(true=true.reindex(keys).to_numpy())
-
-    params = {
-        "images": dataset.identity,
-        "labels": labels,
-        "classifier": classifier.weights_sha256,
-        "fills": list(fills),
-    }
-    return cache.table("removals", params, MODULE, make)
-
-
-def _objects_hidden(subject: _Subject, label: int, fills: Sequence[str]) -> pd.DataFrame:
-    """What hiding each object of a scene costs."""
-    scene, objects = subject.scene, subject.objects
-    hidden = {name: object_regions(scene, objects, name) for name in REGIONS if objects}
-    pairs = [(name, fill) for name in hidden for fill in fills]
-    masked = [subject.hidden(hidden[name], fill) for name, fill in pairs]
-    kept = subject.log_probabilities([subject.image[None], *masked])[:, label]
-    lost = iter(kept[0] - kept[1:])
-    rows = [
-        {
-            "image_id": subject.item.id,
-            "object": one.id,
-            "category": one.category,
-            "cue": one.cue,
-            "region": name,
-            "fill": fill,
-            "area": pixels.mean(),
-            "masked": next(lost),
-        }
-        for name, fill in pairs
-        for one, pixels in zip(objects, hidden[name], strict=True)
-    ]
-    return pd.DataFrame(rows)
+    table = _scene_by_scene("removals", dataset, classifier, {"fills": list(fills)}, hide)
+    true = object_effects(dataset_effects(dataset, classifier))["effect"]
+    return table.join(true.rename("true"), ["image_id", "object"])
 
 
 def agreement(table: pd.DataFrame) -> pd.DataFrame:
-    """How well masked deletion (:func:`removals`) tells what true removal does.
+    """Rank correlation between masked deletion and true removal over the objects of a scene.
 
-    Compared within each scene: that all objects of one matter more than those of another, both ways
-    of deleting find easily. One row per region × fill, best first, means over scenes:
-    ``correlation`` (Spearman's over a scene's objects), ``bias`` (masked − true), and ``behind``,
-    how far the correlation lies below the best fill's. ``n_images`` have a correlation.
+    Means over scenes by region × fill of :func:`removals`, best first. Within each scene: that all
+    objects of one matter more than those of another, both ways of deleting find easily.
     """
-    rows = []
-    for region, part in table.groupby("region", sort=False):
-        scenes = part.groupby(["fill", "image_id"], sort=False)
-        correlation = scenes.apply(_correlation).unstack("fill").dropna()
-        bias = scenes.apply(lambda one: (one["masked"] - one["true"]).mean()).unstack("fill")
-        order = correlation.mean().sort_values(ascending=False).index
-        for fill in order:
-            better = correlation[order[0]] - correlation[fill]
-            row: dict[str, Any] = {"region": region, "fill": fill}
-            for name, values in {
-                "correlation": correlation[fill],
-                "bias": bias[fill],
-                "behind": better if fill != order[0] else better[:0],
-            }.items():
-                found = statistics.interval(values)
-                row |= {name: found.mean, f"{name}_low": found.low, f"{name}_high": found.high}
-                row[f"detectable_{name}"] = statistics.detectable_effect(values)
-            n_objects = int((part["fill"] == fill).sum())
-            rows.append(row | {"n_images": len(correlation), "n_objects": n_objects})
-    return pd.DataFrame(rows)
+    scenes = table.groupby(["region", "fill", "image_id"], sort=False)
+    each = scenes.apply(_correlation).rename("correlation").reset_index()
+    means = grouped_means(each, "correlation", ["region", "fill"])
+    return means.sort_values("value", ascending=False, kind="stable", ignore_index=True)
 
 
 def _correlation(objects: pd.DataFrame) -> float:
@@ -215,54 +190,41 @@ def object_tests(
     maps: Mapping[str, torch.Tensor],
     classifier: Classifier,
     *,
-    top: int = 3,
-    repeats: int = 2,
     top_p: float = TOP_P,
     fills: Sequence[str] = FILLS,
 ) -> pd.DataFrame:
     """The paper's deletion test on true objects, with masks and with real removal.
 
-    The ``top`` objects by the score of each method's ``maps`` ``[B,S,S]`` are deleted, and
-    ``repeats`` sets of as many random ones (see :func:`chosen_sets`): their padded boxes filled, or
-    the scene rendered without them. Gives an outcome table for :func:`geolib.statistics.compare`;
-    ``fill`` says how objects were deleted. Scenes with fewer than two objects are left out.
+    Deleted are the ``TOP`` objects by the score of each of ``maps`` ``[B,S,S]``, and ``REPEATS``
+    sets of as many random ones (:func:`chosen_sets`). ``fill`` says how, in an outcome table.
     """
-    labels = shards.true_labels(dataset, classifier)
 
-    def make() -> pd.DataFrame:
-        def one(i: int, subject: _Subject) -> pd.DataFrame:
-            own = {name: found[i].numpy() for name, found in maps.items()}
-            chosen = chosen_sets(subject.scene, own, top, repeats, top_p)
-            if chosen.empty:
-                return chosen
-            return _sets_deleted(subject, labels[subject.item.id], chosen, fills)
+    def delete(subject: _Subject) -> pd.DataFrame:
+        own = {name: found[subject.place].numpy() for name, found in maps.items()}
+        chosen = chosen_sets(scene_of(subject.item), own, top_p=top_p)
+        return chosen if chosen.empty else _sets_deleted(subject, chosen, fills)
 
-        return _scene_by_scene(dataset, classifier, one)
-
-    params = {
-        "images": dataset.identity,
-        "labels": labels,
-        "classifier": classifier.weights_sha256,
-        "maps": {
-            name: hashlib.sha256(found.contiguous().numpy().tobytes()).hexdigest()
-            for name, found in maps.items()
-        },
-        "ways": [list(fills), top, repeats, top_p],
+    digests = {
+        name: hashlib.sha256(found.contiguous().numpy().tobytes()).hexdigest()
+        for name, found in maps.items()
     }
-    return cache.table("object-tests", params, MODULE, make)
+    ways = {"maps": digests, "ways": [list(fills), top_p]}
+    return _scene_by_scene("object-tests", dataset, classifier, ways, delete)
 
 
 def chosen_sets(
-    scene: Scene, maps: Mapping[str, np.ndarray], top: int, repeats: int, top_p: float = TOP_P
+    scene: Scene,
+    maps: Mapping[str, np.ndarray],
+    top: int = TOP,
+    repeats: int = REPEATS,
+    top_p: float = TOP_P,
 ) -> pd.DataFrame:
-    """Sets of a scene's objects to delete, guided and random, a row per map and set.
+    """Sets of a scene's :func:`hideable` objects to delete, a row per map and set.
 
-    Guided are the ``top`` by score, half of the objects where there are fewer than twice as many,
-    and never one of score zero. Random are sets whose boxes cover as much, to within ``TOLERANCE``,
-    those that share few objects with the guided one first, then the sets nearest in coverage.
-    ``objects`` are places among :func:`hideable`, ``overlap`` the share that is guided, too.
+    Guided are the ``top`` by score, at most half of them, none of score zero. Random are sets whose
+    boxes cover as much, to within ``TOLERANCE``, those that share few with the guided one first.
     """
-    columns = ["attribution", "region", "repeat", "objects", "coverage", "overlap"]
+    columns = ["attribution", "region", "repeat", "objects", "coverage"]
     objects = hideable(scene)
     most = min(top, len(objects) // 2)
     if not most:
@@ -274,14 +236,13 @@ def chosen_sets(
         n_deleted = min(most, int((scores > 0).sum()))
         guided = tuple(sorted(np.argsort(-scores, kind="stable")[:n_deleted].tolist()))
         target = _covered(boxes, guided)
-        rows.append((name, "guided", 0, guided, target, float(n_deleted > 0)))
+        rows.append((name, "guided", 0, guided, target))
         every = list(combinations(range(len(objects)), n_deleted))
         order = np.random.default_rng(scene.seed).permutation(len(every))[:CANDIDATES]
         others = [every[i] for i in order if every[i] != guided] or [guided]
         ranked = sorted(others, key=lambda s: _unlike(s, guided, _covered(boxes, s) - target))
         for repeat, chosen in enumerate(ranked[:repeats]):
-            shared = len({*chosen} & {*guided}) / max(n_deleted, 1)
-            rows.append((name, "random", repeat, chosen, _covered(boxes, chosen), shared))
+            rows.append((name, "random", repeat, chosen, _covered(boxes, chosen)))
     return pd.DataFrame(rows, columns=columns)
 
 
@@ -294,11 +255,10 @@ def _unlike(chosen: Sequence[int], guided: Sequence[int], gap: float) -> tuple[f
     return max(abs(gap), TOLERANCE), len({*chosen} & {*guided})
 
 
-def _sets_deleted(
-    subject: _Subject, label: int, chosen: pd.DataFrame, fills: Sequence[str]
-) -> pd.DataFrame:
+def _sets_deleted(subject: _Subject, chosen: pd.DataFrame, fills: Sequence[str]) -> pd.DataFrame:
     """Outcomes of deleting each set of a scene's objects, in every way."""
-    scene, objects = subject.scene, subject.objects
+    scene = scene_of(subject.item)
+    objects = hideable(scene)
     boxes = object_regions(scene, objects, "box")
     sets = list(dict.fromkeys(chosen["objects"]))  # methods share sets
     regions = np.stack([boxes[list(one)].any(0) for one in sets])
@@ -307,36 +267,53 @@ def _sets_deleted(
     variants |= {fill: subject.hidden(regions, fill) for fill in fills}
     found = subject.log_probabilities(list(variants.values())).reshape(len(variants), len(sets), -1)
     guided = chosen[chosen["region"] == "guided"].set_index("attribution")["coverage"]
-    gap = chosen["coverage"] - chosen["attribution"].map(guided)
     place = chosen["objects"].map({one: i for i, one in enumerate(sets)}).to_numpy()
-    parts = [
-        chosen.drop(columns="objects").assign(
-            image_id=subject.item.id,
-            segmenter="truth",
+    named = chosen.drop(columns="objects").assign(
+        image_id=subject.item.id,
+        segmenter="truth",
+        test="deletion",
+        coverage_gap=chosen["coverage"] - chosen["attribution"].map(guided),
+        n_elements=chosen["objects"].map(len),
+    )
+    return pd.concat(
+        named.assign(
             fill=fill,
-            test="deletion",
-            coverage_gap=gap,
-            n_elements=chosen["objects"].map(len),
-            log_probability=values[place, label],
-            correct=values[place].argmax(1) == label,
+            log_probability=values[place, subject.label],
+            correct=values[place].argmax(1) == subject.label,
         )
         for fill, values in zip(variants, found, strict=True)
-    ]
-    return pd.concat(parts, ignore_index=True)
+    )
 
 
-def against_removal(outcomes: pd.DataFrame) -> pd.DataFrame:
-    """How much each fill's advantage differs from that under true removal, image by image.
+def conclusions(outcomes: pd.DataFrame) -> pd.DataFrame:
+    """What each way of deleting concludes about each method, and whether the verdict ``changes``.
 
-    One row per attribution × fill of :func:`object_tests`; positive where the fill flatters the
-    method, ``p_holm`` over all rows.
+    ``difference`` from the advantage in log-probability under true removal, image by image;
+    ``p_difference`` corrected over all rows. Without a difference only the certainty changes.
     """
-    each = statistics.advantages(outcomes, ("attribution", "fill"), "log_probability")
+    keys = ["attribution", "fill"]
+    each = statistics.advantages(outcomes, keys, "log_probability")
     wide = each.pivot(index=["attribution", "image_id"], columns="fill", values="advantage")
-    rows = []
-    for fill in wide.columns.drop(TRUE):
-        for name, values in (wide[fill] - wide[TRUE]).groupby("attribution", sort=False):
-            found = statistics.paired(values)
-            rows.append({"attribution": name, "fill": fill, **found._asdict()})
-    table = pd.DataFrame(rows)
-    return table.assign(p_holm=statistics.holm(table["p_value"]))
+    more = wide.drop(columns=TRUE).sub(wide[TRUE], axis=0).stack().groupby(keys)
+    found = {pair: statistics.paired(values)._asdict() for pair, values in more}
+    differences = pd.DataFrame.from_dict(found, orient="index").rename_axis(keys)
+    differences["p_difference"] = statistics.holm(differences["p_value"])
+    table = statistics.compare(outcomes, keys, "log_probability")
+    table = table.join(differences.drop(columns=["p_value", "n_images"]), keys)
+    table["verdict"] = verdicts(table["ci_low"], table["ci_high"])
+    truth = table[table["fill"] == TRUE].set_index("attribution")["verdict"]
+    differs = table["verdict"] != table["attribution"].map(truth)
+    told = table["p_difference"] < 0.05
+    return table.assign(change=np.select([differs & told, differs, told], CHANGES, "same"))
+
+
+def conclusions_table(judged: pd.DataFrame) -> pd.DataFrame:
+    """The :func:`conclusions` of each way of deleting, true removal on top, then the nearest fill;
+    methods by their advantage under true removal."""
+    shown = cells(judged, "+.2f", ("advantage", "ci_low", "ci_high"))
+    table = judged.assign(cell=shown + " " + judged["verdict"] + judged["change"].map(SIGNS))
+    distance = table["difference"].abs().groupby(table["fill"]).mean().fillna(-1)  # itself
+    truth = table[table["fill"] == TRUE].set_index("attribution")["advantage"]
+    wide = table.pivot(index="fill", columns="attribution", values="cell")
+    wide = wide.loc[distance.sort_values().index, truth.sort_values(ascending=False).index]
+    return wide.rename_axis(index=None, columns=None)

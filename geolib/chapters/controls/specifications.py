@@ -7,15 +7,15 @@ place of boxes; :func:`specification_curve` says in which of them the claim hold
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
-from itertools import chain
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import ArrayLike
 
 from geolib import statistics
 from geolib.ablation import faithfulness
@@ -23,7 +23,7 @@ from geolib.chapters.baselines import donor_indices, torus_shifts
 from geolib.chapters.tables import mean_row
 from geolib.data import GeoDataset
 from geolib.model import Classifier, choose_device
-from geolib.pipeline import shards as shards_
+from geolib.pipeline import shards
 from geolib.pipeline.shards import EvaluationConfig, Extracted, Shard
 from geolib.runtime import cache
 from geolib.runtime.here import progress_bar
@@ -42,14 +42,11 @@ KEYS = ("attribution", "segmenter", "fill", "varied", "setting")
 SPECIFICATION = (*KEYS, "region", "baseline", "test")
 UNCHANGED = "as everywhere"
 VERDICTS = ("holds", "undecided", "reversed")
+SEEING, BLIND = "maps that look at it", "maps that ignore the network"
 
-
-class Tested(NamedTuple):
-    """What is tested of some images."""
-
-    elements: Sequence[Elements]
-    further: Mapping[str, Sequence[np.ndarray]]  # ``controls`` of ablation.faithfulness
-    runs_out: Mapping[str, float] | None = None  # an image's coverage by all of its elements
+# What is tested of some images: their elements, and the ``controls`` of ablation.faithfulness.
+Tested = tuple[Sequence[Elements], Mapping[str, Sequence[np.ndarray]]]
+Choose = Callable[[Sequence[Extracted]], Tested]
 
 
 @dataclass(frozen=True)
@@ -72,84 +69,69 @@ def sweeps(config: EvaluationConfig, choices: Mapping[str, Iterable[Any]]) -> li
     ``choices`` are values tried of each field of the configuration, or of ``combine``. A value that
     ``config`` has already is left out: it would count twice.
     """
+    plain = Specification(config)
     found = []
-    for name, values in choices.items():
-        for value in values:
-            if name == "combine":
-                one = Specification(config, combine=value, varied=name, setting=value)
-            else:
-                changed = EvaluationConfig(**config.model_dump() | {name: value})
-                one = Specification(changed, varied=name, setting=str(value))
-            if (one.config, one.combine) != (config, Specification.combine):
-                found.append(one)
+    for name, value in ((name, value) for name, values in choices.items() for value in values):
+        if name == "combine":
+            one = replace(plain, combine=value)
+        else:
+            one = replace(plain, config=EvaluationConfig(**config.model_dump() | {name: value}))
+        if one != plain:
+            found.append(replace(one, varied=name, setting=str(value)))
     return found
 
 
 # Outcomes -----------------------------------------------------------------------------------------
 
 
-class OutcomeTables:
-    """Deletion and insertion of the elements of some images, with further regions of one's own.
+def outcome_tables(
+    dataset: GeoDataset,
+    classifier: Classifier,
+    stage: str,
+    module: str,
+    runs: Sequence[tuple[EvaluationConfig, Mapping[str, Any], Choose]],
+) -> Iterator[pd.DataFrame]:
+    """Deletion and insertion with further regions of one's own, for each of some runs; cached.
 
-    Pixels are read once, if at all; tables are kept in the cache.
+    A run has its settings, what else it depends on beside the module's code, and a function that
+    chooses what is tested of the images. Pixels are read once, if at all.
     """
+    parts = list(shards.shards(dataset, classifier, EvaluationConfig().shard_size))
+    judged = any(config.label == "true" for config, _, _ in runs)
+    labels = shards.true_labels(dataset, classifier) if judged else {}
+    images = [part.identity for part in parts]
+    common = {"images": images, "labels": labels, "classifier": classifier.weights_sha256}
+    with progress_bar(stage, len(runs), "run", True) as bar:
+        for config, ways, choose in runs:
+            params = {**common, **shards.config_key(config), **ways}
+            make = partial(_outcomes, parts, classifier, labels, config, choose)
+            yield cache.table(stage, params, (module,), make)
+            bar.update()
 
-    def __init__(
-        self, dataset: GeoDataset, classifier: Classifier, configs: Iterable[EvaluationConfig]
-    ) -> None:
-        self.classifier = classifier
-        size = EvaluationConfig().shard_size
-        self.shards: list[Shard] = list(shards_.shards(dataset, classifier, size))
-        judged = any(config.label == "true" for config in configs)
-        self.labels = shards_.true_labels(dataset, classifier) if judged else {}
 
-    def table(
-        self,
-        stage: str,
-        module: str,
-        config: EvaluationConfig,
-        ways: Mapping[str, Any],
-        choose: Callable[[Sequence[Extracted]], Tested],
-    ) -> pd.DataFrame:
-        """The outcome table of what ``choose`` makes of the images with their maps and segments.
-
-        ``ways`` and the module's code are what it depends on.
-        """
-
-        def make() -> pd.DataFrame:
-            of_shards = (shards_.extract(one, self.classifier, config) for one in self.shards)
-            extracted = list(chain.from_iterable(of_shards))
-            return self._outcomes(extracted, config, choose(extracted))
-
-        params = {
-            "images": [shard.identity for shard in self.shards],
-            "labels": self.labels,
-            "classifier": self.classifier.weights_sha256,
-            **shards_.config_key(config),
-            **ways,
-        }
-        return cache.table(stage, params, (module,), make)
-
-    def _outcomes(
-        self, extracted: Sequence[Extracted], config: EvaluationConfig, tested: Tested
-    ) -> pd.DataFrame:
-        self.classifier.to(choose_device(config.device))
-        ids = [one.item.id for one in extracted]
-        images = torch.stack([one.image for one in extracted])
-        table = faithfulness(
-            self.classifier,
-            images,
-            [self.labels[name] for name in ids] if config.label == "true" else None,
-            tested.elements,
-            image_ids=ids,
-            individual=False,
-            controls=tested.further,
-            donors=images[donor_indices(ids, config.seed, 1)[:, 0]],
-            **shards_.ablation_settings(config),
-        )
-        if tested.runs_out is not None:
-            table["runs_out"] = table["image_id"].map(tested.runs_out)
-        return table
+def _outcomes(
+    parts: Sequence[Shard],
+    classifier: Classifier,
+    labels: Mapping[str, int],
+    config: EvaluationConfig,
+    choose: Choose,
+) -> pd.DataFrame:
+    extracted = [one for part in parts for one in shards.extract(part, classifier, config)]
+    elements, further = choose(extracted)
+    classifier.to(choose_device(config.device))
+    ids = [one.item.id for one in extracted]
+    images = torch.stack([one.image for one in extracted])
+    return faithfulness(
+        classifier,
+        images,
+        [labels[name] for name in ids] if config.label == "true" else None,
+        elements,
+        image_ids=ids,
+        individual=False,
+        controls=further,
+        donors=images[donor_indices(ids, config.seed, 1)[:, 0]],
+        **shards.ablation_settings(config),
+    )
 
 
 def outcomes(
@@ -159,35 +141,33 @@ def outcomes(
     *,
     nulls: bool = True,
 ) -> pd.DataFrame:
-    """Deletion and insertion under many specifications.
+    """Deletion and insertion under many specifications, with columns ``varied`` and ``setting``.
 
-    ``nulls`` adds, beside random boxes, the two baselines of :func:`null_regions`, and masks in
-    place of boxes. The outcome table has the columns ``varied`` and ``setting``.
+    ``nulls`` adds the baselines of :func:`null_regions`, and masks in place of boxes.
     """
-    tables = OutcomeTables(dataset, classifier, [one.config for one in specifications])
-    found = []
-    with progress_bar("specifications", len(specifications), "run", True) as bar:
-        for one in specifications:
-            ways = {"combine": one.combine, "nulls": nulls}
-            choose = partial(_tested, one, nulls)
-            table = tables.table("controls", __name__, one.config, ways, choose)
-            found.append(table.assign(varied=one.varied, setting=one.setting))
-            bar.update()
+    runs = [
+        (one.config, {"combine": one.combine, "nulls": nulls}, partial(_tested, one, nulls))
+        for one in specifications
+    ]
+    tables = outcome_tables(dataset, classifier, "controls", __name__, runs)
+    found = [
+        table.assign(varied=one.varied, setting=one.setting)
+        for one, table in zip(specifications, tables, strict=True)
+    ]
     return pd.concat(found, ignore_index=True).assign(dataset=dataset.name)
 
 
 def _tested(one: Specification, nulls: bool, extracted: Sequence[Extracted]) -> Tested:
-    elements, ids = [_elements(e, one) for e in extracted], [e.item.id for e in extracted]
-    drawn = (one.config.repeats, one.config.seed)
-    return Tested(elements, null_regions(elements, ids, *drawn) if nulls else {})
-
-
-def _elements(extracted: Extracted, one: Specification) -> Elements:
-    if one.combine == "geometric":
-        return extracted.elements
-    return all_elements(
-        extracted, one.config, max_elements=len(extracted.elements), combine=one.combine
-    )
+    elements = [e.elements for e in extracted]
+    if one.combine != "geometric":
+        elements = [
+            all_elements(e, one.config, max_elements=len(e.elements), combine=one.combine)
+            for e in extracted
+        ]
+    if not nulls:
+        return elements, {}
+    ids = [e.item.id for e in extracted]
+    return elements, null_regions(elements, ids, one.config.repeats, one.config.seed)
 
 
 def all_elements(extracted: Extracted, config: EvaluationConfig, **options: Any) -> Elements:
@@ -208,18 +188,21 @@ def null_regions(
 ) -> dict[str, list[np.ndarray]]:
     """Two baselines beside random boxes, and masks in place of boxes; for each image bool [R,H,W].
 
-    A *donor layout* is where another image has its elements: what streets have in common without
-    what this one shows; its coverage equals the guided one's on average only. A *torus shift* moves
-    the guided layout as a whole, wrapping round the edges: the same coverage exactly.
+    A *donor layout* is where another image has its elements; its coverage is the guided one's on
+    average only. A *torus shift* moves the guided layout as a whole, wrapping round the edges.
     """
     boxes, masks = [one.region() for one in found], [one.mask_region() for one in found]
-    shifted = {
-        name: [torus_shifts(r, i, seed, repeats) for r, i in zip(own, image_ids, strict=True)]
-        for name, own in (("torus", boxes), ("masks torus", masks))
+
+    def moved(regions: Sequence[np.ndarray]) -> list[np.ndarray]:
+        pairs = zip(regions, image_ids, strict=True)
+        return [torus_shifts(region, name, seed, repeats) for region, name in pairs]
+
+    return {
+        "donor": [np.stack([boxes[i] for i in r]) for r in donor_indices(image_ids, seed, repeats)],
+        "torus": moved(boxes),
+        "masks": [mask[None] for mask in masks],
+        "masks torus": moved(masks),
     }
-    donors = donor_indices(image_ids, seed, repeats)
-    layouts = [np.stack([boxes[i] for i in row]) for row in donors]
-    return {"donor": layouts, "masks": [mask[None] for mask in masks], **shifted}
 
 
 # Specification curve ------------------------------------------------------------------------------
@@ -244,10 +227,10 @@ def per_image(table: pd.DataFrame, metric: str = "accuracy") -> pd.DataFrame:
     return rows.assign(changed=named.where(rows["varied"] != "", UNCHANGED))
 
 
-def specification_curve(rows: pd.DataFrame) -> pd.DataFrame:
+def specification_curve(rows: pd.DataFrame, blind: Sequence[str] = ()) -> pd.DataFrame:
     """Advantage under every specification of :func:`per_image`, smallest first.
 
-    ``without_elements`` is a share of the images.
+    ``without_elements`` is a share of the images; ``map`` sets the methods apart that are blind.
     """
     groups = rows.assign(none=rows["n_elements"] == 0).groupby(list(SPECIFICATION), sort=False)
     advantages = [group.dropna() for _, group in groups["advantage"]]
@@ -257,28 +240,27 @@ def specification_curve(rows: pd.DataFrame) -> pd.DataFrame:
         coverage=("coverage", "mean"),
         without_elements=("none", "mean"),
     ).reset_index()
-    ends = [found[:3] for found in statistics.intervals(advantages)]
-    curve[["value", "low", "high"]] = ends
+    curve[["value", "low", "high"]] = [one[:3] for one in statistics.intervals(advantages)]
     curve["detectable"] = [statistics.detectable_effect(one) for one in advantages]
-    curve["verdict"] = [verdict(low, high) for _, low, high in ends]
+    curve["verdict"] = verdicts(curve["low"], curve["high"])
+    curve["map"] = np.where(curve["attribution"].isin(blind), BLIND, SEEING)
     return curve.sort_values("value", kind="stable", ignore_index=True)
 
 
-def verdict(low: float, high: float) -> str:
-    """What an interval of an advantage says: it "holds", is "reversed", or is "undecided"."""
-    return "holds" if low > 0 else "reversed" if high < 0 else "undecided"
+def verdicts(low: ArrayLike, high: ArrayLike) -> np.ndarray:
+    """What intervals of an advantage say: it "holds", is "reversed", or is "undecided"."""
+    return np.select([np.greater(low, 0), np.less(high, 0)], ["holds", "reversed"], "undecided")
 
 
 def by_choice(curve: pd.DataFrame, rows: pd.DataFrame, choice: str) -> pd.DataFrame:
     """In how many specifications the claim holds, for each value of a choice, most often first.
 
-    ``curve`` may be some rows of the curve that was made from ``rows``. Numbers of specifications
-    by verdict, the ``share`` that holds, and the mean advantage over images and specifications.
+    ``curve`` may be some rows of the curve of ``rows``. The mean advantage is over both.
     """
     found = pd.crosstab(curve[choice], curve["verdict"])
     found = found.reindex(columns=list(VERDICTS), fill_value=0)
     found["share"] = found["holds"] / found.sum(axis=1)
-    kept = curve.groupby(choice)[["coverage", "without_elements"]].mean()
+    kept = curve.groupby(choice)["without_elements"].mean()
     columns = ["value", "low", "high", "detectable"]
     for value, each in _image_means(curve, rows, choice).items():
         row = mean_row(each) | {"detectable": statistics.detectable_effect(each)}
@@ -296,9 +278,8 @@ def _image_means(curve: pd.DataFrame, rows: pd.DataFrame, by: str) -> pd.DataFra
 def importance(curve: pd.DataFrame, rows: pd.DataFrame, choices: Iterable[str]) -> pd.DataFrame:
     """How far the values of each choice set the mean advantage apart, furthest first.
 
-    To be read on specifications in which every value of a choice meets every value of the others.
-    ``spread`` is the standard deviation of the mean advantages at its values, with its percentile
-    interval over images; ``by_chance``, that of a choice that plays no part.
+    ``spread`` is the standard deviation over its values, with its percentile interval over images;
+    ``by_chance``, that of a choice without influence. All values must meet all of the others.
     """
     found = {}
     for name in choices:

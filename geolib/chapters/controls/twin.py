@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+
+import pandas as pd
 
 from geolib import model
 from geolib.chapters.experiment import Experiment
+from geolib.chapters.tables import grouped_means, shown
 from geolib.runtime import cache
+from geolib.statistics import detectable_effect
 
 
 def twin(
@@ -48,3 +53,30 @@ def twin(
     chosen = experiment.tuned.config
     checkpoint = str(folder / "twin.safetensors")
     return experiment.variant(checkpoint=checkpoint, top_p=chosen.top_p, s_min=chosen.s_min)
+
+
+def masked_table(outcomes: pd.DataFrame, accuracies: Mapping[str, float]) -> pd.DataFrame:
+    """Whether the twin minds random boxes less than the classifier: did its training take?
+
+    ``outcomes`` are told apart by ``classifier``, the twin's last; ``accuracies`` are on unseen
+    whole images. The last row is the difference, image by image.
+    """
+    hidden = outcomes[(outcomes["region"] == "random") & (outcomes["test"] == "deletion")]
+    kept, whole = (
+        rows.groupby(["image_id", "classifier"], sort=False)["log_probability"].mean().unstack()
+        for rows in (hidden, outcomes[outcomes["region"] == "original"])
+    )
+    cost = whole - kept
+    first, second = outcomes["classifier"].unique()
+    cost["difference"] = cost[first] - cost[second]
+    table = grouped_means(cost.melt(var_name="of", value_name="cost"), "cost", "of").set_index("of")
+    table["accuracy"] = pd.Series(accuracies)
+    table["masked"] = hidden.groupby("classifier")["correct"].mean()
+    table["detectable"] = pd.Series({"difference": detectable_effect(cost["difference"])})
+    columns = {
+        "accuracy": ("accuracy", ".0%"),
+        "with random boxes hidden": ("masked", ".0%"),
+        "log-probability that they cost": ((), "+.2f"),
+        "detectable": ("detectable", ".2f"),
+    }
+    return shown(table, columns).rename_axis(None)

@@ -11,9 +11,7 @@ import pytest
 
 from geolib import statistics
 from geolib.book import claims
-from geolib.book.claims import Finding
 from geolib.chapters import elements, findings
-from geolib.chapters.controls import wording
 
 N = 40
 PAIRS = [("gradcam++", "felzenszwalb"), ("smoothgrad", "felzenszwalb"), ("random", "felzenszwalb")]
@@ -167,19 +165,6 @@ def test_data_names_the_segmenters_and_whether_some_are_yardsticks() -> None:
     assert findings.only_these(("slic", "sam2")) == "these segmenters only: slic; sam2"
     named = findings.only_these(["slic", "grid"])
     assert named == "these segmenters only: slic; grid; yardsticks included"
-
-
-def test_coverage_at_equal_area_rests_on_the_segmenters_compared() -> None:
-    explained = pd.DataFrame(
-        {"value": [0.7, 0.6], "low": [0.6, np.nan], "high": [0.9, 0.8], "detectable": np.nan},
-        index=["deletion", "insertion"],
-    )
-    data = f"GeoScenes, {findings.only_these(('slic', 'grid'))}"
-    found = wording.coverage_findings(explained, 40, data)
-    assert list(found) == ["object-coverage-explains-deletion"], "the other has no interval"
-    (finding,) = found.values()
-    assert finding == Finding(value=0.7, low=0.6, high=0.9, n=40, data=data)
-    assert finding.data.endswith("yardsticks included")
 
 
 def test_the_means_of_segmenters_are_compared_and_not_the_best_of_each_image() -> None:
