@@ -12,9 +12,8 @@ from geolib.masks import Array, bounding_boxes, box_region, intersections, to_nu
 from geolib.segmentation import Segments, salient_region
 
 TOP_P = 0.2
-# The paper tunes s_min and does not print it. This value stands in where no labelled validation
-# split allows tuning; it is what statistics.choose took on GeoScenes, where 0.3 lets elements cover
-# most of an image.
+# The paper tunes s_min and does not print it. For want of a labelled validation split this is what
+# statistics.choose took on GeoScenes; with 0.3 elements cover most of an image.
 S_MIN = 0.7
 
 # How overlap, average importance and central importance become one score. The paper takes the
@@ -44,11 +43,6 @@ def check_choice(argument: str, value: str, known: Collection[str]) -> None:
         raise ValueError(f"{argument}={value!r} is unknown; known: {', '.join(known)}")
 
 
-def _check_share(argument: str, value: float) -> None:
-    if not 0 <= value <= 1:
-        raise ValueError(f"{argument}={value}; expected a share in 0…1")
-
-
 def _check_attribution(attribution: Array) -> np.ndarray:
     values = to_numpy(attribution).astype(np.float64)
     if values.ndim != 2:
@@ -57,8 +51,7 @@ def _check_attribution(attribution: Array) -> np.ndarray:
         raise ValueError("attribution holds NaN or infinite values; expected a map scaled to 0…1")
     if (values < 0).any():
         raise ValueError(
-            f"attribution goes down to {values.min():.3g}; expected a map scaled to 0…1, because"
-            " a geometric mean needs factors ≥ 0"
+            f"attribution goes down to {values.min():.3g}; expected a map scaled to 0…1"
         )
     return values
 
@@ -76,19 +69,8 @@ def _check_masks(masks: Array, shape: tuple[int, ...] | None = None) -> np.ndarr
 def salient_weights(attribution: Array, top_p: float = TOP_P) -> np.ndarray:
     """Share of each pixel in the salient set T: the top k = round(top_p·H·W) pixels (§3.2).
 
-    Parameters
-    ----------
-    attribution : [H,W], finite and ≥ 0.
-    top_p : share of the image, above 0 and up to 1.
-
-    Returns
-    -------
-    float64 [H,W] in 0…1, summing to k; see `top_weights` for ties.
-
-    Raises
-    ------
-    ValueError
-        For a map that is not [H,W], not finite or negative, or a share outside 0…1.
+    Of a map [H,W], finite and ≥ 0, else a ValueError, as for a `top_p` that is not above 0 and up
+    to 1. The shares are float64 [H,W] in 0…1 and sum to k; see `top_weights` for ties.
     """
     values = _check_attribution(attribution)
     if not 0 < top_p <= 1:
@@ -144,8 +126,7 @@ def score_segments(
     attribution : [H,W] in 0…1.
     masks : bool [N,H,W].
     top_p : size of the salient set T as a share of the image.
-    combine : "geometric" (the paper), "arithmetic", or one factor alone: "overlap", "mean",
-        "center".
+    combine : "geometric" (the paper), "arithmetic", or one factor: "overlap", "mean", "center".
     center : "centroid" of the segment or centre of its "box".
 
     Returns
@@ -213,7 +194,8 @@ def suppress(
         raise ValueError(f"scores has shape {ranking.shape}; expected [{len(segments)}]")
     if np.isnan(ranking).any():
         raise ValueError("scores holds NaN; expected one finite score per segment")
-    _check_share("threshold", threshold)
+    if not 0 <= threshold <= 1:
+        raise ValueError(f"threshold={threshold}; expected a share in 0…1")
     check_choice("criterion", criterion, CRITERIA)
     intersection = intersections(segments, segments)
     areas = np.diag(intersection)
@@ -231,19 +213,9 @@ def suppress(
 def element_boxes(masks: Array, padding: float = 0.05) -> np.ndarray:
     """Bounding box of each mask, padded to keep some context (§3.3).
 
-    Parameters
-    ----------
-    masks : bool [N,H,W], none empty.
-    padding : added on every side: a share of the longer side, in pixels rounded half up.
-
-    Returns
-    -------
-    int64 [N,4], x0 y0 x1 y1, end-exclusive, clipped to the image.
-
-    Raises
-    ------
-    ValueError, TypeError
-        For masks of another shape or type or an empty one, or a negative padding.
+    Of masks bool [N,H,W], none empty: int64 [N,4], x0 y0 x1 y1, end-exclusive, inside the image.
+    `padding` is added on every side: a share of the longer side, in pixels rounded half up. A
+    ValueError or TypeError for masks of another shape or type or an empty one, or padding below 0.
     """
     segments = _check_masks(masks)
     if not padding >= 0:
@@ -302,7 +274,6 @@ def extract_elements(
     padding: float = 0.05,
     max_elements: int | None = None,
     *,
-    max_coverage: float = 1.0,
     candidates: str = "image",
     combine: str = "geometric",
     center: str = "centroid",
@@ -319,8 +290,6 @@ def extract_elements(
     threshold, criterion : see `suppress`.
     padding : see `element_boxes`.
     max_elements : keep at most so many, the best; None keeps all.
-    max_coverage : an element, best first, is left out when it would bring the region above this
-        share of the image: compares segmenters at equal area.
     candidates : "image" scores whole segments; "salient" cuts them to the salient set first, the
         other reading of "within each attribution-guided region".
 
@@ -333,8 +302,8 @@ def extract_elements(
     ValueError, TypeError
         For a map or masks of another shape, type or range, or an option out of range.
     """
-    _check_share("s_min", s_min)
-    _check_share("max_coverage", max_coverage)
+    if not 0 <= s_min <= 1:
+        raise ValueError(f"s_min={s_min}; expected a score in 0…1")
     check_choice("candidates", candidates, CANDIDATES)
     if max_elements is not None and max_elements < 0:
         raise ValueError(f"max_elements={max_elements}; expected a number ≥ 0, or None for all")
@@ -346,21 +315,9 @@ def extract_elements(
     table = score_segments(values, masks, top_p, combine=combine, center=center)
     relevant = np.flatnonzero((table["score"] >= s_min) & (table["score"] > 0))
     scores = table["score"].to_numpy()[relevant]
-    kept = relevant[suppress(masks[relevant], scores, threshold, criterion=criterion)]
-    boxes = element_boxes(masks[kept], padding)
-    fits = _within_coverage(boxes, values.shape, max_coverage)[:max_elements]
-    kept, boxes = kept[fits], boxes[fits]
+    best = suppress(masks[relevant], scores, threshold, criterion=criterion)[:max_elements]
+    kept = relevant[best]
     table = table.iloc[kept].assign(area=masks[kept].mean(axis=(1, 2)))
     table.insert(0, "segment", kept)
+    boxes = element_boxes(masks[kept], padding)
     return Elements(masks[kept], boxes, table.reset_index(drop=True))
-
-
-def _within_coverage(boxes: np.ndarray, shape: tuple[int, ...], max_coverage: float) -> np.ndarray:
-    """Indices of the boxes, taken in order, that keep their union within a share of the image."""
-    region, kept = np.zeros(shape, dtype=bool), []
-    for index in range(len(boxes)):
-        grown = region | box_region(boxes[[index]], shape)
-        if grown.mean() <= max_coverage:
-            region = grown
-            kept.append(index)
-    return np.array(kept, dtype=np.int64)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from functools import lru_cache
+import warnings
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
-from scipy.special import ndtr, ndtri
 
 from geolib.scoring import check_choice
 
@@ -41,20 +40,9 @@ def interval(
     """Bootstrap interval of a mean: BCa (Efron 1987), or where undefined, as on constant data,
     percentile.
 
-    Parameters
-    ----------
-    values : [n], one independent value per image; their order plays no part.
-    confidence : level, between 0 and 1.
-    n_resamples, seed : number of bootstrap samples, and of which draw.
-
-    Returns
-    -------
-    Interval; its method is "undefined" (and its bounds NaN) for fewer than two values.
-
-    Raises
-    ------
-    ValueError
-        For values that are not finite or not [n], or a level outside 0…1.
+    Of values [n], one independent value per image, in any order; `n_resamples` bootstrap samples
+    are drawn by `seed`. The method is "undefined" (and the bounds NaN) for fewer than two values. A
+    ValueError for values that are not finite or not [n], or a `confidence` outside 0…1.
     """
     return intervals([values], confidence, n_resamples, seed)[0]
 
@@ -62,65 +50,50 @@ def interval(
 def intervals(
     samples: Sequence[ArrayLike], confidence: float = 0.95, n_resamples: int = 9999, seed: int = 0
 ) -> list[Interval]:
-    """`interval` of each of many samples at once: the same numbers, but for rounding.
+    """`interval` of each of many samples [n] at once; n may differ between them."""
+    from scipy import stats  # a second to import
 
-    Samples [n] of one size share their resampled positions, so that one matrix product gives the
-    means of all their bootstrap samples; n may differ between samples.
-    """
     if not 0 < confidence < 1:
         raise ValueError(f"confidence={confidence}; expected a level between 0 and 1, like 0.95")
+    low_tail = (1 - confidence) / 2
     ordered = [np.sort(np.asarray(values, dtype=float)) for values in samples]
     for sample in ordered:
         if sample.ndim != 1 or not np.isfinite(sample).all():
             raise ValueError(f"values has shape {sample.shape}; expected finite values [n]")
-    found: list[Interval] = [Interval(np.nan, np.nan, np.nan, "undefined")] * len(ordered)
-    for n in {len(sample) for sample in ordered} - {0}:
-        places = [place for place, sample in enumerate(ordered) if len(sample) == n]
-        matrix = np.stack([ordered[place] for place in places], axis=1)
-        if n == 1:
-            bounds = [Interval(float(mean), np.nan, np.nan, "undefined") for mean in matrix[0]]
-        else:
-            means = [counts @ matrix / n for counts in _resamples(n, n_resamples, seed)]
-            pairs = zip(matrix.T, np.concatenate(means).T, strict=True)
-            bounds = [_bounds(sample, resampled, confidence) for sample, resampled in pairs]
-        for place, bound in zip(places, bounds, strict=True):
-            found[place] = bound
+    sizes = [len(sample) for sample in ordered]
+    single = [sample[0] if len(sample) == 1 else np.nan for sample in ordered]
+    found = [Interval(float(mean), np.nan, np.nan, "undefined") for mean in single]
+    for n in set(sizes) - {0, 1}:
+        places = np.flatnonzero(np.equal(sizes, n))
+        matrix = np.stack([ordered[place] for place in places])
+        with np.errstate(invalid="ignore", divide="ignore"), warnings.catch_warnings():
+            warnings.simplefilter("ignore", stats.DegenerateDataWarning)
+            result = stats.bootstrap(
+                (matrix,),
+                _mean,
+                axis=-1,
+                confidence_level=confidence,
+                n_resamples=n_resamples,
+                batch=max(1, CHUNK // matrix.size),
+                rng=np.random.default_rng(seed),
+            )
+        tails = np.quantile(result.bootstrap_distribution, [low_tail, 1 - low_tail], axis=-1)
+        bounds = np.array(result.confidence_interval)
+        bca = np.isfinite(bounds).all(axis=0) & (np.ptp(matrix, axis=1) > 0)
+        ends = np.where(bca, bounds, tails).T.tolist()
+        for place, mean, (low, high), good in zip(places, matrix.mean(1), ends, bca, strict=True):
+            found[place] = Interval(float(mean), low, high, "BCa" if good else "percentile")
     return found
 
 
-def _resamples(n: int, n_resamples: int, seed: int) -> Iterator[np.ndarray]:
-    """How often each of n images is drawn in each bootstrap sample [R,n], in chunks of samples."""
-    if n * n_resamples <= CHUNK:
-        yield _counts(n, n_resamples, (seed,))
-        return
-    size = max(1, CHUNK // n)
-    for number, start in enumerate(range(0, n_resamples, size)):
-        yield _counts.__wrapped__(n, min(size, n_resamples - start), (seed, number))
+def _mean(samples: np.ndarray, axis: int) -> np.ndarray:
+    """Means, rounded: those of equal samples in another order are to count as equal."""
+    return np.round(samples.mean(axis=axis), 12)
 
 
-@lru_cache(maxsize=4)
-def _counts(n: int, n_resamples: int, seed: tuple[int, ...]) -> np.ndarray:
-    drawn = np.random.default_rng(seed).integers(n, size=(n_resamples, n))
-    drawn += n * np.arange(n_resamples)[:, None]
-    counts = np.bincount(drawn.ravel(), minlength=n * n_resamples)
-    return counts.reshape(n_resamples, n).astype(float)
-
-
-def _bounds(sample: np.ndarray, resampled: np.ndarray, confidence: float) -> Interval:
-    """Interval of the mean of a sample [n] from the means of its bootstrap samples [R]."""
-    mean, tails = sample.mean(), np.array([1 - confidence, 1 + confidence]) / 2
-    deviations = sample - mean
-    # Means that are equal but for rounding count as equal: half of them lie below.
-    tolerance = 1e-12 * np.abs(sample).max()
-    below = (resampled < mean - tolerance).mean() / 2 + (resampled <= mean + tolerance).mean() / 2
-    method = "percentile"
-    if np.ptp(sample) > tolerance and 0 < below < 1:
-        acceleration = (deviations**3).sum() / (6 * (deviations**2).sum() ** 1.5)
-        shifted = ndtri(below) + ndtri(tails)
-        tails = ndtr(ndtri(below) + shifted / (1 - acceleration * shifted))
-        method = "BCa"
-    low, high = np.quantile(resampled, tails)
-    return Interval(float(mean), float(low), float(high), method)
+def resamples(n: int, n_resamples: int = 999, seed: int = 0) -> np.ndarray:
+    """Positions of the images in each bootstrap sample of n of them, int64 [n_resamples,n]."""
+    return np.random.default_rng(seed).integers(n, size=(n_resamples, n))
 
 
 def accuracy_interval(correct: ArrayLike, confidence: float = 0.95) -> Interval:
@@ -135,10 +108,10 @@ def accuracy_interval(correct: ArrayLike, confidence: float = 0.95) -> Interval:
 
 
 def paired_p_value(differences: ArrayLike, n_resamples: int = 9999, seed: int = 0) -> float:
-    """Two-sided paired permutation test of a zero mean, by flipping the signs of differences.
+    """Two-sided paired permutation test of a zero mean of differences [n], one per image.
 
-    Exact where there are at most `n_resamples` sign patterns, else by random patterns. Differences
-    [n], one per image; p in 0…1, NaN for no value.
+    Signs are flipped: in every pattern where there are at most `n_resamples`, else in random ones.
+    p is in 0…1, and NaN for no value.
     """
     sample = np.sort(np.asarray(differences, dtype=float))  # the order of images plays no part
     if not sample.size:
@@ -346,41 +319,19 @@ def choose(curve: pd.DataFrame, max_coverage: float = 0.25) -> dict[str, Any]:
     -------
     The chosen row as a dict, of equal advantages that of smaller coverage. If no setting keeps the
     bound, the smallest coverage is taken and its `within_coverage` is False.
+
+    Raises
+    ------
+    ValueError
+        For a missing column, or no setting with an advantage and a coverage.
     """
     needed = ("top_p", "s_min", "insertion_advantage", "coverage")
     if missing := [column for column in needed if column not in curve]:
         raise ValueError(f"curve lacks the columns {missing}; expected {', '.join(needed)}")
-    settings = curve.dropna(subset=list(needed))
+    settings = curve.dropna(subset=list(needed)).sort_values("coverage", kind="stable")
     if settings.empty:
         raise ValueError("curve has no setting with an advantage and a coverage to choose from")
     within = settings[settings["coverage"] <= max_coverage]
-    if within.empty:
-        best = settings.sort_values("coverage", kind="stable")
-    else:
-        best = within.sort_values(
-            ["insertion_advantage", "coverage"], ascending=[False, True], kind="stable"
-        )
-    row = {str(name): value for name, value in best.iloc[0].items()}
-    return {**row, "within_coverage": not within.empty}
-
-
-def levels(
-    outcomes: pd.DataFrame,
-    by: Sequence[str] = BY,
-    metric: str = "accuracy",
-    *,
-    n_resamples: int = 9999,
-    seed: int = 0,
-) -> pd.DataFrame:
-    """Guided and random means with their intervals, for pictures of both side by side.
-
-    One row per method × test: `by`, test; guided, guided_low, guided_high; random, random_low,
-    random_high. Parameters as in `advantages` and `interval`.
-    """
-    table = advantages(outcomes, by, metric)
-    keys, groups = zip(*table.groupby([*by, "test"], sort=False), strict=True)
-    table = pd.DataFrame(list(keys), columns=[*by, "test"])
-    for kind in ("guided", "random"):
-        found = intervals([group[kind] for group in groups], n_resamples=n_resamples, seed=seed)
-        table[[kind, f"{kind}_low", f"{kind}_high"]] = [one[:3] for one in found]
-    return table
+    rank = within["insertion_advantage"].to_numpy()
+    best = settings.iloc[0] if within.empty else within.iloc[rank.argmax()]
+    return {**{str(k): v for k, v in best.items()}, "within_coverage": not within.empty}

@@ -91,24 +91,21 @@ def comparison_table(comparison: pd.DataFrame, by: str) -> Styler:
     return table.style.format(formats, na_rep="–")
 
 
-def guided_against_random(levels: pd.DataFrame, by: str, original: float) -> Figure:
+def guided_against_random(outcomes: pd.DataFrame, by: str, original: float) -> Figure:
     """Accuracy after deletion and insertion, guided against random (Figures 2 and 3).
 
-    ``levels`` is that of :func:`geolib.statistics.levels`, ``original`` the accuracy on the
-    untouched images.
+    ``original`` is the accuracy on the untouched images.
     """
-    kinds = []
-    for kind in ("guided", "random"):
-        columns = {kind: "value", f"{kind}_low": "low", f"{kind}_high": "high"}
-        kinds.append(
-            levels[[by, "test", *columns]].rename(columns=columns).assign(boxes=f"{kind} boxes")
-        )
+    columns = {"guided": "guided boxes", "random": "random boxes"}
+    each = statistics.advantages(outcomes).rename(columns=columns)
+    each = each.melt([by, "test"], list(columns.values()), var_name="boxes")
+    means = tables.grouped_means(each, "value", [by, "test", "boxes"])
     reading = {
         "deletion": "deletion (lower is better)",
         "insertion": "insertion (higher is better)",
     }
     return figures.dots(
-        pd.concat(kinds).replace({"test": reading}),
+        means.replace({"test": reading}),
         by,
         by="boxes",
         panels="test",

@@ -243,7 +243,7 @@ def variance_components(table: pd.DataFrame, value: str) -> pd.DataFrame:
     result = pd.DataFrame({"variance": variance, "share": np.nan}, index=names)
     if total == 0:
         return result.assign(low=np.nan, high=np.nan)
-    draws = np.random.default_rng(0).integers(len(wide), size=(999, len(wide)))
+    draws = statistics.resamples(len(wide))
     resampled = np.array([_components(wide[draw]) for draw in draws])
     sums = resampled.sum(1, keepdims=True)
     shares = np.divide(resampled, sums, out=np.full_like(resampled, np.nan), where=sums > 0)

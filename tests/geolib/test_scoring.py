@@ -323,11 +323,6 @@ def test_options_of_the_whole_step():
     # Padding 50 % of the longer side: the core grows by 1, segment 2 by 3.
     padded = extract_elements(values, masks, padding=0.5, **kept)
     assert padded.boxes.tolist() == [[5, 5, 9, 9], [1, 1, 13, 12]]
-    # The core covers 4 / 400; segment 2, with 30 / 400, does not fit any more.
-    small = extract_elements(values, masks, max_coverage=0.05, **kept)
-    assert small.table["segment"].tolist() == [3]
-    exact = extract_elements(values, masks, max_coverage=30 / 400, **kept)
-    assert exact.table["segment"].tolist() == [3, 2]
     # Cut to the salient set, the whole image is the square again: a duplicate of 1 and worse than
     # 2, which drops both.
     cut = extract_elements(values, masks, candidates="salient", **kept)

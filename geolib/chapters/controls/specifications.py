@@ -285,7 +285,7 @@ def importance(curve: pd.DataFrame, rows: pd.DataFrame, choices: Iterable[str]) 
     for name in choices:
         means = _image_means(curve, rows, name)
         effects = means.sub(means.mean(axis=1), axis=0).to_numpy()
-        draws = np.random.default_rng(0).integers(len(effects), size=(999, len(effects)))
+        draws = statistics.resamples(len(effects))
         low, high = np.quantile(effects[draws].mean(axis=1).std(axis=1), [0.025, 0.975])
         found[name] = {
             "values": effects.shape[1],
