@@ -31,7 +31,8 @@ from torch.nn import functional as F
 from torch.utils.data import Subset
 
 from geolib import data, model
-from geolib.data import PixelBatch, ResizedPixels
+from geolib.data import PixelBatch
+from geolib.data.pixels import ResizedPixels, default_workers
 from geolib.model.device import Process, inference_precision, uses_bf16
 from geolib.model.prediction import as_images
 from geolib.training.augmentation import augment
@@ -108,7 +109,7 @@ def main() -> None:
         dataset = data.load("folder", "all", root=folder)
         print(
             f"{options.images} JPEG files of {options.width} × {3 * options.width // 4} px, "
-            f"{n_bytes / 1e3:.0f} kB; {data.default_workers(options.images)} workers, "
+            f"{n_bytes / 1e3:.0f} kB; {default_workers(options.images)} workers, "
             f"{options.threads} threads, ResNet-18 in {'bf16' if uses_bf16('cpu') else 'fp32'}, "
             f"batches of {BATCH_SIZE}; load {os.getloadavg()[0]:.1f}"
         )

@@ -11,16 +11,7 @@ from typing import Any
 from geolib.data.folder import folder
 from geolib.data.osv5m import osv5m
 from geolib.data.panoramax import panoramax
-from geolib.data.pixels import (
-    PixelBatch,
-    ResizedPixels,
-    collate,
-    default_workers,
-    pixel_batches,
-    resize,
-    single_threaded,
-    to_batch,
-)
+from geolib.data.pixels import PixelBatch, pixel_batches, resize, to_batch
 from geolib.data.records import SPLITS, GeoDataset, GeoImage, PhotoRecord, Skipped
 from geolib.data.scenes import geoscenes
 from geoscenes import COUNTRIES
@@ -33,18 +24,10 @@ __all__ = [
     "GeoImage",
     "PhotoRecord",
     "PixelBatch",
-    "ResizedPixels",
     "Skipped",
-    "collate",
-    "default_workers",
-    "folder",
-    "geoscenes",
     "load",
-    "osv5m",
-    "panoramax",
     "pixel_batches",
     "resize",
-    "single_threaded",
     "to_batch",
 ]
 
@@ -68,16 +51,12 @@ def load(
         names for their options.
     split
         ``"train"``, ``"validation"``, ``"test"``, ``"eval"`` (the images that the pipeline
-        explains), or ``"all"`` (``folder`` only).
+        explains), or ``"all"`` (``folder`` and ``panoramax`` only).
     n
         Number of images; at most as many as there are, all of them by default.
     seed
         Decides which images (``folder``) or scenes (``geoscenes``) belong to which split. Splits
         of one seed share no image.
-
-    Returns
-    -------
-    GeoDataset
 
     Raises
     ------

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -60,7 +58,10 @@ class PixelBatch(NamedTuple):
     unreadable: list[tuple[int, images.UnreadableImage]]
 
 
-class ResizedPixels(Dataset[tuple[int, torch.Tensor | images.UnreadableImage]]):
+Item = tuple[int, torch.Tensor | images.UnreadableImage]
+
+
+class ResizedPixels(Dataset[Item]):
     """Items as ``(index, uint8 [S,S,3])``; an unreadable one as ``(index, error)``."""
 
     def __init__(self, dataset: GeoDataset, image_size: int) -> None:
@@ -70,7 +71,7 @@ class ResizedPixels(Dataset[tuple[int, torch.Tensor | images.UnreadableImage]]):
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, index: int) -> tuple[int, torch.Tensor | images.UnreadableImage]:
+    def __getitem__(self, index: int) -> Item:
         record = self.dataset.records[index]
         try:
             if isinstance(record, PhotoRecord):
@@ -83,7 +84,7 @@ class ResizedPixels(Dataset[tuple[int, torch.Tensor | images.UnreadableImage]]):
             return index, error
 
 
-def collate(items: Sequence[tuple[int, torch.Tensor | images.UnreadableImage]]) -> PixelBatch:
+def collate(items: Sequence[Item]) -> PixelBatch:
     """Gather items of :class:`ResizedPixels` into a batch ``uint8 [B,S,S,3]``."""
     readable = [(i, pixels) for i, pixels in items if isinstance(pixels, torch.Tensor)]
     unreadable = [(i, error) for i, error in items if isinstance(error, images.UnreadableImage)]
@@ -92,7 +93,6 @@ def collate(items: Sequence[tuple[int, torch.Tensor | images.UnreadableImage]]) 
     return PixelBatch([i for i, _ in readable], stacked, unreadable)
 
 
-@dataclass(frozen=True)
 class _Drawn(Dataset[PixelBatch]):
     """Images that are drawn and not read, so many at a time, each drawn once for all who ask.
 
@@ -100,42 +100,34 @@ class _Drawn(Dataset[PixelBatch]):
     datasets that begin alike share files.
     """
 
-    dataset: GeoDataset
-    image_size: int
-
-    @property
-    def _starts(self) -> range:
-        return range(0, len(self.dataset), min(DRAWN_TOGETHER, WEBP_MAX_SIDE // self.image_size))
+    def __init__(self, dataset: GeoDataset, image_size: int) -> None:
+        self.dataset = dataset
+        self.image_size = image_size
+        step = min(DRAWN_TOGETHER, WEBP_MAX_SIDE // image_size)
+        everything = range(len(dataset))
+        self.parts = [everything[start : start + step] for start in everything[::step]]
 
     def __len__(self) -> int:
-        return len(self._starts)
+        return len(self.parts)
 
-    def _indices(self, part: int) -> range:
-        start = self._starts[part]
-        return range(start, min(start + self._starts.step, len(self.dataset)))
-
-    def _params(self, part: int) -> dict[str, Any]:
-        keys = [self.dataset.content_key(index) for index in self._indices(part)]
-        return {"images": keys, "size": self.image_size}
+    def _identity(self, part: int) -> tuple[str, dict[str, Any], tuple[str]]:
+        keys = [self.dataset.content_key(index) for index in self.parts[part]]
+        return "drawn", {"images": keys, "size": self.image_size}, (__name__,)
 
     def missing(self) -> int:
         """Number of files that are yet to be written."""
-        places = (cache.find("drawn", self._params(part), (__name__,)) for part in range(len(self)))
-        return sum(place is None for place in places)
+        return sum(cache.find(*self._identity(part)) is None for part in range(len(self)))
 
     def __getitem__(self, part: int) -> PixelBatch:
-        indices = self._indices(part)
-
         def build(folder: Path) -> None:
-            drawn = (self.dataset.records[index].read().image for index in indices)
+            drawn = (self.dataset.records[index].read().image for index in self.parts[part])
             column = np.concatenate([resize(image, self.image_size) for image in drawn])
             # With more effort files hardly get smaller.
             Image.fromarray(column).save(folder / "pixels.webp", lossless=True, method=2)
 
-        folder = cache.compute("drawn", self._params(part), (__name__,), build)
-        with Image.open(folder / "pixels.webp") as column:
+        with Image.open(cache.compute(*self._identity(part), build) / "pixels.webp") as column:
             pixels = np.array(column).reshape(-1, self.image_size, self.image_size, 3)
-        return PixelBatch(list(indices), torch.from_numpy(pixels), [])
+        return PixelBatch(list(self.parts[part]), torch.from_numpy(pixels), [])
 
 
 def pixel_batches(
@@ -155,10 +147,8 @@ def pixel_batches(
     ----------
     dataset
         Unreadable items are left out, and noted in ``dataset.skipped``.
-    image_size
-        Side S in pixels.
-    batch_size
-        Largest number of images in a batch.
+    image_size, batch_size
+        Side S in pixels, and the largest number of images in a batch.
     items
         Pairs of index and pixels, or error, in place of whole images, resized.
     workers
@@ -171,26 +161,16 @@ def pixel_batches(
     PixelBatch
         ``indices`` of the items, ``pixels`` of type ``uint8 [B,S,S,3]``.
     """
-    drawn = items is None and all(getattr(record, "drawn", False) for record in dataset.records)
+    source = ResizedPixels(dataset, image_size) if items is None else items
     workers = default_workers(len(dataset)) if workers is None else workers
-    loader: DataLoader[Any]
-    if drawn:
-        files = _Drawn(dataset, image_size)
-        loader = DataLoader(
-            files,
-            batch_size=1,
-            collate_fn=itemgetter(0),
-            num_workers=min(workers, files.missing()),
-            worker_init_fn=single_threaded,
-        )
-    else:
-        loader = DataLoader(
-            ResizedPixels(dataset, image_size) if items is None else items,
-            batch_size=batch_size,
-            collate_fn=collate,
-            num_workers=workers,
-            worker_init_fn=single_threaded,
-        )
+    in_batches: dict[str, Any] = {"batch_size": batch_size, "collate_fn": collate}
+    if items is None and all(getattr(record, "drawn", False) for record in dataset.records):
+        source = drawn = _Drawn(dataset, image_size)
+        workers = min(workers, drawn.missing())
+        in_batches = {"batch_size": None}
+    loader: DataLoader[Any] = DataLoader(
+        source, num_workers=workers, worker_init_fn=single_threaded, **in_batches
+    )
     description = f"{dataset.name} {dataset.split}"
     with progress_bar(description, len(dataset), "image", progress) as bar:
         for batch in loader:

@@ -78,23 +78,15 @@ class PhotoRecord:
         return _file_sha256(self.path, status.st_size, status.st_mtime_ns)
 
     def read(self) -> GeoImage:
-        return GeoImage(
-            self.id,
-            images.read(self.path),
-            self.country,
-            self.label,
-            self.latitude,
-            self.longitude,
-            self.licence,
-            self.attribution,
-        )
+        known = vars(self).copy()
+        return GeoImage(image=images.read(known.pop("path")), **known)
 
 
 class GeoDataset(Dataset[GeoImage]):
     """A sequence of :class:`GeoImage`, read or rendered one by one when asked for.
 
     Indexing raises :class:`geolib.images.UnreadableImage` for a damaged file. ``skipped`` lists the
-    items that turned out to be unusable so far.
+    items that turned out to be unusable so far. No other property reads or decodes pixels.
     """
 
     def __init__(
@@ -113,27 +105,24 @@ class GeoDataset(Dataset[GeoImage]):
 
     @property
     def ids(self) -> list[str]:
-        """Names of the items; no pixels are read."""
+        """Names of the items."""
         return [record.id for record in self.records]
 
     @property
     def labels(self) -> list[int | None]:
-        """Class indices of the items; no pixels are read."""
+        """Class indices of the items."""
         return [record.label for record in self.records]
 
     def content_key(self, index: int) -> str:
-        """Hash of everything the pixels of an item depend on; no pixels are decoded."""
+        """Hash of everything the pixels of an item depend on."""
         return self.records[index].content_key()
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What tells its images and labels from any others; no pixels are decoded."""
+        """What tells its images and labels from any others."""
         keys = [record.content_key() for record in self.records]
-        return {
-            "name": self.name,
-            "classes": list(self.classes),
-            "images": list(zip(self.ids, self.labels, keys, strict=True)),
-        }
+        images = list(zip(self.ids, self.labels, keys, strict=True))
+        return {"name": self.name, "classes": list(self.classes), "images": images}
 
     def subset(self, indices: Iterable[int]) -> GeoDataset:
         """Dataset of the items at ``indices``, in that order; ``skipped`` is shared."""

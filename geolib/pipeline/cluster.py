@@ -28,6 +28,7 @@ from distributed import (
 from distributed.comm import CommClosedError
 
 from geolib import data
+from geolib.data.pixels import single_threaded
 from geolib.model import Classifier
 from geolib.pipeline import shards as shards_
 from geolib.runtime import cache
@@ -200,7 +201,7 @@ def _outcomes(shard: shards_.Shard, run: str) -> str:
             "libraries than the machine that asks; install the same and start it again"
         )
     os.environ["GEOLIB_CACHE"] = shared.cache
-    data.single_threaded(0)
+    single_threaded(0)
     with shards_.single_thread():
         return str(shards_.outcomes(shard, shared.classifier, shared.config))
 

@@ -10,15 +10,8 @@ from typing import Any, NamedTuple
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 
-from geolib.data import (
-    GeoDataset,
-    PixelBatch,
-    ResizedPixels,
-    collate,
-    default_workers,
-    pixel_batches,
-    single_threaded,
-)
+from geolib.data import GeoDataset, PixelBatch, pixel_batches
+from geolib.data.pixels import ResizedPixels, collate, default_workers, single_threaded
 from geolib.model.device import Process
 from geolib.model.settings import TrainConfig
 from geolib.training.crops import Crops, RandomCrops, centre_crops
