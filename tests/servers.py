@@ -20,8 +20,8 @@ Usage::
 
 A path without a route is answered with 404. Bodies carry an ETag (a hash of their bytes unless the
 answer names one) and a length; ranges and If-Range are honoured unless ``ranges=False``. Routes may
-be changed while the server runs. :func:`hub` makes the routes of a repository of the hub, whose
-address is then the ``endpoint``.
+be changed while the server runs. :func:`hub` makes the routes of a repository of the hub, and
+:func:`use_hub` has them asked in its place.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 import numpy as np
+import pytest
 from PIL import Image
 
 DRIP_BYTES = 64
@@ -110,6 +111,12 @@ def hub(
                 body, storage, commit, token
             )
     return routes
+
+
+def use_hub(monkeypatch: pytest.MonkeyPatch, server: Server) -> None:
+    """Files of the hub are asked of this server."""
+    template = f"{server.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+    monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
 
 
 def _resolved(

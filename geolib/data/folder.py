@@ -6,9 +6,8 @@ import hashlib
 import math
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from itertools import count
 from pathlib import Path
 
 import pandas as pd
@@ -19,7 +18,12 @@ SHARES = {"train": 0.70, "validation": 0.15, "test": 0.15}
 OTHER = "other"
 METADATA = "metadata.csv"
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+COLUMNS = ["file", "country", "latitude", "longitude", "licence", "attribution"]
 CELL_DEGREES = 0.01
+SCARCE_PLACES = (
+    "too few places to split by location: {}; split by content instead, so near-duplicates may be "
+    "in two splits"
+)
 
 
 def folder(
@@ -106,55 +110,32 @@ def _id(path: Path, root: Path) -> str:
 
 def _from_metadata(root: Path) -> tuple[list[PhotoRecord], list[Skipped]]:
     # As text: pandas would take NA, Namibia's code, for a missing value.
-    table = pd.read_csv(root / METADATA, dtype=str, keep_default_na=False)
-    table.columns = table.columns.str.strip()
+    table = pd.read_csv(root / METADATA, dtype=str, keep_default_na=False).rename(columns=str.strip)
     if "file" not in table:
         raise ValueError(f"{root / METADATA} lacks the column 'file'; it has {list(table.columns)}")
+    table = table.reindex(columns=COLUMNS, fill_value="").apply(lambda column: column.str.strip())
     if repeated := sorted(table.file[table.file.duplicated()].unique()):
         raise ValueError(f"{root / METADATA} lists {repeated[0]!r} more than once")
-    rows = [
-        {str(column): cell.strip() or None for column, cell in row.items()}
-        for row in table.to_dict("records")
-    ]
-    records = [_from_row(row, root, line) for row, line in zip(rows, count(2))]
-    skipped = [
-        Skipped(r.id, f"listed in {METADATA} but missing") for r in records if not r.path.is_file()
-    ]
-    return [r for r in records if r.path.is_file()], skipped
+    _refuse(table.file == "", root, "the file's name is empty")
+    for column, limit in (("latitude", 90), ("longitude", 180)):
+        degrees = pd.to_numeric(table[column], errors="coerce")
+        wrong = (table[column] != "") & ~degrees.between(-limit, limit)
+        given = next(iter(table[column][wrong]), "")
+        _refuse(wrong, root, f"{column}={given!r}; expected degrees between -{limit} and {limit}")
+        table[column] = degrees
+    one_only = table.latitude.isna() != table.longitude.isna()
+    _refuse(one_only, root, "latitude and longitude must both be given, or neither")
+    known = table.rename(columns={"file": "id"}).astype(object)
+    rows = known.where(known.notna() & (known != ""), None).to_dict("records")
+    records = [PhotoRecord(path=root / row["id"], **row) for row in rows]
+    missing = [record for record in records if not record.path.is_file()]
+    skipped = [Skipped(record.id, f"listed in {METADATA} but missing") for record in missing]
+    return [record for record in records if record.path.is_file()], skipped
 
 
-def _from_row(row: dict[str, str | None], root: Path, line: int) -> PhotoRecord:
-    place = f"{root / METADATA}, line {line}"
-    if row["file"] is None:
-        raise ValueError(f"{place}: the file's name is empty")
-    latitude = _degrees(row.get("latitude"), "latitude", 90, place)
-    longitude = _degrees(row.get("longitude"), "longitude", 180, place)
-    if (latitude is None) != (longitude is None):
-        raise ValueError(f"{place}: latitude and longitude must both be given, or neither")
-    return PhotoRecord(
-        row["file"],
-        root / row["file"],
-        row.get("country"),
-        None,
-        latitude,
-        longitude,
-        row.get("licence"),
-        row.get("attribution"),
-    )
-
-
-def _degrees(text: str | None, column: str, limit: float, place: str) -> float | None:
-    if text is None:
-        return None
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not -limit <= value <= limit:
-        raise ValueError(
-            f"{place}: {column}={text!r}; expected degrees between -{limit} and {limit}"
-        )
-    return value
+def _refuse(wrong: pd.Series[bool], root: Path, why: str) -> None:
+    if wrong.any():
+        raise ValueError(f"{root / METADATA}, line {wrong.to_numpy().argmax() + 2}: {why}")
 
 
 def _with_label(record: PhotoRecord, classes: tuple[str, ...]) -> PhotoRecord:
@@ -180,39 +161,39 @@ def _assign_splits(records: Sequence[PhotoRecord], seed: int) -> list[str]:
     the groups are dealt here: class by class, largest group first, each to the split that has
     received the smallest part of its share.
     """
-    groups = _places(records)
-    found_in = defaultdict(set)
-    for record, group in zip(records, groups, strict=True):
-        found_in[record.label].add(group)
-    scarce = {label for label, places in found_in.items() if len(places) < len(SHARES)}
-    located = {r.label for r in records if r.label in scarce and r.latitude is not None}
-    groups = [
-        r.content_key() if r.label in scarce else group
-        for r, group in zip(records, groups, strict=True)
-    ]
-    _warn_of_scarce_classes(records, groups, scarce, located)
+    table = pd.DataFrame(
+        {
+            "country": [record.country or "unlabelled" for record in records],
+            "label": [-1 if record.label is None else record.label for record in records],
+            "latitude": [record.latitude for record in records],
+            "longitude": [record.longitude for record in records],
+            "content": [record.content_key() for record in records],
+            "cell": [_cell(record) for record in records],
+        }
+    )
+    # Identical files are in one place, wherever they say that they were taken.
+    cell = table.sort_values(["latitude", "longitude"]).groupby("content").cell.first()
+    table["place"] = table.content.map(cell).fillna(table.content)
+    scarce = table.groupby("label").place.transform("nunique") < len(SHARES)
+    table.loc[scarce, "place"] = table.content
+    absent = scarce & (table.groupby("label").place.transform("nunique") < len(SHARES))
+    for which, warning in (
+        (scarce & table.latitude.notna(), SCARCE_PLACES),
+        (absent, "too few images to be in every split: {}"),
+    ):
+        if which.any():
+            countries = table[which].groupby("label").country.last()
+            warnings.warn(warning.format(", ".join(sorted(countries))), stacklevel=3)
 
-    members = defaultdict(list)
-    for record, group in zip(records, groups, strict=True):
-        members[group].append(record.label)
-    stratum = {g: Counter(labels).most_common(1)[0][0] for g, labels in members.items()}
-    order = sorted(members, key=lambda g: (-len(members[g]), _seeded_hash(seed, g)))
-    received: dict[int | None, Counter[str]] = defaultdict(Counter)
+    members = {str(place): list(labels) for place, labels in table.groupby("place").label}
+    received: dict[int, Counter[str]] = defaultdict(Counter)
     split_of = {}
-    for group in order:
-        counts = received[stratum[group]]
+    for place in sorted(members, key=lambda p: (-len(members[p]), _seeded_hash(seed, p))):
+        counts = received[Counter(members[place]).most_common(1)[0][0]]
         split = min(SHARES, key=lambda name: counts[name] / SHARES[name])
-        counts[split] += len(members[group])
-        split_of[group] = split
-    return [split_of[group] for group in groups]
-
-
-def _places(records: Sequence[PhotoRecord]) -> list[str]:
-    """Group of each record: its cell, or its content; identical files share one group."""
-    group_of: dict[str, str] = {}
-    for record in sorted(records, key=lambda r: (r.latitude or 0.0, r.longitude or 0.0)):
-        group_of.setdefault(record.content_key(), _cell(record) or record.content_key())
-    return [group_of[record.content_key()] for record in records]
+        counts[split] += len(members[place])
+        split_of[place] = split
+    return table.place.map(split_of).tolist()
 
 
 def _cell(record: PhotoRecord) -> str | None:
@@ -222,32 +203,6 @@ def _cell(record: PhotoRecord) -> str | None:
     row = math.floor(record.latitude / CELL_DEGREES)
     width = CELL_DEGREES / max(math.cos(math.radians((row + 0.5) * CELL_DEGREES)), 1e-6)
     return f"cell {row} {math.floor(record.longitude / width)}"
-
-
-def _warn_of_scarce_classes(
-    records: Sequence[PhotoRecord],
-    groups: Sequence[str],
-    scarce: set[int | None],
-    located: set[int | None],
-) -> None:
-    name = {r.label: r.country for r in records}
-    if located:
-        warnings.warn(
-            f"too few places to split by location: {_listed(name[i] for i in located)}; split by "
-            "content instead, so near-duplicates may be in two splits",
-            stacklevel=4,
-        )
-    contents = defaultdict(set)
-    for record, group in zip(records, groups, strict=True):
-        contents[record.label].add(group)
-    if absent := {label for label in scarce if len(contents[label]) < len(SHARES)}:
-        warnings.warn(
-            f"too few images to be in every split: {_listed(name[i] for i in absent)}", stacklevel=4
-        )
-
-
-def _listed(names: Iterable[str | None]) -> str:
-    return ", ".join(sorted(name or "unlabelled" for name in names))
 
 
 def _seeded_hash(seed: int, text: str) -> str:

@@ -19,12 +19,12 @@ from babel import Locale
 from filelock import FileLock
 
 from geolib.data.records import SPLITS, GeoDataset, PhotoRecord, Skipped, check_split
-from geolib.data.splits import splits
+from geolib.data.splits import PER_COUNTRY, splits
 from geolib.download import archives, assets, http
 from geolib.download.collect import LOCK, Summary, collect, failures
 from geolib.runtime.here import cache_root, progress_bar
 
-METADATA = "osv5m-metadata"
+METADATA, IMAGES = "osv5m-metadata/train.csv", "osv5m-train-images"
 LICENCE = "CC-BY-SA-4.0"
 COUNTRIES = ("FR", "IN", "JP")
 SOURCES = ("hub", "mapillary")
@@ -105,7 +105,7 @@ def osv5m(
         )
         for row in found.to_dict("records")
     ]
-    reasons = dict(failures(folder)[["id", "reason"]].itertuples(index=False, name=None))
+    reasons = failures(folder).set_index("id")["reason"]
     skipped = [Skipped(name, reasons.get(name, "not fetched yet")) for name in missing]
     return GeoDataset("osv5m", classes, split, records, skipped)
 
@@ -117,21 +117,15 @@ def prepare(
     countries: Sequence[str] = COUNTRIES,
     seed: int = 0,
     source: str = "hub",
-    n_train_per_country: int = 33_333,
-    n_eval_per_country: int = 200,
-    n_validation_per_country: int = 1_667,
-    n_test_per_country: int = 1_667,
-    parts: Sequence[str] = ("train",),
+    per_country: Mapping[str, int] = PER_COUNTRY,
     workers: int = 8,
     progress: bool = True,
-    endpoint: str | None = None,
-    mapillary: str = MAPILLARY,
-    token: str | None = None,
 ) -> Summary:
     """Fetch metadata, make the splits and fetch their photographs; goes on where it stopped.
 
     The metadata are about 3 GB. From the hub, photographs are read out of its archives by byte
     range: 350 MB of directories once, then the photographs alone. Originals come from Mapillary.
+    The test part of OSV-5M is left out, so that a model trained here can be measured on it.
 
     Parameters
     ----------
@@ -139,15 +133,10 @@ def prepare(
         As for :func:`osv5m`.
     which
         Splits whose photographs are fetched, in this order.
-    seed, n_train_per_country, n_eval_per_country, n_validation_per_country, n_test_per_country
+    seed, per_country
         As for :func:`geolib.data.splits.splits`.
-    parts
-        Parts of OSV-5M that images are drawn from, ``"train"`` and ``"test"``. Its test part is
-        left out by default, so that a model trained here can still be measured on it.
     workers, progress
         Threads, and whether to show progress bars.
-    endpoint, mapillary, token
-        Addresses of the hub and of Mapillary's API; its token, by default ``MAPILLARY_TOKEN``.
 
     Returns
     -------
@@ -158,45 +147,35 @@ def prepare(
     Raises
     ------
     ValueError
-        If a country has too few images, or the token is missing.
+        If a country has too few images, or Mapillary's token is not in ``MAPILLARY_TOKEN``.
     geolib.download.http.RemoteError
         If the hub's archives cannot be read, or a token is refused; what was fetched is kept.
     """
     for split in which:
         check_split(split, SPLITS)
     folder = _image_folder(root, source)
-    token = token or os.environ.get(TOKEN)
+    token = os.environ.get(TOKEN)
     if source == "mapillary" and not token:
         raise ValueError(
             f"token is missing: set the environment variable {TOKEN} to a client token, "
             "which is free at https://www.mapillary.com/dashboard/developers"
         )
-    sizes = {
-        "n_train_per_country": n_train_per_country,
-        "n_eval_per_country": n_eval_per_country,
-        "n_validation_per_country": n_validation_per_country,
-        "n_test_per_country": n_test_per_country,
-    }
-    asked = {"parts": list(parts), **sizes}
     path = _split_path(root, countries, seed)
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.parent / LOCK):
         table = pd.read_parquet(path) if path.is_file() else pd.DataFrame()
-        if table.attrs.get("asked") != asked:
-            files = {
-                part: assets.fetch(f"{METADATA}/{part}.csv", endpoint=endpoint, shown=progress)
-                for part in parts
-            }
-            rows = metadata(files, countries, progress=progress)
-            table = splits(rows, countries, seed=seed, **sizes)
-            table.attrs["asked"] = asked
-            archives.write(table, path)
+        if table.attrs.get("per_country") != per_country:
+            rows = metadata(assets.fetch(METADATA, shown=progress), countries, progress=progress)
+            table = splits(rows, countries, per_country, seed)
+            table.attrs["per_country"] = dict(per_country)
+            with http.whole(path) as part:
+                table.to_parquet(part, index=False)
         ids = [name for split in which for name in table.id[table.split == split]]
         if source == "mapillary":
-            fetch = _from_mapillary(mapillary, str(token))
+            fetch = _from_mapillary(str(token))
         else:
             hub = archives.session()
-            known = archives.addresses([f"osv5m-{part}-images" for part in parts], endpoint)
+            known = archives.addresses(IMAGES)
             index = path.parent / "index"
             members = archives.locate(ids, known, index, hub, workers, progress)
             fetch = archives.reader(hub, known, members)
@@ -226,48 +205,43 @@ def country_name(code: str) -> str:
 
 
 def metadata(
-    paths: Mapping[str, Path], countries: Sequence[str] = COUNTRIES, *, progress: bool = True
+    path: Path, countries: Sequence[str] = COUNTRIES, *, progress: bool = True
 ) -> pd.DataFrame:
-    """What is known of the images of some countries, read piece by piece from each part's CSV file.
+    """What is known of the images of some countries, read piece by piece from a CSV file.
 
     Columns: ``id`` (text), ``latitude``, ``longitude`` (degrees), ``country`` (ISO 3166 code),
-    ``sequence``, ``creator_username`` and ``part``; ValueError if a file lacks one.
+    ``sequence`` and ``creator_username``; ValueError if the file lacks one.
     """
-    types = dict.fromkeys(COLUMNS, "str") | {"latitude": "float", "longitude": "float"}
+    if lacking := set(COLUMNS) - set(pd.read_csv(path, nrows=0).columns):
+        raise ValueError(f"{path} lacks the columns {', '.join(sorted(lacking))}")
+    # Only empty cells are missing values: NA is Namibia.
+    reading: dict[str, Any] = {
+        "usecols": list(COLUMNS),
+        "dtype": dict.fromkeys(COLUMNS, "str") | {"latitude": "float", "longitude": "float"},
+        "keep_default_na": False,
+        "na_values": [""],
+        "chunksize": CHUNK_ROWS,
+    }
     tables = []
-    for part, path in paths.items():
-        if lacking := set(COLUMNS) - set(pd.read_csv(path, nrows=0).columns):
-            raise ValueError(f"{path} lacks the columns {', '.join(sorted(lacking))}")
-        with (
-            path.open("rb") as file,
-            progress_bar(path.name, path.stat().st_size, "B", progress) as bar,
-        ):
-            # Only empty cells are missing values: NA is Namibia.
-            for chunk in pd.read_csv(
-                file,
-                usecols=list(COLUMNS),
-                dtype=types,
-                keep_default_na=False,
-                na_values=[""],
-                chunksize=CHUNK_ROWS,
-            ):
-                tables.append(chunk[chunk.country.isin(countries)].assign(part=part))
-                bar.update(file.tell() - bar.n)
-    table = pd.concat(tables, ignore_index=True)
-    return table.fillna({"creator_username": "an unnamed author"})
+    size = path.stat().st_size
+    with path.open("rb") as file, progress_bar(path.name, size, "B", progress) as bar:
+        for chunk in pd.read_csv(file, **reading):
+            tables.append(chunk[chunk.country.isin(countries)])
+            bar.update(file.tell() - bar.n)
+    return pd.concat(tables, ignore_index=True).fillna({"creator_username": "an unnamed author"})
 
 
 # Mapillary ----------------------------------------------------------------------------------------
 
 
-def _from_mapillary(base: str, token: str) -> Callable[[str], bytes]:
+def _from_mapillary(token: str) -> Callable[[str], bytes]:
     """Reader of originals by id. The token goes to the API only, not to the host of the images."""
     api = http.session(MAPILLARY_PER_SECOND)
     api.hooks["response"].append(_explain)
     storage = http.session(MAPILLARY_PER_SECOND)
 
     def fetch(name: str) -> bytes:
-        address = f"{base}/{name}?fields=thumb_original_url"
+        address = f"{MAPILLARY}/{name}?fields=thumb_original_url"
         answer = http.read(api, address, headers={"Authorization": f"OAuth {token}"})
         try:
             url = json.loads(answer)["thumb_original_url"]

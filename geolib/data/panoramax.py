@@ -15,13 +15,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 from urllib.parse import urlsplit
 
 import pandas as pd
 import requests
 from filelock import FileLock
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import AliasPath, BaseModel, Field, ValidationError
 from pystac_client import ItemSearch
 from pystac_client.stac_api_io import StacApiIO
 from s2sphere import Angle, Cap, LatLng, LatLngRect
@@ -31,6 +31,7 @@ from geolib.data.records import GeoDataset, Skipped
 from geolib.download import http
 from geolib.download.collect import Summary, collect, failures
 from geolib.runtime.here import cache_root, progress_bar
+from geolib.sphere import EARTH_RADIUS_KM, s2_tokens
 
 API = "https://api.panoramax.xyz/api"
 PER_SECOND = 5.0
@@ -47,6 +48,9 @@ SPACING_LEVEL = 17
 # From this field of view on, degrees, a picture is a panorama and no photograph.
 PANORAMA = 180.0
 REQUEST = "request.json"
+COLUMNS = ["file", "country", "latitude", "longitude", "licence", "attribution", "address"]
+# Where an item tells of the camera.
+CAMERA = "pers:interior_orientation"
 # What STAC writes in place of a licence's name.
 NO_LICENCE = {"", "other", "proprietary", "various"}
 
@@ -96,15 +100,15 @@ def panoramax(
         If photographs are missing and the catalogue does not answer, or not with pictures.
     """
     asked = _request(areas, dates, per_area, api)
-    place = Path(root).expanduser() if root else _own_folder(asked)
+    digest = hashlib.sha256(json.dumps(asked).encode()).hexdigest()
+    place = Path(root or cache_root() / "panoramax" / digest[:16]).expanduser()
     if not _is_settled(place, asked):
-        prepare(
-            place, areas, dates=dates, per_area=per_area, api=api, progress=progress
-        ).warn_of_failures()
+        done = prepare(place, areas, dates=dates, per_area=per_area, api=api, progress=progress)
+        if not done.images.complete:
+            warnings.warn(f"{done.images}; see data.load(...).skipped", stacklevel=3)
     found = folder(split, n, seed, root=place, classes=tuple(areas))
-    failed = failures(place)
-    why = dict(zip(failed["id"] + ".jpg", failed["reason"], strict=True))
-    skipped = [Skipped(file, why.get(file, reason)) for file, reason in found.skipped]
+    why = failures(place).set_index("id")["reason"]
+    skipped = [Skipped(file, why.get(_id(file), reason)) for file, reason in found.skipped]
     return GeoDataset("panoramax", found.classes, split, found.records, skipped)
 
 
@@ -123,11 +127,6 @@ class Prepared:
     def __str__(self) -> str:
         reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(self.left_out.items()))
         return f"{self.images}; left out: {reasons or 'none'}"
-
-    def warn_of_failures(self) -> None:
-        """Warn if an image that is wanted is missing."""
-        if not self.images.complete:
-            warnings.warn(f"{self.images}; see data.load(...).skipped", stacklevel=3)
 
 
 def prepare(
@@ -226,32 +225,30 @@ def _request(
 
 
 def _region(name: str, area: Sequence[float]) -> LatLngRect | Cap:
-    from geolib.sphere import EARTH_RADIUS_KM
-
     wrong = f"areas[{name!r}]={area!r}; expected "
     try:
         numbers = [float(number) for number in area]
     except (TypeError, ValueError):
         raise ValueError(f"{wrong}numbers") from None
-    if len(numbers) == 4:
-        west, south, east, north = numbers
-        if not (-180 <= west < east <= 180 and -90 <= south < north <= 90):
-            raise ValueError(
-                f"{wrong}(west, south, east, north) in degrees, west < east and south < north; "
-                "take two areas where one would cross the 180th meridian"
-            )
-        return LatLngRect(LatLng.from_degrees(south, west), LatLng.from_degrees(north, east))
-    if len(numbers) == 3:
-        latitude, longitude, radius = numbers
-        if not (abs(latitude) <= 85 and abs(longitude) <= 180 and 0 < radius <= 500):
-            raise ValueError(
-                f"{wrong}(latitude, longitude, radius): degrees up to 85 and 180, at most 500 km"
-            )
-        centre = LatLng.from_degrees(latitude, longitude).to_point()
-        cap = Cap.from_axis_angle(centre, Angle.from_radians(radius / EARTH_RADIUS_KM))
-        if cap.get_rect_bound().lng().is_inverted():
-            raise ValueError(f"{wrong}a circle that does not cross the 180th meridian")
-        return cap
+    match numbers:
+        case [west, south, east, north]:
+            if not (-180 <= west < east <= 180 and -90 <= south < north <= 90):
+                raise ValueError(
+                    f"{wrong}(west, south, east, north) in degrees, west < east and south < north; "
+                    "take two areas where one would cross the 180th meridian"
+                )
+            return LatLngRect(LatLng.from_degrees(south, west), LatLng.from_degrees(north, east))
+        case [latitude, longitude, radius]:
+            if not (abs(latitude) <= 85 and abs(longitude) <= 180 and 0 < radius <= 500):
+                raise ValueError(
+                    f"{wrong}(latitude, longitude, radius): degrees up to 85 and 180, at most 500 "
+                    "km"
+                )
+            centre = LatLng.from_degrees(latitude, longitude).to_point()
+            cap = Cap.from_axis_angle(centre, Angle.from_radians(radius / EARTH_RADIUS_KM))
+            if cap.get_rect_bound().lng().is_inverted():
+                raise ValueError(f"{wrong}a circle that does not cross the 180th meridian")
+            return cap
     raise ValueError(
         f"{wrong}(west, south, east, north) in degrees or (latitude, longitude, radius in km)"
     )
@@ -264,80 +261,52 @@ def _bbox(region: LatLngRect | Cap) -> list[float]:
     return [round(corner.degrees, 7) for corner in corners]
 
 
-def _own_folder(asked: Mapping[str, Any]) -> Path:
-    digest = hashlib.sha256(json.dumps(asked).encode()).hexdigest()
-    return cache_root() / "panoramax" / digest[:16]
-
-
 # The catalogue ------------------------------------------------------------------------------------
 
 
-class _Camera(BaseModel):
-    field_of_view: float | None = None
-    sensor_array_dimensions: list[float | None] | None = None
-
-
-class _Properties(BaseModel):
-    licence: str | None = Field(None, alias="license")
-    producer: str | None = Field(None, alias="geovisio:producer")
-    # Servers of older versions write neither.
-    status: str | None = Field(None, alias="geovisio:status")
-    visibility: str | None = Field(None, alias="geovisio:visibility")
-    camera: _Camera | None = Field(None, alias="pers:interior_orientation")
+def _at(first: str, *path: str | int, default: Any = None, **limits: Any) -> Any:
+    """A field that stands at a path of the item."""
+    return Field(default, validation_alias=AliasPath(first, *path), **limits)
 
 
 class _Provider(BaseModel):
     name: str
 
 
-class _Point(BaseModel):
-    type: Literal["Point"]
-    coordinates: list[float] = Field(min_length=2)
-
-
-class _Asset(BaseModel):
-    href: str
-
-
-class _Picture(BaseModel):
+class _Picture(BaseModel, allow_inf_nan=False):
     """What is read of a picture's STAC item; its EXIF block is not."""
 
     id: str = Field(pattern=r"^[0-9A-Za-z][0-9A-Za-z_-]*$")
-    geometry: _Point
-    properties: _Properties
+    longitude: float = _at("geometry", "coordinates", 0, default=..., ge=-180, le=180)
+    latitude: float = _at("geometry", "coordinates", 1, default=..., ge=-90, le=90)
+    properties: dict[str, Any]
+    licence: str | None = _at("properties", "license")
+    producer: str | None = _at("properties", "geovisio:producer")
     providers: list[_Provider] = []
-    assets: dict[str, _Asset]
-
-    @property
-    def place(self) -> LatLng:
-        longitude, latitude = self.geometry.coordinates[:2]
-        return LatLng.from_degrees(latitude, longitude)
+    # Servers of older versions write neither.
+    status: str | None = _at("properties", "geovisio:status")
+    visibility: str | None = _at("properties", "geovisio:visibility")
+    field_of_view: float | None = _at("properties", CAMERA, "field_of_view")
+    sensor: list[float | None] | None = _at("properties", CAMERA, "sensor_array_dimensions")
+    address: str | None = _at("assets", "sd", "href")
 
     @property
     def authors(self) -> list[str]:
-        names = [self.properties.producer, *(provider.name for provider in self.providers)]
+        names = [self.producer, *(provider.name for provider in self.providers)]
         return list(dict.fromkeys(" ".join(name.split()) for name in names if name))
 
     @property
     def is_panorama(self) -> bool:
-        camera = self.properties.camera or _Camera()
-        sides = camera.sensor_array_dimensions or []
+        sides = self.sensor or []
         # A sphere laid out flat is twice as wide as high.
         is_sphere = len(sides) == 2 and None not in sides and sides[0] == 2 * (sides[1] or 0)
-        return is_sphere or (camera.field_of_view or 0) >= PANORAMA
+        return is_sphere or (self.field_of_view or 0) >= PANORAMA
 
     def row(self, country: str) -> dict[str, object]:
         """Line of the metadata table."""
-        longitude, latitude = self.geometry.coordinates[:2]
-        return {
-            "file": f"{self.id}.jpg",
-            "country": country,
-            "latitude": latitude,
-            "longitude": longitude,
-            "licence": self.properties.licence,
-            "attribution": f"{', '.join(self.authors)} / Panoramax",
-            "address": self.assets["sd"].href,
-        }
+        known = self.model_dump(include={"latitude", "longitude", "licence", "address"})
+        attribution = f"{', '.join(self.authors)} / Panoramax"
+        return {"file": f"{self.id}.jpg", "country": country, "attribution": attribution} | known
 
 
 class _Http(StacApiIO):
@@ -368,34 +337,41 @@ def _search(
     session: requests.Session, asked: Mapping[str, Any], progress: bool
 ) -> tuple[pd.DataFrame, Counter[str]]:
     """Rows of the metadata table, and why how many pictures were left out."""
-    from geolib.sphere import s2_tokens
-
-    rows: list[dict[str, object]] = []
+    rows: dict[str, dict[str, object]] = {}
     left_out: Counter[str] = Counter()
-    taken: set[str] = set()
     for country, area in asked["areas"].items():
         region = _region(country, area)
         cells: set[str] = set()
         with progress_bar(f"searching {country}", asked["per_area"], "image", progress) as bar:
             for item in _items(session, asked, _bbox(region)):
-                reason, picture = _judge(item, region)
-                if picture is None:
-                    left_out[reason] += 1
+                try:
+                    picture = _Picture.model_validate(item)
+                except ValidationError:
+                    left_out["damaged record"] += 1
                     continue
-                (cell,) = s2_tokens([picture.geometry.coordinates[1::-1]], SPACING_LEVEL)
-                if cell in cells:
-                    left_out["close to another"] += 1
-                    continue
-                if picture.id in taken:
-                    left_out["in an earlier area"] += 1
+                (cell,) = s2_tokens([(picture.latitude, picture.longitude)], SPACING_LEVEL)
+                place = LatLng.from_degrees(picture.latitude, picture.longitude)
+                faults = {
+                    "without an open licence": (picture.licence or "").strip().lower()
+                    in NO_LICENCE,
+                    "without an author": not picture.authors,
+                    "not public": picture.status not in (None, "ready")
+                    or picture.visibility not in (None, "anyone"),
+                    "panorama": picture.is_panorama,
+                    "without an image": picture.address is None,
+                    "outside the area": not region.contains(place.to_point()),
+                    "close to another": cell in cells,
+                    "in an earlier area": picture.id in rows,
+                }
+                if reasons := [reason for reason, holds in faults.items() if holds]:
+                    left_out[reasons[0]] += 1
                     continue
                 cells.add(cell)
-                taken.add(picture.id)
-                rows.append(picture.row(country))
+                rows[picture.id] = picture.row(country)
                 bar.update()
                 if len(cells) == asked["per_area"]:
                     break
-    return pd.DataFrame(rows), left_out
+    return pd.DataFrame(rows.values(), columns=COLUMNS), left_out
 
 
 def _items(session: requests.Session, asked: Mapping[str, Any], bbox: list[float]) -> Iterator[Any]:
@@ -410,41 +386,17 @@ def _items(session: requests.Session, asked: Mapping[str, Any], bbox: list[float
     )
     seen: set[str] = set()
     for page in search.pages_as_dicts():
-        found = {_name(item): item for item in page["features"]}
-        new = found.keys() - seen
+        named = {_name(item): item for item in page["features"]}
+        new = named.keys() - seen
         # A page that only repeats what was there would be followed by itself, for ever.
         if not new:
             return
         seen |= new
-        yield from (item for name, item in found.items() if name in new)
+        yield from (item for name, item in named.items() if name in new)
 
 
 def _name(item: object) -> str:
     return str(item["id"]) if isinstance(item, dict) and "id" in item else repr(item)
-
-
-def _judge(item: object, region: LatLngRect | Cap) -> tuple[str, _Picture | None]:
-    """A picture that can be used; else none, and why."""
-    try:
-        picture = _Picture.model_validate(item)
-    except ValidationError:
-        return "damaged record", None
-    known = picture.properties
-    faults = {
-        "damaged record": not picture.place.is_valid(),
-        "without an open licence": (known.licence or "").strip().lower() in NO_LICENCE,
-        "without an author": not picture.authors,
-        "not public": known.status not in (None, "ready")
-        or known.visibility not in (None, "anyone"),
-        "panorama": picture.is_panorama,
-        "without an image": "sd" not in picture.assets,
-    }
-    for reason, holds in faults.items():
-        if holds:
-            return reason, None
-    if not region.contains(picture.place.to_point()):
-        return "outside the area", None
-    return "", picture
 
 
 # The folder ---------------------------------------------------------------------------------------
@@ -464,12 +416,10 @@ def _keep(
             f"areas={asked['areas']}, dates={asked['dates']!r}: no photograph was found (left out: "
             f"{reasons or 'none'}); try larger areas or other dates"
         )
-    part = root / f"{METADATA}.part"
-    table.to_csv(part, index=False)
-    part.replace(root / METADATA)
-    part = root / f"{REQUEST}.part"
-    part.write_text(json.dumps({"asked": asked, "left_out": left_out}, indent=1))
-    part.replace(root / REQUEST)
+    with http.whole(root / METADATA) as part:
+        table.to_csv(part, index=False)
+    with http.whole(root / REQUEST) as part:
+        part.write_text(json.dumps({"asked": asked, "left_out": left_out}, indent=1))
 
 
 def _is_answered(root: Path, asked: Mapping[str, Any]) -> bool:

@@ -18,21 +18,18 @@ from huggingface_hub.utils import build_hf_headers
 from remotezip import PartialBuffer, RemoteFetcher, RemoteZip, RemoteZipError
 
 from geolib.download import assets, http
-from geolib.download.collect import PART
 from geolib.runtime.here import progress_bar
 
 # The hub allows 3,000 files in five minutes without a token.
 PER_SECOND = 8.0
+# Where a member lies in its archive, in bytes, and how it is packed.
+COLUMNS = ["id", "archive", "start", "stop", "method", "size", "crc"]
 
 
-def addresses(names: Iterable[str], endpoint: str | None = None) -> dict[str, Path | str]:
-    """Path of each archive of some assets that has been fetched whole, address of the others."""
-    known = assets.manifest()
-    return {
-        file: assets.path(f"{name}/{file}") or known[name].address(file, endpoint)
-        for name in names
-        for file in known[name].files
-    }
+def addresses(name: str) -> dict[str, Path | str]:
+    """Path of each archive of an asset that has been fetched whole, address of the others."""
+    asset = assets.manifest()[name]
+    return {file: assets.path(f"{name}/{file}") or asset.address(file) for file in asset.files}
 
 
 def locate(
@@ -45,10 +42,9 @@ def locate(
 ) -> pd.DataFrame:
     """Where in the hub's archives images lie; each archive's directory is read once and kept.
 
-    ``archives`` gives the path or address of each, ``folder`` keeps their directories as Parquet.
-    Columns: ``id``, ``archive``, ``start`` and ``stop`` of the member in bytes, ``method`` of
-    packing, ``size`` of the packed bytes, and ``crc``. If an archive cannot be listed, a
-    RemoteError is raised, and the directories of the others are kept.
+    ``archives`` gives the path or address of each, ``folder`` keeps their directories as Parquet
+    with :data:`COLUMNS`. If an archive cannot be listed, a RemoteError is raised, and the
+    directories of the others are kept.
     """
     wanted = set(ids)
     found, errors = [], []
@@ -103,19 +99,13 @@ def _directory(hub: requests.Session, name: str, archive: Path | str, folder: Pa
             raise error.__context__ from None  # zipfile takes it for damage of the archive
         raise http.Broken(f"{name} is not a readable archive: {error}") from error
     rows = [
-        {
-            "id": Path(member.filename).stem,
-            "archive": name,
-            "start": start,
-            "stop": stop,
-            "method": member.compress_type,
-            "size": member.compress_size,
-            "crc": member.CRC,
-        }
-        for member, start, stop in zip(members, starts, stops, strict=True)
-        if not member.is_dir()
+        (Path(m.filename).stem, name, start, stop, m.compress_type, m.compress_size, m.CRC)
+        for m, start, stop in zip(members, starts, stops, strict=True)
+        if not m.is_dir()
     ]
-    write(pd.DataFrame(rows), path)
+    path.parent.mkdir(exist_ok=True)
+    with http.whole(path) as part:
+        pd.DataFrame(rows, columns=COLUMNS).to_parquet(part, index=False)
     return path
 
 
@@ -185,11 +175,3 @@ def _unpack(record: bytes, member: Mapping[Hashable, Any]) -> bytes:
     if zlib.crc32(content) != member["crc"]:
         raise ValueError("its checksum differs")
     return content
-
-
-def write(table: pd.DataFrame, path: Path) -> None:
-    """Store a table; it appears under its name only when whole."""
-    path.parent.mkdir(exist_ok=True)
-    part = path.with_name(path.name + PART)
-    table.to_parquet(part, index=False)
-    part.replace(path)

@@ -10,7 +10,7 @@ import json
 import logging
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -76,13 +76,11 @@ class Asset(BaseModel):
         exact = len(sizes) == len(self.files)
         return f"{sum(sizes) / 1e6:,.1f} MB" if exact else self.about or "unknown"
 
-    def address(self, file: str, endpoint: str | None = None) -> str:
-        """Where a file is; ``endpoint`` names another hub than the official one."""
+    def address(self, file: str) -> str:
+        """Where a file is."""
         if self.url:
             return f"{self.url}/{file}"
-        return hf_hub_url(
-            self.hub, file, repo_type=self.kind, revision=self.revision, endpoint=endpoint
-        )
+        return hf_hub_url(self.hub, file, repo_type=self.kind, revision=self.revision)
 
 
 @cache
@@ -104,22 +102,18 @@ def path(name: str) -> Path | None:
     return _place(folder, files) if here else None
 
 
-def fetch(
-    name: str, *, endpoint: str | None = None, token: str | None = None, shown: bool = True
-) -> Path:
+def fetch(name: str, *, shown: bool = True) -> Path:
     """Download what is not here, verify everything, and say where it is.
 
     A download that broke off goes on. A checksum that the manifest does not give comes from the
     hub or is recorded at the first download; from then on it must not change. Two runs at once
-    wait for each other.
+    wait for each other. Hub and token are those of ``HF_ENDPOINT`` and ``HF_TOKEN``, or the
+    official one and that of ``hf auth login``.
 
     Parameters
     ----------
     name
         Name in the manifest, or ``NAME/FILE`` for one of its files.
-    endpoint, token
-        Address of the hub and token for it; by default ``HF_ENDPOINT`` and ``HF_TOKEN``, or the
-        official one and that of ``hf auth login``.
     shown
         Whether there is a progress bar.
 
@@ -139,32 +133,25 @@ def fetch(
     asset, files = _find(name)
     folder = _folder(name)
     folder.mkdir(parents=True, exist_ok=True)
-    headers = build_hf_headers(token=token, library_name="geolib") if asset.hub else None
+    headers = build_hf_headers(library_name="geolib") if asset.hub else None
     with _alone(folder), http.session(headers=headers) as session:
         for file in files:
             with _advice(name, asset, folder / file):
-                _fetch_file(session, asset, file, folder, endpoint, shown)
+                _fetch_file(session, asset, file, folder, shown)
     return _place(folder, files)
 
 
 def status() -> pd.DataFrame:
-    """A row per asset: ``name, title, here`` (yes, no, or so many of its files), ``size`` (in
-    words), ``licence, gated, needed_by``.
+    """A row per asset: ``name, here`` (yes, no, or so many of its files), ``size`` (in words),
+    ``title, licence, gated, needed_by``.
     """
-    return pd.DataFrame(
-        [
-            {
-                "name": name,
-                "title": asset.title,
-                "here": _here(name, asset),
-                "size": asset.size,
-                "licence": asset.licence,
-                "gated": asset.gated,
-                "needed_by": asset.needed_by,
-            }
-            for name, asset in manifest().items()
-        ]
-    )
+    shown = {"title", "licence", "gated", "needed_by"}
+    rows = [
+        {"name": name, "here": _here(name, asset), "size": asset.size}
+        | asset.model_dump(include=shown)
+        for name, asset in manifest().items()
+    ]
+    return pd.DataFrame(rows)
 
 
 def _here(name: str, asset: Asset) -> str:
@@ -202,38 +189,32 @@ def _place(folder: Path, files: list[str]) -> Path:
     return folder / files[0] if len(files) == 1 else folder
 
 
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
+def _alone(folder: Path) -> AbstractContextManager[object]:
     """No other run fetches the same asset meanwhile."""
     lock = FileLock(folder.with_name(f"{folder.name}.lock"))
     try:
-        lock.acquire(timeout=0)
+        return lock.acquire(timeout=0)
     except Timeout:
         logger.warning("%s is being fetched by another run: waiting for it", folder.name)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
+        return lock.acquire()
 
 
 @contextmanager
 def _advice(name: str, asset: Asset, place: Path) -> Iterator[None]:
     """What to do, added to what went wrong."""
+    advice = {
+        http.Refused: asset.by_hand
+        if asset.gated
+        else "It should need none: unset or renew HF_TOKEN.",
+        http.Unreachable: "What has come is kept: fetch again with a network, or bring the file "
+        f"from elsewhere to {place} and fetch again to verify it.",
+        http.Absent: asset.by_hand or "It may have moved.",
+    }
     try:
         yield
-    except http.Refused as error:
-        advice = asset.by_hand if asset.gated else "It should need none: unset or renew HF_TOKEN."
-        raise http.Refused(f"{name}: {error}. {advice}") from error
-    except http.Unreachable as error:
-        raise http.Unreachable(
-            f"{name}: {error}. What has come is kept: fetch again with a network, or bring the "
-            f"file from elsewhere to {place} and fetch again to verify it"
-        ) from error
-    except http.Absent as error:
-        raise http.Absent(f"{name}: {error}. {asset.by_hand or 'It may have moved.'}") from error
-    except http.Broken as error:
-        raise http.Broken(f"{name}, {place.name}: {error}") from error
+    except http.RemoteError as error:
+        text = f"{name}, {place.name}: {error}. {advice.get(type(error), '')}"
+        raise type(error)(text.strip()) from error
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
@@ -243,12 +224,7 @@ def _advice(name: str, asset: Asset, place: Path) -> Iterator[None]:
 
 
 def _fetch_file(
-    session: requests.Session,
-    asset: Asset,
-    file: str,
-    folder: Path,
-    endpoint: str | None,
-    shown: bool,
+    session: requests.Session, asset: Asset, file: str, folder: Path, shown: bool
 ) -> None:
     target, known = folder / file, asset.files[file]
     record = folder.with_name(f"{folder.name}.json")
@@ -260,7 +236,7 @@ def _fetch_file(
             _write(record, recorded | {file: found})
             return
         logger.warning("%s is damaged: fetching it again", target)
-    url = asset.address(file, endpoint)
+    url = asset.address(file)
     if published := _published(session, url) if asset.hub else "":
         expected = expected or published
         _compare(published, expected, record)
@@ -292,6 +268,5 @@ def _compare(found: str, expected: str, record: Path) -> None:
 
 
 def _write(record: Path, checksums: dict[str, str]) -> None:
-    draft = record.with_suffix(".draft")
-    draft.write_text(json.dumps(checksums, indent=1, sort_keys=True))
-    draft.replace(record)
+    with http.whole(record) as part:
+        part.write_text(json.dumps(checksums, indent=1, sort_keys=True))

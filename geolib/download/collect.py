@@ -21,7 +21,6 @@ from geolib.runtime.here import progress_bar
 FAILURES = "failures.parquet"
 COLUMNS = ["id", "kind", "reason", "tried_at"]
 LOCK = ".lock"
-PART = ".part"
 UNREACHABLE_IN_A_ROW = 50
 SECONDS_BETWEEN_SAVES = 5.0
 
@@ -99,7 +98,7 @@ def collect(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / LOCK):
-        for abandoned in folder.glob(f"*{PART}"):
+        for abandoned in folder.glob(f"*{http.PART}"):
             abandoned.unlink()
         there = {path.stem for path in folder.glob("*.jpg")}
         missing = [name for name in names if name not in there]
@@ -160,9 +159,8 @@ class _Run:
     def get(self, name: str) -> None:
         content = self.fetch(name)
         images.read(content)
-        part = self.folder / f"{name}{PART}"
-        part.write_bytes(content)
-        part.replace(self.folder / f"{name}.jpg")
+        with http.whole(self.folder / f"{name}.jpg") as part:
+            part.write_bytes(content)
 
     def note(self, name: str, future: Future[None]) -> None:
         try:
@@ -186,9 +184,8 @@ class _Run:
 
     def save(self) -> None:
         rows = [{"id": name, **row} for name, row in sorted(self.table.items())]
-        part = self.folder / f"{FAILURES}{PART}"
-        pd.DataFrame(rows, columns=COLUMNS, dtype=str).to_parquet(part, index=False)
-        part.replace(self.folder / FAILURES)
+        with http.whole(self.folder / FAILURES) as part:
+            pd.DataFrame(rows, columns=COLUMNS, dtype=str).to_parquet(part, index=False)
         self.saved = time.monotonic()
 
 

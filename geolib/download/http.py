@@ -33,7 +33,7 @@ TIMEOUT = (10.0, 30.0)
 DEADLINE = 300.0
 STALL = 60.0
 CHUNK = 1 << 16
-_ALL_HOSTS = "all hosts"
+PART = ".part"
 _ALL_HOSTS = "all hosts"
 
 
@@ -128,12 +128,8 @@ def read(
     """The whole body at an address.
 
     ``kind`` is what the content type must begin with, for example ``"image/"``; after ``deadline``
-    seconds a body that only trickles in is given up.
-
-    Raises
-    ------
-    Unreachable, Refused, Absent, Broken
-        After all attempts; each names the host, not the full address, which may hold a token.
+    seconds a body that only trickles in is given up. Unreachable, Refused, Absent or Broken, raised
+    after all attempts, names the host, not the full address, which may hold a token.
     """
     with _answer(session, url, headers) as response:
         check(response)
@@ -159,32 +155,20 @@ def download(
     itself appears when it is whole and verified. A web page in its place is refused: it is a
     login, a portal or an excuse.
 
-    Parameters
-    ----------
-    verify
-        Raises :class:`Broken` for a file that is not the right one; it is thrown away then.
-    stall
-        Seconds within which another 64 KiB must come.
-    shown
-        Whether there is a progress bar.
-
-    Raises
-    ------
-    Unreachable, Refused, Absent, Broken
-        After all attempts; call again to go on.
-    OSError
-        With ``errno.ENOSPC`` if the disk is full, or will be; what has come is kept.
+    ``verify`` raises :class:`Broken` for a file that is not the right one; it is thrown away then.
+    ``stall`` are the seconds within which another 64 KiB must come; ``shown`` asks for a progress
+    bar. Unreachable, Refused, Absent or Broken is raised after all attempts, and a later call goes
+    on; OSError with ``errno.ENOSPC`` if the disk is full, or will be: what has come is kept.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.part")
-    note = path.with_name(f"{part.name}.from")
-    _complete(session, url, part, note, stall, shown)
-    try:
-        verify(part)
-    except Broken:
-        part.unlink()
-        raise
-    part.replace(path)
+    with whole(path) as part:
+        note = path.with_name(f"{part.name}.from")
+        _complete(session, url, part, note, stall, shown)
+        try:
+            verify(part)
+        except Broken:
+            part.unlink()
+            raise
     note.unlink()
 
 
@@ -224,6 +208,14 @@ def _complete(
             for piece in _pieces(response, stall, CHUNK):
                 file.write(piece)
                 bar.update(len(piece))
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """Where to write a file that appears under its name only when the block has ended well."""
+    part = path.with_name(f"{path.name}{PART}")
+    yield part
+    part.replace(path)
 
 
 def head(session: requests.Session, url: str) -> Mapping[str, str]:

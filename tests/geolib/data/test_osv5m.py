@@ -17,13 +17,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from s2sphere import Cell, CellId
-from servers import Answer, hub, jpeg, serve
+from servers import Answer, hub, jpeg, serve, use_hub
 from typer.testing import CliRunner
 
 from geolib import data
 from geolib.cli import app
 from geolib.data.osv5m import country_name, metadata, prepare, split_table
-from geolib.data.splits import CELL_LEVEL, leakage, places, splits
+from geolib.data.splits import CELL_LEVEL, places, splits
 from geolib.download import archives, assets, http
 from geolib.download.collect import Summary, failures
 from geolib.sphere import EARTH_RADIUS_KM, s2_tokens
@@ -31,12 +31,8 @@ from geolib.sphere import EARTH_RADIUS_KM, s2_tokens
 MODULE = sys.modules["geolib.data.osv5m"]  # the attribute of that name is the function
 HEADER = "id,latitude,longitude,thumb_original_url,country,sequence,captured_at,city,"
 HEADER += "creator_username,creator_id"
-SMALL = {
-    "n_train_per_country": 6,
-    "n_eval_per_country": 2,
-    "n_validation_per_country": 1,
-    "n_test_per_country": 1,
-}
+SMALL = {"train": 6, "eval": 2, "validation": 1, "test": 1}
+EVERY_IMAGE = SMALL | {"train": 10}
 FR = [f"3859149887{n:06d}" for n in range(14)]
 IN = [f"1592653589{n:06d}" for n in range(14)]
 PHOTOS = [*FR, *IN]
@@ -112,7 +108,7 @@ def worlds(draw) -> pd.DataFrame:
 def test_splits_are_disjoint_complete_and_independent_of_order(world, seed, random):
     sizes = {name: n // 2 or 1 for name, n in SMALL.items()}
     try:
-        made = splits(world, ("FR", "IT"), seed=seed, **sizes)
+        made = splits(world, ("FR", "IT"), sizes, seed)
     except ValueError as error:
         assert "places, too few" in str(error)
         return
@@ -129,11 +125,11 @@ def test_splits_are_disjoint_complete_and_independent_of_order(world, seed, rand
 
     rows = list(range(len(world)))
     random.shuffle(rows)
-    pd.testing.assert_frame_equal(splits(world.iloc[rows], ("FR", "IT"), seed=seed, **sizes), made)
+    pd.testing.assert_frame_equal(splits(world.iloc[rows], ("FR", "IT"), sizes, seed), made)
 
 
 def draw_fr(world: pd.DataFrame, seed: int = 0, **sizes: int) -> pd.DataFrame:
-    return splits(world, ("FR",), seed=seed, **SMALL | sizes)
+    return splits(world, ("FR",), SMALL | sizes, seed)
 
 
 def test_most_worlds_can_be_split():
@@ -149,32 +145,28 @@ def test_the_seed_decides_which_images_are_drawn():
     assert len({frozenset(one.id[one.split == "eval"]) for one in made}) == 5
 
 
-def test_just_enough_images_are_enough():
-    assert draw_fr(apart(10)).split.notna().all()
+JAPAN = pd.concat([apart(10), apart(9, "JP", 140)])
 
 
 @pytest.mark.parametrize(
     ("world", "countries", "complaint"),
     [
-        (
-            pd.concat([apart(10), apart(9, "JP", 140)]),
-            ("FR", "JP"),
-            "'JP' has 9 images in 9 places",
-        ),
-        (apart(10), ("FR", "IN"), "country 'IN' has 0 images"),
-        (apart(10), ("IN",), "country 'IN' has 0 images in 0 places, too few"),
+        (JAPAN, ("FR", "JP"), "'JP' has 9 images in 9 places, too few for per_country={'train': 6"),
+        (apart(10), ("FR", "IN"), "country 'IN' has 0 images in 0 places, too few"),
         (pd.concat([apart(20), apart(1)]), ("FR",), "metadata lists 'FR0' twice"),
     ],
 )
 def test_what_cannot_be_split_is_named(world, countries, complaint):
     with pytest.raises(ValueError, match=complaint):
-        splits(world, countries, **SMALL)
+        splits(world, countries, SMALL)
+    # Just enough images are enough.
+    assert draw_fr(apart(10)).split.notna().all()
 
 
 def test_a_place_that_training_cannot_do_without_is_left_to_it():
     city = table([(f"city{i}", "drive", 48.0, 2.0) for i in range(30)])
     for seed in range(10):
-        made = draw_fr(pd.concat([city, apart(8)]), seed, n_train_per_country=30)
+        made = draw_fr(pd.concat([city, apart(8)]), seed, train=30)
         assert (made.split[made.place == "city0"] == "train").sum() >= 26
         assert set(made.place[made.split == "eval"]) <= set(apart(8).id)
 
@@ -183,7 +175,7 @@ def test_large_places_are_drawn_in_proportion_to_their_size():
     # 30 places of four images and 120 of one: one image in two is in a place of four.
     large = table([(f"l{i}-{j}", f"l{i}", 10 + i / 10, 0.0) for i in range(30) for j in range(4)])
     world = pd.concat([large, apart(120)])
-    sizes = {"n_train_per_country": 100, "n_eval_per_country": 15}
+    sizes = {"train": 100, "eval": 15}
     made = [draw_fr(world, seed, **sizes) for seed in range(20)]
     shares = [one.id[one.split == "eval"].str.startswith("l").mean() for one in made]
     assert np.mean(shares) == pytest.approx(0.5, abs=0.1)  # 300 draws: standard error 0.03
@@ -192,38 +184,6 @@ def test_large_places_are_drawn_in_proportion_to_their_size():
 def test_images_without_a_sequence_are_not_lumped_together():
     world = apart(20).assign(sequence=pd.Series([None] * 20, dtype="str"))
     assert draw_fr(world).place.nunique() == 20
-
-
-def test_leakage_of_a_planted_example():
-    # Two drives, 1° of longitude apart on the equator: 111.195 km.
-    west = table([(f"w{i}", "west", 0.0, 0.0) for i in range(40)]).assign(split="train", cell="W")
-    east = table([(f"e{i}", "east", 0.0, 1.0) for i in range(20)]).assign(split="eval", cell="E")
-    spare = table([("x", "east", 0.0, 1.0)]).assign(split=None, cell="E")
-    found = leakage(pd.concat([west, east, spare], ignore_index=True), seed=1)
-    found = found.set_index("method")
-    assert list(found.index) == ["random", "places"]
-    assert (found.split == "eval").all()
-    assert (found.n_images == 20).all()
-    ours, random = found.loc["places"], found.loc["random"]
-    assert (ours.shared_sequence, ours.shared_cell, ours.within_1_km) == (0, 0, 0)
-    assert ours.km_min == pytest.approx(111.195, abs=0.001)
-    assert ours.km_median == pytest.approx(111.195, abs=0.001)
-    assert (random.shared_sequence, random.shared_cell, random.within_1_km) == (1, 1, 1)
-    assert random.km_median == pytest.approx(0, abs=1e-6)
-
-
-def test_leakage_of_our_splits_is_none_where_a_random_split_leaks():
-    rng = np.random.default_rng(0)
-    drives = []
-    for d in range(60):
-        spots = [40 + d / 10 + i / 5000 for i in range(rng.integers(1, 9))]
-        drives.append(table([(f"{d}-{i}", f"d{d}", at, 5.0) for i, at in enumerate(spots)]))
-    made = draw_fr(pd.concat(drives), 3, n_train_per_country=100)
-    found = leakage(made).set_index(["method", "split"])
-    assert (found.loc["places", ["shared_sequence", "shared_cell"]].to_numpy() == 0).all()
-    assert found.loc["places"].km_min.min() > 1
-    assert found.loc["random"].shared_sequence.mean() > 0.3
-    assert list(found.loc["random"].n_images) == list(found.loc["places"].n_images) == [1, 1, 2]
 
 
 # Metadata -----------------------------------------------------------------------------------------
@@ -242,23 +202,18 @@ def test_metadata_are_read_piece_by_piece(tmp_path, monkeypatch):
         line("9", "FR", 4, "", ""),
         line("10", "NA", 5, "NA"),
     ]
-    (tmp_path / "a.csv").write_text("\n".join([HEADER, *rows]))
-    (tmp_path / "b.csv").write_text("\n".join([HEADER, line("11", "FR", 6, "s1")]))
-    paths = {"train": tmp_path / "a.csv", "test": tmp_path / "b.csv"}
-    found = metadata(paths, ("FR", "NA"), progress=False)
-    assert list(found.id) == ["385914988746550123456", "007", "9", "10", "11"]
-    assert list(found.country) == ["NA", "FR", "FR", "NA", "FR"]
-    assert list(found.part) == ["train"] * 4 + ["test"]
-    assert list(found.latitude) == [1.25, 2, 4, 5, 6]
-    assert list(found.sequence.isna()) == [False, False, True, False, False]
+    path = tmp_path / "a.csv"
+    path.write_text("\n".join([HEADER, *rows]))
+    found = metadata(path, ("FR", "NA"), progress=False)
+    assert list(found.id) == ["385914988746550123456", "007", "9", "10"]
+    assert list(found.country) == ["NA", "FR", "FR", "NA"]
+    assert list(found.latitude) == [1.25, 2, 4, 5]
+    assert list(found.sequence.isna()) == [False, False, True, False]
     assert found.sequence[3] == "NA"
     assert found.creator_username[2] == "an unnamed author"
-
-
-def test_a_file_without_the_columns_is_named(tmp_path):
-    (tmp_path / "a.csv").write_text("id,latitude,country\n1,2,FR\n")
+    path.write_text("id,latitude,country\n1,2,FR\n")
     with pytest.raises(ValueError, match=r"a\.csv lacks the columns .*longitude, sequence"):
-        metadata({"train": tmp_path / "a.csv"}, progress=False)
+        metadata(path, progress=False)
 
 
 @pytest.mark.parametrize("code", ["XX", "France", "fr", "001", ""])
@@ -284,6 +239,7 @@ def archive(names: list[str], method: int) -> bytes:
     return file.getvalue()
 
 
+ARCHIVES = [f"images/train/{i:02d}.zip" for i in range(3)]
 FILES = {
     "train.csv": "\n".join(
         [
@@ -292,24 +248,21 @@ FILES = {
             *(line(name, "IN", 20 + i / 10, f"i{i}", f"ravi{i}") for i, name in enumerate(IN)),
         ]
     ).encode(),
-    "images/train/00.zip": archive(PHOTOS[::3], zipfile.ZIP_STORED),
-    "images/train/01.zip": archive(PHOTOS[1::3], zipfile.ZIP_DEFLATED),
-    "images/train/02.zip": archive(PHOTOS[2::3], zipfile.ZIP_STORED),
+    ARCHIVES[0]: archive(PHOTOS[::3], zipfile.ZIP_STORED),
+    ARCHIVES[1]: archive(PHOTOS[1::3], zipfile.ZIP_DEFLATED),
+    ARCHIVES[2]: archive(PHOTOS[2::3], zipfile.ZIP_STORED),
 }
+CODES = ("FR", "IN")
 
 
 @pytest.fixture
-def _small_repository(tmp_path, monkeypatch):
-    """A repository of the hub with three archives, and nothing kept from elsewhere."""
+def root(tmp_path, monkeypatch):
+    """Where photographs of a repository with three archives go; nothing is kept from elsewhere."""
     monkeypatch.setenv("GEOLIB_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("MAPILLARY_TOKEN", raising=False)
-    known = assets.manifest()
-    small = {
-        "osv5m-metadata": ["train.csv"],
-        "osv5m-train-images": [f"images/train/{i:02d}.zip" for i in range(3)],
-    }
+    small = {"osv5m-metadata": ["train.csv"], "osv5m-train-images": ARCHIVES}
     made = {
-        name: known[name].model_copy(
+        name: assets.manifest()[name].model_copy(
             update={"files": dict.fromkeys(files, assets.File()), "revision": "main"}
         )
         for name, files in small.items()
@@ -317,77 +270,81 @@ def _small_repository(tmp_path, monkeypatch):
     monkeypatch.setattr(assets, "manifest", lambda: made)
     monkeypatch.setattr(archives, "PER_SECOND", 200.0)
     monkeypatch.setattr(MODULE, "MAPILLARY_PER_SECOND", 200.0)
+    return tmp_path / "osv5m"
 
 
 @pytest.fixture
-def server(_small_repository):
+def server(root, monkeypatch):
     with serve(hub("osv5m/osv5m", FILES, kind="datasets")) as running:
+        use_hub(monkeypatch, running)
         yield running
 
 
-def fetched(server, tmp_path, **options) -> Summary:
-    given = SMALL | {"countries": ("FR", "IN"), "progress": False, "endpoint": server.url}
-    return prepare(tmp_path / "osv5m", **given | options)
+def fetched(root, **options) -> Summary:
+    given = {"per_country": SMALL, "countries": CODES, "progress": False}
+    return prepare(root, **given | options)
 
 
-def kept(tmp_path, source="hub") -> dict[str, bytes]:
-    folder = tmp_path / "osv5m" / "images" / source
-    return {path.stem: path.read_bytes() for path in folder.glob("*.jpg")}
+def kept(root, source="hub") -> dict[str, bytes]:
+    return {path.stem: path.read_bytes() for path in (root / "images" / source).glob("*.jpg")}
 
 
-def drawn(tmp_path, *which: str) -> set[str]:
-    made = split_table(tmp_path / "osv5m", countries=("FR", "IN"))
+def drawn(root, *which: str) -> set[str]:
+    made = split_table(root, countries=CODES)
     return set(made.id[made.split.isin(which) if which else made.split.notna()])
 
 
-def photographs(server) -> list:
+def photographs(names) -> dict[str, bytes]:
+    return {name: jpeg(name) for name in names}
+
+
+def listed(root, source="hub") -> pd.DataFrame:
+    return failures(root / "images" / source).set_index("id")
+
+
+def parts(server) -> int:
     """Requests for parts of archives, other than for their directories, as the storage got them."""
-    return [
-        request
+    spans = [
+        request.headers["range"].removeprefix("bytes=").split("-")
         for request in server.requests
-        if request.path.startswith("/storage/")
-        and "range" in request.headers
-        and _length(request.headers["range"]) < 15_000
+        if request.path.startswith("/storage/") and "range" in request.headers
     ]
+    return sum(int(last) - int(first) < 15_000 for first, last in spans)
 
 
-def _length(asked: str) -> int:
-    first, last = asked.removeprefix("bytes=").split("-")
-    return int(last) - int(first) + 1
+def stored(server, file: str) -> str:
+    """Path of a file in the storage."""
+    return next(path for path, known in server.routes.items() if known == FILES[file])
 
 
-def test_photographs_are_read_out_of_archives(server, tmp_path):
-    assert fetched(server, tmp_path) == Summary(20, 0, 20, {}, 0)
-    ids = drawn(tmp_path)
-    assert len(ids) == 20
-    assert kept(tmp_path) == {name: jpeg(name) for name in ids}
-    assert len(photographs(server)) == 20
-    stored = [r for r in server.requests if r.path.startswith("/storage/")]
-    assert sum("range" not in r.headers for r in stored) == 1, (
-        "only the metadata are downloaded whole"
-    )
-
+def test_photographs_are_read_out_of_archives(server, root):
+    assert fetched(root) == Summary(20, 0, 20, {}, 0)
+    assert len(drawn(root)) == parts(server) == 20
+    assert kept(root) == photographs(drawn(root))
+    storage = [r for r in server.requests if r.path.startswith("/storage/")]
+    whole = [r for r in storage if "range" not in r.headers]
+    assert len(whole) == 1, "only the metadata are downloaded whole"
     server.requests.clear()
-    assert fetched(server, tmp_path) == Summary(20, 20, 0, {}, 0)
+    assert fetched(root) == Summary(20, 20, 0, {}, 0)
     assert server.requests == []
 
 
-def test_splits_can_be_fetched_one_by_one_and_are_drawn_anew_when_sizes_change(server, tmp_path):
-    assert fetched(server, tmp_path, which=["eval"]) == Summary(4, 0, 4, {}, 0)
-    assert set(kept(tmp_path)) == drawn(tmp_path, "eval")
-    assert fetched(server, tmp_path, which=["test", "eval"]) == Summary(6, 4, 2, {}, 0)
-    assert set(kept(tmp_path)) == drawn(tmp_path, "eval", "test")
-    fetched(server, tmp_path, n_train_per_country=8)
-    assert len(drawn(tmp_path, "train")) == 16
+def test_splits_can_be_fetched_one_by_one_and_are_drawn_anew_when_sizes_change(server, root):
+    assert fetched(root, which=["eval"]) == Summary(4, 0, 4, {}, 0)
+    assert set(kept(root)) == drawn(root, "eval")
+    assert fetched(root, which=["test", "eval"]) == Summary(6, 4, 2, {}, 0)
+    assert set(kept(root)) == drawn(root, "eval", "test")
+    fetched(root, per_country=SMALL | {"train": 8})
+    assert len(drawn(root, "train")) == 16
     with pytest.raises(ValueError, match="split='dev'"):
-        fetched(server, tmp_path, which=["dev"])
+        fetched(root, which=["dev"])
     with pytest.raises(ValueError, match="country 'FR' has 14 images"):
-        fetched(server, tmp_path, n_train_per_country=11)
+        fetched(root, per_country=SMALL | {"train": 11})
 
 
-def test_a_hub_that_dies_half_way_loses_and_repeats_nothing(server, tmp_path):
+def test_a_hub_that_dies_half_way_loses_and_repeats_nothing(server, root):
     storages = {path: body for path, body in server.routes.items() if path.startswith("/storage/")}
-    fetched(server, tmp_path, which=[])  # metadata and directories
+    fetched(root, which=[])  # metadata and directories
     server.requests.clear()
     served = []
 
@@ -399,78 +356,65 @@ def test_a_hub_that_dies_half_way_loses_and_repeats_nothing(server, tmp_path):
 
     server.routes |= dict.fromkeys(storages, until_killed)
     which = ["eval", "test"]
-    first = fetched(server, tmp_path, which=which)
-    assert first.fetched == len(kept(tmp_path)) < 6
+    first = fetched(root, which=which)
+    assert first.fetched == len(kept(root)) < 6
     assert first.fetched + sum(first.failed.values()) == 6
-    table = failures(tmp_path / "osv5m" / "images" / "hub")
-    assert set(table.id) == drawn(tmp_path, *which) - set(kept(tmp_path))
+    assert set(listed(root).index) == drawn(root, *which) - set(kept(root))
     server.revive()
     server.requests.clear()
-    expected = Summary(6, first.fetched, 6 - first.fetched, {}, 0)
-    assert fetched(server, tmp_path, which=which) == expected
-    assert len(photographs(server)) == 6 - first.fetched
-    assert kept(tmp_path) == {name: jpeg(name) for name in drawn(tmp_path, *which)}
+    assert fetched(root, which=which) == Summary(6, first.fetched, 6 - first.fetched, {}, 0)
+    assert parts(server) == 6 - first.fetched
+    assert kept(root) == photographs(drawn(root, *which))
 
 
-def test_a_hub_without_ranges_is_not_read_whole(server, tmp_path):
-    for path, body in list(server.routes.items()):
-        if path.startswith("/storage/") and body != FILES["train.csv"]:
-            server.routes[path] = Answer(body, ranges=False)
+def test_a_hub_without_ranges_is_not_read_whole(server, root):
+    for file in ARCHIVES:
+        server.routes[stored(server, file)] = Answer(FILES[file], ranges=False)
     with pytest.raises(http.Broken, match=r"3 of 3 archives .* a whole archive"):
-        fetched(server, tmp_path)
+        fetched(root)
 
 
-def test_directories_that_were_read_are_kept(server, tmp_path):
-    path = "/datasets/osv5m/osv5m/resolve/main/images/train/01.zip"
+def test_directories_that_were_read_are_kept(server, root):
+    path = f"/datasets/osv5m/osv5m/resolve/main/{ARCHIVES[1]}"
     missing = server.routes.pop(path)
     with pytest.raises(http.Absent, match="1 of 3 archives could not be listed"):
-        fetched(server, tmp_path)
-    index = tmp_path / "osv5m" / "index"
-    assert len(list(index.glob("*.parquet"))) == 2
+        fetched(root)
+    assert len(list((root / "index").glob("*.parquet"))) == 2
     server.routes[path] = missing
     server.requests.clear()
-    assert fetched(server, tmp_path).complete
-    heads = [request.path for request in server.requests if request.method == "HEAD"]
-    assert heads == [path]
+    assert fetched(root).complete
+    assert [request.path for request in server.requests if request.method == "HEAD"] == [path]
 
 
-def test_an_archive_that_is_damaged_gives_no_photograph(server, tmp_path):
-    fetched(server, tmp_path, which=[])
-    name = min(drawn(tmp_path) & set(PHOTOS[::3]))
-    body = FILES["images/train/00.zip"]
+def test_an_archive_that_is_damaged_gives_no_photograph(server, root):
+    fetched(root, which=[])
+    name = min(drawn(root) & set(PHOTOS[::3]))
+    body = FILES[ARCHIVES[0]]
     at = body.index(jpeg(name)) + 400
-    damaged = body[:at] + bytes([body[at] ^ 1]) + body[at + 1 :]
-    (path,) = (path for path, known in server.routes.items() if known == body)
-    server.routes[path] = damaged
-    assert fetched(server, tmp_path) == Summary(20, 0, 19, {"Broken": 1}, 0)
-    table = failures(tmp_path / "osv5m" / "images" / "hub")
-    assert list(table.id) == [name]
-    assert "checksum differs" in table.reason[0]
+    server.routes[stored(server, ARCHIVES[0])] = body[:at] + bytes([body[at] ^ 1]) + body[at + 1 :]
+    assert fetched(root) == Summary(20, 0, 19, {"Broken": 1}, 0)
+    assert list(listed(root).index) == [name]
+    assert "checksum differs" in listed(root).reason[name]
 
 
-def test_a_photograph_in_no_archive_is_listed(server, tmp_path):
-    lost = FR[0]
-    rest = [name for name in PHOTOS[::3] if name != lost]
-    (path,) = (p for p, known in server.routes.items() if known == FILES["images/train/00.zip"])
+def test_a_photograph_in_no_archive_is_listed(server, root):
+    rest = [name for name in PHOTOS[::3] if name != FR[0]]
+    path = stored(server, ARCHIVES[0])
     server.routes[path] = other = archive(rest, zipfile.ZIP_STORED)
-    at = "/datasets/osv5m/osv5m/resolve/main/images/train/00.zip"
-    server.routes[at] = Answer(
-        status=302, headers={"Location": path, "X-Linked-Size": str(len(other))}
-    )
-    sizes = {"n_train_per_country": 10}  # every image is drawn
-    summary = fetched(server, tmp_path, **sizes)
-    assert summary == Summary(28, 0, 27, {"Absent": 1}, 0)
-    assert list(failures(tmp_path / "osv5m" / "images" / "hub").id) == [lost]
+    moved = {"Location": path, "X-Linked-Size": str(len(other))}
+    at = f"/datasets/osv5m/osv5m/resolve/main/{ARCHIVES[0]}"
+    server.routes[at] = Answer(status=302, headers=moved)
+    assert fetched(root, per_country=EVERY_IMAGE) == Summary(28, 0, 27, {"Absent": 1}, 0)
+    assert list(listed(root).index) == [FR[0]]
 
 
-def test_archives_that_were_fetched_whole_need_no_network(server, tmp_path):
-    for file in ("images/train/00.zip", "images/train/01.zip", "images/train/02.zip"):
-        assets.fetch(f"osv5m-train-images/{file}", endpoint=server.url, shown=False)
-    assets.fetch("osv5m-metadata/train.csv", endpoint=server.url, shown=False)
+def test_archives_that_were_fetched_whole_need_no_network(server, root):
+    for name in ("osv5m-train-images", "osv5m-metadata"):
+        assets.fetch(name, shown=False)
     server.requests.clear()
-    assert fetched(server, tmp_path).complete
+    assert fetched(root).complete
     assert [r for r in server.requests if "range" in r.headers] == []
-    assert kept(tmp_path) == {name: jpeg(name) for name in drawn(tmp_path)}
+    assert kept(root) == photographs(drawn(root))
 
 
 # Mapillary ----------------------------------------------------------------------------------------
@@ -505,30 +449,29 @@ class Mapillary:
 
 
 @pytest.fixture
-def mapillary(server, tmp_path):
-    """A function that fetches from Mapillary, with what it talks to."""
+def mapillary(server, monkeypatch):
     made = Mapillary()
     with serve({"/*": made.api}) as api, serve({"/*": made.storage}) as storage:
+        monkeypatch.setattr(MODULE, "MAPILLARY", api.url)
+        monkeypatch.setenv("MAPILLARY_TOKEN", "MLY|1|secret")
         made.storage_url = storage.url
-
-        def fetch(**options) -> Summary:
-            given = {"source": "mapillary", "mapillary": api.url, "token": "MLY|1|secret"}
-            return fetched(server, tmp_path, **given | options)
-
-        made.fetch, made.api_server, made.storage_server = fetch, api, storage
+        made.api_server, made.storage_server = api, storage
         yield made
 
 
-def test_originals_come_from_mapillary_and_the_token_stays_with_its_api(mapillary, tmp_path):
-    assert mapillary.fetch() == Summary(20, 0, 20, {}, 0)
-    assert kept(tmp_path, "mapillary") == {name: jpeg(name) for name in drawn(tmp_path)}
+originals = partial(fetched, source="mapillary")
+
+
+def test_originals_come_from_mapillary_and_the_token_stays_with_its_api(mapillary, root):
+    assert originals(root) == Summary(20, 0, 20, {}, 0)
+    assert kept(root, "mapillary") == photographs(drawn(root))
     assert len(mapillary.api_server.requests) == len(mapillary.storage_server.requests) == 20
     for request in mapillary.storage_server.requests:
         assert "secret" not in str(request)
     assert not any("access_token" in r.query for r in mapillary.api_server.requests)
 
 
-def test_what_mapillary_no_longer_has_is_listed(mapillary, tmp_path):
+def test_what_mapillary_no_longer_has_is_listed(mapillary, root):
     gone, blank, wrong, stale = FR[:4]
     mapillary.answers = {
         gone: mapillary.error(400, 100),
@@ -536,94 +479,92 @@ def test_what_mapillary_no_longer_has_is_listed(mapillary, tmp_path):
         wrong: Answer(b"<html>", kind="text/html"),
     }
     mapillary.photos = {stale: Answer(b"URL signature expired", 403, "text/plain")}
-    summary = mapillary.fetch(n_train_per_country=10)  # every image is drawn
+    summary = originals(root, per_country=EVERY_IMAGE)
     assert summary == Summary(28, 0, 24, {"Absent": 1, "Broken": 3}, 0)
-    table = failures(tmp_path / "osv5m" / "images" / "mapillary").set_index("id")
-    assert set(table.index) == {gone, blank, wrong, stale}
-    assert table.kind[gone] == "Absent"
-    assert "address" in table.reason[stale]
+    found = listed(root, "mapillary")
+    assert set(found.index) == {gone, blank, wrong, stale}
+    assert found.kind[gone] == "Absent"
+    assert "address" in found.reason[stale]
 
 
-def test_a_token_that_has_expired_is_named_but_not_repeated(mapillary, tmp_path):
+def test_a_token_that_has_expired_is_named_but_not_repeated(mapillary, root, monkeypatch):
     mapillary.token = "MLY|1|renewed"
     with pytest.raises(http.Refused, match="the token in MAPILLARY_TOKEN") as caught:
-        mapillary.fetch(workers=2)
+        originals(root, workers=2)
     assert "secret" not in str(caught.value)
     assert "20 images wanted" in str(caught.value)
-    folder = tmp_path / "osv5m" / "images" / "mapillary"
-    assert not failures(folder).reason.str.contains("secret").any()
-    assert mapillary.fetch(token="MLY|1|renewed") == Summary(20, 0, 20, {}, 0)
+    assert not listed(root, "mapillary").reason.str.contains("secret").any()
+    monkeypatch.setenv("MAPILLARY_TOKEN", "MLY|1|renewed")
+    assert originals(root) == Summary(20, 0, 20, {}, 0)
     names = Counter(r.query["of"] for r in mapillary.storage_server.requests)
-    assert names == Counter(drawn(tmp_path)), "an image was fetched twice"
+    assert names == Counter(drawn(root)), "an image was fetched twice"
 
 
-def test_mapillarys_request_limit_is_named(mapillary):
+def test_mapillarys_request_limit_is_named(mapillary, root):
     mapillary.answers = dict.fromkeys(PHOTOS, mapillary.error(403, 4))
     with pytest.raises(http.Refused, match="request limit is reached"):
-        mapillary.fetch()
+        originals(root)
 
 
-def test_a_missing_token_is_asked_for_before_anything_is_fetched(mapillary, server, monkeypatch):
+def test_a_missing_token_is_asked_for_before_anything_is_fetched(server, root):
     with pytest.raises(ValueError, match="MAPILLARY_TOKEN"):
-        mapillary.fetch(token=None)
+        originals(root)
     assert server.requests == []
-    monkeypatch.setenv("MAPILLARY_TOKEN", "MLY|1|secret")
-    assert mapillary.fetch(token=None, which=["eval"]).complete
 
 
 # The data set -------------------------------------------------------------------------------------
 
 
-def test_load_gives_what_was_prepared(server, tmp_path):
-    fetched(server, tmp_path)
-    root = tmp_path / "osv5m"
+def test_load_gives_what_was_prepared(server, root):
+    fetched(root)
     assert data.load("osv5m", root=root, countries=("IN", "FR")).classes == ("India", "France")
-    train = data.load("osv5m", "train", root=root, countries=("FR", "IN"))
+    load = partial(data.load, "osv5m", root=root, countries=CODES)
+    train = load("train")
     assert train.classes == ("France", "India")
     assert train.labels == [0, 1] * 6
-    assert set(train.ids) == drawn(tmp_path, "train")
-    assert data.load("osv5m", "train", n=5, root=root, countries=("FR", "IN")).ids == train.ids[:5]
+    assert set(train.ids) == drawn(root, "train")
+    assert load("train", n=5).ids == train.ids[:5]
     for item in (train[0], train[1]):
-        country, first = (("France", FR), ("India", IN))[item.label]
+        country, names, south, author = (("France", FR, 43, "marie"), ("India", IN, 20, "ravi"))[
+            item.label
+        ]
+        number = names.index(item.id)
         assert item.country == country
-        number = first.index(item.id)
-        assert item.latitude == pytest.approx((43, 20)[item.label] + number / 10)
-        assert item.longitude == 1.5
-        assert item.licence == "CC-BY-SA-4.0"
-        assert item.attribution == f"{('marie', 'ravi')[item.label]}{number} via Mapillary"
+        assert item.latitude == pytest.approx(south + number / 10)
+        assert (item.longitude, item.licence) == (1.5, "CC-BY-SA-4.0")
+        assert item.attribution == f"{author}{number} via Mapillary"
         assert np.array_equal(item.image, np.array(Image.open(io.BytesIO(jpeg(item.id)))))
-    parts = [data.load("osv5m", s, root=root, countries=("FR", "IN")).ids for s in data.SPLITS]
-    assert sorted(map(len, parts)) == [2, 2, 4, 12]
-    assert len(set().union(*parts)) == 20
+    ids = [load(split).ids for split in data.SPLITS]
+    assert sorted(map(len, ids)) == [2, 2, 4, 12]
+    assert len(set().union(*ids)) == 20
 
 
-def test_load_says_what_is_missing(server, tmp_path):
-    options = {"root": tmp_path / "osv5m", "countries": ("FR", "IN")}
+def test_load_says_what_is_missing(server, root):
+    load = partial(data.load, "osv5m", root=root, countries=CODES)
     with pytest.raises(ValueError, match=r"fetch it with geolib osv5m --countries FR,IN --seed 0"):
-        data.load("osv5m", **options)
-    fetched(server, tmp_path, which=["eval"])
+        load()
+    fetched(root, which=["eval"])
     with pytest.raises(ValueError, match="no photograph of split='train'"):
-        data.load("osv5m", "train", **options)
-    lost = sorted(kept(tmp_path))[0]
-    (tmp_path / "osv5m" / "images" / "hub" / f"{lost}.jpg").unlink()
+        load("train")
+    lost = min(kept(root))
+    (root / "images" / "hub" / f"{lost}.jpg").unlink()
     with pytest.warns(UserWarning, match=r"1 of 4 photographs of split='eval' .* geolib osv5m"):
-        part = data.load("osv5m", **options)
-    assert [s.id for s in part.skipped] == [lost]
+        part = load()
+    assert part.skipped == [(lost, "not fetched yet")]
     assert lost not in part.ids
     with pytest.raises(ValueError, match="source='web'"):
-        data.load("osv5m", source="web", **options)
+        load(source="web")
     with pytest.raises(ValueError, match="split='dev'"):
-        data.load("osv5m", "dev", **options)
+        load("dev")
 
 
-def test_the_command_fetches_and_says_what_came(server, tmp_path, monkeypatch):
-    options = SMALL | {"endpoint": server.url, "progress": False}
-    monkeypatch.setattr(MODULE, "prepare", partial(prepare, **options))
-    arguments = ["osv5m", "--countries", "FR,IN", "--root", str(tmp_path / "osv5m")]
+def test_the_command_fetches_and_says_what_came(server, root, monkeypatch):
+    monkeypatch.setattr(MODULE, "prepare", partial(prepare, per_country=SMALL, progress=False))
+    arguments = ["osv5m", "--countries", "FR,IN", "--root", str(root)]
     result = CliRunner().invoke(app, [*arguments, "--split", "eval"])
     assert result.exit_code == 0, result.output
     assert result.stdout == "4 images wanted: 0 were there, 4 fetched, 0 failed\n"
-    assert set(kept(tmp_path)) == drawn(tmp_path, "eval")
+    assert set(kept(root)) == drawn(root, "eval")
     result = CliRunner().invoke(app, arguments)
     assert result.stdout == "20 images wanted: 4 were there, 16 fetched, 0 failed\n"
     result = CliRunner().invoke(app, [*arguments, "--source", "mapillary"])

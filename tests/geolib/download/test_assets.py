@@ -4,10 +4,11 @@ import hashlib
 import re
 import shutil
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 
 import pytest
 from pydantic import ValidationError
-from servers import Answer, hub, serve
+from servers import Answer, hub, serve, use_hub
 from tenacity import wait_none
 from typer.testing import CliRunner
 
@@ -100,12 +101,17 @@ def test_addresses_and_names_agree_with_their_publishers():
     (file,) = known["resnet50-imagenet"].files
     assert known["resnet50-imagenet"].address(file) == published
     assert known["resnet50-imagenet"].files[file].sha256.startswith("11ad3fa6")
-    assert known["osv5m-test-images"].address("images/test/04.zip", "http://mirror") == (
-        "http://mirror/datasets/osv5m/osv5m/resolve/"
-        "cff33609b56b54d8743b7ee7a416eb8433e9a681/images/test/04.zip"
+    assert (
+        known["osv5m-test-images"]
+        .address("images/test/04.zip")
+        .endswith(
+            "/datasets/osv5m/osv5m/resolve/cff33609b56b54d8743b7ee7a416eb8433e9a681/images/test/04.zip"
+        )
     )
-    assert known["sam3"].address("config.json", "http://mirror") == (
-        "http://mirror/facebook/sam3/resolve/3c879f39826c281e95690f02c7821c4de09afae7/config.json"
+    assert (
+        known["sam3"]
+        .address("config.json")
+        .endswith("/facebook/sam3/resolve/3c879f39826c281e95690f02c7821c4de09afae7/config.json")
     )
 
 
@@ -244,87 +250,94 @@ def test_two_runs_at_once_fetch_once(toy):
 FILES = {"model.safetensors": WEIGHTS, "config.json": b"{}"}
 
 
-def on_the_hub(**more):
-    return {"hub": "team/toy", "revision": COMMIT, "files": {name: {} for name in FILES}, **more}
+@pytest.fixture
+def repository(declare, monkeypatch):
+    """A function that declares the asset toy and serves its repository, or what else it is told."""
+    with ExitStack() as stack:
+
+        def made(routes=None, token=None, **known):
+            entry = {"hub": "team/toy", "revision": COMMIT, "files": {name: {} for name in FILES}}
+            declare(toy={**entry, **known})
+            served = (
+                hub("team/toy", FILES, commit=COMMIT, token=token) if routes is None else routes
+            )
+            server = stack.enter_context(serve(served))
+            use_hub(monkeypatch, server)
+            return server
+
+        yield made
 
 
-def test_a_repository_becomes_a_folder(declare, tmp_path):
-    with serve(hub("team/toy", FILES, commit=COMMIT)) as server:
-        declare(toy=on_the_hub())
-        one = assets.fetch("toy/config.json", endpoint=server.url)
-        assert one.read_bytes() == b"{}"
-        assert assets.path("toy") is None
-        assert list(assets.status()["here"]) == ["1 of 2 files"]
-        folder = assets.fetch("toy", endpoint=server.url)
-        assert folder == assets.path("toy") == tmp_path / "assets" / "toy"
-        assert {file.name: file.read_bytes() for file in folder.iterdir()} == FILES
-        assert list(assets.status()["here"]) == ["yes"]
-        assert [r.path for r in server.requests].count("/storage/" + sha256(b"{}")) == 1
+def test_a_repository_becomes_a_folder(repository, tmp_path):
+    server = repository()
+    assert assets.fetch("toy/config.json").read_bytes() == b"{}"
+    assert assets.path("toy") is None
+    assert list(assets.status()["here"]) == ["1 of 2 files"]
+    folder = assets.fetch("toy")
+    assert folder == assets.path("toy") == tmp_path / "assets" / "toy"
+    assert {file.name: file.read_bytes() for file in folder.iterdir()} == FILES
+    assert list(assets.status()["here"]) == ["yes"]
+    assert [r.path for r in server.requests].count("/storage/" + sha256(b"{}")) == 1
 
 
-def test_a_gated_repository_says_how_to_get_permission(declare):
-    gated = on_the_hub(gated=True, by_hand="Ask at the door, then set HF_TOKEN.")
-    with serve(hub("team/toy", FILES, commit=COMMIT, token="hf_right")) as server:
-        declare(toy=gated)
-        with pytest.raises(http.Refused, match=r"401: a valid token is needed\. Ask at the door"):
-            assets.fetch("toy", endpoint=server.url)
-        with pytest.raises(http.Refused, match=r"403: .* not accepted\. Ask at the door"):
-            assets.fetch("toy", endpoint=server.url, token="hf_wrong")
-        assert not any(request.path.startswith("/storage") for request in server.requests)
-        folder = assets.fetch("toy", endpoint=server.url, token="hf_right")
+def test_a_gated_repository_says_how_to_get_permission(repository, monkeypatch):
+    by_hand = "Ask at the door, then set HF_TOKEN."
+    server = repository(token="hf_right", gated=True, by_hand=by_hand)
+    with pytest.raises(http.Refused, match=r"401: a valid token is needed\. Ask at the door"):
+        assets.fetch("toy")
+    monkeypatch.setenv("HF_TOKEN", "hf_wrong")
+    with pytest.raises(http.Refused, match=r"403: .* not accepted\. Ask at the door"):
+        assets.fetch("toy")
+    assert not any(request.path.startswith("/storage") for request in server.requests)
+    monkeypatch.setenv("HF_TOKEN", "hf_right")
+    folder = assets.fetch("toy")
     assert {file.name: file.read_bytes() for file in folder.iterdir()} == FILES
 
 
-def test_an_old_token_in_the_way_of_an_open_repository_is_named(declare, monkeypatch):
+def test_an_old_token_in_the_way_of_an_open_repository_is_named(repository, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_expired")
-    with serve({"/*": Answer(status=401)}) as server:
-        declare(toy=on_the_hub())
-        with pytest.raises(http.Refused, match=r"not accepted\. .*unset or renew HF_TOKEN"):
-            assets.fetch("toy", endpoint=server.url)
-        assert server.requests[0].headers["authorization"] == "Bearer hf_expired"
+    server = repository({"/*": Answer(status=401)})
+    with pytest.raises(http.Refused, match=r"not accepted\. .*unset or renew HF_TOKEN"):
+        assets.fetch("toy")
+    assert server.requests[0].headers["authorization"] == "Bearer hf_expired"
 
 
-def test_the_token_stays_with_the_hub(declare):
+def test_the_token_stays_with_the_hub(repository, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_right")
+    address = f"/team/toy/resolve/{COMMIT}/model.safetensors"
+    inner = hub("team/toy", FILES, commit=COMMIT, token="hf_right")[address]
+
+    def elsewhere(request):
+        answer = inner(request)
+        there = storage.url + answer.headers["Location"]
+        return Answer(status=302, headers={**answer.headers, "Location": there})
+
     with serve({"/storage/*": WEIGHTS}) as storage:
-        routes = hub("team/toy", {"model.safetensors": WEIGHTS}, commit=COMMIT, token="hf_right")
-        address = f"/team/toy/resolve/{COMMIT}/model.safetensors"
-        inner = routes[address]
-
-        def elsewhere(request):
-            answer = inner(request)
-            there = storage.url + answer.headers["Location"]
-            return Answer(status=302, headers={**answer.headers, "Location": there})
-
-        with serve({address: elsewhere}) as server:
-            declare(toy=on_the_hub(files={"model.safetensors": {}}))
-            assets.fetch("toy", endpoint=server.url, token="hf_right")
-            assert all("authorization" in request.headers for request in server.requests)
-        assert [request.headers.get("authorization") for request in storage.requests] == [None]
+        server = repository({address: elsewhere}, files={"model.safetensors": {}})
+        assets.fetch("toy")
+        assert all("authorization" in request.headers for request in server.requests)
+    assert [request.headers.get("authorization") for request in storage.requests] == [None]
 
 
-def test_the_checksum_of_the_hub_is_held_against_the_file(declare):
+def test_the_checksum_of_the_hub_is_held_against_the_file(repository):
     routes = hub("team/toy", FILES, commit=COMMIT)
-    routes["/storage/" + sha256(WEIGHTS)] = WEIGHTS[::-1]
-    with serve(routes) as server:
-        declare(toy=on_the_hub())
-        with pytest.raises(http.Broken, match=f"expected {sha256(WEIGHTS)}"):
-            assets.fetch("toy", endpoint=server.url)
+    repository(routes | {"/storage/" + sha256(WEIGHTS): WEIGHTS[::-1]})
+    with pytest.raises(http.Broken, match=f"expected {sha256(WEIGHTS)}"):
+        assets.fetch("toy")
     assert assets.path("toy/model.safetensors") is None
 
 
-def test_a_file_that_the_hub_itself_calls_another_is_not_downloaded(declare):
-    with serve(hub("team/toy", FILES, commit=COMMIT)) as server:
-        declare(toy=on_the_hub(files={"model.safetensors": {"sha256": "0" * 64}}))
-        with pytest.raises(http.Broken, match=f"sha256 is {sha256(WEIGHTS)}, expected 0000"):
-            assets.fetch("toy", endpoint=server.url)
-        assert [request.method for request in server.requests] == ["HEAD"]
+def test_a_file_that_the_hub_itself_calls_another_is_not_downloaded(repository):
+    server = repository(files={"model.safetensors": {"sha256": "0" * 64}})
+    with pytest.raises(http.Broken, match=f"sha256 is {sha256(WEIGHTS)}, expected 0000"):
+        assets.fetch("toy")
+    assert [request.method for request in server.requests] == ["HEAD"]
 
 
-def test_a_file_that_has_moved_is_told_with_what_else_there_is(declare):
-    with serve({}) as server:
-        declare(toy=on_the_hub(by_hand="The list is also at the library."))
-        with pytest.raises(http.Absent, match=r"has nothing at .* also at the library"):
-            assets.fetch("toy", endpoint=server.url)
+def test_a_file_that_has_moved_is_told_with_what_else_there_is(repository):
+    repository({}, by_hand="The list is also at the library.")
+    with pytest.raises(http.Absent, match=r"has nothing at .* also at the library"):
+        assets.fetch("toy")
 
 
 # --- the command ---
