@@ -141,6 +141,7 @@ def _in_batches(
     if precision == "auto" and method in FLOAT32_METHODS:
         precision = "fp32"
     device = next((p.device for p in classifier.parameters()), images.device)
+    bf16 = uses_bf16(device, precision)
     portioned = "batch_size" in inspect.signature(function).parameters
 
     def run(size: int) -> Tensor:
@@ -159,8 +160,8 @@ def _in_batches(
     with (
         torch.inference_mode(False),
         torch.enable_grad(),
-        _held_still(classifier),
-        torch.autocast(device.type, torch.bfloat16, enabled=uses_bf16(device, precision)),
+        _held_still(classifier, bf16),
+        torch.autocast(device.type, torch.bfloat16, enabled=bf16),
     ):
         maps = BatchSize(batch_size or choose_batch_size(device)).run(run)
     if broken := [i for i, one in enumerate(maps) if not one.isfinite().all()]:
@@ -172,15 +173,25 @@ def _in_batches(
 
 
 @contextmanager
-def _held_still(classifier: nn.Module) -> Iterator[None]:
-    """The classifier in eval mode with frozen parameters; every flag is put back afterwards."""
+def _held_still(classifier: nn.Module, bf16: bool = False) -> Iterator[None]:
+    """The classifier in eval mode with frozen parameters; all is put back afterwards.
+
+    With ``bf16`` convolutions hold their kernels as autocast would make them in every pass.
+    """
     training = [(module, module.training) for module in classifier.modules()]
     learning = [(parameter, parameter.requires_grad) for parameter in classifier.parameters()]
+    convolutions = [m for m in classifier.modules() if bf16 and isinstance(m, nn.Conv2d)]
+    kernels = [convolution.weight.data for convolution in convolutions]
     try:
         classifier.eval()
         classifier.requires_grad_(False)
+        for convolution, kernel in zip(convolutions, kernels, strict=True):
+            fast = kernel.to(torch.bfloat16, memory_format=torch.channels_last)
+            convolution.weight.data = fast
         yield
     finally:
+        for convolution, kernel in zip(convolutions, kernels, strict=True):
+            convolution.weight.data = kernel
         for module, flag in training:
             module.training = flag
         for parameter, flag in learning:

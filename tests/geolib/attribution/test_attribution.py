@@ -596,9 +596,11 @@ def test_the_classifier_is_left_as_it_was(images: Tensor, method: str) -> None:
     learning = [parameter.requires_grad for parameter in model.parameters()]
 
     torch.testing.assert_close(quick(model, images[:2], method), expected, atol=1e-5, rtol=0)
+    quick(model, images[:2], method, precision="bf16")
 
     assert [module.training for module in model.modules()] == training
     assert [parameter.requires_grad for parameter in model.parameters()] == learning
+    assert all(t.dtype == state[name].dtype for name, t in model.state_dict().items())
     assert all(torch.equal(state[name], tensor) for name, tensor in model.state_dict().items())
     assert not any(m._forward_hooks or m._backward_hooks for m in model.modules())
     assert [name for name, p in model.named_parameters() if p.grad is not None] == ["fc.bias"]
@@ -609,9 +611,9 @@ def test_the_classifier_is_left_as_it_was(images: Tensor, method: str) -> None:
 def test_the_classifier_is_left_as_it_was_after_an_error(images: Tensor, method: str) -> None:
     model = small_resnet().train()
     with pytest.raises(ValueError, match="targets"):
-        quick(model, images, method, targets=[0, 0, 5])
+        quick(model, images, method, targets=[0, 0, 5], precision="bf16")
     assert all(module.training for module in model.modules())
-    assert all(parameter.requires_grad for parameter in model.parameters())
+    assert all(p.requires_grad and p.dtype == torch.float32 for p in model.parameters())
     assert not any(module._forward_hooks for module in model.modules())
 
 
