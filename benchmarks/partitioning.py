@@ -20,14 +20,13 @@ from __future__ import annotations
 import argparse
 import resource
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from geolib.chapters.location import scaled_preset
 from geolib.partitioning import (
     PAPER_PRESETS,
     RADII_KM,
@@ -64,16 +63,16 @@ def read(folder: Path, name: str) -> np.ndarray:
 
 
 def build(
-    presets: dict[str, Preset], coordinates: np.ndarray, geocoder: OfflineGeocoder
+    presets: Sequence[Preset], coordinates: np.ndarray, geocoder: OfflineGeocoder
 ) -> dict[str, list[Partitioning]]:
     """Each configuration, and S2 cells at its number of fine classes."""
     configurations: dict[str, list[Partitioning]] = {}
-    for name, preset in presets.items():
+    for preset in presets:
         semantic = semantic_partitionings(coordinates, geocoder, *preset)
         tau_min = min(preset.tau_mins) // 2
         tau_max = matching_tau_max(coordinates, semantic[0].n_classes, tau_min)
         s2 = S2Partitioning.build(coordinates, tau_min, tau_max)
-        configurations |= {name: [*semantic], f"S2 {tau_min}…{tau_max}": [s2]}
+        configurations |= {str(preset): [*semantic], f"S2 {tau_min}…{tau_max}": [s2]}
     return configurations
 
 
@@ -112,7 +111,7 @@ def main() -> None:
     print(f"{len(yfcc)} points")
     with timed("load the table of places"):
         geocoder.reverse(yfcc[:1])
-    preset = PAPER_PRESETS["SemP {100,125,250}"]
+    preset = Preset((100, 125, 250))
     with timed("geocode"):
         geocoder.reverse(yfcc)
     with timed("geocode, three semantic partitionings"):
@@ -121,7 +120,7 @@ def main() -> None:
         S2Partitioning.build(yfcc, 50, 1000)
     for title, presets in (
         ("Thresholds of Table 1, meant for 4.7 million images", PAPER_PRESETS),
-        ("A tenth of these thresholds", dict(scaled_preset(name, [10]) for name in PAPER_PRESETS)),
+        ("A tenth of these thresholds", [one.scaled(10) for one in PAPER_PRESETS]),
     ):
         print(f"\n{title}")
         with timed("build all configurations"):

@@ -19,9 +19,6 @@ K = 1000
 MIN_SIZE = 0.1
 # The paper's images have 224 × 224 pixels: its 1,000 are 2 % of them.
 PAPER_PIXELS = 224 * 224
-CELL = ["dilation", "group", "concept"]
-# Shifts whose mean equals the observed one but for the rounding of a Fourier transform.
-ROUNDING = 1e-9
 
 
 def scaled_k(height: int, width: int, k: int = K) -> int:
@@ -103,7 +100,12 @@ def concept_influences(
     Indexed by concept: size (s̄ after dilation, 0…1) and influence as of `concept_influence`.
     """
     weights = top_k(attribution, k)
-    concepts = _check_map(semantic_map, weights.shape)
+    concepts = to_numpy(semantic_map)
+    if concepts.shape != weights.shape:
+        got = concepts.shape
+        raise ValueError(f"semantic_map has shape {got}; expected {weights.shape} as attribution")
+    if not np.issubdtype(concepts.dtype, np.integer):
+        raise TypeError(f"semantic_map has dtype {concepts.dtype}; expected integers")
     rows = {}
     for concept in np.unique(concepts[concepts >= 0]):
         mask = dilate(concepts == concept, dilation)
@@ -124,7 +126,9 @@ def shifted_influences(
     grown = _check_mask(mask, weights.shape, dilation)
     if not grown.any():
         raise ValueError("mask is empty; expected at least one pixel of the concept")
-    return _shifted(weights, grown)
+    # Cross-correlation by the convolution theorem: one transform instead of H·W shifts.
+    transformed = np.fft.rfft2(grown) * np.fft.rfft2(weights).conj()
+    return np.fft.irfft2(transformed, s=grown.shape) / weights.sum() / grown.mean()
 
 
 def _influence(weights: np.ndarray, mask: np.ndarray, min_size: float) -> float:
@@ -136,13 +140,6 @@ def _influence(weights: np.ndarray, mask: np.ndarray, min_size: float) -> float:
     return float(weights[mask].sum() / weights.sum() / size)
 
 
-def _shifted(weights: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    # Cross-correlation by the convolution theorem: one transform instead of H·W shifts.
-    transformed = np.fft.rfft2(mask) * np.fft.rfft2(weights).conj()
-    together = np.fft.irfft2(transformed, s=mask.shape)
-    return together / weights.sum() / mask.mean()
-
-
 def _check_mask(mask: Array, shape: tuple[int, ...], dilation: int) -> np.ndarray:
     values = to_numpy(mask)
     if values.shape != shape:
@@ -150,13 +147,3 @@ def _check_mask(mask: Array, shape: tuple[int, ...], dilation: int) -> np.ndarra
     if values.dtype != bool:
         raise TypeError(f"mask has dtype {values.dtype}; expected bool (compare with > 0 first)")
     return dilate(values, dilation)
-
-
-def _check_map(semantic_map: Array, shape: tuple[int, ...]) -> np.ndarray:
-    values = to_numpy(semantic_map)
-    if values.shape != shape:
-        got = values.shape
-        raise ValueError(f"semantic_map has shape {got}; expected {shape} like the attribution")
-    if not np.issubdtype(values.dtype, np.integer):
-        raise TypeError(f"semantic_map has dtype {values.dtype}; expected integers")
-    return values

@@ -19,52 +19,25 @@ import torch
 from numpy.typing import ArrayLike
 from pydantic import Field
 
-from geolib import data, model, statistics
+from geolib import data, model, partitioning, statistics
 from geolib.book.claims import Finding
 from geolib.chapters import tables
 from geolib.chapters.experiment import Experiment
 from geolib.chapters.world_map import Guess
-from geolib.data.records import PhotoRecord
 from geolib.data.scenes import SceneRecord
-from geolib.partitioning import (
-    PAPER_PRESETS,
-    RADII_KM,
-    UNASSIGNED,
-    OfflineGeocoder,
-    Partitioning,
-    Preset,
-    S2Partitioning,
-    SemanticPartitioning,
-    from_addresses,
-    geoguessr_score,
-    great_circle_distance,
-    matching_tau_max,
-    nearest_cell_km,
-    own_cell_km,
-    s2_partitionings,
-    semantic_partitionings,
-)
+from geolib.partitioning import OfflineGeocoder, Partitioning, Preset, great_circle_distance
 from geolib.runtime import cache
 from geolib.runtime.here import data_file
+from geolib.training import location as networks
 from geolib.training.kept import trained_once
-from geolib.training.location import (
-    Located,
-    LocationModel,
-    Targets,
-    down_the_hierarchy,
-    load_location,
-    probabilities,
-    train_location,
-)
 from geoscenes import render
 
 Kind = Literal["semantic", "s2"]
 KINDS: Mapping[Kind, str] = {"semantic": "SemP", "s2": "S2"}
-VARIANTS = ("f", "f*")
-# Cells on a map.
-SHOWN = 25
-# Of coordinates given as a file, every so many are held out from the partitioning.
-HELD_OUT = 5
+COORDINATES = ["latitude", "longitude"]
+MODULES = ("geolib.training.location",)
+SHOWN = 25  # cells on a map
+HELD_OUT = 5  # of coordinates given as a file, every so many test the partitioning
 
 
 class LocationExperiment(Experiment):
@@ -129,7 +102,8 @@ class LocationExperiment(Experiment):
     @cached_property
     def _cells(self) -> dict[Kind, Sequence[Partitioning]]:
         points = self.coordinates("train")
-        semantic = semantic_partitionings(points, OfflineGeocoder(), self.tau_min, self.tau_d)
+        geocoder = OfflineGeocoder()
+        semantic = partitioning.semantic_partitionings(points, geocoder, self.tau_min, self.tau_d)
         return {"semantic": semantic, "s2": _as_many_s2_cells(points, semantic, self.s2_tau_min)}
 
     @property
@@ -143,69 +117,72 @@ class LocationExperiment(Experiment):
         size = {"image_size": self.location_size or self.image_size}
         return model.TrainConfig(**super().training.model_dump() | size | self.location_training)
 
-    def location_model(self, kind: Kind = "semantic") -> LocationModel:
+    def location_model(self, kind: Kind = "semantic") -> networks.LocationModel:
         """The network with one head per partitioning, trained once, from the country classifier."""
         cells = self.partitionings(kind)
         train, validation = self.images("train"), self.images("validation")
-        targets = Targets(
-            [partitioning.labels for partitioning in cells],
-            _assign(cells, self.coordinates("train")),
-            _assign(cells, self.coordinates("validation")),
+        found = (
+            np.stack([one.assign(self.coordinates(split)) for one in cells], axis=1)
+            for split in ("train", "validation")
         )
-        initial = self.classifier
+        targets = networks.Targets([one.labels for one in cells], *found)
         content = json.dumps([targets.heads, targets.train.tolist(), targets.validation.tolist()])
+        initial, config = self.classifier, self.location_config
         params = {
-            "config": self.location_config.model_dump(mode="json"),
+            "config": config.model_dump(mode="json"),
             "initial": initial.weights_sha256,
             "train": train.identity,
             "validation": validation.identity,
             "targets": hashlib.sha256(content.encode()).hexdigest(),
         }
 
-        def fit(unfinished: Path) -> LocationModel:
-            given = (train, validation, targets, self.location_config)
-            return train_location(*given, initial=initial, checkpoints=unfinished)
+        def fit(unfinished: Path) -> networks.LocationModel:
+            given = (train, validation, targets, config)
+            return networks.train_location(*given, initial=initial, checkpoints=unfinished)
 
-        return trained_once("location", params, ("geolib.training.location",), fit, load_location)
+        return trained_once("location", params, MODULES, fit, networks.load_location)
 
-    def cell_probabilities(self, kind: Kind = "semantic", split: str = "test") -> Located:
-        """Probability of every cell of every head, for the readable images of a split."""
+    def cell_probabilities(self, kind: Kind = "semantic", split: str = "test") -> networks.Located:
+        """Probability of every cell of all heads, for the readable images of a split."""
         images, network = self.images(split), self.location_model(kind)
         crops = self.location_config.crops
+        weights = network.classifier.weights_sha256
+        params = {"dataset": images.identity, "model": weights, "crops": crops}
 
         def make() -> dict[str, torch.Tensor]:
-            found = probabilities(network, images, crops=crops)
-            heads = {f"head-{i}": torch.from_numpy(p) for i, p in enumerate(found.probabilities)}
-            return {"indices": torch.tensor(found.indices, dtype=torch.int64), **heads}
+            return networks.probabilities(network, images, crops=crops)._asdict()
 
-        params = {
-            "dataset": images.identity,
-            "model": network.weights_sha256,
-            "heads": network.sizes,
-            "crops": crops,
-        }
-        stored = cache.arrays("cell-probabilities", params, ("geolib.training.location",), make)
-        heads = [stored[f"head-{i}"].numpy() for i in range(len(network.sizes))]
-        return Located(stored["indices"].tolist(), heads)
+        return networks.Located(**cache.arrays("cell-probabilities", params, MODULES, make))
 
     def places(self, kind: Kind = "semantic", split: str = "test") -> pd.DataFrame:
         """A row per readable image and ``variant``: the finest head (f), down the hierarchy (f*).
 
         Besides the truth ``predicted_latitude``, ``predicted_longitude``, ``km`` between the two,
-        ``cell`` (of the finest head), its ``label`` and ``probability``, and ``assigned``: whether
-        the truth lies in a cell at all.
+        ``cell`` (of the finest head), its ``probability``, and ``assigned``: whether the truth lies
+        in a cell at all.
         """
-        cells = self.partitionings(kind)
+        finest, *coarser = self.partitionings(kind)
         found = self.cell_probabilities(kind, split)
-        coarser = [cells[0].parents_in(partitioning) for partitioning in cells[1:]]
-        products = down_the_hierarchy(found.probabilities, coarser)
-        scores = {"f": found.probabilities[0], "f*": products}
-        ids = np.array(self.images(split).ids)[found.indices]
+        heads = found.heads([one.n_classes for one in (finest, *coarser)])
+        products = networks.down_the_hierarchy(heads, [finest.parents_in(one) for one in coarser])
         truth = self.coordinates(split)[found.indices]
-        return pd.concat(
-            [_predicted(cells[0], ids, truth, of).assign(variant=v) for v, of in scores.items()],
-            ignore_index=True,
-        )
+        parts = []
+        for variant, scores in (("f", heads[0]), ("f*", products)):
+            predicted = finest.coordinates[scores.argmax(1)]
+            columns = {
+                "image_id": np.array(self.images(split).ids)[found.indices],
+                "latitude": truth[:, 0],
+                "longitude": truth[:, 1],
+                "predicted_latitude": predicted[:, 0],
+                "predicted_longitude": predicted[:, 1],
+                "km": great_circle_distance(truth, predicted),
+                "cell": scores.argmax(1),
+                "probability": scores.max(1),
+                "assigned": finest.assign(truth) >= 0,
+                "variant": variant,
+            }
+            parts.append(pd.DataFrame(columns))
+        return pd.concat(parts, ignore_index=True)
 
     def guess(self, kind: Kind, split: str, image_id: str) -> Guess:
         """The 25 most probable cells of one image by the finest head, for a map."""
@@ -213,8 +190,9 @@ class LocationExperiment(Experiment):
         table = self.places(kind, split)
         (row,) = table.query("image_id == @image_id and variant == 'f'").to_dict("records")
         found = self.cell_probabilities(kind, split)
-        position = found.indices.index(self.images(split).ids.index(image_id))
-        cells = finest.cells.assign(probability=found.probabilities[0][position])
+        position = found.indices.tolist().index(self.images(split).ids.index(image_id))
+        (scores, *_) = found.heads([finest.n_classes])
+        cells = finest.cells.assign(probability=scores[position])
         return Guess(
             KINDS[kind],
             cells.nlargest(SHOWN, "probability"),
@@ -225,9 +203,7 @@ class LocationExperiment(Experiment):
 
     def _with_polygons(self, kind: Kind) -> Partitioning:
         """The finest partitioning with its polygons, which take a while and are kept."""
-        finest = self.partitionings(kind)[0]
-        saved: type[SemanticPartitioning | S2Partitioning]
-        saved = SemanticPartitioning if kind == "semantic" else S2Partitioning
+        finest: Any = self.partitionings(kind)[0]
 
         def build(folder: Path) -> None:
             finest.with_polygons().save(folder / "cells.parquet")
@@ -239,7 +215,7 @@ class LocationExperiment(Experiment):
             **finest.parameters,
         }
         modules = ("geolib.partitioning", "geolib.partitioning.polygons")
-        return saved.load(cache.compute("polygons", params, modules, build) / "cells.parquet")
+        return finest.load(cache.compute("polygons", params, modules, build) / "cells.parquet")
 
     def errors(self, split: str = "test") -> dict[str, np.ndarray]:
         """Distances in km of both models and variants, and of what they are to be held against.
@@ -253,10 +229,10 @@ class LocationExperiment(Experiment):
         for kind, short in KINDS.items():
             table, finest = self.places(kind, split), self.partitionings(kind)[0]
             missed = np.where(table["assigned"], table["km"], np.inf)
-            for variant in VARIANTS:
+            for variant in ("f", "f*"):
                 found[f"{short}, {variant}"] = missed[table["variant"] == variant]
-            found[f"{short}, ceiling"] = nearest_cell_km(finest, truth)
-            found[f"{short}, own cell"] = own_cell_km(finest, truth)
+            found[f"{short}, ceiling"] = partitioning.nearest_cell_km(finest, truth)
+            found[f"{short}, own cell"] = partitioning.own_cell_km(finest, truth)
         finest = self.partitionings("semantic")[0]
         commonest = finest.coordinates[[int(finest.cells["n_samples"].to_numpy().argmax())]]
         prior = great_circle_distance(truth, commonest.repeat(len(truth), axis=0))
@@ -265,23 +241,20 @@ class LocationExperiment(Experiment):
 
 def coordinates(dataset: data.GeoDataset) -> np.ndarray:
     """Where images were taken: float64 [N,2], degrees, NaN where unknown; no pixels are read."""
-    return np.array([_place(record) for record in dataset.records], dtype=float).reshape(-1, 2)
-
-
-def _place(record: object) -> tuple[float | None, float | None]:
-    if isinstance(record, SceneRecord):
-        scene = render(record.seed, record.country, **record.options)
-        return scene.latitude, scene.longitude
-    if isinstance(record, PhotoRecord):
-        return record.latitude, record.longitude
-    return None, None
+    places = []
+    for record in dataset.records:
+        of: Any = record
+        if isinstance(record, SceneRecord):
+            of = render(record.seed, record.country, **record.options)
+        places.append([getattr(of, name, None) for name in COORDINATES])
+    return np.array(places, dtype=float).reshape(-1, 2)
 
 
 def _with_coordinates(dataset: data.GeoDataset) -> tuple[data.GeoDataset, np.ndarray]:
     """The images of a dataset that have coordinates, and these."""
 
     def make() -> pd.DataFrame:
-        return pd.DataFrame(coordinates(dataset), columns=["latitude", "longitude"])
+        return pd.DataFrame(coordinates(dataset), columns=COORDINATES)
 
     params = {"dataset": dataset.identity}
     points = cache.table("places", params, ("geoscenes",), make).to_numpy()
@@ -289,36 +262,7 @@ def _with_coordinates(dataset: data.GeoDataset) -> tuple[data.GeoDataset, np.nda
     return dataset.subset(known.tolist()), points[known]
 
 
-def _assign(cells: Sequence[Partitioning], points: np.ndarray) -> np.ndarray:
-    """Cell of each point in every partitioning, int64 [N,heads]."""
-    return np.stack([partitioning.assign(points) for partitioning in cells], axis=1)
-
-
-def _predicted(
-    finest: Partitioning, ids: np.ndarray, truth: np.ndarray, scores: np.ndarray
-) -> pd.DataFrame:
-    """Most probable cells [N] of scores [N,C] against the true coordinates [N,2]."""
-    cells = scores.argmax(1)
-    places = finest.coordinates[cells]
-    return pd.DataFrame(
-        {
-            "image_id": ids,
-            "latitude": truth[:, 0],
-            "longitude": truth[:, 1],
-            "predicted_latitude": places[:, 0],
-            "predicted_longitude": places[:, 1],
-            "km": great_circle_distance(truth, places),
-            "cell": cells,
-            "label": np.array(finest.labels, dtype=object)[cells],
-            "probability": scores.max(1),
-            "assigned": finest.assign(truth) != UNASSIGNED,
-        }
-    )
-
-
-def accuracy_table(
-    errors: Mapping[str, ArrayLike], radii: Sequence[float] = RADII_KM
-) -> pd.DataFrame:
+def accuracy_table(errors: Mapping[str, ArrayLike]) -> pd.DataFrame:
     """Accuracies a_r and mean score of the game, in the form of Table 2, by name of the answers.
 
     A row per ``model`` and ``quantity``: ``value``, ``low``, ``high``, ``n``, from distances [N] in
@@ -327,12 +271,12 @@ def accuracy_table(
     rows = []
     for name, distances in errors.items():
         km = np.asarray(distances, dtype=float)
-        found = {f"a_{radius}": statistics.accuracy_interval(km < radius) for radius in radii}
-        found["score"] = statistics.interval(geoguessr_score(km))
-        for quantity, one in found.items():
-            row = {"value": one.mean, "low": one.low, "high": one.high, "n": len(km)}
-            rows.append({"model": name, "quantity": quantity, **row})
-    return pd.DataFrame(rows)
+        for radius in partitioning.RADII_KM:
+            found = statistics.accuracy_interval(km < radius)
+            rows.append((name, f"a_{radius}", *found[:3], len(km)))
+        found = statistics.interval(partitioning.geoguessr_score(km))
+        rows.append((name, "score", *found[:3], len(km)))
+    return pd.DataFrame(rows, columns=["model", "quantity", "value", "low", "high", "n"])
 
 
 def accuracy_gain(one: ArrayLike, other: ArrayLike, radius: float, about: str) -> Finding:
@@ -351,10 +295,9 @@ def read_coordinates(path: str | Path) -> np.ndarray:
             f"as seen from {Path.cwd()}"
         )
     table = pd.read_csv(path)
-    columns = ["latitude", "longitude"]
-    if missing := [name for name in columns if name not in table]:
+    if missing := [name for name in COORDINATES if name not in table]:
         raise ValueError(f"{path} lacks {' and '.join(missing)}; it has {list(table.columns)}")
-    return table[columns].dropna().to_numpy(float)
+    return table[COORDINATES].dropna().to_numpy(float)
 
 
 def held_out(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -373,32 +316,21 @@ def configurations(
     """
     geocoder = OfflineGeocoder()
     addresses = geocoder.reverse(points)
-    own = from_addresses(points, addresses, geocoder, tau_min, tau_d)
-    found: dict[str, Sequence[Partitioning]] = {_named("SemP", tau_min): own}
-    for preset in PAPER_PRESETS:
-        name, scaled = scaled_preset(preset, tau_min)
-        found[name] = from_addresses(points, addresses, geocoder, *scaled)
-    return found | {"S2, as many cells": _as_many_s2_cells(points, own, s2_tau_min)}
+    own = Preset(tuple(tau_min), tau_d)
+    found: dict[str, Sequence[Partitioning]] = {
+        str(one): partitioning.from_addresses(points, addresses, geocoder, *one)
+        for one in (own, *(one.scaled(min(tau_min)) for one in partitioning.PAPER_PRESETS))
+    }
+    s2 = _as_many_s2_cells(points, found[str(own)], s2_tau_min)
+    return found | {"S2, as many cells": s2}
 
 
 def _as_many_s2_cells(
     points: np.ndarray, semantic: Sequence[Partitioning], fewest: int
 ) -> Sequence[Partitioning]:
     """S2 partitionings with about as many cells as the semantic ones, head by head."""
-    most = [matching_tau_max(points, p.n_classes, fewest) for p in semantic]
-    return s2_partitionings(points, most, fewest)
-
-
-def scaled_preset(name: str, tau_min: Sequence[int]) -> tuple[str, Preset]:
-    """Name and thresholds of a row of Table 1, its 100 scaled to the smallest ``tau_min``."""
-    scale = min(tau_min) / 100
-    taus, fewest, area_only = PAPER_PRESETS[name]
-    scaled = tuple(max(1, round(scale * tau)) for tau in taus)
-    return _named(name.split()[0], scaled), Preset(scaled, max(1, round(scale * fewest)), area_only)
-
-
-def _named(method: str, taus: Sequence[int]) -> str:
-    return f"{method} {{{', '.join(map(str, taus))}}}"
+    most = [partitioning.matching_tau_max(points, one.n_classes, fewest) for one in semantic]
+    return partitioning.s2_partitionings(points, most, fewest)
 
 
 def wide(table: pd.DataFrame) -> pd.DataFrame:

@@ -7,7 +7,6 @@ from geolib.partitioning.distance import (
     geoguessr_score,
     geolocation_accuracy,
     great_circle_distance,
-    spherical_mean,
 )
 from geolib.partitioning.geocoding import Address, Geocoder, OfflineGeocoder
 from geolib.partitioning.hierarchy import Hierarchy, build_hierarchy
@@ -47,5 +46,4 @@ __all__ = [
     "own_cell_km",
     "s2_partitionings",
     "semantic_partitionings",
-    "spherical_mean",
 ]

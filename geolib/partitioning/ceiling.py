@@ -24,7 +24,7 @@ def own_cell_km(partitioning: Partitioning, coordinates: ArrayLike) -> np.ndarra
     """Distance of each point to the coordinate of its own cell: what a faultless classifier errs.
 
     float64 [N] in kilometres for points [N,2] in degrees, latitude first; infinite for a point in
-    no cell. Raises ValueError for coordinates of another shape or out of range.
+    no cell. ValueError for coordinates of another shape or out of range.
     """
     points = check_coordinates("coordinates", coordinates)
     classes = partitioning.assign(points)
@@ -51,20 +51,11 @@ def ceiling_table(
 ) -> pd.DataFrame:
     """Classes, unassigned points and quantisation ceilings, in the form of Table 1 (§4.1).
 
-    The finest partitioning of a configuration predicts, so it sets the ceiling.
-
-    Parameters
-    ----------
-    configurations : name to partitionings, finest first.
-    points : name of a data set to its coordinates [N,2], degrees, latitude first.
-    radii : kilometres.
-
-    Returns
-    -------
-    One row per configuration and data set: ``configuration``, ``data``, ``classes`` (distinct over
-    the partitionings), ``fine`` (of the finest), ``unassigned`` (share of the points), then for
-    every radius r ``best r`` (share of the points with the coordinate of any cell within r km: the
-    best a_r that any classifier could reach) and ``faultless r`` (share within r km of their own
+    The finest partitioning of a configuration, which stands first, predicts, so it sets the
+    ceiling. A row per configuration and data set of points [N,2]: ``classes`` (distinct over the
+    partitionings), ``fine`` (of the finest), ``unassigned`` (share of the points), then for every
+    radius r in km ``best r`` (share of the points with the coordinate of any cell within r: the
+    best a_r that any classifier could reach) and ``faultless r`` (share within r of their own
     cell's coordinate; points in no cell are misses).
     """
     rows = []

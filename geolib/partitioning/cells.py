@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from geopandas import GeoDataFrame
 
 UNASSIGNED = -1
-COLUMNS = ("key", "name", "latitude", "longitude", "n_samples", "approximate")
 SUFFIXES = (".parquet", ".geojson")
 CRS = "EPSG:4326"
 
@@ -57,11 +56,6 @@ class Partitioning(ABC):
         """Name of each class for people."""
         return self.cells["name"].tolist()
 
-    @property
-    def n_unassigned(self) -> int:
-        """Number of the samples it was built from that lie in no cell."""
-        return self.parameters["n_unassigned"]
-
     @abstractmethod
     def assign(self, coordinates: ArrayLike) -> np.ndarray:
         """Class of each point [N,2] (degrees, latitude first): int64 [N], -1 for one in no cell.
@@ -88,15 +82,15 @@ class Partitioning(ABC):
     def with_polygons(self) -> Self:
         """The same partitioning with the cells' polygons in ``cells.geometry`` (degrees)."""
 
-    def _table(self) -> GeoDataFrame:
-        """Everything there is to save, as strings, numbers and geometries."""
-        return self.cells.copy()
+    def _more(self) -> dict[str, Any]:
+        """What `assign` needs besides cells and parameters, as JSON."""
+        return {}
 
     def save(self, path: str | Path) -> None:
         """Write GeoParquet (.parquet) or GeoJSON (.geojson), with all that `assign` needs."""
         target = _check_suffix(path)
-        table = self._table()
-        table.attrs = {"partitioning": self.kind, **self.parameters}
+        table = self.cells.copy()
+        table.attrs = {"partitioning": self.kind, **self.parameters, **self._more()}
         if target.suffix == ".parquet":
             table.to_parquet(target)
             return
@@ -107,31 +101,33 @@ class Partitioning(ABC):
 
     @classmethod
     def _read(cls, path: str | Path) -> tuple[GeoDataFrame, dict[str, Any]]:
-        """Table and parameters of a saved partitioning of this kind."""
+        """Cells of a saved partitioning of this kind, and what else was saved."""
         import geopandas
 
         source = _check_suffix(path)
         if source.suffix == ".parquet":
             table = geopandas.read_parquet(source)
-            parameters = dict(table.attrs)
-            table.attrs = {}
+            saved, table.attrs = table.attrs, {}
         else:
             collection = json.loads(source.read_text(encoding="utf-8"))
             table = geopandas.GeoDataFrame.from_features(collection, crs=CRS)
-            parameters = collection.get("partitioning", {})
-        kind = parameters.pop("partitioning", None)
+            table = table[[*table.columns.drop("geometry"), "geometry"]]
+            saved = collection.get("partitioning", {})
+        kind = saved.pop("partitioning", None)
         if kind != cls.kind:
             raise ValueError(
                 f"path={str(path)!r} holds a partitioning of kind {kind!r}; {cls.__name__} expects"
                 f" {cls.kind!r}, written by its save()"
             )
-        return table, parameters
+        return table, saved
 
 
 def make_cells(
     keys: list[str], names: list[str], points: np.ndarray, classes: np.ndarray
 ) -> GeoDataFrame:
     """Table of cells, each with a key, a name and samples: points [N,2] and their classes [N]."""
+    import geopandas
+
     means = grouped_means(points, classes, len(keys))
     frame = pd.DataFrame(
         {
@@ -143,14 +139,7 @@ def make_cells(
             "approximate": False,
         }
     )
-    return with_geometry(frame, [None] * len(keys))
-
-
-def with_geometry(frame: pd.DataFrame, geometry: Any) -> GeoDataFrame:
-    """The frame as a GeoDataFrame in degrees of WGS 84."""
-    import geopandas
-
-    return geopandas.GeoDataFrame(frame, geometry=geometry, crs=CRS)
+    return geopandas.GeoDataFrame(frame, geometry=[None] * len(keys), crs=CRS)
 
 
 def n_unique_classes(partitionings: Iterable[Partitioning]) -> int:

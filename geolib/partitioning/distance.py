@@ -21,13 +21,7 @@ _NO_DIRECTION = 1e-9
 def great_circle_distance(a: ArrayLike, b: ArrayLike) -> np.ndarray:
     """Great-circle distance between paired points on a sphere of 6371 km (§4.1, eq. 4).
 
-    Parameters
-    ----------
-    a, b : [N,2] each, degrees, latitude first; anything else is a ValueError.
-
-    Returns
-    -------
-    float64 [N], kilometres, 0 to half the sphere's circumference.
+    float64 [N] in kilometres of [N,2] each in degrees, latitude first; else a ValueError.
     """
     first, second = check_coordinates("a", a), check_coordinates("b", b)
     if len(first) != len(second):
@@ -44,15 +38,9 @@ def great_circle_distance(a: ArrayLike, b: ArrayLike) -> np.ndarray:
 def geolocation_accuracy(km: ArrayLike, radii: Sequence[float] = RADII_KM) -> dict[float, float]:
     """Share of the distances that are below each radius, a_r (§4.1, eq. 4).
 
-    Parameters
-    ----------
-    km : [N], at least one distance in kilometres; infinite where nothing was predicted, a miss.
-    radii : kilometres, above 0.
-
-    Returns
-    -------
-    {radius: share}, 0…1. A distance equal to the radius is a miss. ValueError for no distances,
-    negative or NaN ones, and radii that are not above 0.
+    {radius: share}, 0…1. Of distances [N], N ≥ 1, in kilometres, infinite where nothing was
+    predicted; one equal to the radius is a miss. ValueError for no distances, negative or NaN ones,
+    and radii that are not above 0.
     """
     distances = _check_km(km)
     if distances.size == 0:
@@ -72,26 +60,13 @@ def geoguessr_score(km: ArrayLike) -> np.ndarray:
     return GEOGUESSR_BEST * np.exp(-_check_km(km) / GEOGUESSR_KM)
 
 
-def spherical_mean(coordinates: ArrayLike) -> tuple[float, float]:
-    """Direction of the mean of the points as unit vectors (§3.1.3: average position).
-
-    Unlike the mean of the angles it is right across the antimeridian and at the poles.
-
-    (latitude, longitude) in degrees of points [N,2], N ≥ 1, in degrees, latitude first. ValueError
-    for no points, invalid ones, and points that cancel out, such as antipodes.
-    """
-    points = check_coordinates("coordinates", coordinates)
-    if len(points) == 0:
-        raise ValueError("coordinates is empty; expected at least one point")
-    latitude, longitude = grouped_means(points, np.zeros(len(points), dtype=np.int64), 1)[0]
-    return float(latitude), float(longitude)
-
-
 def grouped_means(points: np.ndarray, groups: np.ndarray, n_groups: int) -> np.ndarray:
-    """Spherical mean of every group, independent of the order of the points to the last bit.
+    """Direction of the mean of each group's points as unit vectors (§3.1.3: average position).
 
-    float64 [n_groups,2] in degrees of points [N,2] whose groups [N] are 0…n_groups-1, or -1 for
-    points that count nowhere. ValueError for a group that is empty or whose points cancel out.
+    Unlike means of angles right across the antimeridian and at the poles, and the same in any order
+    of the points to the last bit. float64 [n_groups,2] in degrees of points [N,2] whose groups [N]
+    are 0…n_groups-1, or -1 for points that count nowhere. ValueError for a group that is empty or
+    whose points cancel out.
     """
     # One order of summation, whatever the order of the input.
     order = np.lexsort((points[:, 1], points[:, 0], groups))

@@ -6,9 +6,9 @@ ordered from fine to coarse.
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from functools import cache
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 import pandas as pd
@@ -17,6 +17,9 @@ from scipy.spatial import cKDTree
 
 from geolib.partitioning.distance import unit_vectors
 from geolib.sphere import EARTH_RADIUS_KM, check_coordinates
+
+if TYPE_CHECKING:
+    import geopandas as gpd
 
 LEVELS = ("place", "admin2", "admin1", "country")
 
@@ -35,9 +38,10 @@ class Address(NamedTuple):
 
 
 class Geocoder(Protocol):
-    """Anything that gives addresses for coordinates."""
+    """Anything that gives addresses for coordinates; ``approximate`` are its polygons, if any."""
 
     name: str
+    approximate: bool
 
     def reverse(self, coordinates: np.ndarray) -> list[Address]:
         """Addresses of points ``[N, 2]`` in degrees, latitude first; an empty one at sea."""
@@ -56,6 +60,7 @@ class OfflineGeocoder:
     """
 
     name = "geonames"
+    approximate = True
 
     def __init__(self, max_distance: float = 100.0) -> None:
         if not max_distance > 0:
@@ -74,6 +79,12 @@ class OfflineGeocoder:
             addresses[i] if near else Address()
             for i, near in zip(position, km <= self.max_distance, strict=True)
         ]
+
+    def polygons(self, keys: Sequence[str]) -> gpd.GeoSeries:
+        """Approximate polygons of locations: the cells of their places within the country."""
+        from geolib.partitioning.polygons import polygons_of_places
+
+        return polygons_of_places(keys)
 
 
 def nearest_places(coordinates: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -94,14 +105,11 @@ def places() -> pd.DataFrame:
     Places of one name in one area have keys of their own.
     """
     table = _geonames()
-    territories = Locale("en").territories
-    table["country"] = table["code"].map(territories)
-    for level in LEVELS:
-        # A slash would read as another level.
-        table[f"{level}_key"] = table[level].str.replace("/", "-")
+    table["country"] = table["code"].map(Locale("en").territories)
     table["country_key"] = table["code"]
     for finer, coarser in (("admin1", "country"), ("admin2", "admin1"), ("place", "admin2")):
-        table[f"{finer}_key"] = table[f"{coarser}_key"] + "/" + table[f"{finer}_key"]
+        # A slash of its own would read as another level.
+        table[f"{finer}_key"] = table[f"{coarser}_key"] + "/" + table[finer].str.replace("/", "-")
     # Of two names for one point only one can be nearest to anything.
     table = table.sort_values(["place_key", "latitude", "longitude"]).drop_duplicates(
         ["latitude", "longitude"], ignore_index=True

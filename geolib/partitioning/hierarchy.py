@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -32,9 +32,22 @@ class Hierarchy:
             keys.append(parent)
         return tuple(keys)
 
-    def finest(self, address: Address) -> str | None:
-        """The finest location of an address that the hierarchy knows, None without any."""
-        return next((key for key in address.keys if key in self.parents), None)
+    def finest(self, addresses: Sequence[Address]) -> list[str | None]:
+        """The finest location of each address that the hierarchy knows, None without any."""
+        known = {  # images at one place share the look-up
+            address: next((key for key in address.keys if key in self.parents), None)
+            for address in set(addresses)
+        }
+        return [known[address] for address in addresses]
+
+    def within(self, available: Iterable[str]) -> dict[str | None, str | None]:
+        """The finest available location on each location's path, None without any."""
+        kept = set(available)
+        found: dict[str | None, str | None] = {
+            key: next((step for step in self.path(key) if step in kept), None)
+            for key in self.parents
+        }
+        return found | {None: None}
 
     def label(self, key: str) -> str:
         """Names from a location to its root: "Arcachon, Gironde, Nouvelle-Aquitaine, France"."""

@@ -60,6 +60,8 @@ class NominatimGeocoder:
         server's policy forbids.
     """
 
+    approximate = False
+
     def __init__(
         self,
         user_agent: str,

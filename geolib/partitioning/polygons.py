@@ -17,8 +17,7 @@ from scipy.spatial import SphericalVoronoi
 
 from geolib.partitioning.cells import CRS
 from geolib.partitioning.distance import degrees_of, unit_vectors
-from geolib.partitioning.geocoding import LEVELS, Geocoder, OfflineGeocoder, nearest_places, places
-from geolib.partitioning.nominatim import NominatimGeocoder
+from geolib.partitioning.geocoding import LEVELS, nearest_places, places
 from geolib.runtime.here import data_file
 
 EDGE = 0.5  # degrees, the longest straight piece of an edge
@@ -34,23 +33,7 @@ def outlines() -> gpd.GeoDataFrame:
     return gpd.read_parquet(data_file("outlines.parquet")).set_index("code")
 
 
-def location_polygons(keys: Sequence[str], geocoder: Geocoder) -> gpd.GeoDataFrame:
-    """Polygons of a geocoder's locations: outlines of OpenStreetMap, or cells of places.
-
-    By key: ``geometry`` in degrees, None for a location without area, and ``approximate``.
-    ValueError for a geocoder that knows no polygons.
-    """
-    approximate = isinstance(geocoder, OfflineGeocoder)
-    if isinstance(geocoder, NominatimGeocoder):
-        shapes = geocoder.polygons(keys)
-    elif approximate:
-        shapes = approximate_polygons(keys)
-    else:
-        raise ValueError(f"geocoder {geocoder.name!r} knows no polygons of its locations")
-    return gpd.GeoDataFrame({"approximate": approximate}, index=shapes.index, geometry=shapes)
-
-
-def approximate_polygons(keys: Sequence[str]) -> gpd.GeoSeries:
+def polygons_of_places(keys: Sequence[str]) -> gpd.GeoSeries:
     """Areas of the offline geocoder's locations: cells of their places within the country.
 
     Spherical Voronoi cells, dissolved where a location holds several places and clipped to the

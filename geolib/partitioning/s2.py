@@ -13,7 +13,7 @@ import numpy as np
 import s2sphere
 from numpy.typing import ArrayLike
 
-from geolib.partitioning.cells import COLUMNS, UNASSIGNED, Partitioning, make_cells, with_geometry
+from geolib.partitioning.cells import UNASSIGNED, Partitioning, make_cells
 from geolib.partitioning.distance import degrees_of
 from geolib.sphere import LEAF_LEVEL, check_coordinates, s2_ancestors, s2_leaves
 
@@ -64,8 +64,7 @@ class S2Partitioning(Partitioning):
     @classmethod
     def load(cls, path: str | Path) -> S2Partitioning:
         """Read a file that `save` wrote; ValueError for one of another kind."""
-        table, parameters = cls._read(path)
-        return cls(with_geometry(table[list(COLUMNS)], table.geometry), parameters)
+        return cls(*cls._read(path))
 
 
 def s2_partitionings(
@@ -77,15 +76,8 @@ def s2_partitionings(
     than τ_min are left out, and so are the images in them. More than τ_max images at one and the
     same point stay together in a leaf cell (1 cm).
 
-    Parameters
-    ----------
-    coordinates : [N,2], degrees, latitude first; one per image.
-    tau_maxs : most images of a cell, each at least τ_min.
-    tau_min : fewest images of a cell, at least 1.
-
-    Returns
-    -------
-    One partitioning per τ_max from fine to coarse, that is in rising order of τ_max. ValueError for
+    Of coordinates [N,2] in degrees, latitude first, one per image; 1 ≤ τ_min ≤ every τ_max. One
+    partitioning per τ_max from fine to coarse, that is in rising order of τ_max. ValueError for
     invalid coordinates or thresholds, and when no cell holds τ_min images.
     """
     if not tau_maxs or not 1 <= tau_min <= min(tau_maxs):
@@ -185,19 +177,15 @@ def _cell_polygon(token: str) -> BaseGeometry:
 
     Each edge, an arc on the sphere, becomes a line through 17 of its points.
     """
-    cell = s2sphere.Cell(s2sphere.CellId.from_token(token))
-    corners = np.array([[*cell.get_vertex(i)] for i in range(4)])
-    share = np.arange(_CHORDS)[:, None] / _CHORDS
-    arcs = corners[:, None] * (1 - share) + np.roll(corners, -1, axis=0)[:, None] * share
-    return _on_map(degrees_of(arcs.reshape(-1, 3))[:, ::-1])
-
-
-def _on_map(ring: np.ndarray) -> BaseGeometry:
-    """Polygon of a ring on the sphere ([N,2] longitude, latitude), within ±180 degrees."""
     from shapely import Polygon
 
     from geolib.partitioning.polygons import within_map
 
+    cell = s2sphere.Cell(s2sphere.CellId.from_token(token))
+    corners = np.array([[*cell.get_vertex(i)] for i in range(4)])
+    share = np.arange(_CHORDS)[:, None] / _CHORDS
+    arcs = corners[:, None] * (1 - share) + np.roll(corners, -1, axis=0)[:, None] * share
+    ring = degrees_of(arcs.reshape(-1, 3))[:, ::-1]
     # A corner at a pole has no longitude: on the map it is the line between its neighbours'.
     for i in np.flatnonzero(np.abs(ring[:, 1]) > 90 - 1e-9):
         sides = [(ring[i - 1, 0], ring[i, 1]), (ring[(i + 1) % len(ring), 0], ring[i, 1])]

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,43 +18,14 @@ from torch import nn
 
 from geolib.data import GeoDataset, pixel_batches
 from geolib.model.classifier import Classifier, load, take_classes
-from geolib.model.device import BatchSize, choose_batch_size, choose_device, inference_precision
-from geolib.model.prediction import as_images
+from geolib.model.device import choose_batch_size, choose_device
+from geolib.model.prediction import as_images, log_probabilities
 from geolib.model.settings import TrainConfig
 from geolib.model.weights import read_header
 from geolib.training.batches import Examples
 from geolib.training.crops import five_crops
 
 HEADS = "heads"
-
-# Appendix A: a country classifier to start from. The cycles of SGDR begin three times an epoch.
-THEINER_COUNTRIES = TrainConfig(
-    arch="resnet50",
-    weights="imagenet",
-    image_size=224,
-    batch_size=128,
-    optimizer="sgd",
-    learning_rate=5e-3,
-    momentum=0.9,
-    weight_decay=1e-4,
-    label_smoothing=0.0,
-    schedule="warm_restarts",
-    max_epochs=10,
-    patience=10,
-    horizontal_flip=True,
-    crops=True,
-    color_jitter=0.0,
-)
-# §4.1. The paper validates every 512,000 images; here that happens after every epoch.
-THEINER = THEINER_COUNTRIES.model_copy(
-    update={
-        "batch_size": 200,
-        "learning_rate": 0.01,
-        "schedule": "halving",
-        "max_epochs": 15,
-        "patience": 15,
-    }
-)
 
 
 class LocationModel(nn.Module):
@@ -82,16 +52,6 @@ class LocationModel(nn.Module):
     def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
         """Logits ``[B,C]`` of every head for images ``[B,3,H,W]``, 0…1."""
         return list(self.classifier(images).split(self.sizes, dim=1))
-
-    @property
-    def image_size(self) -> int:
-        """Side in pixels of the images it is meant for."""
-        return self.classifier.image_size
-
-    @property
-    def weights_sha256(self) -> str:
-        """Hash of all weights and buffers."""
-        return self.classifier.weights_sha256
 
     def head(self, index: int) -> Classifier:
         """A copy with one head alone: a classifier of its cells, for attribution among others."""
@@ -129,7 +89,7 @@ def train_location(
     train: GeoDataset,
     validation: GeoDataset,
     targets: Targets,
-    config: TrainConfig = THEINER,
+    config: TrainConfig,
     *,
     initial: Classifier | None = None,
     checkpoints: str | Path | None = None,
@@ -138,29 +98,9 @@ def train_location(
 ) -> LocationModel:
     """Train all heads at once; the loss is the sum of their cross-entropies (§3.1.3).
 
-    Parameters
-    ----------
-    train, validation
-        Images.
-    targets
-        Their cells.
-    config
-        Settings, by default the paper's.
-    initial
-        Trained network to start from: in the paper's appendix A a classifier of countries. By
-        default the network and the weights that ``config`` names.
-    checkpoints, device, progress
-        As for :func:`geolib.model.train`.
-
-    Returns
-    -------
-    LocationModel
-        In evaluation mode on the CPU.
-
-    Raises
-    ------
-    ValueError
-        If targets and images do not match, or as for :func:`geolib.model.train`.
+    From ``initial``, in the paper's appendix A a classifier of countries, by default from the
+    network and the weights that ``config`` names; the rest is as for :func:`geolib.model.train`.
+    The model is in evaluation mode on the CPU. ValueError if targets and images do not match.
     """
     # Here, and not above: Lightning takes seconds to import.
     from geolib.training.recipe import fit
@@ -194,12 +134,16 @@ def _examples(images: GeoDataset, found: np.ndarray, heads: Sequence[Sequence[st
 class Located(NamedTuple):
     """What a model says of a dataset's readable images.
 
-    ``indices`` are their places in the dataset; ``probabilities`` holds ``float32 [N,C]`` of each
-    head, fine to coarse.
+    ``indices``, ``int64 [M]``, are their places in the dataset; ``probabilities``, ``float32
+    [M,ΣC]``, those of the cells of each head, one head after the other.
     """
 
-    indices: list[int]
-    probabilities: list[np.ndarray]
+    indices: torch.Tensor
+    probabilities: torch.Tensor
+
+    def heads(self, sizes: Sequence[int]) -> list[np.ndarray]:
+        """Probabilities ``[M,C]`` of the first heads, which have so many cells."""
+        return [head.numpy() for head in self.probabilities[:, : sum(sizes)].split(list(sizes), 1)]
 
 
 def probabilities(
@@ -214,45 +158,27 @@ def probabilities(
 ) -> Located:
     """Probability of every cell of every head; unreadable images are left out.
 
-    Parameters
-    ----------
-    model
-        Moved to ``device`` and set to evaluation mode.
-    dataset
-        Images.
-    crops
-        Average the softmax over five crops of each photograph (§4.1) instead of looking at the
-        whole of it, resized.
-    batch_size, device, precision, progress
-        As for :func:`geolib.model.predict`.
+    With ``crops`` the softmax is averaged over five crops of each photograph (§4.1) instead of that
+    of the whole of it, resized; the rest is as for :func:`geolib.model.predict`.
     """
     place = choose_device(device)
-    model.to(place).to(memory_format=torch.channels_last).eval()
-    fitting = BatchSize(choose_batch_size(place) if batch_size is None else batch_size)
-    parts = [[torch.empty(0, size) for size in model.sizes]]
+    classifier = model.classifier.to(place).to(memory_format=torch.channels_last)
+    options: dict[str, Any] = {"precision": precision, "batch_size": batch_size}
+    parts = [torch.empty(0, sum(model.sizes))]
     indices: list[int] = []
-    size = model.image_size
-    views = five_crops(dataset, size) if crops else None
-    for batch in pixel_batches(dataset, size, fitting.images, items=views, progress=progress):
+    n_images = batch_size or choose_batch_size(place)
+    views = five_crops(dataset, classifier.image_size) if crops else None
+    batches = pixel_batches(
+        dataset, classifier.image_size, n_images, items=views, progress=progress
+    )
+    for batch in batches:
         pixels = batch.pixels if crops else batch.pixels[:, None]
-        with torch.inference_mode(), inference_precision(place, precision):
-            parts.append(fitting.run(partial(_mean_softmax, model, pixels, place)))
+        images = as_images(pixels.flatten(0, 1), torch.device("cpu"))
+        heads = log_probabilities(classifier, images, **options).split(model.sizes, dim=1)
+        of_views = torch.cat([head.softmax(1) for head in heads], dim=1).float()
+        parts.append(of_views.unflatten(0, (-1, pixels.shape[1])).mean(1))
         indices += batch.indices
-    heads = [torch.cat(head).numpy() for head in zip(*parts, strict=True)]
-    return Located(indices, heads)
-
-
-def _mean_softmax(
-    model: LocationModel, pixels: torch.Tensor, device: torch.device, batch_size: int
-) -> list[torch.Tensor]:
-    """Softmax of each head for views ``uint8 [B,V,S,S,3]``, averaged over the V views."""
-    n_views = pixels.shape[1]
-    views = pixels.flatten(0, 1).split(batch_size)
-    logits = zip(*(model(as_images(part, device)) for part in views), strict=True)
-    return [
-        torch.cat(head).float().softmax(1).unflatten(0, (-1, n_views)).mean(1).cpu()
-        for head in logits
-    ]
+    return Located(torch.tensor(indices, dtype=torch.int64), torch.cat(parts))
 
 
 def down_the_hierarchy(

@@ -3,7 +3,6 @@
 import json
 import time
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,7 +17,7 @@ from geolib.partitioning import nominatim, polygons
 from geolib.partitioning.distance import great_circle_distance
 from geolib.partitioning.geocoding import Address, OfflineGeocoder, nearest_places, places
 from geolib.partitioning.nominatim import NominatimGeocoder
-from geolib.partitioning.polygons import approximate_polygons, location_polygons, outlines
+from geolib.partitioning.polygons import outlines
 
 AGENT = "geolib tests (nobody@example.org)"
 
@@ -124,7 +123,7 @@ def french():
     own = table[(table["code"] == "FR") & (table["admin2"] != "") & some]
     names = own[own["admin1"] == "Corsica"]["place_key"].tolist()
     keys = [*names, *own["admin2_key"].unique(), *own["admin1_key"].unique(), "FR"]
-    return approximate_polygons(keys)
+    return OfflineGeocoder().polygons(keys)
 
 
 def of_depth(series, depth):
@@ -173,28 +172,22 @@ def test_a_cell_holds_the_points_that_get_its_address():
     table = places()
     some = table["code"].isin(["FJ", "NZ", "CL", "SE"]) & (table["admin1"] != "")
     keys = table.loc[some, "admin1_key"].unique().tolist()
-    inside = approximate_polygons(keys).representative_point()
+    inside = OfflineGeocoder().polygons(keys).representative_point()
     found = OfflineGeocoder(1e5).reverse(np.column_stack([inside.y, inside.x]))
     assert [a.keys[-2] for a in found] == keys
 
 
 def test_a_country_across_the_antimeridian_is_cut_there():
-    fiji = approximate_polygons(["FJ"])["FJ"]
+    fiji = OfflineGeocoder().polygons(["FJ"])["FJ"]
     west, _, east, _ = fiji.bounds
     assert (west, east) == (-180, 180)
     assert fiji.area < 3
     assert not fiji.intersects(shapely.Point(0, -17))
 
 
-def test_polygons_are_labelled_with_where_they_come_from():
-    found = location_polygons(["FR/Corsica", "FJ"], OfflineGeocoder())
-    assert found["approximate"].all()
-    assert found.crs == "EPSG:4326"
+def test_an_unknown_key_is_refused():
     with pytest.raises(ValueError, match="FR/Atlantis"):
-        approximate_polygons(["FR", "FR/Atlantis"])
-    nowhere = SimpleNamespace(name="nowhere")
-    with pytest.raises(ValueError, match="'nowhere' knows no polygons"):
-        location_polygons(["FR"], nowhere)
+        OfflineGeocoder().polygons(["FR", "FR/Atlantis"])
 
 
 def test_outlines_know_their_countries():
@@ -473,7 +466,6 @@ def test_with_areas_locations_are_objects_from_fine_to_coarse():
         shapes = asked.polygons(["R8", "N7"])
         assert shapes["R8"].equals(shapely.box(-2, 44, -1, 45))
         assert shapes["N7"] is None
-        assert not location_polygons(["R8"], asked)["approximate"].any()
         paths = [request.path for request in server.requests]
         assert paths == ["/reverse", "/details", "/lookup"]
         assert geocoder(server, areas=True).reverse(HERE) == [found]

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import s2sphere
 import shapely
-from geopandas import GeoDataFrame
+from geopandas import GeoSeries
 from geopandas.testing import assert_geodataframe_equal
 from geopy.distance import great_circle
 from hypothesis import assume, example, given, settings
@@ -32,12 +32,10 @@ from geolib.partitioning import (
     n_unique_classes,
     nearest_cell_km,
     own_cell_km,
-    polygons,
     s2_partitionings,
     semantic_partitionings,
-    spherical_mean,
 )
-from geolib.partitioning.distance import unit_vectors
+from geolib.partitioning.distance import grouped_means, unit_vectors
 from geolib.partitioning.geocoding import places
 from geolib.sphere import s2_tokens
 
@@ -50,7 +48,7 @@ points = st.tuples(latitudes, longitudes)
 class Toy:
     """A geocoder that looks addresses up in a table of coordinates."""
 
-    name = "toy"
+    name, approximate = "toy", True
 
     def __init__(self, table):
         self.table = table
@@ -72,6 +70,10 @@ def world(addresses):
         (np.linspace(-40, 40, len(addresses)), np.full(len(addresses), 9))
     )
     return coordinates, Toy(dict(zip(map(tuple, coordinates.tolist()), addresses, strict=True)))
+
+
+def mean(points):
+    return grouped_means(np.array(points, float).reshape(-1, 2), np.zeros(len(points), int), 1)[0]
 
 
 # Few keys in any order: several parents, shortcuts, cycles and repetitions are the rule.
@@ -123,8 +125,8 @@ def test_accuracy_counts_distances_strictly_below_the_radius():
         (geolocation_accuracy, ([-1], (1,)), "-1"),
         (geolocation_accuracy, ([math.nan], (1,)), "nan"),
         (geolocation_accuracy, ([1], (0,)), "radii"),
-        (spherical_mean, ([(0, 0), (0, 180)],), "cancel out"),
-        (spherical_mean, (np.empty((0, 2)),), "empty"),
+        (mean, ([(0, 0), (0, 180)],), "2 points of group 0 cancel out"),
+        (mean, ([],), "0 points of group 0 cancel out"),
     ],
 )
 def test_distances_and_means_refuse(measure, arguments, message):
@@ -138,7 +140,7 @@ def test_geoguessr_score():
 
 
 @pytest.mark.parametrize(
-    ("coordinates", "mean"),
+    ("coordinates", "expected"),
     [
         ([(10, 20)], (10, 20)),
         ([(0, 0), (0, 90)], (0, 45)),
@@ -148,11 +150,11 @@ def test_geoguessr_score():
         ([(80, 0), (80, 90), (80, 180), (80, -90)], (90, None)),
     ],
 )
-def test_spherical_mean(coordinates, mean):
-    latitude, longitude = spherical_mean(coordinates)
-    assert latitude == pytest.approx(mean[0])
-    if mean[1] is not None:
-        assert abs((longitude - mean[1] + 180) % 360 - 180) < 1e-9
+def test_spherical_mean(coordinates, expected):
+    latitude, longitude = mean(coordinates)
+    assert latitude == pytest.approx(expected[0])
+    if expected[1] is not None:
+        assert abs((longitude - expected[1] + 180) % 360 - 180) < 1e-9
 
 
 @settings(deadline=None, max_examples=60)
@@ -160,7 +162,7 @@ def test_spherical_mean(coordinates, mean):
 def test_spherical_mean_is_the_same_in_every_order_to_the_last_bit(cluster, seed):
     shuffled = np.random.default_rng(seed).permutation(cluster)
     assume(np.linalg.norm(unit_vectors(np.array(cluster)).mean(axis=0)) > 1e-6)
-    assert spherical_mean(cluster) == spherical_mean(shuffled)
+    assert (mean(cluster) == mean(shuffled)).all()
 
 
 # --- hierarchy -------------------------------------------------------------------------------
@@ -179,9 +181,8 @@ def test_most_frequent_parent_wins_over_errors_and_missing_levels():
     assert hierarchy.path("landes") == ("landes", "aquitaine", "france")
     assert hierarchy.label("arcachon") == "ARCACHON, GIRONDE, AQUITAINE, FRANCE"
     # Every address is known by its finest location, whatever else it says.
-    assert hierarchy.finest(address("bay", "arcachon", "france")) == "arcachon"
-    assert hierarchy.finest(address("bay")) is None
-    assert hierarchy.finest(Address()) is None
+    asked = [address("bay", "arcachon", "france"), address("bay"), Address()]
+    assert hierarchy.finest(asked) == ["arcachon", None, None]
 
 
 @pytest.mark.parametrize(
@@ -258,8 +259,8 @@ def test_semantic_partitioning_by_hand():
     assert fine.labels == ["FRANCE", "LYON, RHONE, FRANCE", "RHONE, FRANCE"]
     assert fine.cells["n_samples"].tolist() == [2, 4, 3]
     assert fine.assign(coordinates).tolist() == [1] * 4 + [2] * 3 + [0] * 2 + [UNASSIGNED]
-    assert (fine.n_unassigned, fine.n_classes) == (1, 3)
-    np.testing.assert_allclose(fine.coordinates[1], spherical_mean(coordinates[:4]))
+    assert (fine.parameters["n_unassigned"], fine.n_classes) == (1, 3)
+    np.testing.assert_allclose(fine.coordinates[1], mean(coordinates[:4]))
     assert coarse.cells["key"].tolist() == ["france"]
     assert fine.parents_in(coarse).tolist() == [0, 0, 0]
     assert fine.parents_in(middle).tolist() == [0, 1, 2]
@@ -311,7 +312,7 @@ def test_laws_of_semantic_partitionings(addresses, tau_mins, tau_d, seed):
         assert "lower it" in str(error)
         assume(False)
     hierarchy = build_hierarchy(addresses, tau_d)
-    finest = [hierarchy.finest(a) for a in addresses]
+    finest = hierarchy.finest(addresses)
     paths = [() if key is None else hierarchy.path(key) for key in finest]
     carried = Counter(key for path in paths for key in path)
     for tau_min, partitioning in zip(sorted(tau_mins), built, strict=True):
@@ -321,7 +322,7 @@ def test_laws_of_semantic_partitionings(addresses, tau_mins, tau_d, seed):
         classes = partitioning.assign(coordinates)
         assert [keys[i] for i in classes] == places
         assert all(carried[key] >= tau_min for key in keys[:-1])
-        assert partitioning.n_unassigned == places.count(None)
+        assert partitioning.parameters["n_unassigned"] == places.count(None)
         assert partitioning.cells["n_samples"].sum() + places.count(None) == len(addresses)
         assert partitioning.cells["n_samples"].min() > 0
         assert partitioning.cells["key"].is_unique
@@ -366,25 +367,22 @@ def test_partitionings_refuse(build, arguments, options, message):
         build(*arguments, **options)
 
 
-def test_a_cell_is_its_place_without_the_classes_inside(monkeypatch):
+def test_a_cell_is_its_place_without_the_classes_inside():
     coordinates, geocoder = world(FRANCE)
     partitioning = SemanticPartitioning.build(coordinates, geocoder, tau_min=3, tau_d=1)
+    with pytest.raises(ValueError, match="'toy' knows no polygons"):
+        partitioning.with_polygons()
     # lyon (2 × 2) in rhone (4 × 4); of france there is no polygon.
     squares = {"lyon": shapely.box(1, 1, 3, 3), "rhone": shapely.box(0, 0, 4, 4), "france": None}
-
-    def location_polygons(keys, asked):
-        assert asked is geocoder
-        frame = {"approximate": [key == "lyon" for key in keys]}
-        return GeoDataFrame(frame, index=keys, geometry=[squares[key] for key in keys])
-
-    monkeypatch.setattr(polygons, "location_polygons", location_polygons)
+    geocoder.polygons = lambda keys: GeoSeries([squares[key] for key in keys], keys, "EPSG:4326")
     cells = partitioning.with_polygons().cells.set_index("key")
     assert cells.geometry["lyon"].equals(squares["lyon"])
     assert cells.geometry["rhone"].equals(squares["rhone"].difference(squares["lyon"]))
     assert cells.geometry["france"] is None
-    assert cells["approximate"].to_dict() == {"france": False, "lyon": True, "rhone": False}
+    assert cells["approximate"].all()
     # What was there before is as it was.
     assert partitioning.cells.geometry.isna().all()
+    assert not partitioning.cells["approximate"].any()
 
 
 def test_offline_polygons_hold_the_places_of_their_cells():
@@ -458,7 +456,7 @@ def test_laws_of_s2_partitionings(coordinates, tau_min, more):
         for x, i in zip(leaves, classes, strict=True):
             holding = [k for k, cell in enumerate(cells) if cell.contains(x)]
             assert holding == [i] or (holding == [] and i == UNASSIGNED)
-        assert partitioning.n_unassigned == (classes == UNASSIGNED).sum()
+        assert partitioning.parameters["n_unassigned"] == (classes == UNASSIGNED).sum()
         sizes = np.bincount(classes[classes >= 0], minlength=len(tokens))
         assert partitioning.cells["n_samples"].tolist() == sizes.tolist()
         assert sizes.min() >= tau_min
@@ -630,7 +628,7 @@ def test_no_cell_is_nearer_than_the_nearest(cells, asked):
 
 
 def test_presets_are_those_of_table_1():
-    assert [tuple(preset) for preset in PAPER_PRESETS.values()] == [
+    assert [tuple(preset) for preset in PAPER_PRESETS] == [
         ((100, 125, 150), 50, False),
         ((100, 150, 250), 50, True),
         ((100, 150, 250), 50, False),
@@ -647,8 +645,7 @@ def test_real_coordinates():
         for name in ("yfcc25600", "im2gps")
     )
     geocoder = OfflineGeocoder()
-    preset = PAPER_PRESETS["SemP {100,125,250}"]
-    fine, middle, coarse = semantic_partitionings(yfcc, geocoder, preset.tau_mins, preset.tau_d)
+    fine, middle, coarse = semantic_partitionings(yfcc, geocoder, (100, 125, 250), 50)
     assert 100 < fine.n_classes < 130
     assert fine.n_classes > middle.n_classes > coarse.n_classes > 30
     assert "San Francisco, San Francisco County, California, United States" in fine.labels

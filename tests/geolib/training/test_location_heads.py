@@ -1,0 +1,391 @@
+"""Location models: the summed loss, crops, heads, predictions down the hierarchy, training."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+from torchvision.transforms.v2 import functional as T
+
+from geolib import attribution, data, model
+from geolib.images import UnreadableImage
+from geolib.model.classifier import take_classes, with_classes
+from geolib.training import crops
+from geolib.training import recipe as recipe_
+from geolib.training.batches import WithEpoch
+from geolib.training.location import (
+    LocationModel,
+    Targets,
+    down_the_hierarchy,
+    load_location,
+    probabilities,
+    train_location,
+)
+from geolib.training.recipe import summed_cross_entropy
+
+SIZES = (4, 2)
+HEADS = [["a", "b", "c", "d"], ["ab", "cd"]]
+SMALL = model.TrainConfig(
+    arch="timm/resnet10t",
+    weights="random",
+    image_size=32,
+    batch_size=8,
+    max_epochs=3,
+    learning_rate=2e-3,
+    label_smoothing=0,
+    precision="fp32",
+)
+SGD = {"optimizer": "sgd", "momentum": 0.9, "weight_decay": 1e-4}
+
+
+def small_model(arch: str = "timm/resnet10t") -> LocationModel:
+    names = [name for head in HEADS for name in head]
+    return LocationModel(model.load(arch, weights="random", classes=names, image_size=32), SIZES)
+
+
+def noise(n: int) -> torch.Tensor:
+    return torch.rand(n, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+
+class Tile:
+    """A given picture, or one of four colours, as its number says."""
+
+    label = None
+
+    def __init__(self, number: int, picture: Any = None, *, broken: bool = False) -> None:
+        self.id, self.number, self.picture, self.broken = f"{number}", number, picture, broken
+
+    def content_key(self) -> str:
+        return f"tile {self.number}"
+
+    def read(self) -> data.GeoImage:
+        if self.broken:
+            raise UnreadableImage(self.id, "broken on purpose")
+        image = self.picture
+        if image is None:
+            colours = np.array([[220, 40, 40], [220, 160, 40], [40, 160, 220], [40, 40, 220]])
+            noise = np.random.default_rng(self.number).integers(-30, 30, (40, 48, 3))
+            image = (colours[self.number % 4] + noise).astype(np.uint8)
+        return data.GeoImage(self.id, image, None, None, None, None)
+
+
+def tiles(n: int, first: int = 0, split: str = "train") -> data.GeoDataset:
+    return data.GeoDataset("folder", (), split, [Tile(first + i) for i in range(n)])
+
+
+def cells(n: int, first: int = 0) -> np.ndarray:
+    fine = (first + np.arange(n)) % 4
+    return np.stack([fine, fine // 2], axis=1)
+
+
+UNSEEN = tiles(8, 1000, "validation")
+TARGETS = Targets(HEADS, cells(32), cells(8, 1000))
+
+
+def small_run(config: model.TrainConfig = SMALL, **options) -> LocationModel:
+    return train_location(tiles(32), UNSEEN, TARGETS, config, progress=False, **options)
+
+
+def varied(**changes) -> model.TrainConfig:
+    return SMALL.model_copy(update=changes)
+
+
+# The loss and the recipe -------------------------------------------------------------------------
+
+
+def test_the_loss_is_the_sum_over_the_heads():
+    logits = [torch.tensor([[2.0, 0.0], [0.0, 0.0]]), torch.tensor([[0.0, 1.0, 0.0]] * 2)]
+    targets = torch.tensor([[0, 1], [1, 2]])
+    fine = [np.log(1 + np.exp(-2)), np.log(2)]
+    coarse = [np.log(2 + np.e) - 1, np.log(2 + np.e)]
+    found = summed_cross_entropy(logits, targets)
+    assert float(found) == pytest.approx((sum(fine) + sum(coarse)) / 2)
+
+
+def test_an_image_in_no_cell_of_a_head_adds_nothing_to_its_loss():
+    generator = torch.Generator().manual_seed(0)
+    logits = [torch.randn(3, 4, generator=generator), torch.randn(3, 2, generator=generator)]
+    targets = torch.tensor([[1, 0], [-1, 1], [-1, -1]])
+    expected = F.cross_entropy(logits[0][:1], targets[:1, 0], reduction="sum")
+    expected = expected + F.cross_entropy(logits[1][:2], targets[:2, 1], reduction="sum")
+    assert float(summed_cross_entropy(logits, targets)) == pytest.approx(float(expected) / 3)
+    # Nothing is learnt where no image of a batch has a cell, and nothing is NaN.
+    assert float(summed_cross_entropy(logits, torch.full((3, 2), -1))) == 0
+    # A batch's loss is the mean of its parts', however it is cut.
+    parts = [
+        summed_cross_entropy([a[i : i + 1] for a in logits], targets[i : i + 1]) for i in range(3)
+    ]
+    assert float(sum(parts)) / 3 == pytest.approx(float(expected) / 3)
+
+
+def test_one_head_is_ordinary_cross_entropy_with_label_smoothing():
+    logits = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
+    targets = torch.tensor([0, 1, 2, 0, 1])
+    expected = F.cross_entropy(logits, targets, label_smoothing=0.1)
+    torch.testing.assert_close(summed_cross_entropy([logits], targets[:, None], 0.1), expected)
+
+
+HALVINGS = 0.5 ** np.array([0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3, 4, 5, 6])[:, None]
+CYCLE = (1 + np.cos(np.pi * np.arange(4) / 4)) / 2
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [("halving", HALVINGS.repeat(4, axis=1)), ("warm_restarts", np.tile(CYCLE, (10, 3)))],
+)
+def test_learning_rates_halve_or_run_three_cosine_cycles_an_epoch(schedule, expected):
+    """§4.1, every third epoch and then every one, and appendix A."""
+    epochs, steps = expected.shape
+    config = varied(schedule=schedule, learning_rate=0.01, max_epochs=epochs)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.01)
+    scheduler = recipe_._scheduler(optimizer, config, steps, steps * epochs)
+    found = []
+    for _ in range(steps * epochs):
+        found.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    np.testing.assert_allclose(np.reshape(found, expected.shape), 0.01 * expected)
+
+
+def test_the_optimiser_is_sgd_with_momentum(monkeypatch):
+    seen = []
+
+    def note(self, optimizer):
+        group = optimizer.param_groups[0]
+        seen.append((type(optimizer).__name__, group["momentum"], group["weight_decay"]))
+
+    monkeypatch.setattr(recipe_.Recipe, "on_before_optimizer_step", note)
+    small_run(varied(max_epochs=1, **SGD))
+    assert set(seen) == {("SGD", 0.9, 1e-4)}
+
+
+# Crops -------------------------------------------------------------------------------------------
+
+
+def striped(height: int, width: int, split: str = "test") -> data.GeoDataset:
+    """Two pictures whose brightness rises to the right, and redness downwards."""
+    down, right = np.mgrid[0:height, 0:width]
+    image = np.stack([255 * down / height, 255 * right / width, np.zeros_like(down)], -1)
+    return data.GeoDataset("folder", (), split, [Tile(i, image.astype(np.uint8)) for i in range(2)])
+
+
+def test_five_crops_are_the_corners_and_the_centre():
+    wide = striped(300, 600)
+    _, found = crops.five_crops(wide, 56)[0]
+    assert found.shape == (5, 56, 56, 3)
+    # The short edge is 64 pixels, the long one 128.
+    means = found[..., :2].float().mean((1, 2)).numpy()
+    expected = [(28, 28), (28, 100), (36, 28), (36, 100), (32, 64)]
+    np.testing.assert_allclose(means, 255 * np.array(expected) / (64, 128), atol=3)
+    _, centre = crops.centre_crops(wide, 56)[0]
+    assert torch.equal(centre, found[4])
+
+
+def test_random_crops_of_a_wide_photograph_repeat():
+    random = crops.RandomCrops(striped(300, 600), 56, seed=0)
+    spans = []
+    for epoch in range(30):
+        index, found = random[epoch, 1]
+        assert index == 1
+        assert found.shape == (56, 56, 3)
+        assert torch.equal(random[epoch, 1][1], found)
+        pixels = found[..., :2].flatten(0, 1).float()
+        spans.append(((pixels.amax(0) - pixels.amin(0)) / 255).tolist())
+    height, width = np.array(spans).T
+    # Of a photograph twice as wide as high no part of a permitted shape fills more than two thirds:
+    # torchvision then falls back on the largest in the middle.
+    assert (height > 0.9).all()
+    assert (width <= 0.7).all()
+
+
+def test_random_crops_of_a_square_keep_the_areas_and_shapes_of_the_recipe():
+    random = crops.RandomCrops(striped(200, 200, "train"), 56, seed=0)
+    areas, shapes = [], []
+    for epoch in range(60):
+        _, found = random[epoch, epoch % 2]
+        # The gradient across the crop tells the share of the edge that it spans.
+        high = (found[-1, :, 0].float().mean() - found[0, :, 0].float().mean()) / 255 * 56 / 55
+        wide = (found[:, -1, 1].float().mean() - found[:, 0, 1].float().mean()) / 255 * 56 / 55
+        areas.append(float(high * wide))
+        shapes.append(float(wide / high))
+    assert 0.63 < min(areas) < 0.72
+    assert 0.92 < max(areas) < 1.03
+    assert min(shapes) > 0.72
+    assert max(shapes) < 1.38
+    assert len(set(areas)) > 50
+
+
+def test_batches_with_their_epoch():
+    batches = recipe_.Batches(6, 3, recipe_.Process(), seed=0)
+    pairs = WithEpoch(batches)
+    assert len(pairs) == 2
+    for epoch in (0, 4):
+        batches.epoch = epoch
+        together = [pair for batch in pairs for pair in batch]
+        assert sorted(together) == [(epoch, position) for position in range(6)]
+
+
+# The model and what it predicts ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("with_crops", [True, False])
+def test_testing_is_the_mean_of_the_softmax_over_five_crops_or_that_of_the_whole(with_crops):
+    network = small_model()
+    images = data.GeoDataset("folder", (), "test", [Tile(0), Tile(7, broken=True), Tile(1)])
+    options = {"device": "cpu", "precision": "fp32", "progress": False, "batch_size": 3}
+    found = probabilities(network, images, crops=with_crops, **options)
+    assert found.indices.tolist() == [0, 2]
+    assert [entry.id for entry in images.skipped] == ["7"]
+    for row, index in enumerate(found.indices.tolist()):
+        image = torch.from_numpy(images[index].image).permute(2, 0, 1)
+        views = data.to_batch([images[index]], 32)
+        if with_crops:
+            parts = T.five_crop(T.resize(image, [37], antialias=True), [32, 32])
+            views = torch.stack(parts).float() / 255
+        with torch.inference_mode():
+            logits = network.eval()(views)
+        for head, scores in zip(found.heads(SIZES), logits, strict=True):
+            np.testing.assert_allclose(head[row], scores.softmax(1).mean(0), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("heads", "parents", "expected"),
+    [
+        # Two coarse cells with two fine ones each: the coarse head overrules the fine one.
+        ([[0.4, 0.1, 0.3, 0.2], [0.3, 0.7]], [[0, 0, 1, 1]], [0.24, 0.06, 0.42, 0.28]),
+        ([[0.5, 0.5], [0.9, 0.1], [0.2, 0.8]], [[0, 1], [1, 0]], [0.72 / 0.74, 0.02 / 0.74]),
+        # A blank head neither helps nor hurts a cell outside the coarser partitioning.
+        ([[0.3, 0.3, 0.4], [0.25, 0.25, 0.25, 0.25]], [[2, -1, -1]], [0.3, 0.3, 0.4]),
+    ],
+)
+def test_f_star_by_hand(heads, parents, expected):
+    found = down_the_hierarchy([np.array([head]) for head in heads], [np.array(p) for p in parents])
+    np.testing.assert_allclose(found, [expected])
+
+
+@pytest.mark.parametrize("arch", ["timm/resnet10t", "squeezenet1_1", "mobilenet_v3_small"])
+def test_heads_are_views_of_the_same_features(arch):
+    network, images = small_model(arch).eval(), noise(2)
+    with torch.inference_mode():
+        logits = network(images)
+        assert [tuple(scores.shape) for scores in logits] == [(2, 4), (2, 2)]
+        for i, names in enumerate(HEADS):
+            head = network.head(i)
+            assert head.classes == tuple(names)
+            assert head.image_size == 32
+            torch.testing.assert_close(head(images), logits[i])
+        torch.testing.assert_close(network.head(-1)(images), logits[1])
+    with pytest.raises(IndexError):
+        network.head(2)
+
+
+def test_a_head_can_be_explained():
+    maps = attribution.attribute(small_model().head(0), noise(2), "gradcam", precision="fp32")
+    assert maps.shape == (2, 32, 32)
+    assert maps.max() <= 1
+
+
+def test_saved_and_loaded(tmp_path):
+    network, images = small_model().eval(), noise(2)
+    network.save(tmp_path / "places.safetensors")
+    again = load_location(tmp_path / "places.safetensors")
+    assert again.sizes == SIZES
+    assert again.classifier.weights_sha256 == network.classifier.weights_sha256
+    with torch.inference_mode():
+        for one, other in zip(again(images), network(images), strict=True):
+            assert torch.equal(one, other)
+    network.head(0).save(tmp_path / "head.safetensors")
+    with pytest.raises(ValueError, match="holds a classifier, not a location model"):
+        load_location(tmp_path / "head.safetensors")
+    with pytest.raises(ValueError, match=r"\(4, 3\) do not add up to the 6 classes"):
+        LocationModel(network.classifier, (4, 3))
+
+
+def test_other_classes_keep_the_backbone():
+    countries = model.load("timm/resnet10t", weights="random", classes=["A", "B"], image_size=32)
+    before = countries.weights_sha256
+    renewed = with_classes(countries, ["x", "y", "z"], seed=1)
+    kept, now = countries.network.state_dict(), renewed.network.state_dict()
+    replaced = {key for key in kept if not torch.equal(now[key], kept[key])}
+    assert replaced == {key for key in kept if now[key].shape != kept[key].shape}
+    assert len(replaced) == 2
+    assert renewed.classes == ("x", "y", "z")
+    assert renewed(noise(1)).shape == (1, 3)
+    assert countries.weights_sha256 == before
+    assert take_classes(renewed, 1, 3).classes == ("y", "z")
+
+
+# Training ----------------------------------------------------------------------------------------
+
+
+def test_it_learns_both_heads_and_keeps_the_weights_of_the_least_summed_loss():
+    trained = small_run()
+    found = probabilities(trained, tiles(16, 5000), progress=False)
+    for head, column in zip(found.heads(SIZES), cells(16, 5000).T, strict=True):
+        assert (head.argmax(1) == column).mean() > 0.8
+    batch = data.to_batch([UNSEEN[i] for i in range(8)], 32)
+    with torch.inference_mode():
+        loss = summed_cross_entropy(trained(batch), torch.from_numpy(TARGETS.validation))
+    kept = trained.classifier.history["validation_loss"].min()
+    assert kept == pytest.approx(float(loss), abs=1e-4)
+
+
+def test_it_starts_from_the_country_classifier():
+    countries = model.load(
+        "timm/resnet10t", weights="random", classes=["A", "B"], image_size=48, seed=5
+    )
+    still = varied(learning_rate=1e-30, freeze_batch_norm=True, max_epochs=1)
+    classifier = small_run(still, initial=countries).classifier
+    assert classifier.image_size == 32
+    before, after = countries.network.state_dict(), classifier.network.state_dict()
+    same = [key for key, tensor in before.items() if tensor.shape == after[key].shape]
+    assert len(same) == len(before) - 2
+    assert all(torch.allclose(before[key], after[key], rtol=0, atol=1e-20) for key in same)
+
+
+def test_a_training_on_crops_that_stopped_resumes_to_the_same_weights(tmp_path, monkeypatch):
+    config = varied(crops=True, schedule="halving", max_epochs=2, **SGD)
+    undisturbed = small_run(config).classifier
+    step = recipe_.Recipe.training_step
+
+    def stopped(self, batch, batch_idx):
+        if (self.current_epoch, batch_idx) == (1, 1):
+            raise OSError("stopped on purpose")
+        step(self, batch, batch_idx)
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="on purpose"):
+        patch.setattr(recipe_.Recipe, "training_step", stopped)
+        small_run(config, checkpoints=tmp_path)
+    resumed = small_run(config, checkpoints=tmp_path).classifier
+    assert resumed.weights_sha256 == undisturbed.weights_sha256
+    assert resumed.history.equals(undisturbed.history)
+    other = small_model().classifier
+    with pytest.raises(ValueError, match="belongs to a training with other initial weights"):
+        small_run(config, checkpoints=tmp_path, initial=other)
+
+
+def test_crops_are_trained_on():
+    """Unreadable photographs are left out, and the parts differ from the whole."""
+    images = data.GeoDataset("folder", (), "train", [*tiles(16).records, Tile(16, broken=True)])
+    targets = Targets(HEADS, cells(17), cells(8, 1000))
+    weights = set()
+    for with_crops in (True, False):
+        given = (images, UNSEEN, targets, varied(crops=with_crops, max_epochs=1))
+        with pytest.warns(UserWarning, match="1 unreadable images are left out"):
+            weights.add(train_location(*given, progress=False).classifier.weights_sha256)
+    assert len(weights) == 2
+
+
+@pytest.mark.parametrize(
+    ("train", "message"),
+    [
+        (cells(32)[:, :1], r"train split have shape \(32, 1\); expected \(32, 2\)"),
+        (cells(32) + 1, "outside -1…C-1"),
+    ],
+)
+def test_targets_that_do_not_match(train, message):
+    with pytest.raises(ValueError, match=message):
+        train_location(tiles(32), tiles(8), Targets(HEADS, train, cells(8)), SMALL)
