@@ -362,15 +362,15 @@ def study_page(
 ) -> None:
     """Write the study of people: a page to give them, and the key that reads their answers."""
     from geolib.book import run as run_
-    from geolib.chapters import people
     from geolib.chapters.experiment import Experiment
+    from geolib.chapters.people import material, page
 
     chapter = "15-human-study"
     parameters = run_.resolve([chapter], profile, _parameters(parameter))[chapter]
     names = ("n_scenes", "n_participants", "attribution", "segmenter")
     chosen = {name: parameters[name] for name in names}
-    material = people.prepare(Experiment.from_parameters(parameters), **chosen)
-    typer.echo(people.write(folder, material, contact))
+    study = material.prepare(Experiment.from_parameters(parameters), **chosen)
+    typer.echo(page.write(folder, study, contact))
 
 
 @app.command()

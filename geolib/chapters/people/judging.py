@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from itertools import combinations
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 from pandas.io.formats.style import Styler
-from scipy import stats
+from scipy.stats import norm
 from statsmodels.stats.inter_rater import cohens_kappa
 
 from geolib.book import claims
-from geolib.chapters.people.answers import by_people
 from geolib.chapters.people.material import CANNOT_TELL, CONDITIONS, OTHER, THINGS, Key
+from geolib.chapters.people.responses import by_people
 from geolib.chapters.tables import UNDEFINED, cells, sentence
-from geolib.statistics import Interval
+
+# A number from two weights of each answer, its person's and its scene's.
+Statistic = Callable[[np.ndarray, np.ndarray], float]
 
 
 def judge(answers: pd.DataFrame, key: Key) -> pd.DataFrame:
@@ -44,41 +45,41 @@ def judge(answers: pd.DataFrame, key: Key) -> pd.DataFrame:
     )
 
 
-Statistic = Callable[[np.ndarray, np.ndarray], float]
+def interval(judged: pd.DataFrame, statistic: Statistic, seed: int = 0) -> dict[str, float]:
+    """``value`` of a statistic and its 95 % interval over people and scenes, ``low`` and ``high``.
 
-
-def interval(judged: pd.DataFrame, statistic: Statistic, seed: int = 0) -> Interval:
-    """Value of a statistic with its 95 % interval over people and scenes, both of them samples.
-
-    They are resampled independently, and an answer counts as often as its person times its scene
-    was drawn (the pigeonhole bootstrap, Owen 2007, arXiv 0712.1111; on the wide side):
-    ``statistic`` takes these two weights per row. NaN for fewer than two people or scenes.
+    Both are resampled, independently, and an answer counts as often as its person times its scene
+    was drawn (the pigeonhole bootstrap, Owen 2007, arXiv 0712.1111; on the wide side).
+    ``detectable``: the smallest effect that as many of both would have shown with 80 % power,
+    (z₀.₉₇₅ + z₀.₈) h / z₀.₉₇₅, h half the interval's width. NaN for fewer than two of either.
     """
-    people, person = np.unique(judged["participant"], return_inverse=True)
-    scenes, scene = np.unique(judged["scene"], return_inverse=True)
-    value = statistic(np.ones(len(judged)), np.ones(len(judged)))
-    if len(people) < 2 or len(scenes) < 2:
-        return Interval(value, np.nan, np.nan, "undefined")
+    rng = np.random.default_rng(seed)
+    found = {"value": statistic(np.ones(len(judged)), np.ones(len(judged)))}
+    weights = []
+    for column in ("participant", "scene"):
+        names, place = np.unique(judged[column], return_inverse=True)
+        if len(names) < 2:
+            return found | dict.fromkeys(("low", "high", "detectable"), np.nan)
+        drawn = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), 999)
+        weights.append(drawn[:, place].astype(float))
+    resampled = [statistic(people, scenes) for people, scenes in zip(*weights, strict=True)]
+    # A resample may hold no answer of the kind: it says nothing.
+    low, high = np.nanquantile(resampled, [0.025, 0.975])
+    level, power = norm.ppf([0.975, 0.8])
+    known = (level + power) * (high - low) / (2 * level) if high > low else np.nan
+    return found | {"low": float(low), "high": float(high), "detectable": float(known)}
 
-    def resampled(drawn_people: np.ndarray, drawn_scenes: np.ndarray) -> float:
-        return statistic(
-            np.bincount(drawn_people, minlength=len(people))[person].astype(float),
-            np.bincount(drawn_scenes, minlength=len(scenes))[scene].astype(float),
-        )
 
-    with warnings.catch_warnings():
-        # A resample may hold no answer of the kind: it says nothing, and is left out below.
-        warnings.simplefilter("ignore", stats.DegenerateDataWarning)
-        found = stats.bootstrap(
-            (np.arange(len(people)), np.arange(len(scenes))),
-            resampled,
-            n_resamples=999,
-            vectorized=False,
-            method="percentile",
-            rng=np.random.default_rng(seed),
-        )
-    low, high = np.nanquantile(found.bootstrap_distribution, [0.025, 0.975])
-    return Interval(value, float(low), float(high), "percentile")
+def _intervals(
+    asked: Iterable[tuple[str, str, pd.DataFrame, Statistic]], leading: str, seed: int
+) -> pd.DataFrame:
+    """The :func:`interval` of each row, group, answers and statistic; rows by one group's value."""
+    table = pd.DataFrame(
+        {"row": row, "group": group, **interval(part, statistic, seed)}
+        for row, group, part, statistic in asked
+    )
+    rank = -table[table["group"] == leading].set_index("row")["value"]
+    return table.sort_values("row", key=lambda rows: rows.map(rank), kind="stable")
 
 
 def _share(values: ArrayLike, among: ArrayLike = True) -> Statistic:
@@ -92,48 +93,27 @@ def _share(values: ArrayLike, among: ArrayLike = True) -> Statistic:
     return statistic
 
 
-def detectable(found: Interval) -> float:
-    """Smallest effect that as many people and scenes would have shown with 80 % power.
-
-    (z₀.₉₇₅ + z₀.₈) h / z₀.₉₇₅, h half the interval's width; NaN for one without.
-    """
-    width = found.high - found.low
-    level, power = stats.norm.ppf([0.975, 0.8])
-    return float((level + power) * width / (2 * level)) if width > 0 else np.nan
-
-
-def _row(found: Interval) -> dict[str, float]:
-    return {"value": found.mean, "low": found.low, "high": found.high}
-
-
 def accuracy(judged: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     """Share of right countries per condition (``row``): of people, the model and the true cues.
 
     "Cannot tell" is not right. All three (``group``) are marked on the pictures that people
     answered; people's best condition first.
     """
-    correct = {
-        "people": judged["right"],
-        "model": judged["model"] == judged["country"],
-        "true cues": judged["observer"] == judged["country"],
-    }
-    if judged["observer"].isna().all():
-        del correct["true cues"]
-    means = judged.groupby("condition")["right"].mean().sort_values(ascending=False)
-    rows = []
-    for condition in means.index:
-        among = judged["condition"] == condition
-        for group, values in correct.items():
-            found = interval(judged, _share(values, among), seed=seed)
-            rows.append({"row": condition, "group": group, **_row(found)})
-    return pd.DataFrame(rows)
+    correct = {"people": judged["right"], "model": judged["model"] == judged["country"]}
+    if judged["observer"].notna().any():
+        correct["true cues"] = judged["observer"] == judged["country"]
+    asked = [
+        (condition, group, judged, _share(values, judged["condition"] == condition))
+        for condition in CONDITIONS
+        for group, values in correct.items()
+    ]
+    return _intervals(asked, "people", seed)
 
 
 def advantage(judged: pd.DataFrame, value: str = "right", seed: int = 0) -> dict[str, float]:
     """How much more often a column holds of answers with guided than with random boxes."""
     guided, random = (_share(judged[value], judged["condition"] == c) for c in CONDITIONS[:2])
-    found = interval(judged, lambda p, s: guided(p, s) - random(p, s), seed=seed)
-    return {**_row(found), "detectable": detectable(found)}
+    return interval(judged, lambda p, s: guided(p, s) - random(p, s), seed)
 
 
 def kappa(first: np.ndarray, second: np.ndarray, n_answers: int) -> Statistic:
@@ -141,7 +121,7 @@ def kappa(first: np.ndarray, second: np.ndarray, n_answers: int) -> Statistic:
     cell = first * n_answers + second
 
     def statistic(people: np.ndarray, scenes: np.ndarray) -> float:
-        counts = np.bincount(cell, weights=people * scenes, minlength=n_answers**2)
+        counts = np.bincount(cell, people * scenes, n_answers**2)
         return _kappa(counts.reshape(n_answers, n_answers))
 
     return statistic
@@ -155,14 +135,11 @@ def kappa_among(answers: np.ndarray, items: np.ndarray, n_answers: int) -> Stati
     cell = items * n_answers + answers
     _, first = np.unique(items, return_index=True)
 
-    def per_item(weights: np.ndarray) -> np.ndarray:
-        counts = np.bincount(cell, weights=weights, minlength=len(first) * n_answers)
-        return counts.reshape(len(first), n_answers)
-
     def statistic(people: np.ndarray, scenes: np.ndarray) -> float:
-        given = per_item(people)
+        given = np.bincount(cell, people, len(first) * n_answers).reshape(-1, n_answers)
         pairs = given.T @ (scenes[first, None] * given)
-        return _kappa(pairs - np.diag(per_item(people**2 * scenes).sum(0)))
+        themselves = np.bincount(answers, people**2 * scenes, n_answers)
+        return _kappa(pairs - np.diag(themselves))
 
     return statistic
 
@@ -184,26 +161,16 @@ def agreement(judged: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     columns = {name: column for name, column in columns.items() if judged[column].notna().all()}
     # A classifier may know more countries than people were asked for.
     known = sorted({CANNOT_TELL, *judged[[*columns.values()]].to_numpy().ravel()})
-    rows = []
-    for condition, part in judged.groupby("condition"):
-        codes = {
-            name: pd.Categorical(part[column], known).codes.astype(int)
-            for name, column in columns.items()
-        }
+    asked: list[tuple[str, str, pd.DataFrame, Statistic]] = []
+    for condition in CONDITIONS:
+        part = judged[judged["condition"] == condition]
+        codes = {name: np.searchsorted(known, part[column]) for name, column in columns.items()}
         items = np.unique(part["item"], return_inverse=True)[1]
         pairs = {"people with each other": kappa_among(codes["people"], items, len(known))}
         for one, other in combinations(codes, 2):
             pairs[f"{one} with {other}"] = kappa(codes[one], codes[other], len(known))
-        for pair, statistic in pairs.items():
-            found = interval(part, statistic, seed=seed)
-            row = {"row": pair, "group": condition, **_row(found)}
-            rows.append({**row, "detectable": detectable(found)})
-    table = pd.DataFrame(rows)
-    rank = table[table["group"] == "guided"].set_index("row")["value"]
-    order = rank.sort_values(ascending=False).index
-    return table.sort_values(
-        "row", key=lambda rows: rows.map(order.get_loc), kind="stable", ignore_index=True
-    )
+        asked += [(pair, condition, part, statistic) for pair, statistic in pairs.items()]
+    return _intervals(asked, "guided", seed)
 
 
 def naming(judged: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
@@ -211,21 +178,16 @@ def naming(judged: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
 
     In the frame, of whole photographs among the scene's cues. By chance: the same answers held
     against the other pictures of their condition; the condition furthest above it first. The
-    ``excess`` over chance has an interval of its own, and the ``detectable`` one.
+    columns of the excess over chance are those of an :func:`interval` of its own.
     """
     rows = {}
     for condition, part in judged.groupby("condition"):
-        share = interval(part, _share(part["named"]), seed=seed)
-        excess = interval(part, _excess(part), seed=seed)
-        rows[condition] = {
-            **_row(share),
-            "by_chance": share.mean - excess.mean,
-            **{f"excess_{name}": value for name, value in _row(excess).items()},
-            "detectable": detectable(excess),
-            "n_answers": len(part),
-        }
-    table = pd.DataFrame.from_dict(rows, orient="index").rename(columns={"excess_value": "excess"})
-    return table.sort_values("excess", ascending=False, kind="stable")
+        share = interval(part, _share(part["named"]), seed)
+        excess = interval(part, _excess(part), seed)
+        chance = {"by_chance": share["value"] - excess["value"], "n_answers": len(part)}
+        rows[condition] = share | chance | {f"excess_{name}": v for name, v in excess.items()}
+    table = pd.DataFrame.from_dict(rows, orient="index")
+    return table.sort_values("excess_value", ascending=False, kind="stable")
 
 
 def _excess(part: pd.DataFrame) -> Statistic:
@@ -255,16 +217,16 @@ def perceptible(judged: pd.DataFrame, key: Key, seed: int = 0) -> claims.Finding
     Of each image the element whose removal costs the model most. ``n`` is the smaller number of
     people and scenes. None unless all answers are people's, and for fewer than two of either.
     """
-    if not by_people(judged):
-        return None
     guided = judged[judged["condition"] == "guided"]
-    found = interval(guided, _share(guided["recognised"]), seed=seed)
-    if np.isnan(found.low):
-        return None
     n_people, n_scenes = guided["participant"].nunique(), guided["scene"].nunique()
+    if not by_people(judged) or min(n_people, n_scenes) < 2:
+        return None
+    found = interval(guided, _share(guided["recognised"]), seed)
     images = claims.SYNTHETIC if key.drawn else "photographs"
     return claims.Finding(
-        **_row(found),
+        value=found["value"],
+        low=found["low"],
+        high=found["high"],
         n=min(n_people, n_scenes),
         data=f"{images}, one element in each of {n_scenes}, answers of {n_people} people",
     )
@@ -283,18 +245,13 @@ def telling(judged: pd.DataFrame, key: Key, seed: int = 0) -> pd.DataFrame:
         "model": [strongest[scene] for scene in whole["scene"]],
         "true cues": list(whole["cues"]),
     }
-    rows = []
-    for group, found in named.items():
-        for thing in (*THINGS, OTHER, CANNOT_TELL) if any(found) else ():
-            values = [one.count(thing) / max(len(one), 1) for one in found]
-            share = interval(whole, _share(values), seed=seed)
-            rows.append({"row": thing, "group": group, **_row(share)})
-    table = pd.DataFrame(rows)
-    seen = table.groupby("row")["value"].transform("max") > 0
-    rank = table[table["group"] == "people"].set_index("row")["value"]
-    return table[seen].sort_values(
-        "row", key=lambda c: -c.map(rank), kind="stable", ignore_index=True
-    )
+    asked = [
+        (thing, group, whole, _share([one.count(thing) / max(len(one), 1) for one in found]))
+        for group, found in named.items()
+        for thing in (*THINGS, OTHER, CANNOT_TELL)
+    ]
+    table = _intervals(asked, "people", seed)
+    return table[table.groupby("row")["value"].transform("max") > 0]
 
 
 def outcome_note(found: Mapping[str, float]) -> str:
@@ -316,10 +273,8 @@ def in_points(found: Mapping[str, float]) -> str:
     text = f"{sentence(value, low, high, '+.0f', 'percentage points')}."
     if np.isnan(known):
         return text
-    return (
-        f"{text} As many people and scenes would have shown a difference of {known:.0f} points "
-        "four times in five."
-    )
+    shown = f"a difference of {known:.0f} points four times in five"
+    return f"{text} As many people and scenes would have shown {shown}."
 
 
 def accuracy_table(judged: pd.DataFrame, found: pd.DataFrame) -> Styler:
@@ -340,10 +295,9 @@ def naming_table(found: pd.DataFrame) -> Styler:
         {
             "named what is there": cells(found, ".0%"),
             "by chance": found["by_chance"],
-            "above chance": cells(found, "+.0%", ("excess", "excess_low", "excess_high")),
-            "detectable": found["detectable"],
+            "above chance": cells(found, "+.0%", ("excess_value", "excess_low", "excess_high")),
+            "detectable": found["excess_detectable"],
             "answers": found["n_answers"],
-        },
-        index=found.index,
+        }
     )
     return table.style.format("{:.0%}", subset=["by chance", "detectable"], na_rep=UNDEFINED)

@@ -3,28 +3,27 @@
 from __future__ import annotations
 
 import hashlib
-import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import cv2
 import numpy as np
 import pandas as pd
 import torch
 from pydantic import BaseModel, ConfigDict
 from safetensors.torch import load_file, save_file
 
-from geolib import segmentation
 from geolib.ablation import ablate, random_regions
 from geolib.chapters.experiment import Experiment
-from geolib.masks import box_region
-from geolib.model import Classifier, choose_device
+from geolib.masks import box_region, resized
+from geolib.model import choose_device
 from geolib.model.prediction import as_images, log_probabilities
-from geolib.pipeline.shards import Extracted, to_uint8
+from geolib.pipeline.shards import Extracted, config_key, to_uint8
 from geolib.runtime import cache
 from geolib.runtime.here import progress_bar
 from geoscenes import MIN_PIXELS, Scene, SceneObject
-from geoscenes.cues import log_posterior
 from geoscenes.semantic import CONCEPTS, concept_of, semantic_map
 
 # What is shown: the boxes of the elements, random boxes covering as much, or everything.
@@ -74,9 +73,9 @@ class Item(BaseModel):
     scene: int
     country: str
     model: str
-    observer: str | None
-    things: tuple[str, ...]
-    cues: tuple[str, ...]
+    observer: str | None = None
+    things: tuple[str, ...] = ()
+    cues: tuple[str, ...] = ()
 
 
 class Key(BaseModel):
@@ -115,8 +114,8 @@ def schedule(
         raise ValueError(
             f"{len(countries)} scenes and n_participants={n_participants}; expected at least one"
         )
-    shuffled = np.random.default_rng(seed).permutation(len(countries))
-    by_country = sorted(shuffled.tolist(), key=lambda scene: countries[scene])
+    shuffled = np.random.default_rng(seed).permutation(len(countries)).tolist()
+    by_country = sorted(shuffled, key=lambda scene: countries[scene])
     first = {scene: place for place, scene in enumerate(by_country)}
     orders = []
     for participant in range(n_participants):
@@ -145,22 +144,20 @@ def prepare(
     (insertion, §5). Of the guided boxes, the one whose removal costs the model most is framed; of
     the random ones, the box that took its place. Images without elements have nothing to show.
     """
-    config = experiment.config(attribution, segmenter)
     params = {
         "images": experiment.evaluation.identity,
         "classifier": experiment.classifier.weights_sha256,
-        "config": config.model_dump(mode="json", exclude={"batch_size", "shard_size", "device"}),
-        "segmenter": segmentation.shared(config.segmenter, **config.segmenter_options).key,
+        **config_key(experiment.config(attribution, segmenter)),
         "n_scenes": n_scenes,
         "n_participants": n_participants,
     }
 
     def build(folder: Path) -> None:
-        key, pictures = _build(experiment, n_scenes, n_participants, attribution, segmenter)
-        (folder / KEY).write_text(key.model_dump_json(), encoding="utf-8")
-        save_file({"pictures": torch.from_numpy(pictures)}, folder / PICTURES)
+        made = _build(experiment, n_scenes, n_participants, attribution, segmenter)
+        (folder / KEY).write_text(made.key.model_dump_json(), encoding="utf-8")
+        save_file({"pictures": torch.from_numpy(made.pictures)}, folder / PICTURES)
 
-    folder = cache.compute("human-study", params, ("geolib.chapters.people.material",), build)
+    folder = cache.compute("human-study", params, (__name__,), build)
     key = Key.model_validate_json((folder / KEY).read_text(encoding="utf-8"))
     return Material(key, load_file(folder / PICTURES)["pictures"].numpy())
 
@@ -168,8 +165,8 @@ def prepare(
 def _build(
     experiment: Experiment, n_scenes: int, n_participants: int, attribution: str, segmenter: str
 ) -> Material:
-    effects = experiment.elements(attribution, segmenter)
-    strongest = effects.sort_values("deletion_effect").groupby("image_id")["element"].last()
+    effects = experiment.elements(attribution, segmenter).sort_values("deletion_effect")
+    strongest = effects.groupby("image_id")["element"].last()
     usable = [one for one in experiment.extract(attribution, segmenter) if len(one.elements)]
     rng = np.random.default_rng(experiment.seed)
     places = _choose([one.item.country for one in usable], n_scenes, rng)
@@ -178,76 +175,67 @@ def _build(
     chosen = [usable[place] for place in places]
     # Numbers in random order, so that they tell nothing.
     numbers = rng.permutation(len(chosen) * len(CONDITIONS)).reshape(len(chosen), -1).tolist()
-    classes = experiment.evaluation.classes
-    shown: dict[int, tuple[Item, np.ndarray]] = {}
+    views: list[tuple[Item, np.ndarray]] = []
     with progress_bar("pictures", len(chosen), "scene", True) as bar:
-        for scene, (one, row) in enumerate(zip(chosen, numbers, strict=True)):
-            framed = int(strongest[one.item.id])
-            views = _views(one, framed, experiment.classifier, classes, experiment.seed)
-            for number, (item, picture) in zip(row, views, strict=True):
-                place = {"item": number, "scene": scene, "picture": f"{number:04d}.png"}
-                shown[number] = Item(**item, **place), picture
+        for scene, one in enumerate(chosen):
+            views += _views(experiment, one, int(strongest[one.item.id]), scene, numbers[scene])
             bar.update()
-    found = {(item.scene, item.condition): number for number, (item, _) in sorted(shown.items())}
+    items, pictures = zip(*sorted(views, key=lambda view: view[0].item), strict=True)
     orders = schedule([one.item.country or "" for one in chosen], n_participants, experiment.seed)
-    pictures = np.stack([shown[number][1] for number in sorted(shown)])
-    content = {
-        "classes": classes,
-        "size": experiment.classifier.image_size,
-        "drawn": all(one.item.scene is not None for one in chosen),
-        "items": [shown[number][0].model_dump() for number in sorted(shown)],
-        "schedule": [[found[step] for step in order] for order in orders],
-    }
-    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode())
-    digest.update(pictures.tobytes())
-    return Material(Key(id=digest.hexdigest()[:10], **content), pictures)
+    key = Key(
+        id="",
+        classes=experiment.evaluation.classes,
+        size=experiment.classifier.image_size,
+        drawn=all(one.item.scene is not None for one in chosen),
+        items=items,
+        schedule=[[numbers[s][CONDITIONS.index(c)] for s, c in order] for order in orders],
+    )
+    shown = np.stack(pictures)
+    digest = hashlib.sha256(key.model_dump_json().encode() + shown.tobytes()).hexdigest()
+    return Material(key.model_copy(update={"id": digest[:10]}), shown)
 
 
 def _views(
-    one: Extracted, framed: int, classifier: Classifier, classes: Sequence[str], seed: int
-) -> list[tuple[dict[str, Any], np.ndarray]]:
-    """The three pictures of an image in the order of the conditions, with what is known of them."""
-    size = one.elements.shape[0]
-    guided = one.elements.boxes
-    random = random_regions(one.elements, one.item.id, seed, repeats=1)[0]
-    regions = [box_region(boxes, one.elements.shape) for boxes in (guided, random)]
-    regions.append(np.ones_like(regions[0]))
-    frames = [guided[framed], random[framed], None]
+    experiment: Experiment, one: Extracted, framed: int, number: int, items: Sequence[int]
+) -> list[tuple[Item, np.ndarray]]:
+    """The three pictures of an image, in the order of the conditions; ``framed`` is an element."""
+    guided, shape, scene = one.elements.boxes, one.elements.shape, one.item.scene
+    random = random_regions(one.elements, one.item.id, experiment.seed, repeats=1)[0]
+    regions = [box_region(guided, shape), box_region(random, shape), np.ones(shape, bool)]
+    frames = [tuple(guided[framed].tolist()), tuple(random[framed].tolist()), None]
     batch = one.image.expand(len(regions), -1, -1, -1)
     pictures = to_uint8(ablate(batch, np.stack(regions), "insertion"))
-    answers = _answers(classifier, pictures)
-    scene = one.item.scene
-    things = None if scene is None else _at_size(_THING_INDEX[semantic_map(scene)], size)
-    credit = ", ".join(part for part in (one.item.attribution, one.item.licence) if part)
+    classifier = experiment.classifier.to(choose_device())
+    images = as_images(torch.from_numpy(pictures), classifier.mean.device)
+    answers = log_probabilities(classifier, images, precision="fp32").argmax(1).tolist()
     views = []
-    each = zip(CONDITIONS, regions, frames, pictures, answers, strict=True)
-    for condition, region, frame, picture, answer in each:
-        cues = [] if scene is None else shown_cues(scene, region)
-        known = {
-            "condition": condition,
-            "frame": None if frame is None else tuple(frame.tolist()),
-            "credit": credit,
-            "country": one.item.country,
-            "model": answer,
-            "observer": None if scene is None else observe(scene, cues, classes),
-            "things": () if things is None or frame is None else things_in(things, frame),
-            "cues": tuple(sorted({_THING_OF[concept_of(o.category, o.look)] for o in cues})),
-        }
-        views.append((known, picture))
+    for i, (region, frame) in enumerate(zip(regions, frames, strict=True)):
+        known: dict[str, Any] = {}
+        if scene is not None:
+            cues = shown_cues(scene, region)
+            named = {_THING_OF[concept_of(cue.category, cue.look)] for cue in cues}
+            known["observer"] = observe(scene, cues, experiment.evaluation.classes)
+            known["things"] = things_in(_things(scene, shape), frame) if frame else ()
+            known["cues"] = tuple(sorted(named))
+        item = Item(
+            item=items[i],
+            condition=CONDITIONS[i],
+            picture=f"{items[i]:04d}.png",
+            frame=frame,
+            credit=", ".join(filter(None, (one.item.attribution, one.item.licence))),
+            scene=number,
+            country=one.item.country or "",
+            model=classifier.classes[answers[i]],
+            **known,
+        )
+        views.append((item, pictures[i]))
     return views
 
 
-def _answers(classifier: Classifier, pictures: np.ndarray) -> list[str]:
-    """Countries that the classifier names for pictures ``uint8 [B, S, S, 3]``."""
-    images = as_images(torch.from_numpy(pictures), choose_device())
-    found = log_probabilities(classifier.to(images.device), images, precision="fp32")
-    return [classifier.classes[index] for index in found.argmax(1).tolist()]
-
-
-def _at_size(labels: np.ndarray, size: int) -> np.ndarray:
-    """Labels ``[H, W]`` or a mask at another size, by the nearest pixel."""
-    rows, columns = (np.arange(size) * side // size for side in labels.shape)
-    return labels[np.ix_(rows, columns)]
+def _things(scene: Scene, shape: tuple[int, ...]) -> np.ndarray:
+    """What each pixel of a scene shows, as an index into ``THINGS``, at the shape ``[H, W]``."""
+    things = _THING_INDEX[semantic_map(scene)].astype(np.uint8)
+    return cv2.resize(things, shape[::-1], interpolation=cv2.INTER_NEAREST)
 
 
 def things_in(things: np.ndarray, frame: Sequence[int]) -> tuple[str, ...]:
@@ -265,10 +253,9 @@ def things_in(things: np.ndarray, frame: Sequence[int]) -> tuple[str, ...]:
 
 def shown_cues(scene: Scene, region: np.ndarray) -> list[SceneObject]:
     """Cues of a scene of which at least 30 visible pixels lie in a region, bool ``[H, W]``."""
-    seen = _at_size(region, scene.size)
-    return [
-        o for o in scene.objects if o.cue and o.look and int((o.mask & seen).sum()) >= MIN_PIXELS
-    ]
+    seen = resized(region, (scene.size, scene.size))
+    cues = [thing for thing in scene.objects if thing.cue and thing.look]
+    return [cue for cue in cues if (cue.mask & seen).sum() >= MIN_PIXELS]
 
 
 def observe(scene: Scene, cues: Sequence[SceneObject], classes: Sequence[str]) -> str:
@@ -277,13 +264,9 @@ def observe(scene: Scene, cues: Sequence[SceneObject], classes: Sequence[str]) -
     What is missing tells nothing, since it may be hidden.
     """
     kinds = [(scene.world.table[cue.category], cue.look) for cue in cues]
-    with np.errstate(divide="ignore"):
-        belief = log_posterior(
-            {
-                name: sum(float(np.log(kind.probability(name, look))) for kind, look in kinds)
-                for name in classes
-            }
-        )
-    first, second, *_ = sorted(belief.values(), reverse=True)
-    ahead = first - second > 1e-9
-    return max(belief, key=lambda name: belief[name]) if ahead else CANNOT_TELL
+    likelihood = {
+        name: math.prod(kind.probability(name, look) for kind, look in kinds) for name in classes
+    }
+    first, second, *_ = sorted(likelihood.values(), reverse=True)
+    ahead = first - second > 1e-9 * sum(likelihood.values())
+    return max(likelihood, key=lambda name: likelihood[name]) if ahead else CANNOT_TELL

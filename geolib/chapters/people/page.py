@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 from babel import Locale
 from PIL import Image
 
-from geolib.chapters.people.answers import COLUMNS, PERSON
-from geolib.chapters.people.material import CANNOT_TELL, KEY, OTHER, PAGE, THINGS, Key, Material
+from geolib.chapters.people.material import CANNOT_TELL, KEY, OTHER, PAGE, THINGS, Material
+from geolib.chapters.people.responses import COLUMNS, PERSON
 from geolib.runtime.here import data_file
 
 
-def write(folder: str | Path, material: Material, contact: str | None = None) -> Path:
+def write(folder: str | Path, study: Material, contact: str | None = None) -> Path:
     """Write a study: ``page/``, which people are given, and ``key.json``, which they are not.
 
     The ``folder`` is new or empty: answers could not be read with another key. ``contact`` says who
@@ -24,35 +23,29 @@ def write(folder: str | Path, material: Material, contact: str | None = None) ->
     target = Path(folder)
     if target.exists() and any(target.iterdir()):
         raise ValueError(f"folder={str(folder)!r} is not empty; a study needs a folder of its own")
-    page = target / PAGE
+    key, page = study.key, target / PAGE
     page.mkdir(parents=True)
-    for item, picture in zip(material.key.items, material.pictures, strict=True):
+    for item, picture in zip(key.items, study.pictures, strict=True):
         Image.fromarray(picture).save(page / item.picture)
-    told = json.dumps(_told(material.key, contact), indent=1)
-    (page / "items.json").write_text(told, encoding="utf-8")
-    template = data_file("human-study.html").read_text(encoding="utf-8")
-    # A "<" could end the script that holds the data.
-    html = template.replace("__STUDY__", told.replace("<", "\\u003c"))
-    (page / "index.html").write_text(html, encoding="utf-8")
-    (target / KEY).write_text(material.key.model_dump_json(indent=1), encoding="utf-8")
-    return page / "index.html"
-
-
-def _told(key: Key, contact: str | None) -> dict[str, Any]:
-    """What the page knows: nothing from which an answer could be marked."""
     names = Locale("en").territories
-    told = {"item", "condition", "picture", "frame", "credit"}
-    return {
-        "id": key.id,
+    # What the page knows: nothing from which an answer could be marked.
+    asked = {"item", "condition", "picture", "frame", "credit"}
+    told = {
+        **key.model_dump(include={"id", "size", "drawn", "schedule"}),
         "classes": [[name, names.get(name, name)] for name in key.classes],
         "things": list(THINGS),
         "cannot_tell": CANNOT_TELL,
         "other": OTHER,
         "columns": list(COLUMNS),
         "source": PERSON,
-        "size": key.size,
-        "drawn": key.drawn,
         "contact": contact,
-        "items": [item.model_dump(include=told) for item in key.items],
-        "schedule": key.schedule,
+        "items": [item.model_dump(include=asked) for item in key.items],
     }
+    text = json.dumps(told, indent=1)
+    (page / "items.json").write_text(text, encoding="utf-8")
+    template = data_file("human-study.html").read_text(encoding="utf-8")
+    # A "<" could end the script that holds the data.
+    html = template.replace("__STUDY__", text.replace("<", "\\u003c"))
+    (page / "index.html").write_text(html, encoding="utf-8")
+    (target / KEY).write_text(key.model_dump_json(indent=1), encoding="utf-8")
+    return page / "index.html"

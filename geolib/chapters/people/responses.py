@@ -39,9 +39,8 @@ def read_answers(folder: str | Path, key: Key) -> pd.DataFrame:
     files = sorted(Path(folder).glob("*.csv"))
     if not files:
         raise ValueError(f"folder={str(folder)!r} holds no CSV file with answers")
-    tables = [_read(path, key) for path in files]
-    answers = pd.concat(tables, ignore_index=True)
-    if len(set(answers["source"])) > 1:
+    answers = pd.concat([_read(path, key) for path in files], ignore_index=True)
+    if answers["source"].nunique() > 1:
         raise ValueError(f"folder={str(folder)!r} mixes people's answers with generated ones")
     twice = answers[answers.duplicated(["participant", "item"], keep=False)]
     if len(twice):
@@ -61,48 +60,41 @@ def _read(path: Path, key: Key) -> pd.DataFrame:
         raise ValueError(f"{path.name} is no CSV file: {error}") from error
     if missing := [name for name in COLUMNS if name not in table]:
         raise ValueError(f"{path.name} row 1 lacks the columns {missing}; it has {list(table)}")
-    for row, line in enumerate(table.to_dict("records"), start=2):
+    table = table.assign(file=path.name, row=range(2, len(table) + 2))
+    for line in table.to_dict("records"):
         for column, expected in _expected(line, key).items():
             if line[column] not in expected:
                 listed = ", ".join(map(repr, expected))
-                raise ValueError(
-                    f"{path.name} row {row}, column {column!r}: {line[column]!r}; "
-                    f"expected {listed if len(expected) < 20 else 'a number of the study'}"
-                )
-        if not _is_duration(line["seconds"]):
-            raise ValueError(
-                f"{path.name} row {row}, column 'seconds': {line['seconds']!r}; "
-                "expected a number of at least 0"
-            )
-    kinds = {"participant": int, "position": int, "item": int, "seconds": float}
-    return table.astype(kinds).assign(file=path.name, row=range(2, len(table) + 2))
+                _refuse(line, column, listed if len(expected) < 20 else "a number of the study")
+    seconds = pd.to_numeric(table["seconds"], errors="coerce")
+    for line in table[~seconds.between(0, np.finfo(float).max)].to_dict("records"):
+        _refuse(line, "seconds", "a number of at least 0")
+    return table.astype({"participant": int, "position": int, "item": int, "seconds": float})
+
+
+def _refuse(line: Mapping[Any, Any], column: str, expected: str) -> None:
+    where = f"{line['file']} row {line['row']}, column {column!r}"
+    raise ValueError(f"{where}: {line[column]!r}; expected {expected}")
 
 
 def _expected(line: Mapping[Any, str], key: Key) -> dict[str, Sequence[str]]:
     """What may stand in the columns of a row; a column may depend on those before it."""
     people = [str(number) for number in range(1, len(key.schedule) + 1)]
     known = line["participant"] in people
-    order = [str(number) for number in key.schedule[int(line["participant"]) - 1]] if known else []
-    items = {str(item.item): item for item in key.items}
+    order = key.schedule[people.index(line["participant"])] if known else ()
     positions = [str(place) for place in range(1, len(order) + 1)]
-    asked = [order[int(line["position"]) - 1]] if line["position"] in positions else []
+    there = line["position"] in positions
+    asked = [key.items[order[positions.index(line["position"])]]] if there else []
     return {
         "study": [key.id],
         "source": [PERSON, GENERATED],
         "participant": people,
         "position": positions,
-        "item": asked,
-        "condition": [items[number].condition for number in asked],
+        "item": [str(item.item) for item in asked],
+        "condition": [item.condition for item in asked],
         "answer": [*key.classes, CANNOT_TELL],
         "element": [*THINGS, OTHER, CANNOT_TELL],
     }
-
-
-def _is_duration(text: str) -> bool:
-    try:
-        return 0 <= float(text) < np.inf
-    except ValueError:
-        return False
 
 
 # How often a simulated person knows the country. Guided and random boxes tell it equally often, so
