@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from geolib.chapters.tables import mean_row
+from geolib.chapters.tables import grouped_means
 from geolib.data import COUNTRIES, GeoDataset, GeoImage
 from geolib.model import Classifier
 from geolib.model.device import choose_device
@@ -94,21 +94,35 @@ def scene_effects(
     if wrong := [label for label in labels if not 0 <= label < n_classes]:
         raise ValueError(f"labels holds {wrong[0]}; the classifier has classes 0…{n_classes - 1}")
     pictures: list[np.ndarray] = []
-    rows: list[dict[str, Any]] = []
+    found: list[dict[str, Any]] = []
     for item, label in zip(items, labels, strict=True):
-        rows += _changed(item, label, classifier.image_size, countries, pictures)
-    if not rows:
+        changes = _changes(item, classifier.image_size, countries, pictures)
+        found += [{"image_id": item.id, "label": label, **change} for change in changes]
+    if not found:
         return pd.DataFrame(columns=list(COLUMNS))
     # All scenes together, in full batches. Float32, because bfloat16 rounds a logit by some 0.4 %,
     # as much as small objects do.
     images = as_images(torch.from_numpy(np.stack(pictures)), torch.device("cpu"))
-    found = log_probabilities(classifier, images, precision="fp32", batch_size=batch_size)
-    return _with_effects(pd.DataFrame(rows), found.double().numpy())
+    log_p = log_probabilities(classifier, images, precision="fp32", batch_size=batch_size).numpy()
+    rows = pd.DataFrame(found)
+    truth, before, after = (rows[name].to_numpy() for name in ("label", "before", "after"))
+    predictions, each = log_p.argmax(1), np.arange(len(rows))
+    lost = log_p[before] - log_p[after]
+    table = rows.assign(
+        prediction=predictions[before],
+        prediction_after=predictions[after],
+        log_probability=log_p[before, truth],
+        log_probability_after=log_p[after, truth],
+        effect=lost[each, truth],
+        effect_on_prediction=lost[each, predictions[before]],
+        flipped=predictions[before] != predictions[after],
+    )
+    return table[list(COLUMNS)]
 
 
-def _changed(
-    item: GeoImage, label: int, size: int, countries: Sequence[str], pictures: list[np.ndarray]
-) -> list[dict[str, Any]]:
+def _changes(
+    item: GeoImage, size: int, countries: Sequence[str], pictures: list[np.ndarray]
+) -> Iterator[dict[str, Any]]:
     """A row per change of a scene, with the places in ``pictures`` of before and after it.
 
     New pictures are appended; one that equals the scene has its place, and exactly no effect.
@@ -123,33 +137,22 @@ def _changed(
     pictures.append(scene.image)
     numbers = {scene.image.tobytes(): before}
     covering = covering_cues(scene)
-    of_scene = {"image_id": item.id, "country": scene.country, "label": label, "before": before}
-    rows = []
     for thing, intervention, other in counterfactuals(scene, countries):
-        number = numbers.setdefault(other.image.tobytes(), len(pictures))
-        if number == len(pictures):
+        after = numbers.setdefault(other.image.tobytes(), len(pictures))
+        if after == len(pictures):
             pictures.append(other.image)
-        known = {name: getattr(thing, name) for name in ("category", "cue", "look")}
-        known |= {"pixels": int(thing.mask.sum()), "covers_cue": thing.id in covering}
-        change = {"object": thing.id, "intervention": intervention, "after": number}
-        rows.append(of_scene | known | change)
-    return rows
-
-
-def _with_effects(rows: pd.DataFrame, log_p: np.ndarray) -> pd.DataFrame:
-    label, before, after = (rows[name].to_numpy() for name in ("label", "before", "after"))
-    predictions, each = log_p.argmax(1), np.arange(len(rows))
-    lost = log_p[before] - log_p[after]
-    table = rows.assign(
-        prediction=predictions[before],
-        prediction_after=predictions[after],
-        log_probability=log_p[before, label],
-        log_probability_after=log_p[after, label],
-        effect=lost[each, label],
-        effect_on_prediction=lost[each, predictions[before]],
-        flipped=predictions[before] != predictions[after],
-    )
-    return table[list(COLUMNS)]
+        yield {
+            "country": scene.country,
+            "object": thing.id,
+            "category": thing.category,
+            "cue": thing.cue,
+            "look": thing.look,
+            "pixels": int(thing.mask.sum()),
+            "covers_cue": thing.id in covering,
+            "intervention": intervention,
+            "before": before,
+            "after": after,
+        }
 
 
 # A dataset ----------------------------------------------------------------------------------------
@@ -181,7 +184,7 @@ def shard_effects(shard: Shard, classifier: Classifier) -> pd.DataFrame:
             return scene_effects(classifier, shard.items, of_items, countries=shard.dataset.classes)
 
     params = {"images": shard.identity, "labels": labels, "classifier": shard.weights_sha256}
-    return cache.table("effects", params, ("geolib.chapters.causes.effects",), make)
+    return cache.table("effects", params, (__name__,), make)
 
 
 def object_effects(
@@ -214,17 +217,14 @@ def by_category(table: pd.DataFrame, *, min_images: int = 8) -> pd.DataFrame:
     Of what is no cue only objects that cover none count: what comes to light behind the others, or
     goes with them, is not their own effect. Kinds that too few scenes show are left out.
     """
-    rows = []
-    for intervention in INTERVENTIONS:
-        found = object_effects(table, intervention)
-        seen = found[(found["pixels"] >= MIN_PIXELS) & (found["cue"] | ~found["covers_cue"])]
-        for (category, cue), group in seen.groupby(["category", "cue"]):
-            per_image = group.groupby("image_id")["effect"].mean()
-            if len(per_image) >= min_images and (intervention == WITHOUT or cue):
-                named = {"category": category, "cue": cue, "intervention": intervention}
-                rows.append(named | mean_row(per_image))
-    columns = ["category", "cue", "intervention", "value", "low", "high", "n"]
-    kinds = pd.DataFrame(rows, columns=columns)
-    removed = kinds[kinds["intervention"] == WITHOUT].set_index("category")["value"]
-    order = kinds["category"].map(-removed)
-    return kinds.iloc[order.argsort(kind="stable")].reset_index(drop=True)
+    both = [object_effects(table, name).assign(intervention=name) for name in INTERVENTIONS]
+    found = pd.concat(both).reset_index()
+    own = found["cue"] | (~found["covers_cue"] & (found["intervention"] == WITHOUT))
+    by = ["category", "cue", "intervention"]
+    seen = found[own & (found["pixels"] >= MIN_PIXELS)].groupby([*by, "image_id"], sort=False)
+    kinds = grouped_means(seen["effect"].mean().reset_index(), "effect", by)
+    kinds = kinds[kinds["n"] >= min_images]
+    removed = -kinds[kinds["intervention"] == WITHOUT].set_index("category")["value"]
+    return kinds.sort_values(
+        "category", key=lambda names: names.map(removed), kind="stable", ignore_index=True
+    )

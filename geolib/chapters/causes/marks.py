@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache as once
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,8 +19,9 @@ from geolib.chapters.causes.effects import (
     shard_effects,
 )
 from geolib.chapters.experiment import Experiment
+from geolib.chapters.tables import mean_row
 from geolib.concepts import concept_influence, scaled_k
-from geolib.data import GeoDataset, GeoImage
+from geolib.data import GeoImage
 from geolib.masks import intersections
 from geolib.model import Classifier
 from geolib.pipeline import shards
@@ -54,16 +53,7 @@ MEASURES = {
     "mass": "weight on causes",
     "area": "causes' share of the image",
 }
-METHOD = ["attribution", "segmenter", "scores"]
-# Columns of the difference from a reference, beside those of the mark itself.
-PAIRED = {
-    "difference": "difference",
-    "low": "difference_low",
-    "high": "difference_high",
-    "n_images": "n_pairs",
-    "p_value": "p_value",
-    "detectable": "detectable",
-}
+METHOD = ["attribution", "segmenter"]
 
 
 @dataclass(frozen=True)
@@ -120,16 +110,17 @@ def mark(scores: np.ndarray, masks: np.ndarray, objects: Objects) -> dict[str, f
     """
     on = lies_on(masks, objects.masks)
     effect = _effect_of(on, objects)
-    found = on[scores > 0]
     best = np.full(len(objects.effect), -np.inf)  # score on each object, zero where none lies on it
     np.maximum.at(best, on[on >= 0], scores[on >= 0])
     best[np.isinf(best)] = 0
+    shares = intersections(masks, objects.masks) / objects.masks.sum((1, 2))
     marks = {
         "rank": rank_correlation(scores, effect),
         "rank_objects": rank_correlation(best, objects.effect),
-        "rank_shares": rank_correlation(scores, _shared_effect(masks, objects)),
+        "rank_shares": rank_correlation(scores, shares @ objects.effect),
         "rank_size": rank_correlation(scores, abs(effect)),
     }
+    found = on[scores > 0]
     on_cue = np.append(objects.cue, False)[found]  # −1, the ground, is the last
     for k in TOP_K:
         seen = bool(objects.cue.any() and len(found))
@@ -141,13 +132,6 @@ def mark(scores: np.ndarray, masks: np.ndarray, objects: Objects) -> dict[str, f
 
 def _effect_of(on: np.ndarray, objects: Objects) -> np.ndarray:
     return np.append(objects.effect, 0.0)[on]
-
-
-def _shared_effect(masks: np.ndarray, objects: Objects) -> np.ndarray:
-    if not len(masks) or not len(objects.masks):
-        return np.zeros(len(masks))
-    shares = intersections(masks, objects.masks) / objects.masks.sum((1, 2))
-    return shares @ objects.effect
 
 
 def _share_found(wanted: np.ndarray, found: np.ndarray) -> float:
@@ -189,10 +173,11 @@ def causal_objects(item: GeoImage, found: pd.DataFrame) -> Objects:
     return Objects(masks, *(rows[name].to_numpy(kind) for name, kind in columns.items()))
 
 
-def dataset_marks(
-    dataset: GeoDataset,
-    classifier: Classifier,
-    configs: Sequence[EvaluationConfig],
+def experiment_marks(
+    experiment: Experiment,
+    methods: Iterable[str],
+    segmenters: Sequence[str],
+    costly: Collection[str] = (),
     *,
     scores: str = "element",
     intervention: str = WITHOUT,
@@ -201,46 +186,46 @@ def dataset_marks(
     """How well attribution methods with segmenters find the causes, a row per method and scene.
 
     All segments are ranked by one of ``SCORES``, near-duplicates removed as in §3.3 of arXiv
-    2605.00912; its threshold plays no part. For the effects see :func:`object_effects`.
+    2605.00912; its threshold plays no part. For the effects see :func:`object_effects`. ``costly``
+    methods see the compared scenes, the others all.
     """
     check_choice("scores", scores, SCORES)
     check_choice("intervention", intervention, INTERVENTIONS)
     check_choice("target", target, TARGETS)
-    if not configs or not len(dataset):
-        raise ValueError(f"{len(configs)} configs and {len(dataset)} images; expected some of each")
-    tables = []
-    with progress_bar("marking explanations", len(dataset), "scene", True) as bar:
-        for shard in shards.shards(dataset, classifier, EvaluationConfig().shard_size):
-
-            @once
-            def known(shard: Shard = shard) -> list[Objects]:
-                found = object_effects(shard_effects(shard, classifier), intervention, target)
-                return [
-                    causal_objects(item, found.loc[[item.id]].droplevel(0)) for item in shard.items
-                ]
-
-            ways = [scores, intervention, target]
-            tables += [_shard_marks(shard, classifier, config, ways, known) for config in configs]
-            bar.update(len(shard.dataset))
-    return pd.concat(tables, ignore_index=True)
+    tables, size = [], EvaluationConfig().shard_size
+    for name in methods:
+        images = experiment.compared if name in costly else experiment.evaluation
+        with progress_bar(f"marking {name}", len(images), "scene", True) as bar:
+            for shard in shards.shards(images, experiment.classifier, size):
+                for segmenter in segmenters:
+                    config = experiment.config(name, segmenter)
+                    ways = (scores, intervention, target)
+                    tables.append(_shard_marks(shard, experiment.classifier, config, ways))
+                bar.update(len(shard.dataset))
+    if not tables:
+        raise ValueError("methods, segmenters and the evaluation images must each hold some")
+    table = pd.concat(tables, ignore_index=True)
+    if scores in ("size", "effect"):  # neither needs a map
+        table[["pointing", "mass", "area"]] = np.nan
+    return table
 
 
 def _shard_marks(
-    shard: Shard,
-    classifier: Classifier,
-    config: EvaluationConfig,
-    ways: Sequence[str],
-    known: Callable[[], Sequence[Objects]],
+    shard: Shard, classifier: Classifier, config: EvaluationConfig, ways: tuple[str, str, str]
 ) -> pd.DataFrame:
+    scores, intervention, target = ways
+
     def make() -> pd.DataFrame:
         maps = shards.attribution_maps(shard, classifier, config).numpy()
         segments = shards.segments(shard, classifier, config)
-        named = dict(zip(METHOD, (config.attribution, config.segmenter, ways[0]), strict=True))
+        effects = object_effects(shard_effects(shard, classifier), intervention, target)
+        method = {"attribution": config.attribution, "segmenter": config.segmenter}
         rows = []
-        for item, one, found, objects in zip(shard.items, maps, segments, known(), strict=True):
-            ranking, masks = _rank(one, found.masks, objects, config, ways[0])
-            found_causes = mark(ranking, masks, objects) | mark_map(one, objects)
-            rows.append(named | {"image_id": item.id, "n_segments": len(masks)} | found_causes)
+        for item, one, found in zip(shard.items, maps, segments, strict=True):
+            objects = causal_objects(item, effects.loc[[item.id]].droplevel(0))
+            ranking, masks = _rank(one, found.masks, objects, config, scores)
+            marks = mark(ranking, masks, objects) | mark_map(one, objects)
+            rows.append({**method, "image_id": item.id, "n_segments": len(masks), **marks})
         return pd.DataFrame(rows)
 
     used = {"attribution", "attribution_options", "segmenter", "segmenter_options"}
@@ -250,9 +235,9 @@ def _shard_marks(
         "classifier": shard.weights_sha256,
         "config": config.model_dump(mode="json", include=used),
         "segmenter": segmentation.shared(config.segmenter, **config.segmenter_options).key,
-        "marks": list(ways),
+        "marks": ways,
     }
-    return cache.table("marks", params, ("geolib.chapters.causes.marks",), make)
+    return cache.table("marks", params, (__name__,), make)
 
 
 def _rank(
@@ -276,29 +261,6 @@ def _rank(
     return values[kept], masks[kept]
 
 
-def experiment_marks(
-    experiment: Experiment,
-    methods: Iterable[str],
-    segmenters: Sequence[str],
-    costly: Collection[str] = (),
-    **options: Any,
-) -> pd.DataFrame:
-    """:func:`dataset_marks` of every method with every segmenter, the costly ones on fewer scenes.
-
-    ``costly`` methods see the compared scenes, the others all. Neither the "size" of a segment nor
-    the "effect" itself needs a map: what the map alone scores is then left out.
-    """
-    tables = []
-    for name in methods:
-        images = experiment.compared if name in costly else experiment.evaluation
-        configs = [experiment.config(name, segmenter) for segmenter in segmenters]
-        tables.append(dataset_marks(images, experiment.classifier, configs, **options))
-    table = pd.concat(tables, ignore_index=True)
-    if options.get("scores") in ("size", "effect"):
-        table = table.assign(**dict.fromkeys(("pointing", "mass", "area"), np.nan))
-    return table
-
-
 def against_reference(
     table: pd.DataFrame, measure: str, against: Mapping[str, str]
 ) -> pd.DataFrame:
@@ -316,21 +278,17 @@ def against_reference(
     n_images = table.groupby(METHOD)["image_id"].count()
     rows = []
     for method in wide.columns:
-        values = wide[method].dropna()
-        mean, low, high, _ = statistics.interval(values)
-        row: dict[str, Any] = {**dict(zip(METHOD, method, strict=True)), "value": mean}
-        row |= {"low": low, "high": high, "n_images": len(values)}
-        row["undefined"] = n_images[method] - len(values)
-        reference = tuple(against.get(n, own) for n, own in zip(METHOD, method, strict=True))
+        reference = tuple({**dict(zip(METHOD, method, strict=True)), **against}.values())
+        gaps = pd.Series(dtype=float)
         if reference != method and reference in wide.columns:
-            found = statistics.paired((wide[method] - wide[reference]).dropna())
-            row |= {PAIRED[name]: value for name, value in found._asdict().items()}
-        rows.append(row)
-    columns = [*METHOD, "value", "low", "high", "n_images", "undefined", *PAIRED.values()]
+            gaps = (wide[method] - wide[reference]).dropna()
+        undefined = n_images[method] - wide[method].count()
+        values = mean_row(wide[method]).values()
+        rows.append([*method, *values, undefined, *statistics.paired(gaps)])
+    columns = [*METHOD, "value", "low", "high", "n", "undefined", "difference", "difference_low"]
+    columns += ["difference_high", "p_value", "detectable", "n_pairs"]
     marked = pd.DataFrame(rows, columns=columns)
     marked["p_holm"] = statistics.holm(marked["p_value"])
-    rare = marked["undefined"] > marked["n_images"]
-    order = marked.assign(rare=rare).sort_values(
-        ["rare", "value"], ascending=[True, False], kind="stable"
-    )
+    marked["rare"] = marked["undefined"] > marked["n"]
+    order = marked.sort_values(["rare", "value"], ascending=[True, False], kind="stable")
     return order.drop(columns="rare").reset_index(drop=True)

@@ -37,19 +37,16 @@ def gallery(dataset: GeoDataset, table: pd.DataFrame) -> Figure:
     best = strongest.drop_duplicates("category").drop_duplicates("image_id").head(3)
     shown = pd.concat([best, strongest[~strongest["image_id"].isin(best["image_id"])].tail(1)])
     rows, names = [], []
-    for row in shown.to_dict("records"):
-        scene = scene_of(dataset[dataset.ids.index(row["image_id"])])
-        image, without = (
-            figures.as_image(one.image) for one in (scene, scene.without(row["object"]))
-        )
+    for one in shown.to_dict("records"):
+        scene = scene_of(dataset[dataset.ids.index(one["image_id"])])
+        others = [scene.without(one["object"])]
+        others += [scene.swapped(one["object"], name) for name in dataset.classes]
+        image, without, *looks = (figures.as_image(other.image) for other in (scene, *others))
         changed = abs(image - without).max(-1)
-        looks = [
-            figures.as_image(scene.swapped(row["object"], name).image) for name in dataset.classes
-        ]
-        other = max(looks, key=lambda look: abs(image - look).sum())
         bright = figures.overlay(image, changed / max(changed.max(), 1e-9))
-        rows.append([image, without, bright, other])
-        names.append(f"{row['category'].replace('_', ' ')}\n{row['effect']:+.2f}")
+        elsewhere = max(looks, key=lambda look: abs(image - look).sum())
+        rows.append([image, without, bright, elsewhere])
+        names.append(f"{one['category'].replace('_', ' ')}\n{one['effect']:+.2f}")
     columns = ["scene", "without it", "what changed", "elsewhere's look"]
     return figures.image_table(rows, columns, names)
 
@@ -65,9 +62,8 @@ def kinds_picture(kinds: pd.DataFrame, n_others: int = 8) -> Figure:
     shown = kinds[kinds["cue"] | kinds["category"].isin(off.head(n_others))]
     removed, swapped, others = KINDS
     which = np.where(shown["intervention"] == WITHOUT, removed, swapped)
-    shown = shown.assign(
-        kind=np.where(shown["cue"], which, others), category=shown["category"].str.replace("_", " ")
-    )
+    kind, names = np.where(shown["cue"], which, others), shown["category"].str.replace("_", " ")
+    shown = shown.assign(kind=kind, category=names)
     label = "log-probability lost"
     return figures.dots(shown, "category", by="kind", label=label, colours=KINDS, lines={"": 0})
 
@@ -76,9 +72,9 @@ def methods_picture(panels: Mapping[str, pd.DataFrame], controls: Collection[str
     """Marks of the methods, a panel per mark; controls in blue. Best of the first panel on top."""
     order = next(iter(panels.values()))["attribution"].tolist()
     shown = pd.concat([table.assign(panel=name) for name, table in panels.items()])
-    shown = shown.assign(kind=np.where(shown["attribution"].isin(list(controls)), "control", "map"))
-    shown = shown.sort_values("attribution", key=lambda c: c.map(order.index), kind="stable")
-    shown = shown.sort_values("panel", key=lambda c: c.map(list(panels).index), kind="stable")
+    shown["place"] = shown["attribution"].map(order.index)
+    shown = shown.groupby("panel", sort=False)[[*shown]].apply(lambda t: t.sort_values("place"))
+    shown["kind"] = np.where(shown["attribution"].isin(list(controls)), "control", "map")
     colours = {"map": figures.GUIDED, "control": figures.RANDOM}
     return figures.dots(
         shown, "attribution", by="kind", panels="panel", label="mean over scenes", colours=colours
@@ -91,17 +87,10 @@ def comparison_table(comparison: pd.DataFrame, names: Sequence[str]) -> Styler:
     ``comparison`` is that of ``marks.against_reference``; ``names`` are those of its rows.
     """
     differences = ["difference", "difference_low", "difference_high"]
-    table = pd.DataFrame(
-        {
-            "mark": cells(comparison).to_numpy(),
-            "more than reference": cells(comparison, "+.3f", differences).to_numpy(),
-            "p (Holm)": comparison["p_holm"].to_numpy(),
-            "detectable": comparison["detectable"].to_numpy(),
-            "scenes": comparison["n_images"].to_numpy(),
-            "undefined": comparison["undefined"].to_numpy(),
-        },
-        index=list(names),
-    )
+    texts = {"mark": cells(comparison), "more": cells(comparison, "+.3f", differences)}
+    columns = {"mark": "mark", "more": "more than reference", "p_holm": "p (Holm)"}
+    columns |= {"detectable": "detectable", "n": "scenes", "undefined": "undefined"}
+    table = comparison.assign(**texts)[[*columns]].rename(columns=columns).set_axis(list(names))
     forms: dict[Any, Any] = {"p (Holm)": "{:.4f}", "detectable": "{:.3f}"}
     return table.style.format(forms, na_rep=UNDEFINED)
 
@@ -113,7 +102,7 @@ def shares_table(marked: pd.DataFrame, measures: Mapping[str, str]) -> pd.DataFr
         means = grouped_means(marked, measure, "attribution").set_index("attribution")
         columns[name] = cells(means, ".0%")
     order = marked.groupby("attribution")[next(iter(measures))].mean()
-    return pd.DataFrame(columns).reindex(order.sort_values(ascending=False).index)
+    return pd.DataFrame(columns).loc[order.sort_values(ascending=False).index]
 
 
 def effects_note(table: pd.DataFrame, kinds: pd.DataFrame, answers: pd.DataFrame) -> str:
@@ -121,10 +110,9 @@ def effects_note(table: pd.DataFrame, kinds: pd.DataFrame, answers: pd.DataFrame
     removed = object_effects(table)
     visible = removed[removed["pixels"] >= MIN_PIXELS]
     kind = np.select([visible["cue"], visible["covers_cue"]], ["cue", "covers"], "neither")
-    size, flips = (
-        values.groupby(kind).mean() for values in (visible["effect"].abs(), visible["flips"])
-    )
-    causes = (visible["effect"] >= CAUSAL).groupby(kind).sum()
+    causal = visible["effect"] >= CAUSAL
+    by = visible.assign(size=visible["effect"].abs(), causal=causal).groupby(kind)
+    size, flips, causes = by["size"].mean(), by["flips"].mean(), by["causal"].sum()
     causes = causes.reindex(["cue", "covers", "neither"], fill_value=0)
     looks = _swaps(table)["flipped"].mean()
     top = kinds[kinds["intervention"] == WITHOUT].iloc[0]
@@ -146,27 +134,19 @@ def effects_note(table: pd.DataFrame, kinds: pd.DataFrame, answers: pd.DataFrame
 
 
 def ranking_note(found: Mapping[str, pd.DataFrame], attribution: str) -> str:
-    """The rank correlation of a method, and which methods are ahead of each control.
+    """Which methods are ahead of each control, and what difference would have been seen.
 
     ``found`` holds, for each control, all methods against it (``marks.against_reference``).
     """
-    first = next(iter(found.values())).set_index("attribution")
-    one: dict[Any, float] = first.to_dict("index")[attribution]
-    ahead = {
-        name: [
-            f"`{m}`"
-            for m in table.loc[table["difference_low"] > 0, "attribution"]
-            if m not in found
-        ]
-        for name, table in found.items()
-    }
-    level = first["value"].to_dict()
-    levels = ", ".join(f"`{name}` {level[name]:+.2f}" for name in found)
-    listed = "; ".join(f"of `{n}` {', '.join(m) or 'none'}" for n, m in ahead.items())
+    listed = []
+    for name, table in found.items():
+        ahead = table.loc[table["difference_low"] > 0, "attribution"]
+        methods = ", ".join(f"`{method}`" for method in ahead if method not in found)
+        listed.append(f"of `{name}` {methods or 'none'}")
+    control, table = next(iter(found.items()))
+    one: dict[Any, float] = table.set_index("attribution").to_dict("index")[attribution]
     return (
-        f"`{attribution}` orders its segments by their effects with a rank correlation of "
-        f"**{sentence(one['value'], one['low'], one['high'])}**; {levels}. Ahead, by the interval "
-        f"of the difference in each scene: {listed}. With {one['n_pairs']:.0f} scenes a difference "
-        f"of {cell(one['detectable'], form='.2f')} from `{next(iter(found))}` would have been "
-        "shown with a power of 80 %."
+        f"Ahead, by the interval of the difference in each scene: {'; '.join(listed)}. With "
+        f"{one['n_pairs']:.0f} scenes a difference of {cell(one['detectable'], form='.2f')} from "
+        f"`{control}` would have been shown with a power of 80 %."
     )
