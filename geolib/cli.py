@@ -6,8 +6,7 @@ import json
 import platform
 import signal
 import sys
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 from itertools import product
 from pathlib import Path
@@ -20,21 +19,18 @@ from rich.table import Table
 from typer import Argument, Option
 
 
-@contextmanager
-def _plain_errors() -> Iterator[None]:
-    """Show the message of an error that a user can mend, not its traceback."""
-    try:
-        yield
-    except (ValueError, TypeError, OSError, RuntimeError) as error:
-        # Square brackets in a message are no markup.
-        Console(stderr=True, markup=False).print(f"error: {error}", style="red", highlight=False)
-        raise SystemExit(1) from error
-
-
 class _Commands(typer.core.TyperGroup):
-    def main(self, *args: Any, **options: Any) -> Any:
-        with _plain_errors():
-            return super().main(*args, **options)
+    """Shows the message of an error that a user can mend, not its traceback."""
+
+    def main(self, args: Sequence[str] | None = None, *rest: Any, **options: Any) -> Any:
+        try:
+            given = join_parameters(list(sys.argv[1:] if args is None else args))
+            return super().main(given, *rest, **options)
+        except (ValueError, TypeError, OSError, RuntimeError) as error:
+            # Square brackets in a message are no markup.
+            shown = Console(stderr=True, markup=False)
+            shown.print(f"error: {error}", style="red", highlight=False)
+            raise SystemExit(1) from error
 
 
 app = typer.Typer(
@@ -98,11 +94,20 @@ def run(
     ] = False,
 ) -> None:
     """Execute notebooks with papermill; those that nothing has changed for are skipped."""
+    typer.echo("looking for what has changed …", err=True)  # before imports that take seconds
     from geolib.book import run as run_
 
     given = names or (), profile, _parameters(parameter)
     if dry_run:
-        _print_plans(run_.plan(*given))
+        _print(
+            {
+                "notebook": one.name,
+                "would run": "yes" if one.why else "no",
+                "because these changed": ", ".join(one.why),
+                "last time": "" if one.seconds is None else f"{one.seconds:.0f} s",
+            }
+            for one in run_.plan(*given)
+        )
         return
     for execution in run_.execute(*given, jobs=jobs):
         console.print(execution.path)
@@ -111,6 +116,7 @@ def run(
 @app.command(epilog="Examples: `geolib book` · `geolib book --profile smoke`")
 def book(profile: Profile = "default", parameter: Parameters = None, jobs: Jobs = None) -> None:
     """Execute what has changed and build the book; prints the path of its first page."""
+    typer.echo("looking for what has changed …", err=True)
     from geolib.book import pages
 
     typer.echo(pages.book(profile, _parameters(parameter), jobs=jobs))
@@ -135,19 +141,14 @@ def train(
     seed: int = 0,
 ) -> None:
     """Train or fine-tune a country classifier; a killed training goes on where it stopped."""
-    from geolib.chapters.experiment import Experiment
     from geolib.model import Process
 
-    experiment = Experiment(
-        dataset=dataset.value,
-        root=str(root) if root else None,
-        classes=_names(classes),
+    experiment = _experiment(
+        *(dataset, root, classes),
         arch=arch,
         weights=str(weights) if weights else None,
         image_size=image_size,
         n_train=n,
-        n_validation=None,
-        n_test=None,
         max_epochs=max_epochs,
         learning_rate=learning_rate,
         seed=seed,
@@ -202,12 +203,12 @@ def evaluate(
     ] = None,
 ) -> None:
     """Deletion and insertion tests over a dataset: guided against random boxes."""
-    from geolib import data, pipeline, statistics
+    from geolib import pipeline, statistics
     from geolib.pipeline import cluster
 
     classifier = _classifier(model, weights)
-    source = _source(dataset, root, classes, classifier.image_size)
-    images = data.load(dataset.value, split, n, seed, **source)
+    given = _experiment(dataset, root, classes, image_size=classifier.image_size, seed=seed)
+    images = given.split(split, n)
     tables = []
     with cluster.connect(workers, scheduler) as client:
         for method, name in product(attribution or ["gradcam++"], segmenter or ["felzenszwalb"]):
@@ -227,7 +228,9 @@ def evaluate(
             if output:
                 pipeline.export(output / f"{method}-{name}", images, classifier, config)
     comparison = statistics.compare(pipeline.concat(tables))
-    _print_table(comparison)
+    shown = ["attribution", "segmenter", "test", "guided", "random", "advantage"]
+    shown += ["ci_low", "ci_high", "p_holm", "coverage", "n_images"]
+    _print(comparison[shown].to_dict("records"))
     if output:
         comparison.to_csv(output / "comparison.csv", index=False)
         typer.echo(output)
@@ -254,13 +257,12 @@ def explain(
     """
     from geolib import attribution as methods
     from geolib import pipeline, segmentation
-    from geolib.images import UnreadableImage
     from geolib.scoring import check_choice
 
     # Before a classifier is trained for want of one.
     check_choice("--attribution", attribution, methods.METHODS)
     check_choice("--segmenter", segmenter, segmentation.SEGMENTERS)
-    _check_some_readable(photos)
+    readable = _readable(photos)
     classifier = _classifier(model, weights)
     config = pipeline.EvaluationConfig(
         attribution=attribution,
@@ -268,14 +270,8 @@ def explain(
         segmenter_options=_options(segmenter_checkpoint),
     )
     output.mkdir(parents=True, exist_ok=True)
-    skipped = 0
-    for photo, stem in zip(photos, _distinct_stems(photos), strict=True):
-        try:
-            explanation = pipeline.explain(classifier, photo, config)
-        except UnreadableImage as error:
-            skipped += 1
-            console.print(f"skipped: {error}", style="yellow")
-            continue
+    for photo, stem in readable:
+        explanation = pipeline.explain(classifier, photo, config)
         figure, record = output / f"{stem}.png", output / f"{stem}.json"
         explanation.figure().savefig(figure, bbox_inches="tight", facecolor="white")
         record.write_text(json.dumps(explanation.to_dict(), indent=1))
@@ -286,7 +282,7 @@ def explain(
         )
         if explanation.note:
             console.print(explanation.note, style="yellow")
-    if skipped:
+    if skipped := len(photos) - len(readable):
         console.print(f"{skipped} of {len(photos)} photographs were skipped", style="yellow")
 
 
@@ -308,7 +304,9 @@ def fetch(
     from geolib.download import assets
 
     if listed:
-        _print_assets(assets.status())
+        status = assets.status().replace({True: "yes", False: "no"})
+        status = status[["name", "here", "size", "licence", "gated", "needed_by"]]
+        _print(status.rename(columns={"needed_by": "needed by"}).to_dict("records"))
     elif not names:
         raise ValueError("NAME is missing; `geolib fetch --list` shows what there is")
     for name in names or []:
@@ -416,39 +414,38 @@ def _classifier(model: str | None, weights: Path | None) -> Any:
     return experiment.classifier
 
 
-def _source(kind: Dataset, root: Path | None, classes: str | None, size: int) -> dict[str, Any]:
-    """What the loader of a dataset is asked for."""
-    if kind is Dataset.folder and root is None:
+def _experiment(dataset: Dataset, root: Path | None, classes: str | None, **settings: Any) -> Any:
+    """The settings that commands share with the notebooks."""
+    from geolib.chapters.experiment import Experiment
+
+    if dataset is Dataset.folder and root is None:
         raise ValueError("--root is missing: --dataset folder needs the folder of photographs")
-    where = {"size": size} if kind is Dataset.geoscenes else {"root": root}
-    countries = "classes" if kind is Dataset.folder else "countries"
-    return where | ({countries: _names(classes)} if classes else {})
+    where = str(root) if root else None
+    return Experiment(dataset=dataset.value, root=where, classes=_names(classes), **settings)
 
 
 def _options(checkpoint: Path | None) -> dict[str, Any]:
     return {"checkpoint": str(checkpoint)} if checkpoint else {}
 
 
-def _check_some_readable(photos: list[Path]) -> None:
+def _readable(photos: Sequence[Path]) -> list[tuple[Path, str]]:
+    """Photographs that can be read, each with a name for its results."""
     from geolib import images
 
-    reasons = []
-    for photo in photos:
+    stems = [photo.stem for photo in photos]
+    if len(set(stems)) < len(stems):
+        stems = [f"{i:03d}-{stem}" for i, stem in enumerate(stems, start=1)]
+    found = []
+    for photo, stem in zip(photos, stems, strict=True):
         try:
             images.read(photo)
         except images.UnreadableImage as error:
-            reasons.append(str(error))
+            console.print(f"skipped: {error}", style="yellow", markup=False)
         else:
-            return
-    raise ValueError("none of the photographs could be read:\n" + "\n".join(reasons))
-
-
-def _distinct_stems(photos: list[Path]) -> list[str]:
-    """Names for the results; numbered where two photographs share one."""
-    stems = [photo.stem for photo in photos]
-    if len(set(stems)) == len(stems):
-        return stems
-    return [f"{i:03d}-{stem}" for i, stem in enumerate(stems, start=1)]
+            found.append((photo, stem))
+    if not found:
+        raise ValueError("none of the photographs could be read")
+    return found
 
 
 def _names(text: str | None) -> tuple[str, ...] | None:
@@ -482,35 +479,16 @@ def join_parameters(arguments: list[str]) -> list[str]:
 def main() -> None:
     """Entry point of the ``geolib`` command."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a kill cleans up like Ctrl-C
-    with _plain_errors():
-        app(join_parameters(sys.argv[1:]))
+    app()
 
 
-def _print_plans(plans: Any) -> None:
-    took = ["" if one.seconds is None else f"{one.seconds:.0f} s" for one in plans]
-    why = [("yes" if one.why else "no", ", ".join(one.why)) for one in plans]
-    rows = [(one.name, *w, t) for one, w, t in zip(plans, why, took, strict=True)]
-    _print(("notebook", "would run", "because these changed", "last time"), rows, 100)
-
-
-def _print_table(comparison: Any) -> None:
-    columns = ["attribution", "segmenter", "test", "guided", "random", "advantage"]
-    columns += ["ci_low", "ci_high", "p_holm", "coverage", "n_images"]
-    _print(columns, comparison[columns].itertuples(index=False))
-
-
-def _print_assets(status: Any) -> None:
-    columns = ["name", "here", "size", "licence", "gated", "needed_by"]
-    rows = status[columns].replace({True: "yes", False: "no"}).itertuples(index=False)
-    _print([column.replace("_", " ") for column in columns], rows)
-
-
-def _print(columns: Sequence[str], rows: Iterable[Sequence[Any]], width: int = 140) -> None:
-    """A table; a terminal narrower than it would cut its numbers off."""
-    table = Table(*columns)
-    for row in rows:
-        table.add_row(*(f"{v:.3f}" if isinstance(v, float) else str(v) for v in row))
-    Console(width=max(console.width, width)).print(table)
+def _print(rows: Iterable[Mapping[Any, Any]]) -> None:
+    """A table of rows; a terminal narrower than it would cut its numbers off."""
+    listed = list(rows)
+    table = Table(*listed[0])
+    for row in listed:
+        table.add_row(*(f"{v:.3f}" if isinstance(v, float) else str(v) for v in row.values()))
+    Console(width=max(console.width, 140)).print(table)
 
 
 if __name__ == "__main__":

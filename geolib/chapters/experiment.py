@@ -133,22 +133,22 @@ class Experiment(BaseModel):
     @cached_property
     def train(self) -> GeoDataset:
         """Images the classifier learns from."""
-        return self._split("train", self.n_train)
+        return self.split("train", self.n_train)
 
     @cached_property
     def validation(self) -> GeoDataset:
         """Images that stop the training and choose the thresholds."""
-        return self._split("validation", self.n_validation)
+        return self.split("validation", self.n_validation)
 
     @cached_property
     def test(self) -> GeoDataset:
         """Unseen images for the classifier's accuracy."""
-        return self._split("test", self.n_test)
+        return self.split("test", self.n_test)
 
     @cached_property
     def evaluation(self) -> GeoDataset:
         """Images that the pipeline explains."""
-        return self._split("eval", self.n_eval)
+        return self.split("eval", self.n_eval)
 
     @cached_property
     def compared(self) -> GeoDataset:
@@ -159,7 +159,8 @@ class Experiment(BaseModel):
         """The compared images, fewer for a costly attribution method."""
         return _first(self.compared, self.n_costly if attribution in COSTLY else None)
 
-    def _split(self, name: str, n: int | None) -> GeoDataset:
+    def split(self, name: str, n: int | None) -> GeoDataset:
+        """The first ``n`` images of a split of the data."""
         named = {} if self.classes is None else {"countries": self.classes}
         options: dict[str, dict[str, Any]] = {
             "geoscenes": {"size": self.image_size, **named},

@@ -179,7 +179,7 @@ def photographs(tmp_path, monkeypatch):
     settings = {"classes": toys.CLASSES, "image_size": toys.SIDE, "top_p": 0.1, "s_min": 0.3}
     experiment = Experiment(dataset="folder", root=str(tmp_path / "photos"), **settings)
     experiment.__dict__["classifier"] = toys.classifier()
-    experiment.__dict__["evaluation"] = experiment._split("all", None)
+    experiment.__dict__["evaluation"] = experiment.split("all", None)
     return experiment
 
 
