@@ -12,7 +12,6 @@ import ast
 import hashlib
 import importlib.util
 import json
-import os
 import shutil
 import sys
 import tempfile
@@ -33,24 +32,14 @@ if TYPE_CHECKING:  # keys are made without either, and notebooks start sooner
     import torch
 
 NUMERICAL_LIBRARIES = (
-    "captum",
-    "grad-cam",
-    "numpy",
-    "opencv-python-headless",
-    "pillow",
-    "pycocotools",
-    "scikit-image",
-    "scikit-learn",
-    "scipy",
-    "segment-anything",
-    "timm",
-    "torch",
-    "torchvision",
-    "transformers",
+    *("captum", "grad-cam", "numpy", "opencv-python-headless", "pillow", "pycocotools"),
+    *("scikit-image", "scikit-learn", "scipy", "segment-anything", "timm", "torch"),
+    *("torchvision", "transformers"),
 )
 MANIFEST = "manifest.json"
 # Whose code counts in keys.
 PACKAGES = ("geolib", "geoscenes")
+DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 def sha256(path: str | Path) -> str:
@@ -189,14 +178,12 @@ def _build(place: Path, made_by: Mapping[str, Any], build: Callable[[Path], None
 def _lock(place: Path) -> FileLock:
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        writable = os.access(place.parent, os.W_OK)
-    except OSError:
-        writable = False
-    if not writable:
+        tempfile.TemporaryFile(dir=place.parent).close()
+    except OSError as error:
         raise ValueError(
             f"the cache folder {cache_root()} cannot be written; "
             "set the environment variable GEOLIB_CACHE to a folder that can"
-        )
+        ) from error
     return FileLock(place.with_suffix(".lock"))
 
 
@@ -235,20 +222,11 @@ def module_code(module: str) -> tuple[str, tuple[str, ...]]:
     tree = ast.parse(source.read_text())
     imports: list[str] = []
     for node in ast.walk(tree):
-        body = getattr(node, "body", None)
-        if isinstance(body, list) and body and _is_docstring(body[0]):
-            body.pop(0)
+        if isinstance(node, DOCUMENTED) and ast.get_docstring(node, clean=False) is not None:
+            node.body.pop(0)
         if isinstance(node, ast.Import | ast.ImportFrom):
             imports += imported(node, {*PACKAGES, module.partition(".")[0]})
     return hashlib.sha256(ast.dump(tree).encode()).hexdigest(), tuple(imports)
-
-
-def _is_docstring(node: ast.AST) -> bool:
-    return (
-        isinstance(node, ast.Expr)
-        and isinstance(node.value, ast.Constant)
-        and isinstance(node.value.value, str)
-    )
 
 
 def imported(node: ast.Import | ast.ImportFrom, packages: Collection[str]) -> Iterator[str]:
