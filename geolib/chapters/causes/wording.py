@@ -105,16 +105,23 @@ def shares_table(marked: pd.DataFrame, measures: Mapping[str, str]) -> pd.DataFr
     return pd.DataFrame(columns).loc[order.sort_values(ascending=False).index]
 
 
-def effects_note(table: pd.DataFrame, kinds: pd.DataFrame, answers: pd.DataFrame) -> str:
-    """Which objects matter, and how much; ``answers`` are the predictions for the scenes."""
+def effects_table(table: pd.DataFrame) -> Styler:
+    """How much the visible objects matter: cues, what covers one, and what does neither."""
     removed = object_effects(table)
-    visible = removed[removed["pixels"] >= MIN_PIXELS]
-    kind = np.select([visible["cue"], visible["covers_cue"]], ["cue", "covers"], "neither")
-    causal = visible["effect"] >= CAUSAL
-    by = visible.assign(size=visible["effect"].abs(), causal=causal).groupby(kind)
-    size, flips, causes = by["size"].mean(), by["flips"].mean(), by["causal"].sum()
-    causes = causes.reindex(["cue", "covers", "neither"], fill_value=0)
-    looks = _swaps(table)["flipped"].mean()
+    seen = removed[removed["pixels"] >= MIN_PIXELS]
+    seen = seen.assign(size=seen["effect"].abs(), cause=seen["effect"] >= CAUSAL)
+    kinds = ["cue", "no cue, covers one", "neither"]
+    kind = np.select([seen["cue"], seen["covers_cue"]], kinds[:2], kinds[2])
+    found = seen.groupby(kind).agg(
+        {"category": "size", "size": "mean", "flips": "mean", "cause": "sum"}
+    )
+    found.columns = ["objects", "log-probability moves by", "decision flips", "causes"]
+    forms: dict[Any, Any] = {"log-probability moves by": "{:.3f}", "decision flips": "{:.1%}"}
+    return found.reindex([name for name in kinds if name in found.index]).style.format(forms)
+
+
+def effects_note(table: pd.DataFrame, kinds: pd.DataFrame, answers: pd.DataFrame) -> str:
+    """Which kind matters most; ``answers`` are the predictions for the scenes."""
     top = kinds[kinds["intervention"] == WITHOUT].iloc[0]
     right = int((answers["prediction"] == answers["label"]).sum())
     alone = answers["prediction"].nunique() == 1
@@ -122,14 +129,8 @@ def effects_note(table: pd.DataFrame, kinds: pd.DataFrame, answers: pd.DataFrame
         f"The classifier is right on {right} of {len(answers)} scenes. "
         + ("It gives them all one name: nothing below is more than an exercise. " if alone else "")
         + f"The kind with the largest effect is **{top['category'].replace('_', ' ')}** "
-        f"({sentence(top['value'], top['low'], top['high'])}). Without a cue the log-probability "
-        f"moves by {size['cue']:.3f} on average and {flips['cue']:.1%} of the decisions flip; "
-        f"without what is no cue and covers none, by {size['neither']:.3f} and "
-        f"{flips['neither']:.1%}. Another country's look flips {looks:.1%}. An object is a *cause* "
-        f"from an effect of {CAUSAL} on, a tenth of the probability: "
-        f"{causes['cue']} cues, {causes['covers']} objects that cover one, and "
-        f"**{causes['neither']} that do neither**, which the network uses although they say "
-        "nothing about the country."
+        f"({sentence(top['value'], top['low'], top['high'])}). Another country's look flips "
+        f"{_swaps(table)['flipped'].mean():.1%} of the decisions."
     )
 
 

@@ -118,13 +118,10 @@ def advantage(judged: pd.DataFrame, value: str = "right", seed: int = 0) -> dict
 
 def kappa(first: np.ndarray, second: np.ndarray, n_answers: int) -> Statistic:
     """Cohen's κ of two columns of answers, coded 0 to ``n_answers`` − 1."""
-    cell = first * n_answers + second
-
-    def statistic(people: np.ndarray, scenes: np.ndarray) -> float:
-        counts = np.bincount(cell, people * scenes, n_answers**2)
-        return _kappa(counts.reshape(n_answers, n_answers))
-
-    return statistic
+    cell, shape = first * n_answers + second, (n_answers, n_answers)
+    return lambda people, scenes: _kappa(
+        np.bincount(cell, people * scenes, n_answers**2).reshape(shape)
+    )
 
 
 def kappa_among(answers: np.ndarray, items: np.ndarray, n_answers: int) -> Statistic:
