@@ -72,7 +72,7 @@ class LocationExperiment(Experiment):
 
     def _drawn(self, split: str, n: int | None) -> data.GeoDataset:
         if self.dataset != "geoscenes":
-            return self._split(split, n)
+            return self.split(split, n)
         options = {} if self.classes is None else {"countries": self.classes}
         size = self.location_config.image_size
         return data.load("geoscenes", split, n, self.seed, size=size, regional=True, **options)
