@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -25,24 +26,13 @@ Fill = str | Sequence[float]
 Model = Callable[[torch.Tensor], torch.Tensor]
 
 COLUMNS = {
-    "image_id": "str",
-    "dataset": "str",
-    "attribution": "str",
-    "segmenter": "str",
-    "test": "str",
-    "region": "str",
-    "fill": "str",
-    "repeat": "int64",
-    "element": "int64",
-    "coverage": "float64",
-    "coverage_gap": "float64",
-    "n_elements": "int64",
-    "label": "int64",
-    "prediction": "int64",
-    "correct": "bool",
-    "agrees": "bool",
-    "probability": "float64",
-    "log_probability": "float64",
+    **dict.fromkeys(("image_id", "dataset", "attribution", "segmenter"), "str"),
+    **dict.fromkeys(("test", "region", "fill"), "str"),
+    **dict.fromkeys(("repeat", "element"), "int64"),
+    **dict.fromkeys(("coverage", "coverage_gap"), "float64"),
+    **dict.fromkeys(("n_elements", "label", "prediction"), "int64"),
+    **dict.fromkeys(("correct", "agrees"), "bool"),
+    **dict.fromkeys(("probability", "log_probability"), "float64"),
 }
 
 # Single-box moves tried before the closest layout found so far is kept.
@@ -118,17 +108,34 @@ def _road_fill(
     image: torch.Tensor, missing: torch.Tensor, generator: torch.Generator
 ) -> torch.Tensor:
     """Noisy linear imputation of the missing pixels (ROAD, Rong et al. 2022, arXiv 2202.00449)."""
-    from pytorch_grad_cam.metrics.road import NoisyLinearImputer
+    from scipy.sparse.linalg import spsolve
 
     if not missing.any():
         return image
     if missing.all():  # nothing to impute from
         return _fill_image(image, "mean", generator, None)
-    # The library draws its noise from the global generator: set to zero, and added here.
-    imputer = NoisyLinearImputer(noise=0)
-    with torch.random.fork_rng(devices=[]):
-        smooth = imputer(image.detach().cpu().float(), (~missing).cpu().float()).to(image)
+    absent = missing.flatten().cpu().numpy()
+    pixels = image.flatten(1).T.cpu().double().numpy()
+    rows = _neighbour_system(tuple(missing.shape))[absent]
+    known = -rows[:, ~absent] @ pixels[~absent]
+    # The order of elimination for symmetric systems takes half the time of the usual one.
+    values = spsolve(rows[:, absent].tocsc(), known, permc_spec="MMD_AT_PLUS_A")
+    smooth = image.clone()
+    smooth[:, missing] = torch.from_numpy(values.T).to(image)
     return (smooth + 0.01 * _noise(image, generator)).clamp(0, 1)
+
+
+@cache
+def _neighbour_system(shape: tuple[int, ...]) -> Any:
+    """Sparse [HW,HW], zero on an image whose pixels are each the mean of their eight neighbours.
+
+    Neighbours across an edge weigh twice as much as those across a corner.
+    """
+    from scipy import sparse
+
+    lines = [sparse.diags_array([1.0, 2.0, 1.0], offsets=[-1, 0, 1], shape=(n, n)) for n in shape]
+    weights = sparse.kron(*lines) - 4 * sparse.eye_array(math.prod(shape))
+    return (sparse.diags_array(weights.sum(axis=1)) - weights).tocsr()
 
 
 def ablate(

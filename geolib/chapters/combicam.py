@@ -37,7 +37,7 @@ def settings(
     }
     asked[COMBINED] = ("combicam", {"layers": layers})
     return {
-        name: experiment.config(method, segmenter, individual=False).model_copy(
+        name: experiment.config(method, segmenter).model_copy(
             update={"attribution_options": options}
         )
         for name, (method, options) in asked.items()

@@ -210,13 +210,13 @@ class Experiment(BaseModel):
         return pipeline.tune(_first(self.validation, TUNING_IMAGES), self.classifier, base)
 
     def _base(self, **changes: Any) -> EvaluationConfig:
-        return EvaluationConfig(repeats=self.repeats, label=self.label, seed=self.seed, **changes)
+        shared = {"repeats": self.repeats, "label": self.label, "seed": self.seed}
+        return EvaluationConfig(individual=False, **shared, **changes)
 
     def config(
         self,
         attribution: str = "gradcam++",
         segmenter: str = "felzenszwalb",
-        individual: bool = True,
     ) -> EvaluationConfig:
         """Settings of the pipeline with the chosen thresholds, for one method and one segmenter."""
         chosen = self.tuned.config
@@ -232,7 +232,6 @@ class Experiment(BaseModel):
             segmenter_options=segmenter_options,
             top_p=chosen.top_p,
             s_min=chosen.s_min,
-            individual=individual,
         )
 
     def _attribution_options(self, method: str) -> dict[str, Any]:
@@ -263,7 +262,7 @@ class Experiment(BaseModel):
             pipeline.evaluate(
                 images or self.compared_with(pair[0]),
                 self.classifier,
-                self.config(*pair, individual=False),
+                self.config(*pair),
             )
             for pair in dict.fromkeys(pairs)
         ]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,8 @@ from geolib.model import Classifier
 from geolib.pipeline import shards as shards_
 from geolib.runtime import cache
 from geolib.runtime.here import KEEP_FREED_MEMORY, cache_root, progress_bar
+
+Stage = Callable[[shards_.Shard, Classifier, shards_.EvaluationConfig], Path]
 
 # By default Dask has workers give freed memory back at once, which takes a third of the time of a
 # network on a processor.
@@ -115,10 +117,11 @@ def compute(
     dataset: data.GeoDataset,
     classifier: Classifier,
     config: shards_.EvaluationConfig,
+    stages: Sequence[Stage] = (shards_.outcomes,),
     *,
     progress: bool = True,
 ) -> None:
-    """Compute the outcomes of a dataset on a cluster, into the cache (§5 of arXiv 2605.00912).
+    """Compute stages of a dataset on a cluster, into the cache (§5 of arXiv 2605.00912).
 
     Parameters
     ----------
@@ -126,6 +129,7 @@ def compute(
     dataset : its images travel as records, not as pixels.
     classifier : sent once to every worker.
     config : settings.
+    stages : functions of a shard, the classifier and the settings, each to the folder it fills.
     progress : whether to show a progress bar over finished shards.
 
     Raises
@@ -139,9 +143,9 @@ def compute(
         If a shard took several workers with it.
     """
     shards = list(shards_.shards(dataset, classifier, config.shard_size))
-    run = _Run(classifier, config)
+    run = _Run(classifier, config, stages)
     client.register_plugin(run)
-    futures = client.map(_outcomes, shards, run=run.name, pure=False)
+    futures = client.map(_compute, shards, run=run.name, pure=False)
     sizes = dict(zip(futures, (len(shard.dataset) for shard in shards), strict=True))
     # A finished shard that is let go of is not asked for again when its worker dies.
     del futures
@@ -177,16 +181,19 @@ class _Run(WorkerPlugin):
     order in memory, and compute other last digits.
     """
 
-    def __init__(self, classifier: Classifier, config: shards_.EvaluationConfig) -> None:
+    def __init__(
+        self, classifier: Classifier, config: shards_.EvaluationConfig, stages: Sequence[Stage]
+    ) -> None:
         self.name = f"run-{uuid4().hex}"
         self.classifier = classifier
         self.config = config
+        self.stages = stages
         self.cache = str(cache_root().absolute())
         self.version = _version()
 
 
-def _outcomes(shard: shards_.Shard, run: str) -> str:
-    """On a worker: folder of a shard's outcomes, computed where the cache does not hold them."""
+def _compute(shard: shards_.Shard, run: str) -> str:
+    """On a worker: folder of a shard's last stage, computed where the cache does not hold it."""
     worker = get_worker()
     if worker.state.nthreads > 1:
         # Attribution hooks into the network, which the threads of a process would share.
@@ -203,7 +210,8 @@ def _outcomes(shard: shards_.Shard, run: str) -> str:
     os.environ["GEOLIB_CACHE"] = shared.cache
     single_threaded(0)
     with shards_.single_thread():
-        return str(shards_.outcomes(shard, shared.classifier, shared.config))
+        folders = [stage(shard, shared.classifier, shared.config) for stage in shared.stages]
+    return str(folders[-1])
 
 
 def _version() -> str:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import product
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -64,7 +65,9 @@ def evaluate(
     ConnectionError, RuntimeError
         If the cluster is lost; see :func:`geolib.pipeline.cluster.compute`.
     """
-    return _collect(dataset, classifier, config, "outcomes.parquet", client, progress)
+    config = config or EvaluationConfig()
+    stages = (shards.outcomes, shards.elements) if config.individual else (shards.outcomes,)
+    return _collect(dataset, classifier, config, stages, "outcomes", client, progress)
 
 
 def elements(
@@ -80,30 +83,33 @@ def elements(
     Parameters, caching and errors are those of :func:`evaluate`, columns those of
     :func:`geolib.pipeline.shards.elements_table`.
     """
-    return _collect(dataset, classifier, config, "elements.parquet", client, progress)
+    config = config or EvaluationConfig()
+    stages = (shards.elements,)
+    return _collect(dataset, classifier, config, stages, "elements", client, progress)
 
 
 def _collect(
     dataset: data.GeoDataset,
     classifier: Classifier,
-    config: EvaluationConfig | None,
+    config: EvaluationConfig,
+    stages: Sequence[Callable[[shards.Shard, Classifier, EvaluationConfig], Path]],
     name: str,
     client: Client | None,
     progress: bool,
 ) -> pd.DataFrame:
-    config = config or EvaluationConfig()
+    """The table that some stages keep under a name, of all shards; readable images alone."""
     if client is not None:
         # dask takes a while to import; only runs on a cluster need it.
         from geolib.pipeline import cluster
 
-        cluster.compute(client, dataset, classifier, config, progress=progress)
+        cluster.compute(client, dataset, classifier, config, stages, progress=progress)
         progress = False
     tables, skipped = [], []
     title = f"{config.attribution} × {config.segmenter}"
     for shard in _shards(dataset, classifier, config, title, progress):
-        folder = shards.outcomes(shard, classifier, config)
-        tables.append(pd.read_parquet(folder / name))
-        skipped.extend(json.loads((folder / "skipped.json").read_text()))
+        folders = [stage(shard, classifier, config) for stage in stages]
+        tables += [pd.read_parquet(folder / f"{name}.parquet") for folder in folders]
+        skipped.extend(json.loads((folders[0] / "skipped.json").read_text()))
     if len(skipped) == len(dataset):
         raise ValueError(f"none of the {len(dataset)} images of the dataset could be read")
     if skipped:
@@ -222,7 +228,7 @@ def tune(
         warnings.warn(note, stacklevel=2)
         return Tuned(config, pd.DataFrame(), note)
     pairs = list(product(top_p, s_min))
-    few = {"repeats": repeats, "tests": ("insertion",), "individual": False}
+    few = {"repeats": repeats, "tests": ("insertion",), "individual": False, "label": "true"}
     configs = [config.model_copy(update={"top_p": p, "s_min": s, **few}) for p, s in pairs]
     found = _shards(validation, classifier, config, "choosing p and s_min", progress)
     outcomes = concat([shards.swept(shard, classifier, configs) for shard in found])

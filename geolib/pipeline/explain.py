@@ -134,8 +134,7 @@ def explain(
     maps = shards.attribute_batch(classifier, batch, config)
     segments = shards.segment_batch([item], batch, maps, config)
     found = shards.extract_batch([item], batch, maps, segments, config)
-    alone = {"repeats": 1, "individual": True, "tests": ("deletion", "insertion")}
-    (outcomes,) = shards.ablate_batch(classifier, [found], None, config.model_copy(update=alone))
+    (outcomes,) = shards.ablate_batch(classifier, [found], None, shards.alone(config))
     probabilities = log_probabilities(classifier, batch, precision="fp32")[0].exp().tolist()
     synthetic = classifier.trained_on == "geoscenes" and item.scene is None
     return Explanation(

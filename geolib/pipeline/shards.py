@@ -8,7 +8,7 @@ stage is already in the cache.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from safetensors.torch import load_file, save_file
 
 from geolib import data, segmentation
-from geolib.ablation import COLUMNS, sweep
+from geolib.ablation import MODES, sweep
 from geolib.attribution import FLOAT32_METHODS, attribute
 from geolib.images import UnreadableImage
 from geolib.masks import encode
@@ -226,10 +226,11 @@ def ablate_batch(
     Without labels they are judged by the prediction.
     """
     classifier.to(choose_device(config.device))
+    images = [found.image for found in choices[0]]
     with single_thread(_depends_on_threads(classifier, config.precision)):
         return sweep(
             classifier,
-            torch.stack([found.image for found in choices[0]]),
+            torch.stack(images) if images else torch.zeros(0, 3, 1, 1),
             labels,
             [[found.elements for found in extracted] for extracted in choices],
             image_ids=[found.item.id for found in choices[0]],
@@ -238,6 +239,11 @@ def ablate_batch(
             individual=config.individual,
             **ablation_settings(config),
         )
+
+
+def alone(config: EvaluationConfig) -> EvaluationConfig:
+    """The same settings, under which nothing but single elements is tested."""
+    return config.model_copy(update={"repeats": 0, "individual": True, "tests": MODES})
 
 
 # The same, one shard at a time and kept -----------------------------------------------------------
@@ -283,34 +289,34 @@ def segments(
 
 def extract(shard: Shard, classifier: Classifier, config: EvaluationConfig) -> list[Extracted]:
     """Object-like elements of each readable image of a shard (§3.3)."""
-    maps = attribution_maps(shard, classifier, config)
-    found = segments(shard, classifier, config)
-    return extract_batch(shard.items, shard.batch, maps, found, config)
+    return _choices(shard, classifier, [config])[0]
+
+
+def _choices(
+    shard: Shard, classifier: Classifier, configs: Sequence[EvaluationConfig]
+) -> list[list[Extracted]]:
+    """Elements under several settings that differ in nothing but how segments are chosen."""
+    if not shard.items:
+        return [[] for _ in configs]
+    maps = attribution_maps(shard, classifier, configs[0])
+    found = segments(shard, classifier, configs[0])
+    return [extract_batch(shard.items, shard.batch, maps, found, one) for one in configs]
 
 
 def outcomes(shard: Shard, classifier: Classifier, config: EvaluationConfig) -> Path:
-    """Folder of a shard's ``outcomes.parquet``, ``elements.parquet`` and ``skipped.json`` (§5)."""
-    labels = true_labels(shard.dataset, classifier) if config.label == "true" else None
+    """Folder of a shard's ``outcomes.parquet``, elements together, and ``skipped.json`` (§5)."""
+    together = config.model_copy(update={"individual": False})
+    return _ablated("outcomes", shard, classifier, [together], lambda _, t: {"outcomes": t[0]})
 
-    def build(folder: Path) -> None:
-        (folder / "skipped.json").write_text(json.dumps(shard.skipped))
-        if not shard.items:
-            pd.DataFrame(columns=list(COLUMNS)).to_parquet(folder / "outcomes.parquet")
-            pd.DataFrame(columns=ELEMENT_COLUMNS).to_parquet(folder / "elements.parquet")
-            return
-        found = extract(shard, classifier, config)
-        known = None if labels is None else [labels[one.item.id] for one in found]
-        (table,) = ablate_batch(classifier, [found], known, config, shard.dataset.name)
-        table.to_parquet(folder / "outcomes.parquet", index=False)
-        elements_table(found, table).to_parquet(folder / "elements.parquet", index=False)
 
-    params = {
-        "images": shard.identity,
-        "labels": labels,
-        "classifier": shard.weights_sha256,
-        **config_key(config),
-    }
-    return cache.compute("outcomes", params, ("geolib.pipeline.shards",), build)
+def elements(shard: Shard, classifier: Classifier, config: EvaluationConfig) -> Path:
+    """Folder of a shard's ``elements.parquet``, and of the ``outcomes.parquet`` of each alone."""
+
+    def tables(choices: list[list[Extracted]], found: list[pd.DataFrame]) -> dict[str, Any]:
+        single = found[0][found[0]["region"] == "element"]
+        return {"elements": elements_table(choices[0], found[0]), "outcomes": single}
+
+    return _ablated("elements", shard, classifier, [alone(config)], tables)
 
 
 def swept(
@@ -320,18 +326,31 @@ def swept(
 
     The column ``choice`` is the place of the settings in ``configs``.
     """
-    labels = true_labels(shard.dataset, classifier)
+
+    def tables(_: object, found: list[pd.DataFrame]) -> dict[str, pd.DataFrame]:
+        return {"outcomes": pd.concat([one.assign(choice=i) for i, one in enumerate(found)])}
+
+    folder = _ablated("swept", shard, classifier, configs, tables)
+    return pd.read_parquet(folder / "outcomes.parquet")
+
+
+def _ablated(
+    stage: str,
+    shard: Shard,
+    classifier: Classifier,
+    configs: Sequence[EvaluationConfig],
+    tables: Callable[[list[list[Extracted]], list[pd.DataFrame]], Mapping[str, pd.DataFrame]],
+) -> Path:
+    """Folder of ``skipped.json`` and of the ``tables`` of a shard's elements and outcomes."""
+    labels = true_labels(shard.dataset, classifier) if configs[0].label == "true" else None
 
     def build(folder: Path) -> None:
-        table = pd.DataFrame(columns=[*COLUMNS, "choice"])
-        if shard.items:
-            batch, maps = shard.batch, attribution_maps(shard, classifier, configs[0])
-            found = segments(shard, classifier, configs[0])
-            choices = [extract_batch(shard.items, batch, maps, found, c) for c in configs]
-            known = [labels[item.id] for item in shard.items]
-            tables = ablate_batch(classifier, choices, known, configs[0], shard.dataset.name)
-            table = pd.concat([one.assign(choice=i) for i, one in enumerate(tables)])
-        table.to_parquet(folder / "outcomes.parquet", index=False)
+        (folder / "skipped.json").write_text(json.dumps(shard.skipped))
+        choices = _choices(shard, classifier, configs)
+        known = None if labels is None else [labels[item.id] for item in shard.items]
+        found = ablate_batch(classifier, choices, known, configs[0], shard.dataset.name)
+        for name, table in tables(choices, found).items():
+            table.to_parquet(folder / f"{name}.parquet", index=False)
 
     params = {
         "images": shard.identity,
@@ -339,8 +358,7 @@ def swept(
         "classifier": shard.weights_sha256,
         "choices": [config_key(config) for config in configs],
     }
-    folder = cache.compute("swept", params, ("geolib.pipeline.shards",), build)
-    return pd.read_parquet(folder / "outcomes.parquet")
+    return cache.compute(stage, params, ("geolib.pipeline.shards",), build)
 
 
 def ablation_settings(config: EvaluationConfig) -> dict[str, Any]:
@@ -351,8 +369,9 @@ def ablation_settings(config: EvaluationConfig) -> dict[str, Any]:
 
 def config_key(config: EvaluationConfig) -> dict[str, Any]:
     """What of a configuration the outcomes depend on, for the cache."""
+    not_of_the_outcomes = {"batch_size", "shard_size", "device", "individual"}
     return {
-        "config": config.model_dump(mode="json", exclude={"batch_size", "shard_size", "device"}),
+        "config": config.model_dump(mode="json", exclude=not_of_the_outcomes),
         "segmenter": _segmenter(config).key,
     }
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pytorch_grad_cam.metrics.road import NoisyLinearImputer
 from scipy.ndimage import gaussian_filter
 
 from geolib.ablation import (
@@ -150,6 +151,11 @@ def test_road_continues_a_ramp_up_to_its_noise():
     error = (imputed - ramp)[0, :, torch.from_numpy(region)]
     assert error.std() == pytest.approx(0.01, rel=0.2)
     assert error.abs().max() < 0.05
+    smooth = NoisyLinearImputer(noise=0)(ramp[0] ** 3, torch.from_numpy(~region).float())
+    imputed = ablate(ramp**3, region[None], "deletion", "road")[0]
+    error = (imputed - smooth)[:, torch.from_numpy(region)]
+    noise = torch.randn(ramp[0].shape, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(error, 0.01 * noise[:, torch.from_numpy(region)], atol=1e-6, rtol=0)
     # Nothing left to impute from: the mean colour.
     blank = ablate(ramp, region[None] & False, "insertion", "road")
     np.testing.assert_allclose(blank[0, :, 3, 3], IMAGENET_MEAN, rtol=1e-6)

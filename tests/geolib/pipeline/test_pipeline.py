@@ -26,7 +26,7 @@ from geolib.pipeline import EvaluationConfig
 from geolib.pipeline import shards as shards_
 
 TESTS = [str(Path(__file__).parents[2]), str(Path(__file__).parent)]
-CONFIG = EvaluationConfig(repeats=3, shard_size=3, precision="fp32")
+CONFIG = EvaluationConfig(repeats=3, individual=False, shard_size=3, precision="fp32")
 
 
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -83,6 +83,22 @@ def test_elements_carry_their_own_effect(root):
         with torch.inference_mode():
             whole, left = (classifier()(x).log_softmax(1)[0, label] for x in (image, removed))
         assert row["deletion_effect"] == pytest.approx(float(whole - left), abs=1e-5)
+
+
+def test_single_elements_are_added_to_outcomes_that_stay(root, monkeypatch):
+    together = _evaluate(root)
+    known = pipeline.elements(_dataset(root), classifier(), CONFIG, progress=False)
+    monkeypatch.setattr(shards_, "ablate_batch", lambda *args: pytest.fail("tested again"))
+    table = _evaluate(root, individual=True)
+    single = table["region"] == "element"
+    keys = ["image_id", "test", "region", "repeat"]
+    rest = table[~single].sort_values(keys, ignore_index=True)
+    pd.testing.assert_frame_equal(rest, together.sort_values(keys, ignore_index=True))
+    deleted = table[single & (table["test"] == "deletion")].set_index(["image_id", "element"])
+    whole = together[together["test"] == "original"].set_index("image_id")["log_probability"]
+    known = known.set_index(["image_id", "element"])
+    lost = whole.reindex(known.index, level="image_id") - deleted["log_probability"]
+    pd.testing.assert_series_equal(lost, known["deletion_effect"], check_names=False)
 
 
 def _seed(image_id):
