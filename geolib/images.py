@@ -31,8 +31,8 @@ def read(
     """Read an image as upright RGB.
 
     The EXIF rotation is applied, transparency is laid on white, 16-bit values are scaled to 8 bit,
-    and an image with a side above 4096 px is shrunk to that while it is decoded. Nothing but the
-    pixels is returned, so EXIF data and GPS positions end here.
+    and a side above 4096 px is shrunk to that while it is decoded. EXIF data and GPS positions end
+    here: nothing but the pixels is returned.
 
     Parameters
     ----------
@@ -40,8 +40,8 @@ def read(
         Path, the bytes of an image file, a Pillow image, or a ``uint8`` or ``uint16`` array
         ``[H,W]``, ``[H,W,3]`` or ``[H,W,4]``.
     min_side
-        A JPEG file may be decoded at a half, a quarter or an eighth of its resolution, which takes
-        a fraction of the time, as long as neither side falls below so many pixels.
+        Least pixels of a side to which a JPEG file may be decoded at a fraction of its resolution,
+        and of the time.
 
     Returns
     -------
@@ -57,7 +57,7 @@ def read(
     """
     name = _describe(source)
     try:
-        # Large images are shrunk while decoding; the still larger ones raise an error of their own.
+        # Large images are shrunk while decoding; still larger ones raise an error of their own.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             image = _open(source)
@@ -87,15 +87,15 @@ def _describe(source: object) -> str:
 def _open(source: object) -> Image.Image:
     if isinstance(source, str | Path):
         # Read at once: Pillow would keep the file open until the pixels are decoded.
-        return Image.open(io.BytesIO(Path(source).read_bytes()))
+        source = Path(source).read_bytes()
     if isinstance(source, bytes):
         return Image.open(io.BytesIO(source))
     if isinstance(source, Image.Image):
         return source.copy()
+    if isinstance(source, np.ndarray) and source.dtype == np.uint16:
+        source = _to_8_bit(source)
     if isinstance(source, np.ndarray) and source.dtype == np.uint8:
         return Image.fromarray(source)
-    if isinstance(source, np.ndarray) and source.dtype == np.uint16:
-        return Image.fromarray(_to_8_bit(source))
     kind = f"an array of {source.dtype}" if isinstance(source, np.ndarray) else type(source)
     raise TypeError(
         f"source is {kind}; expected a path, bytes, a Pillow image or an array of uint8 or uint16"

@@ -49,14 +49,6 @@ def iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.divide(shared, union, out=np.full(shared.shape, np.nan), where=union > 0)
 
 
-def box_iou(boxes: np.ndarray, box: np.ndarray) -> np.ndarray:
-    """Intersection over union of boxes [N,4] with one box [4], end-exclusive: [N]."""
-    low, high = np.maximum(boxes[:, :2], box[:2]), np.minimum(boxes[:, 2:], box[2:])
-    shared = np.prod(np.maximum(high - low, 0), axis=1)
-    areas = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1) + np.prod(box[2:] - box[:2])
-    return shared / (areas - shared)
-
-
 def resized(mask: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """A mask bool [h,w] at `shape` [H,W]: the pixels of which it covers at least half."""
     if mask.shape == tuple(shape):

@@ -17,6 +17,7 @@ import pandas as pd
 import torch
 from matplotlib.figure import Figure
 from scipy import ndimage
+from torchvision.ops import box_iou
 
 from geolib import figures, pipeline, statistics
 from geolib.ablation import ablate
@@ -24,7 +25,7 @@ from geolib.chapters.experiment import Experiment
 from geolib.chapters.tables import difference
 from geolib.data import GeoDataset, to_batch
 from geolib.data.scenes import SceneRecord
-from geolib.masks import box_iou, box_region
+from geolib.masks import box_region
 from geolib.model import Classifier
 from geolib.model.prediction import log_probabilities
 from geolib.pipeline import shards
@@ -109,7 +110,7 @@ def exposure(extracted: Sequence[Extracted], k: int = 3) -> pd.DataFrame:
         values = one.attribution.double().numpy()
         even = values if values.max() > 0 else np.ones_like(values)
         box = element_boxes(mask[None], padding=0.05)
-        overlaps = box_iou(one.elements.boxes[:k], box[0])
+        overlaps = box_iou(torch.as_tensor(one.elements.boxes[:k]), torch.as_tensor(box))
         rows.append(
             {
                 "image_id": one.item.id,

@@ -13,7 +13,6 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -104,29 +103,12 @@ def panoramax(
     place = Path(root or cache_root() / "panoramax" / digest[:16]).expanduser()
     if not _is_settled(place, asked):
         done = prepare(place, areas, dates=dates, per_area=per_area, api=api, progress=progress)
-        if not done.images.complete:
-            warnings.warn(f"{done.images}; see data.load(...).skipped", stacklevel=3)
+        if not done.complete:
+            warnings.warn(f"{done}; see data.load(...).skipped", stacklevel=3)
     found = folder(split, n, seed, root=place, classes=tuple(areas))
     why = failures(place).set_index("id")["reason"]
     skipped = [Skipped(file, why.get(_id(file), reason)) for file, reason in found.skipped]
     return GeoDataset("panoramax", found.classes, split, found.records, skipped)
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """What :func:`prepare` found and fetched; ``str()`` says it in one line.
-
-    ``left_out`` counts the pictures of the catalogue that were not wanted, by reason; ``images``
-    those that were.
-    """
-
-    root: Path
-    left_out: dict[str, int]
-    images: Summary
-
-    def __str__(self) -> str:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(self.left_out.items()))
-        return f"{self.images}; left out: {reasons or 'none'}"
 
 
 def prepare(
@@ -137,15 +119,15 @@ def prepare(
     per_area: int = PER_AREA,
     api: str = API,
     progress: bool = True,
-) -> Prepared:
+) -> Summary:
     """Find photographs and fetch those that are missing; a killed run goes on where it stopped.
 
     The catalogue is asked once: what it answered is kept in ``ROOT/metadata.csv``, one row per
     photograph with its ``file``, ``country``, ``latitude``, ``longitude``, ``licence``,
-    ``attribution`` and ``address``. Left out and counted are pictures without an open licence or
-    an author, panoramas, and all but the first of each cell of about 70 m. Pictures are taken in
-    the catalogue's order, nearest to the middle of the area first. Arguments and errors are those
-    of :func:`panoramax`.
+    ``attribution`` and ``address``. Left out, and counted in ``ROOT/request.json``, are pictures
+    without an open licence or an author, panoramas, and all but the first of each cell of about
+    70 m. Pictures are taken in the catalogue's order, nearest to the middle of the area first.
+    Arguments and errors are those of :func:`panoramax`.
     """
     asked = _request(areas, dates, per_area, api)
     root = Path(root).expanduser()
@@ -170,8 +152,7 @@ def prepare(
             host = urlsplit(address[name]).netloc
             raise http.Absent(f"{host} has withdrawn the picture") from error
 
-    fetched = collect(address, root, fetch, workers=WORKERS, progress=progress)
-    return Prepared(root, json.loads((root / REQUEST).read_text())["left_out"], fetched)
+    return collect(address, root, fetch, workers=WORKERS, progress=progress)
 
 
 def answers(api: str = API, seconds: float = 3.0) -> bool:

@@ -1,12 +1,11 @@
 """Boxes, overlaps and run lengths, by hand and against pycocotools."""
 
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools import mask as coco
 
-from geolib.masks import bounding_boxes, box_iou, box_region, decode, encode, intersections, iou
+from geolib.masks import bounding_boxes, box_region, decode, encode, intersections, iou
 
 
 def test_run_lengths_by_hand():
@@ -38,5 +37,4 @@ def test_overlaps_by_hand():
     assert np.isnan(iou(masks[3:], masks[3:])).all()
     assert iou(masks[:0], masks).shape == (0, 4)
     np.testing.assert_array_equal(bounding_boxes(masks[:3]), boxes[:3])
-    assert box_iou(boxes[:3], boxes[0]).tolist() == pytest.approx([1, 4 / 12, 0])
     np.testing.assert_array_equal(box_region(boxes[[0, 1]], shape), masks[0] | masks[1])

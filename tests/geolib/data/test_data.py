@@ -74,8 +74,7 @@ def test_photos_alone_have_no_labels(tmp_path):
     for i in range(4):
         write_photo(tmp_path / f"{i}.png", i)
     dataset = everything(tmp_path)
-    assert dataset.classes == ()
-    assert dataset.labels == [None] * 4
+    assert (dataset.classes, dataset.labels) == ((), [None] * 4)
 
 
 @pytest.mark.parametrize(
@@ -85,10 +84,11 @@ def test_photos_alone_have_no_labels(tmp_path):
         ({"a.txt": "x"}, {}, r"holds no images .*expected ROOT/COUNTRY"),
         ({"metadata.csv": "name,country\na.png,FR\n"}, {}, "lacks the column 'file'"),
         ({"metadata.csv": "file\na.png\na.png\n"}, {}, "lists 'a.png' more than once"),
-        ({"metadata.csv": f"{PLACED}91,0"}, {}, "line 2: latitude='91'"),
+        ({"metadata.csv": "file,country\n ,FR\n"}, {}, "line 2: the file's name is empty"),
+        ({"metadata.csv": f"{PLACED}1,1\nb.png,91,0"}, {}, "line 3: latitude='91'; expected"),
         ({"metadata.csv": f"{PLACED}x,0"}, {}, "line 2: latitude='x'"),
         ({"metadata.csv": f"{PLACED}nan,0"}, {}, "line 2: latitude='nan'"),
-        ({"metadata.csv": f"{PLACED}1,"}, {}, "both be given"),
+        ({"metadata.csv": f"{PLACED}1,"}, {}, "line 2: .* both be given"),
         (
             {"metadata.csv": "file,country\na.png,IN\n"},
             {"classes": ("FR", "JP")},
@@ -146,9 +146,7 @@ def test_metadata_columns_reach_the_items(tmp_path):
 
 
 def test_missing_and_unlisted_files_are_counted(tmp_path):
-    with_metadata(
-        tmp_path, [{"file": "a.png", "country": "FR"}, {"file": "b.png", "country": "FR"}]
-    )
+    with_metadata(tmp_path, [{"file": f"{name}.png", "country": "FR"} for name in "ab"])
     (tmp_path / "b.png").rename(tmp_path / "c.png")
     dataset = everything(tmp_path)
     assert dataset.ids == ["a.png"]
@@ -161,16 +159,15 @@ def test_missing_and_unlisted_files_are_counted(tmp_path):
 # Splits ------------------------------------------------------------------------------------------
 
 
+def labels(found: dict[str, data.GeoDataset]) -> list[dict[int, int]]:
+    """How many images of each class are in training, validation and test."""
+    return [dict(Counter(part.labels)) for part in found.values()]
+
+
 def test_shares_are_kept_per_class(tmp_path):
-    country_folders(tmp_path, FR=60, IN=20)
-    counts = {name: Counter(d.labels) for name, d in splits(tmp_path).items()}
-    assert counts == {
-        "train": {0: 42, 1: 14},
-        "validation": {0: 9, 1: 3},
-        "test": {0: 9, 1: 3},
-    }
-    evaluated = data.load("folder", "eval", root=tmp_path).ids
-    assert evaluated == data.load("folder", "test", root=tmp_path).ids
+    found = splits(country_folders(tmp_path, FR=60, IN=20))
+    assert labels(found) == [{0: 42, 1: 14}, {0: 9, 1: 3}, {0: 9, 1: 3}]
+    assert data.load("folder", "eval", root=tmp_path).ids == found["test"].ids
 
 
 def test_one_place_is_in_one_split(tmp_path):
@@ -220,18 +217,14 @@ def test_a_class_within_one_place_is_split_by_content_with_a_warning(tmp_path):
     with_metadata(tmp_path, rows)
     with pytest.warns(UserWarning, match="too few places to split by location: FR; .*near-dup"):
         found = splits(tmp_path)
-    assert {n: Counter(d.labels) for n, d in found.items()} == {
-        "train": {0: 14, 1: 14},
-        "validation": {0: 3, 1: 3},
-        "test": {0: 3, 1: 3},
-    }
+    assert labels(found) == [{0: 14, 1: 14}, {0: 3, 1: 3}, {0: 3, 1: 3}]
 
 
 def test_a_class_with_two_photos_cannot_be_in_every_split(tmp_path):
     country_folders(tmp_path, FR=20, IN=2)
     with pytest.warns(UserWarning, match="too few images to be in every split: IN"):
         found = splits(tmp_path)
-    assert [Counter(d.labels)[1] for d in found.values()] == [1, 1, 0]
+    assert [part.get(1, 0) for part in labels(found)] == [1, 1, 0]
 
 
 @settings(max_examples=25, deadline=None)
@@ -247,24 +240,16 @@ def test_splits_partition_the_photos_whatever_their_names(tmp_path_factory, data
     def contents(named):
         """Contents in each split when photograph i bears the name named[i]."""
         root = tmp_path_factory.mktemp("photos")
-        content_of = {}
-        rows = []
+        rows = {}
         for content, name in enumerate(named):
             write_photo(root / f"{name:03}.png", content)
-            content_of[f"{name:03}.png"] = content
-            latitude = "" if places[content] == 0 else str(10.0 + places[content])
-            rows.append(
-                {
-                    "file": f"{name:03}.png",
-                    "country": countries[content],
-                    "latitude": latitude,
-                    "longitude": latitude,
-                }
-            )
-        rows.sort(key=lambda row: row["file"])
-        pd.DataFrame(rows).to_csv(root / "metadata.csv", index=False)
+            at = "" if places[content] == 0 else str(10.0 + places[content])
+            rows[f"{name:03}.png"] = (content, countries[content], at, at)
+        columns = ["content", "country", "latitude", "longitude"]
+        table = pd.DataFrame.from_dict(rows, orient="index", columns=columns).sort_index()
+        table.to_csv(root / "metadata.csv", index_label="file")
         found = splits(root, seed=seed)
-        return {name: [content_of[i] for i in d.ids] for name, d in found.items()}
+        return {name: table.content[d.ids].tolist() for name, d in found.items()}
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -303,8 +288,7 @@ def test_unreadable_photos_are_skipped_and_counted(tmp_path):
 def test_worker_processes_read_the_same(tmp_path):
     country_folders(tmp_path, FR=7)
     (tmp_path / "FR" / "2.png").write_text("not a picture")
-    alone = everything(tmp_path)
-    helped = everything(tmp_path)
+    alone, helped = everything(tmp_path), everything(tmp_path)
     expected = list(data.pixel_batches(alone, 16, 3, workers=0, progress=False))
     found = list(data.pixel_batches(helped, 16, 3, workers=2, progress=False))
     assert [b.indices for b in found] == [b.indices for b in expected]

@@ -33,7 +33,7 @@ FRANCE, JAPAN = (2.0, 48.0, 3.0, 49.0), (139.0, 35.0, 140.0, 36.0)
 def jpeg(number: int) -> bytes:
     """A picture of one grey that tells its number."""
     buffer = io.BytesIO()
-    Image.fromarray(np.full((32, 40, 3), 20 + 5 * number, np.uint8)).save(buffer, "JPEG")
+    Image.new("L", (40, 32), 20 + 5 * number).save(buffer, "JPEG")
     return buffer.getvalue()
 
 
@@ -78,24 +78,26 @@ class Catalogue:
         if request.method != "GET":
             return Answer(status=405)
         west, south, east, north = map(float, request.query["bbox"].split(","))
+        places = [one["geometry"]["coordinates"] for one in self.items]
         inside = [
             one
-            for one in self.items
-            if west <= one["geometry"]["coordinates"][0] <= east
-            and south <= one["geometry"]["coordinates"][1] <= north
+            for one, place in zip(self.items, places, strict=True)
+            if west <= place[0] <= east and south <= place[1] <= north
         ]
-        host = f"http://{request.headers['host']}"
         start, limit = int(request.query.get("from", 0)), int(request.query["limit"])
-        links = [{"rel": "root", "href": f"{host}/api"}]
-        if start + limit < len(inside):
-            query = f"bbox={request.query['bbox']}&limit={limit}&from={start + limit}"
-            links.append({"rel": "next", "href": f"{host}/api/search?{query}"})
-        page = json.loads(json.dumps(inside[start : start + limit]))
-        for one in page:
-            for asset in one["assets"].values():
-                asset["href"] = host + asset["href"]
-        body = json.dumps({"features": page, "links": links}).encode()
-        return Answer(body, kind="application/geo+json")
+        following = f"/api/search?bbox={request.query['bbox']}&limit={limit}&from={start + limit}"
+        more = following if start + limit < len(inside) else None
+        return page(request, inside[start : start + limit], more)
+
+
+def page(request: Request, items: list, following: str | None = None) -> Answer:
+    """Pictures with addresses of this server, and where the next ones are."""
+    host = f"http://{request.headers['host']}"
+    links = [{"rel": "root", "href": f"{host}/api"}]
+    links += [{"rel": "next", "href": host + following}] if following else []
+    text = json.dumps({"features": items, "links": links})
+    text = text.replace('"/pictures/', f'"{host}/pictures/')
+    return Answer(text.encode(), kind="application/geo+json")
 
 
 @contextmanager
@@ -130,6 +132,10 @@ def options(server, areas=None, **more) -> dict:
         "progress": False,
         **more,
     }
+
+
+def left_out(root) -> dict[str, int]:
+    return json.loads((root / "request.json").read_text())["left_out"]
 
 
 def load(server, split="all", **more) -> data.GeoDataset:
@@ -194,19 +200,10 @@ def test_every_page_is_read_and_every_picture_taken_once(monkeypatch, tmp_path):
 
 
 def test_a_next_page_that_is_the_same_page_ends_the_search(tmp_path):
-    catalogue = Catalogue([item(0), item(1)])
-
     def endless(request: Request) -> Answer:
-        page = json.loads(catalogue.search(request).body)
-        page["links"] = [
-            {
-                "rel": "next",
-                "href": f"http://{request.headers['host']}/api/search?bbox=2,48,3,49&limit=5",
-            }
-        ]
-        return Answer(json.dumps(page).encode(), kind="application/json")
+        return page(request, [item(0), item(1)], "/api/search?bbox=2,48,3,49&limit=5")
 
-    with serve(catalogue.routes | {"/api/search": endless}) as server:
+    with serve(Catalogue([item(0), item(1)]).routes | {"/api/search": endless}) as server:
         assert len(load(server, root=tmp_path)) == 2
     assert asked(server, "/api/search").total() == 2
 
@@ -251,18 +248,13 @@ def camera(**known: object) -> dict:
     ],
 )
 def test_what_cannot_be_used_is_left_out_and_counted(tmp_path, unwanted, reason):
-    page = {"features": [item(0), unwanted, item(1)], "links": []}
-
-    def search(request: Request) -> Answer:
-        text = json.dumps(page).replace("/pictures/", f"http://{request.headers['host']}/pictures/")
-        return Answer(text.encode(), kind="application/geo+json")
-
-    photo = Answer(jpeg(0), kind="image/jpeg")
-    with serve({"/api/search": search, "/pictures/*": photo}) as server:
-        done = panoramax.prepare(tmp_path, **options(server))
-    assert done.left_out == ({reason: 1} if reason else {})
-    assert f"left out: {f'1 {reason}' if reason else 'none'}" in str(done)
-    assert done.images.complete
+    routes = {
+        "/api/search": lambda request: page(request, [item(0), unwanted, item(1)]),
+        "/pictures/*": Answer(jpeg(0), kind="image/jpeg"),
+    }
+    with serve(routes) as server:
+        assert panoramax.prepare(tmp_path, **options(server)).complete
+    assert left_out(tmp_path) == ({reason: 1} if reason else {})
     kept = {"0000-0000", "0000-0001"} | ({"0000-0005"} if not reason else set())
     assert {p.stem for p in tmp_path.glob("*.jpg")} == kept
 
@@ -284,17 +276,17 @@ def test_a_picture_of_two_areas_belongs_to_the_first(tmp_path):
 
 def test_a_circle_of_100_km_by_hand(tmp_path):
     # A degree on a sphere of 6371 km is 111.195 km: 0.8993° are 100 km.
-    places = {"near": (0.89, 0), "far": (0.91, 0), "corner": (0.7, 0.7), "inner": (0.6, 0.6)}
+    spots = {"near": (0.89, 0), "far": (0.91, 0), "corner": (0.7, 0.7), "inner": (0.6, 0.6)}
     items = []
-    for number, (name, (latitude, longitude)) in enumerate(places.items()):
+    for number, (name, (latitude, longitude)) in enumerate(spots.items()):
         image = {"assets": {"sd": {"href": f"/pictures/{name}.jpg"}}}
         items.append(item(number) | place(longitude, latitude, 35.0) | image | {"id": name})
     with serve(Catalogue(items).routes) as server:
-        done = panoramax.prepare(tmp_path, **options(server, {"Sea": (0, 0, 100)}))
-        search = next(r for r in server.requests if r.path == "/api/search")
+        panoramax.prepare(tmp_path, **options(server, {"Sea": (0, 0, 100)}))
     assert {p.stem for p in tmp_path.glob("*.jpg")} == {"near", "inner"}
     # The server was asked for the box around the circle, which leaves out "far".
-    assert done.left_out == {"outside the area": 1}
+    assert left_out(tmp_path) == {"outside the area": 1}
+    search = next(r for r in server.requests if r.path == "/api/search")
     bbox = np.array(search.query["bbox"].split(","), float)
     np.testing.assert_allclose(bbox, [-0.89932, -0.89932, 0.89932, 0.89932], atol=2e-5)
 
@@ -315,36 +307,34 @@ def test_splits_share_no_place_and_lose_nothing(tmp_path):
 
 
 def test_what_cannot_be_had_is_listed_and_asked_for_again_only_on_demand(tmp_path):
-    catalogue = Catalogue([item(i) for i in range(8)])
+    catalogue = Catalogue([item(i) for i in range(6)])
     whole = dict(catalogue.routes)
-    paths = [f"/pictures/{file}" for file in files(8)]
-    del catalogue.routes[paths[0]]
-    catalogue.routes[paths[1]] = Answer(b"gone", 403, "text/plain")
-    catalogue.routes[paths[2]] = Answer(b"<html>", kind="text/html")
-    catalogue.routes[paths[3]] = Answer(b"no picture at all", kind="image/jpeg")
+    withdrawn, page, broken = (f"/pictures/{file}" for file in files(3))
+    catalogue.routes[withdrawn] = Answer(b"gone", 403, "text/plain")
+    catalogue.routes[page] = Answer(b"<html>", kind="text/html")
+    catalogue.routes[broken] = Answer(b"no picture at all", kind="image/jpeg")
     with serve(catalogue.routes) as server:
-        with pytest.warns(UserWarning, match=r"8 images wanted: 0 were there, 4 fetched, 4 failed"):
+        with pytest.warns(UserWarning, match=r"6 images wanted: 0 were there, 3 fetched, 3 failed"):
             found = load(server, root=tmp_path)
-        assert sorted(found.ids) == files(4, 8)
+        assert sorted(found.ids) == files(3, 6)
         reasons = dict(found.skipped)
-        assert sorted(reasons) == files(4)
-        assert "withdrawn" in reasons["0000-0001.jpg"]
-        kinds = ["Absent", "Absent", "Broken", "UnreadableImage"]
-        assert failures(tmp_path)[["id", "kind"]].values.tolist() == [
-            [NAMES[number], kind] for number, kind in enumerate(kinds)
-        ]
+        assert sorted(reasons) == files(3)
+        assert "withdrawn" in reasons["0000-0000.jpg"]
+        assert failures(tmp_path)["id"].tolist() == NAMES[:3]
+        assert failures(tmp_path)["kind"].tolist() == ["Absent", "Broken", "UnreadableImage"]
         before = len(server.requests)
-        assert len(load(server, root=tmp_path)) == 4
+        assert len(load(server, root=tmp_path)) == 3
         assert len(server.requests) == before
         server.routes.update(whole)
         done = panoramax.prepare(tmp_path, **options(server))
-        assert (done.images.present, done.images.fetched) == (4, 4)
-        assert len(load(server, root=tmp_path)) == 8
+        assert (done.present, done.fetched) == (3, 3)
+        assert len(load(server, root=tmp_path)) == 6
     assert load(server, root=tmp_path).skipped == []
 
 
 def test_a_server_that_is_killed_half_way(tmp_path):
     catalogue = Catalogue([item(i) for i in range(12)])
+    photos = {path: route for path, route in catalogue.routes.items() if "pictures" in path}
     served = []
 
     def until_killed(request: Request) -> Answer:
@@ -353,19 +343,15 @@ def test_a_server_that_is_killed_half_way(tmp_path):
             server.kill()
         return photos[request.path]
 
-    photos = {path: route for path, route in catalogue.routes.items() if "pictures" in path}
-    catalogue.routes.update(dict.fromkeys(photos, until_killed))
-    with serve(catalogue.routes) as server:
+    with serve(catalogue.routes | dict.fromkeys(photos, until_killed)) as server:
         with pytest.warns(UserWarning, match="Unreachable"):
             part = load(server, root=tmp_path)
         assert 0 < len(part) < 12
-        had = set(part.ids)
         server.revive()
         whole = load(server, root=tmp_path)
     assert sorted(whole.ids) == files(12)
     assert len(failures(tmp_path)) == 0
-    counts = asked(server)
-    assert all(counts[f"/pictures/{name}"] == 1 for name in had)
+    assert all(asked(server)[f"/pictures/{name}"] == 1 for name in part.ids)
     # The catalogue had been read before, and is not asked again.
     assert asked(server, "/api/search").total() == 1
 

@@ -17,6 +17,7 @@ from geolib.download import assets, http
 
 WEIGHTS = bytes(range(251)) * 400
 COMMIT = "c0ffee" + "0" * 34
+COMMON = {"title": "A toy", "needed_by": "tests", "licence": "CC0-1.0", "revision": "1"}
 
 
 def sha256(body: bytes) -> str:
@@ -39,8 +40,7 @@ def declare(monkeypatch):
     """Put assets into an otherwise empty manifest."""
 
     def declare(**entries):
-        common = {"title": "A toy", "needed_by": "tests", "licence": "CC0-1.0", "revision": "1"}
-        made = {name: assets.Asset(**{**common, **entry}) for name, entry in entries.items()}
+        made = {name: assets.Asset(**COMMON | entry) for name, entry in entries.items()}
         monkeypatch.setattr(assets, "manifest", lambda: made)
 
     return declare
@@ -97,9 +97,8 @@ def test_addresses_and_names_agree_with_their_publishers():
     from torchvision.models import ResNet50_Weights
 
     known = assets.manifest()
-    published = ResNet50_Weights.IMAGENET1K_V2.url
     (file,) = known["resnet50-imagenet"].files
-    assert known["resnet50-imagenet"].address(file) == published
+    assert known["resnet50-imagenet"].address(file) == ResNet50_Weights.IMAGENET1K_V2.url
     assert known["resnet50-imagenet"].files[file].sha256.startswith("11ad3fa6")
     assert (
         known["osv5m-test-images"]
@@ -131,17 +130,10 @@ def test_addresses_and_names_agree_with_their_publishers():
     ],
 )
 def test_a_malformed_entry_is_refused(change, complaint):
-    entry = {
-        "title": "A toy",
-        "needed_by": "tests",
-        "licence": "CC0-1.0",
-        "revision": "1",
-        "url": "https://example.org",
-        "files": {"a": {}},
-    }
+    entry = COMMON | {"url": "https://example.org", "files": {"a": {}}}
     assets.Asset(**entry)
     with pytest.raises(ValidationError, match=complaint):
-        assets.Asset(**{**entry, **change})
+        assets.Asset(**entry | change)
 
 
 @pytest.mark.parametrize("function", [assets.path, assets.fetch])
@@ -371,9 +363,3 @@ def test_mistakes_are_answered_plainly(arguments, words):
     result = CliRunner().invoke(app, ["fetch", *arguments])
     assert result.exit_code == 1
     assert words in result.stderr
-
-
-def test_the_help_teaches_with_examples():
-    result = CliRunner().invoke(app, ["fetch", "--help"])
-    assert "geolib fetch --list" in result.stdout
-    assert "geolib fetch mobile-sam" in result.stdout

@@ -100,14 +100,18 @@ def test_an_expired_token_stops_early_and_keeps_what_came(tmp_path):
     assert 25 <= len(got) <= 34
     assert len(asked) <= 50, "went on asking with a token that is refused"
     assert set(failures(tmp_path).kind) == {"Refused"}
+    only_the_rest(tmp_path, names)
 
-    asked.clear()
-    expected = Summary(100, len(got), 100 - len(got), {}, 0)
-    assert gather(tmp_path, lambda name: asked.append(name) or jpeg(name), names) == expected
-    assert expected.complete
-    assert Counter(asked) == Counter(set(names) - set(got))
-    assert kept(tmp_path) == whole(names)
-    assert failures(tmp_path).empty
+
+def only_the_rest(folder, names) -> None:
+    """Another run, on a good line, asks for what is missing, and for nothing else."""
+    got, asked = {path.stem for path in folder.glob("*.jpg")}, []
+    summary = gather(folder, lambda name: asked.append(name) or jpeg(name), names)
+    assert summary == Summary(len(names), len(got), len(names) - len(got), {}, 0)
+    assert summary.complete
+    assert Counter(asked) == Counter(set(names) - got)
+    assert kept(folder) == whole(names)
+    assert failures(folder).empty
 
 
 SCRIPT = """
@@ -139,21 +143,21 @@ def test_a_run_killed_half_way_loses_and_repeats_nothing(tmp_path):
     (folder / "0039.jpg.part").write_bytes(b"half an image")  # as if killed while writing
     got = {path.stem for path in folder.glob("*.jpg")}
     assert 10 <= len(got) < 40
-    asked = []
-    summary = gather(folder, lambda name: asked.append(name) or jpeg(name))
-    assert summary == Summary(40, len(got), 40 - len(got), {}, 0)
-    assert Counter(asked) == Counter(set(NAMES) - got)
-    assert kept(folder) == whole(NAMES)
+    only_the_rest(folder, NAMES)
+
+
+def unreachable(name: str) -> bytes:
+    raise http.Unreachable("nobody there")
+
+
+def absent(name: str) -> bytes:
+    raise http.Absent("gone")
 
 
 def test_a_host_that_is_gone_is_given_up(tmp_path):
     asked = []
-
-    def fetch(name):
-        asked.append(name)
-        raise http.Unreachable("nobody there")
-
-    summary = gather(tmp_path, fetch, [str(n) for n in range(1000)], workers=4)
+    names = [str(n) for n in range(1000)]
+    summary = gather(tmp_path, lambda n: asked.append(n) or unreachable(n), names, workers=4)
     assert 50 <= len(asked) <= 50 + 2 * 4
     assert summary == Summary(1000, 0, 0, {"Unreachable": len(asked)}, 1000 - len(asked))
     assert str(summary).endswith(f"{1000 - len(asked)} not tried")
@@ -161,9 +165,7 @@ def test_a_host_that_is_gone_is_given_up(tmp_path):
 
 def test_hosts_that_are_gone_now_and_then_are_not(tmp_path):
     def fetch(name):
-        if int(name) % 10:
-            raise http.Unreachable("nobody there")
-        return jpeg(name)
+        return unreachable(name) if int(name) % 10 else jpeg(name)
 
     summary = gather(tmp_path, fetch, [str(n) for n in range(200)], workers=2)
     assert summary == Summary(200, 0, 20, {"Unreachable": 180}, 0)
@@ -180,34 +182,22 @@ def test_images_come_at_the_same_time(tmp_path):
 
 
 def test_an_image_kept_just_before_the_kill_is_not_listed_as_failed(tmp_path):
-    def fetch(name):
-        raise http.Absent("gone")
-
-    gather(tmp_path, fetch, ["a", "b"])
+    gather(tmp_path, absent, ["a", "b"])
     (tmp_path / "a.jpg").write_bytes(jpeg("a"))  # kept by a run that could not save its table
-    assert gather(tmp_path, fetch, ["a", "b"]) == Summary(2, 1, 0, {"Absent": 1}, 0)
+    assert gather(tmp_path, absent, ["a", "b"]) == Summary(2, 1, 0, {"Absent": 1}, 0)
     assert list(failures(tmp_path).id) == ["b"]
 
 
 def test_a_mistake_in_the_program_is_not_taken_for_a_missing_image(tmp_path):
-    def fetch(name):
-        if name == "0000":
-            raise http.Absent("gone")
-        raise KeyError(name)
-
     with pytest.raises(KeyError):
-        gather(tmp_path, fetch, workers=1)
+        gather(tmp_path, lambda name: absent(name) if name == "0000" else {}[name], workers=1)
     assert list(failures(tmp_path).id) == ["0000"]
 
 
 def test_wanted_twice_is_fetched_once(tmp_path):
     asked = []
-
-    def fetch(name):
-        asked.append(name)
-        return jpeg(name)
-
-    assert gather(tmp_path, fetch, ["a", "b", "a"]) == Summary(2, 0, 2, {}, 0)
+    summary = gather(tmp_path, lambda n: asked.append(n) or jpeg(n), ["a", "b", "a"])
+    assert summary == Summary(2, 0, 2, {}, 0)
     assert sorted(asked) == ["a", "b"]
 
 
@@ -225,18 +215,12 @@ def test_bad_input_is_refused_before_anything_is_written(tmp_path, names, worker
 
 
 OUTCOMES = {
-    "fine": None,
-    "absent": http.Absent("gone"),
-    "broken": http.Broken("cut"),
-    "unreachable": http.Unreachable("away"),
-    "junk": None,
+    "fine": jpeg,
+    "absent": absent,
+    "broken": lambda name: jpeg(name)[:300],
+    "unreachable": unreachable,
+    "junk": lambda name: b"junk",
 }
-
-
-def _play(outcome: str, name: str) -> bytes:
-    if OUTCOMES[outcome]:
-        raise OUTCOMES[outcome]
-    return jpeg(name) if outcome == "fine" else b"junk"
 
 
 @settings(max_examples=15, deadline=None)
@@ -250,9 +234,7 @@ def test_after_any_number_of_calls_each_image_is_there_or_listed(calls, workers)
         there: set[str] = set()
         for outcomes in calls:
             plan = dict(zip(names, outcomes, strict=True))
-            summary = gather(
-                folder, partial(lambda plan, name: _play(plan[name], name), plan), names
-            )
+            summary = gather(folder, partial(lambda plan, n: OUTCOMES[plan[n]](n), plan), names)
             new = {n for n in names if plan[n] == "fine"} - there
             assert (summary.present, summary.fetched) == (len(there), len(new))
             there |= new
