@@ -66,11 +66,8 @@ def osv5m(
     source
         ``"hub"`` (the photographs as OSV-5M publishes them) or ``"mapillary"`` (originals).
 
-    Raises
-    ------
-    ValueError
-        If the data are not there, with the command that fetches them; or if a split, a country or
-        a source is not known.
+    Raises ValueError if the data are not there, with the command that fetches them, or if a split,
+    a country or a source is not known.
     """
     check_split(split, SPLITS)
     folder = _image_folder(root, source)
@@ -135,14 +132,8 @@ def prepare(
         Splits whose photographs are fetched, in this order.
     seed, per_country
         As for :func:`geolib.data.splits.splits`.
-    workers, progress
-        Threads, and whether to show progress bars.
-
-    Returns
-    -------
-    Summary
-        How many photographs were there, fetched, or failed; ``failures.parquet`` beside them tells
-        why.
+    workers
+        Number of threads.
 
     Raises
     ------

@@ -85,16 +85,14 @@ def panoramax(
     per_area
         Photographs per area, at most.
     root
-        Folder of the photographs, also for ``data.load("folder", root=...)``; by default one of
-        its own per request, in the cache.
+        Folder of the photographs; by default one of its own per request, in the cache.
     api
         The catalogue of the federation, or that of one of its servers.
 
     Raises
     ------
     ValueError
-        If an argument has a value that cannot be, ``root`` holds the answer to another request, or
-        nothing was found.
+        If an argument cannot be, ``root`` answers another request, or nothing was found.
     geolib.download.http.RemoteError
         If photographs are missing and the catalogue does not answer, or not with pictures.
     """

@@ -105,21 +105,11 @@ def path(name: str) -> Path | None:
 def fetch(name: str, *, shown: bool = True) -> Path:
     """Download what is not here, verify everything, and say where it is.
 
-    A download that broke off goes on. A checksum that the manifest does not give comes from the
-    hub or is recorded at the first download; from then on it must not change. Two runs at once
-    wait for each other. Hub and token are those of ``HF_ENDPOINT`` and ``HF_TOKEN``, or the
-    official one and that of ``hf auth login``.
-
-    Parameters
-    ----------
-    name
-        Name in the manifest, or ``NAME/FILE`` for one of its files.
-    shown
-        Whether there is a progress bar.
-
-    Returns
-    -------
-    The file, or the folder of an asset that has several.
+    ``name`` is that of the manifest, or ``NAME/FILE`` for one of its files; what comes back is the
+    file, or the folder of an asset that has several. A download that broke off goes on. A checksum
+    that the manifest does not give comes from the hub or is recorded at the first download; from
+    then on it must not change. Two runs at once wait for each other. Hub and token are those of
+    ``HF_ENDPOINT`` and ``HF_TOKEN``, or the official one and that of ``hf auth login``.
 
     Raises
     ------

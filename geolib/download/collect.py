@@ -46,12 +46,9 @@ class Summary:
 
     def __str__(self) -> str:
         kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(self.failed.items()))
-        return (
-            f"{self.wanted} images wanted: {self.present} were there, {self.fetched} fetched, "
-            f"{sum(self.failed.values())} failed"
-            + (f" ({kinds})" if kinds else "")
-            + (f", {self.untried} not tried" if self.untried else "")
-        )
+        text = f"{self.wanted} images wanted: {self.present} were there, {self.fetched} fetched, "
+        text += f"{sum(self.failed.values())} failed" + (f" ({kinds})" if kinds else "")
+        return text + (f", {self.untried} not tried" if self.untried else "")
 
 
 def collect(
@@ -67,7 +64,8 @@ def collect(
     An image is decoded before it is kept, and appears under its name only when whole, so a run may
     be killed at any moment and called again. What failed is listed in ``FOLDER/failures.parquet``
     (``id``, ``kind``, ``reason``, ``tried_at`` in UTC) until a later call gets it. A second run in
-    the same folder waits for the first.
+    the same folder waits for the first. After 50 images in a row that could not be reached the
+    rest is left untried.
 
     Parameters
     ----------
@@ -79,12 +77,6 @@ def collect(
     workers
         Number of threads.
 
-    Returns
-    -------
-    Summary
-        Also where a host has stopped answering: after 50 images in a row that could not be reached
-        the rest is left untried.
-
     Raises
     ------
     ValueError
@@ -92,7 +84,10 @@ def collect(
     geolib.download.http.Refused
         As soon as a server refuses the token; what was fetched by then is kept.
     """
-    names = _checked(wanted)
+    names = list(dict.fromkeys(wanted))
+    for name in names:
+        if not name or name.startswith(".") or Path(name).name != name:
+            raise ValueError(f"wanted holds {name!r}; expected ids that can be file names")
     if workers < 1:
         raise ValueError(f"workers={workers}; expected at least 1")
     folder = Path(folder)
@@ -187,11 +182,3 @@ class _Run:
         with http.whole(self.folder / FAILURES) as part:
             pd.DataFrame(rows, columns=COLUMNS, dtype=str).to_parquet(part, index=False)
         self.saved = time.monotonic()
-
-
-def _checked(wanted: Iterable[str]) -> list[str]:
-    names = list(dict.fromkeys(wanted))
-    for name in names:
-        if not name or name.startswith(".") or Path(name).name != name:
-            raise ValueError(f"wanted holds {name!r}; expected ids that can be file names")
-    return names

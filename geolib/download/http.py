@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from math import inf
 from pathlib import Path
-from typing import Any, Self
 from urllib.parse import urlsplit
 
 import requests
@@ -61,21 +60,6 @@ class Failed(Broken):
     """An error status, for one that may pass after as many attempts as it deserves."""
 
 
-class _Paced(Retry):
-    """Repeats that keep to the rate of an adapter, which holds back first attempts only."""
-
-    adapter: LimiterAdapter
-
-    def new(self, **changes: Any) -> Self:
-        made = super().new(**changes)
-        made.adapter = self.adapter
-        return made
-
-    def sleep(self, response: urllib3.BaseHTTPResponse | None = None) -> None:
-        super().sleep(response)
-        self.adapter.limiter.try_acquire(_ALL_HOSTS)
-
-
 def session(
     per_second: float | None = None, headers: Mapping[str, str] | None = None
 ) -> requests.Session:
@@ -83,7 +67,22 @@ def session(
 
     ``per_second`` limits the requests, repeated ones included; ``headers`` go with every request.
     """
-    policy = (_Paced if per_second else Retry)(
+    adapter = HTTPAdapter()
+    again = Retry
+    if per_second:
+        adapter = paced = LimiterAdapter(
+            per_second=per_second, per_host=False, bucket_name=_ALL_HOSTS
+        )
+
+        class Paced(Retry):
+            """Repeats keep to the rate as well: the adapter holds back first attempts only."""
+
+            def sleep(self, response: urllib3.BaseHTTPResponse | None = None) -> None:
+                super().sleep(response)
+                paced.limiter.try_acquire(_ALL_HOSTS)
+
+        again = Paced
+    adapter.max_retries = again(
         total=ATTEMPTS,
         connect=2,
         backoff_factor=0.5,
@@ -92,14 +91,6 @@ def session(
         respect_retry_after_header=True,
         raise_on_status=False,
     )
-    adapter = HTTPAdapter(max_retries=policy)
-    if isinstance(policy, _Paced):
-        adapter = policy.adapter = LimiterAdapter(
-            per_second=per_second or 0,
-            per_host=False,
-            bucket_name=_ALL_HOSTS,
-            max_retries=policy,
-        )
     made = requests.Session()
     made.headers.update({"User-Agent": "geolib (research code)", **(headers or {})})
     made.mount("http://", adapter)
