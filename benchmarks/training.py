@@ -36,7 +36,7 @@ from geolib.data.pixels import ResizedPixels, default_workers
 from geolib.model.device import Process, inference_precision, uses_bf16
 from geolib.model.prediction import as_images
 from geolib.training.augmentation import augment
-from geolib.training.batches import Batches, loader, read_pixels
+from geolib.training.batches import Batches, loader, read
 from geoscenes import COUNTRIES, render
 
 BATCH_SIZE = 64
@@ -119,9 +119,10 @@ def main() -> None:
         )
         for size in options.size:
             streamed = Subset(ResizedPixels(dataset, size), range(len(dataset)))
+            kept = read(dataset, model.TrainConfig(image_size=size), Process(), False)
             files, memory = (
                 rate_ofloader(loader(pixels, Batches(len(pixels), BATCH_SIZE, Process(), 0)))
-                for pixels in (streamed, read_pixels(dataset, size, Process(), False))
+                for pixels in (streamed, kept)
             )
             steps, cores = rate_of_model(size, options.seconds)
             print(

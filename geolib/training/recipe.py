@@ -23,12 +23,7 @@ import numpy as np
 import pandas as pd
 import torch
 from lightning.fabric.plugins.environments import TorchElasticEnvironment
-from lightning.pytorch.callbacks import (
-    Callback,
-    EarlyStopping,
-    ModelCheckpoint,
-    TQDMProgressBar,
-)
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 from torch import nn
 from torch.nn import functional as F
@@ -64,33 +59,25 @@ def train(
     does not fit the memory it goes through in parts, with a warning: gradients are those of the
     whole batch, batch norm's statistics those of its parts.
 
-    Under torchrun every process calls this function with the same arguments and gets the same
-    classifier. Batch norm's statistics, unless frozen, are the first process's, and dropout draws
-    anew in each. Batches that do not fit the memory are an error there, since one process cannot
-    change its part alone.
+    Under torchrun every process calls this with the same arguments and gets the same classifier.
+    Batch norm's statistics, unless frozen, are the first process's, and dropout draws anew in each.
+    Batches that do not fit the memory are an error there.
 
     Parameters
     ----------
-    train, validation
-        Labelled datasets with the same classes.
-    config
-        Settings, by default the paper's.
-    initial
-        Network to start from, with a new last layer, in place of ``config.arch`` and
+    train, validation : labelled datasets with the same classes.
+    config : settings, by default the paper's.
+    initial : network to start from, with a new last layer, in place of ``config.arch`` and
         ``config.weights``. It is left as it is.
-    checkpoints
-        Folder of the state after each epoch, and within an epoch every five minutes. A training
-        that was killed goes on from there when called again with the same arguments, to the same
-        weights. Several machines need a folder that they share.
-    device
-        Where to train; by default a GPU if there is one.
-    progress
-        Whether to show progress bars.
+    checkpoints : folder of the state after each epoch, and within an epoch every five minutes. A
+        training that was killed goes on from there when called again with the same arguments, to
+        the same weights. Several machines need a folder that they share.
+    device : where to train; by default a GPU if there is one.
+    progress : whether to show progress bars.
 
     Returns
     -------
-    Classifier
-        In evaluation mode on the CPU; ``history`` holds the losses and accuracies per epoch.
+    Classifier in evaluation mode on the CPU; ``history`` holds losses and accuracies per epoch.
 
     Raises
     ------
@@ -148,13 +135,64 @@ def fit(
     on the same features are blocks of one layer, so the result is a classifier whose classes are
     those of the heads, one head after the other. The rest is as for :func:`train`.
     """
-    with tempfile.TemporaryDirectory() as temporary:
+    place, process = choose_device(device), Process.this()
+    progress = progress and process.rank == 0
+    index = process.local_rank if process.world_size > 1 else place.index or 0
+    with (
+        tempfile.TemporaryDirectory() as temporary,
+        torch.random.fork_rng(devices=[index] if place.type == "cuda" else []),
+        _quiet(),
+    ):
         folder = Path(checkpoints or temporary)
         if checkpoints is not None:
             _claim(folder, train, validation, heads, config, initial)
         classifier = _untrained(initial, [name for head in heads for name in head], config)
-        place = choose_device(device)
-        return _fit(classifier, train, validation, heads, config, folder, place, progress)
+        torch.manual_seed(config.seed)
+        pixels = read(train.images, config, process, progress, random=True)
+        unseen = read(validation.images, config, process, progress)
+        batches = Batches(len(pixels), config.batch_size, process, config.seed, config.crops)
+        recipe = Recipe(
+            classifier.to(memory_format=torch.channels_last),
+            config,
+            batches,
+            {"train": train.targets, "validation": validation.targets},
+            [len(head) for head in heads],
+        )
+        last = folder / LAST
+        trainer = lightning.Trainer(
+            **_devices(place, process),
+            precision="bf16-mixed" if uses_bf16(place, config.precision) else "32-true",
+            max_epochs=config.max_epochs,
+            callbacks=[
+                EarlyStopping("validation_loss", patience=config.patience, check_finite=False),
+                _checkpoint(folder / BEST, monitor="validation_loss", save_weights_only=True),
+                _checkpoint(last),
+                WithinEpoch(last),
+                *([EpochBar()] if progress else []),
+            ],
+            default_root_dir=folder,
+            logger=False,
+            enable_progress_bar=progress,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            use_distributed_sampler=False,
+        )
+        trainer.fit(
+            recipe,
+            loader(pixels, batches),
+            loader(unseen, Batches(len(unseen), config.batch_size, process)),
+            ckpt_path=last if last.exists() else None,
+        )
+        best = trainer.strategy.broadcast(
+            torch.load(folder / BEST, map_location="cpu", weights_only=True)["state_dict"]
+            if process.rank == 0
+            else {}
+        )
+    recipe.cpu().load_state_dict(best)
+    classifier.trained_on = train.images.name
+    classifier.training_config = config.model_dump(mode="json")
+    classifier.history = pd.DataFrame(recipe.history)
+    return classifier.eval()
 
 
 def _claim(
@@ -200,73 +238,11 @@ def _untrained(
         classifier = with_classes(initial, classes, seed)
         classifier.image_size = size
         return classifier
-    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore", HeadReplaced)
         return load(
             config.arch, weights=config.weights, classes=classes, image_size=size, seed=seed
         )
-
-
-def _fit(
-    classifier: Classifier,
-    train: Examples,
-    validation: Examples,
-    heads: Sequence[Sequence[str]],
-    config: TrainConfig,
-    folder: Path,
-    device: torch.device,
-    progress: bool,
-) -> Classifier:
-    process = Process.this()
-    progress = progress and process.rank == 0
-    index = process.local_rank if process.world_size > 1 else device.index or 0
-    devices = [index] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices), _quiet():
-        torch.manual_seed(config.seed)
-        pixels, unseen = read(train.images, validation.images, config, process, progress)
-        batches = Batches(len(pixels), config.batch_size, process, config.seed)
-        recipe = Recipe(
-            classifier.to(memory_format=torch.channels_last),
-            config,
-            batches,
-            {"train": train.targets, "validation": validation.targets},
-            [len(head) for head in heads],
-        )
-        last = folder / LAST
-        trainer = lightning.Trainer(
-            **_devices(device, process),
-            precision="bf16-mixed" if uses_bf16(device, config.precision) else "32-true",
-            max_epochs=config.max_epochs,
-            callbacks=[
-                EarlyStopping("validation_loss", patience=config.patience, check_finite=False),
-                _checkpoint(folder / BEST, monitor="validation_loss", save_weights_only=True),
-                _checkpoint(last, monitor=None, save_weights_only=False),
-                WithinEpoch(last),
-                *([EpochBar()] if progress else []),
-            ],
-            default_root_dir=folder,
-            logger=False,
-            enable_progress_bar=progress,
-            enable_model_summary=False,
-            num_sanity_val_steps=0,
-            use_distributed_sampler=False,
-        )
-        trainer.fit(
-            recipe,
-            loader(pixels, batches),
-            loader(unseen, Batches(len(unseen), config.batch_size, process)),
-            ckpt_path=last if last.exists() else None,
-        )
-        best = trainer.strategy.broadcast(
-            torch.load(folder / BEST, map_location="cpu", weights_only=True)["state_dict"]
-            if process.rank == 0
-            else {}
-        )
-    recipe.cpu().load_state_dict(best)
-    classifier.trained_on = train.images.name
-    classifier.training_config = config.model_dump(mode="json")
-    classifier.history = pd.DataFrame(recipe.history)
-    return classifier.eval()
 
 
 def _devices(device: torch.device, process: Process) -> dict[str, Any]:
@@ -414,15 +390,11 @@ class Recipe(lightning.LightningModule):
     def configure_optimizers(self) -> Any:
         config = self.config
         rate, decay = config.learning_rate, config.weight_decay
-        optimizer: torch.optim.Optimizer
-        if config.optimizer == "sgd":
-            optimizer = torch.optim.SGD(
-                self.parameters(), lr=rate, momentum=config.momentum, weight_decay=decay
-            )
-        else:
-            optimizer = torch.optim.AdamW(
-                self.parameters(), lr=rate, weight_decay=decay, fused=True
-            )
+        optimizer: torch.optim.Optimizer = (
+            torch.optim.SGD(self.parameters(), rate, config.momentum, weight_decay=decay)
+            if config.optimizer == "sgd"
+            else torch.optim.AdamW(self.parameters(), rate, weight_decay=decay, fused=True)
+        )
         total = int(self.trainer.estimated_stepping_batches)
         scheduler = _scheduler(optimizer, config, len(self.batches), total)
         return optimizer if scheduler is None else ([optimizer], [scheduler])
@@ -512,15 +484,9 @@ def _is_folded(classifier: Classifier, weights: str | None) -> bool:
     return bool(means) and weights != "random" and identity
 
 
-def _checkpoint(path: Path, monitor: str | None, save_weights_only: bool) -> ModelCheckpoint:
-    return ModelCheckpoint(
-        path.parent,
-        path.stem,
-        monitor=monitor,
-        save_weights_only=save_weights_only,
-        save_on_train_epoch_end=True,
-        enable_version_counter=False,
-    )
+def _checkpoint(path: Path, **options: Any) -> ModelCheckpoint:
+    options |= {"save_on_train_epoch_end": True, "enable_version_counter": False}
+    return ModelCheckpoint(path.parent, path.stem, **options)
 
 
 @contextmanager

@@ -15,7 +15,6 @@ from geolib.images import UnreadableImage
 from geolib.model.classifier import take_classes, with_classes
 from geolib.training import crops
 from geolib.training import recipe as recipe_
-from geolib.training.batches import WithEpoch
 from geolib.training.location import (
     LocationModel,
     Targets,
@@ -219,12 +218,11 @@ def test_random_crops_of_a_square_keep_the_areas_and_shapes_of_the_recipe():
 
 
 def test_batches_with_their_epoch():
-    batches = recipe_.Batches(6, 3, recipe_.Process(), seed=0)
-    pairs = WithEpoch(batches)
-    assert len(pairs) == 2
+    batches = recipe_.Batches(6, 3, recipe_.Process(), seed=0, with_epoch=True)
+    assert len(batches) == 2
     for epoch in (0, 4):
         batches.epoch = epoch
-        together = [pair for batch in pairs for pair in batch]
+        together = [pair for batch in batches for pair in batch]
         assert sorted(together) == [(epoch, position) for position in range(6)]
 
 
