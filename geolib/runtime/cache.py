@@ -54,13 +54,13 @@ def key(stage: str, params: Mapping[str, Any], modules: Sequence[str]) -> str:
     ``params`` are JSON-serialisable, the keys of upstream stages among them; ``modules`` are those
     whose code computes the stage, for example ``geolib.scoring``.
     """
-    content = {
-        "stage": stage,
-        "params": params,
-        "code": fingerprint(tuple(modules)),
-        "libraries": _library_versions(),
-    }
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    content = json.dumps(_content(stage, params, modules), sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
+def _content(stage: str, params: Mapping[str, Any], modules: Sequence[str]) -> dict[str, Any]:
+    code = fingerprint(tuple(modules))
+    return {"stage": stage, "params": params, "code": code, "libraries": _library_versions()}
 
 
 @cache
@@ -95,8 +95,7 @@ def compute(
         return place
     with _lock(place):
         if not _is_whole(place):
-            made_by = {"stage": stage, "params": params, "code": fingerprint(tuple(modules))}
-            _build(place, made_by, build)
+            _build(place, _content(stage, params, modules), build)
     return place
 
 
@@ -164,7 +163,6 @@ def _build(place: Path, made_by: Mapping[str, Any], build: Callable[[Path], None
             "seconds": round(time.perf_counter() - started, 3),
             "device": device_name(),
             "python": sys.version.split()[0],
-            "libraries": _library_versions(),
             "sha256": {p.name: sha256(p) for p in sorted(part.iterdir())},
         }
         (part / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True))
