@@ -388,19 +388,6 @@ def test_accuracies_by_hand():
     ]
 
 
-@pytest.mark.parametrize("varies", ["participant", "scene"])
-def test_the_detectable_difference_allows_for_whatever_varies(varies):
-    """Where only the scene (or only the person) decides, it is that of so many scenes (people)."""
-    rng = np.random.default_rng(0)
-    gaps = rng.normal(0, 1, 30)
-    names = ["participant", "scene", "condition"]
-    rows = pd.MultiIndex.from_product([range(30), range(30), ["guided", "random"]], names=names)
-    table = rows.to_frame(index=False)
-    table["right"] = np.where(table["condition"] == "guided", gaps[table[varies]], 0.0)
-    found = judging.advantage(table)["detectable"]
-    assert found == pytest.approx(statistics.detectable_effect(gaps), rel=0.15)
-
-
 @pytest.mark.parametrize(
     ("codes", "items", "drawn", "expected"),
     [
@@ -614,17 +601,18 @@ def test_the_report_of_one_person_has_no_intervals_and_no_claim(tmp_path, monkey
 @pytest.mark.parametrize("varies", ["participant", "scene"])
 def test_intervals_are_as_wide_as_whatever_varies(varies):
     """If only the person (or only the scene) decides, many answers do not narrow the interval."""
-    grid = pd.MultiIndex.from_product([range(20), range(20)], names=["participant", "scene"])
+    gaps = np.random.default_rng(0).normal(0, 1, 30)
+    grid = pd.MultiIndex.from_product([range(30), range(30)], names=["participant", "scene"])
     table = grid.to_frame(index=False)
-    values = (table[varies] % 2).to_numpy(float)
-    found = judging.interval(table, judging._share(values))
-    alone = statistics.interval(np.arange(20) % 2)
+    share = judging._share(gaps[table[varies]])
+    found, alone = judging.interval(table, share), statistics.interval(gaps)
     width = found["high"] - found["low"]
-    assert found["value"] == 0.5
-    assert width == pytest.approx(alone.high - alone.low, abs=0.101)
+    assert found["value"] == pytest.approx(gaps.mean())
+    assert width == pytest.approx(alone.high - alone.low, rel=0.15)
     # 2.8 standard errors show themselves four times in five; an interval spans 3.92 of them.
     assert found["detectable"] == pytest.approx(2.8016 / 3.9199 * width, rel=1e-4)
-    assert found == judging.interval(table, judging._share(values))
+    assert found["detectable"] == pytest.approx(statistics.detectable_effect(gaps), rel=0.15)
+    assert found == judging.interval(table, share)
 
 
 @pytest.mark.parametrize(
