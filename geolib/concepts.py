@@ -72,8 +72,7 @@ def concept_influence(
     mask : bool [H,W], where the concept is, m.
     k : number of most important pixels, at most H·W; ties at the cut share places, see `top_k`.
     min_size : smallest share s̄ of the image, 0…1.
-    dilation : pixels by which the mask is grown first, β: so many dilations by a full 3 × 3
-        square. The grown mask counts in s̄ and against `min_size`.
+    dilation : pixels by which the mask is grown first, β; it then counts as grown in s̄, too.
 
     Returns
     -------
@@ -81,8 +80,7 @@ def concept_influence(
 
     Raises
     ------
-    ValueError, TypeError
-        For a map or mask of another shape or type, or a parameter out of range.
+    ValueError, TypeError : for a map or mask of another shape or type, a parameter out of range.
     """
     weights = top_k(attribution, k)
     return _influence(weights, _check_mask(mask, weights.shape, dilation), min_size)
@@ -106,12 +104,11 @@ def concept_influences(
         raise ValueError(f"semantic_map has shape {got}; expected {weights.shape} as attribution")
     if not np.issubdtype(concepts.dtype, np.integer):
         raise TypeError(f"semantic_map has dtype {concepts.dtype}; expected integers")
-    rows = {}
-    for concept in np.unique(concepts[concepts >= 0]):
+    rows = []
+    for concept in np.unique(concepts[concepts >= 0]).tolist():
         mask = dilate(concepts == concept, dilation)
-        rows[int(concept)] = {"size": mask.mean(), "influence": _influence(weights, mask, min_size)}
-    table = pd.DataFrame.from_dict(rows, orient="index", columns=["size", "influence"])
-    return table.rename_axis("concept")
+        rows.append((concept, mask.mean(), _influence(weights, mask, min_size)))
+    return pd.DataFrame(rows, columns=["concept", "size", "influence"]).set_index("concept")
 
 
 def shifted_influences(

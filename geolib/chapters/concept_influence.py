@@ -20,13 +20,7 @@ from scipy import stats
 from geolib import statistics
 from geolib.book.claims import Finding
 from geolib.chapters import tables
-from geolib.concepts import (
-    MIN_SIZE,
-    K,
-    concept_influence,
-    concept_influences,
-    shifted_influences,
-)
+from geolib.concepts import MIN_SIZE, K, concept_influence, concept_influences, shifted_influences
 from geolib.data import GeoDataset, GeoImage
 from geolib.figures import GUIDED, INK, RANDOM, WIDTH, as_image, dots, overlay, styled
 from geolib.masks import Array
@@ -75,18 +69,6 @@ def influence_table(summary: pd.DataFrame, dilation: int, groups: Mapping[str, s
 def frequent(summary: pd.DataFrame, dilation: int = 0) -> pd.DataFrame:
     """Rows of the concepts that enough images show."""
     return summary[(summary["dilation"] == dilation) & ~summary["rare"].astype(bool)]
-
-
-def rare_concepts(summary: pd.DataFrame, min_images: int, groups: Mapping[str, str]) -> str:
-    """Concepts of too few images for a test, with how many there are and their median."""
-    rows = summary[(summary["dilation"] == 0) & summary["rare"].astype(bool)]
-    texts = [f"{c} ({n}: {m:.2f})" for c, n, m in rows[["concept", "images", "median"]].to_numpy()]
-    listed = pd.Series(texts, rows.index, dtype=object).groupby(rows["group"]).agg(", ".join)
-    parts = [f"{heading}: {listed.get(name, 'none')}" for name, heading in groups.items()]
-    return (
-        f"In fewer than {min_images} images, and so untested (images: median influence). "
-        f"{'; '.join(parts)}."
-    )
 
 
 @styled

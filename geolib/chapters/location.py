@@ -318,7 +318,7 @@ def configurations(
     addresses = geocoder.reverse(points)
     own = Preset(tuple(tau_min), tau_d)
     found: dict[str, Sequence[Partitioning]] = {
-        str(one): partitioning.from_addresses(points, addresses, geocoder, *one)
+        str(one): partitioning.semantic_partitionings(points, geocoder, *one, addresses)
         for one in (own, *(one.scaled(min(tau_min)) for one in partitioning.PAPER_PRESETS))
     }
     s2 = _as_many_s2_cells(points, found[str(own)], s2_tau_min)

@@ -26,13 +26,7 @@ def great_circle_distance(a: ArrayLike, b: ArrayLike) -> np.ndarray:
     first, second = check_coordinates("a", a), check_coordinates("b", b)
     if len(first) != len(second):
         raise ValueError(f"a holds {len(first)} points and b {len(second)}; expected pairs")
-    (latitude_a, longitude_a), (latitude_b, longitude_b) = np.radians(first).T, np.radians(second).T
-    haversine = (
-        np.sin((latitude_b - latitude_a) / 2) ** 2
-        + np.cos(latitude_a) * np.cos(latitude_b) * np.sin((longitude_b - longitude_a) / 2) ** 2
-    )
-    # Rounding can lift the haversine of antipodes above 1.
-    return 2 * EARTH_RADIUS_KM * np.arcsin(np.sqrt(np.minimum(haversine, 1)))
+    return km_of_chords(np.linalg.norm(unit_vectors(first) - unit_vectors(second), axis=1))
 
 
 def geolocation_accuracy(km: ArrayLike, radii: Sequence[float] = RADII_KM) -> dict[float, float]:
@@ -92,6 +86,12 @@ def unit_vectors(coordinates: np.ndarray) -> np.ndarray:
     return np.column_stack(
         (across * np.cos(longitude), across * np.sin(longitude), np.sin(latitude))
     )
+
+
+def km_of_chords(chords: np.ndarray) -> np.ndarray:
+    """Great-circle distances in km between points of the unit sphere that are so far apart."""
+    # Rounding can lift the chord of antipodes above 2.
+    return 2 * EARTH_RADIUS_KM * np.arcsin(np.minimum(chords / 2, 1))
 
 
 def degrees_of(vectors: np.ndarray) -> np.ndarray:

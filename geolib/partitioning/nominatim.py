@@ -31,7 +31,6 @@ BULK = 1000
 # What manuals call an application; such requests are blocked.
 SAMPLES = ("my-application", "my_app/1", "my_user_agent/1.0", "specify_your_app_name_here")
 ANSWER = 0.1  # seconds that an answer may well take
-JSON = "application/json"
 LOOKUP = 50  # OSM objects in one request
 TOLERANCE = 0.001  # degrees by which outlines may be simplified, as in the paper's code
 # Parts of an answer's address that are no locations.
@@ -54,10 +53,8 @@ class NominatimGeocoder:
         object. Otherwise a location is known by its path of names, and none counts as an area.
     digits : decimals of a degree that are sent; four are eleven metres.
 
-    Raises
-    ------
-    ValueError : for an address that is none, an application without a name, and what the public
-        server's policy forbids.
+    ValueError for an address that is none, an application without a name, and what the public
+    server's policy forbids.
     """
 
     approximate = False
@@ -172,9 +169,10 @@ class NominatimGeocoder:
 
     def _get(self, endpoint: str, request: Mapping[str, Any]) -> Any:
         query = urlencode({"format": "json", "accept-language": "en", **request})
-        address, asked = f"{self.server}/{endpoint}", f"{self.server} {endpoint}"
+        asked = f"{self.server} {endpoint}"
         try:
-            answer = json.loads(http.read(self._session, f"{address}?{query}", kind=JSON))
+            address = f"{self.server}/{endpoint}?{query}"
+            answer = json.loads(http.read(self._session, address, kind="application/json"))
         except http.RemoteError as error:
             if endpoint == "details" and isinstance(error, http.Absent):
                 return None  # an interpolated house number, for example
@@ -192,11 +190,9 @@ class NominatimGeocoder:
 
     def _kept(self, endpoint: str) -> dict[str, Any]:
         """What this server has answered, by request."""
-        where = "server = ? AND endpoint = ?"
+        asked = "SELECT request, answer FROM answers WHERE server = ? AND endpoint = ?"
         with _store() as base:
-            rows = base.execute(
-                f"SELECT request, answer FROM answers WHERE {where}", (self.server, endpoint)
-            )
+            rows = base.execute(asked, (self.server, endpoint))
             return {request: json.loads(answer) for request, answer in rows}
 
     def _keep(self, endpoint: str, answers: Mapping[str, Any]) -> None:
@@ -254,20 +250,20 @@ def _by_objects(details: Mapping[str, Any] | None) -> Address:
     """The address in an answer to ``/details``; whether they have areas is yet to be asked."""
     if not details:
         return Address()
+
+    def key(row: Mapping[str, Any]) -> str:
+        if row.get("osm_id"):
+            return _object(row)
+        # Old servers leave out the number of the object itself, all of them that of some countries.
+        if row.get("place_id") == details["place_id"]:
+            return _object(details)
+        return details["country_code"].upper() if row["type"] == "country" else ""
+
     rows = sorted(details["address"], key=lambda row: -row["rank_address"])
     named = {
-        _row_key(row, details): row["localname"]
+        key(row): row["localname"]
         for row in rows
         if row["isaddress"] and row["localname"] and row["type"] not in NO_LOCATION
     }
     named.pop("", None)
     return Address(tuple(named.values()), tuple(named), (False,) * len(named))
-
-
-def _row_key(row: Mapping[str, Any], details: Mapping[str, Any]) -> str:
-    if row.get("osm_id"):
-        return _object(row)
-    # Old servers leave out the number of the object itself, all of them that of some countries.
-    if row.get("place_id") == details["place_id"]:
-        return _object(details)
-    return details["country_code"].upper() if row["type"] == "country" else ""

@@ -87,7 +87,27 @@ def s2_partitionings(
     points = check_coordinates("coordinates", coordinates)
     ids = s2_leaves(points)
     tree = _quadtree(ids, tau_min)
-    return [_partition(points, ids, tree, tau_max, tau_min) for tau_max in sorted(tau_maxs)]
+    partitionings = []
+    for tau_max in sorted(tau_maxs):
+        found = np.sort(tree.ids[(tree.low <= tau_max) & (tau_max < tree.high)])
+        if not found.size:
+            raise ValueError(
+                f"tau_min={tau_min} and tau_max={tau_max} leave no cell of {len(points)} images;"
+                " lower tau_min, or give more coordinates"
+            )
+        classes = _locate(_leaf_ranges(found), ids, ids)
+        named = [s2sphere.CellId(cell) for cell in found.tolist()]
+        keys = [cell.to_token() for cell in named]
+        names = [f"S2 cell {cell.to_token()} (level {cell.level()})" for cell in named]
+        parameters = {
+            "tau_min": tau_min,
+            "tau_max": tau_max,
+            "n_samples": len(points),
+            "n_unassigned": int((classes == UNASSIGNED).sum()),
+        }
+        cells = make_cells(keys, names, points, classes)
+        partitionings.append(S2Partitioning(cells, parameters))
+    return partitionings
 
 
 def matching_tau_max(coordinates: ArrayLike, n_classes: int, tau_min: int = TAU_MIN) -> int:
@@ -148,28 +168,6 @@ def _locate(
     starts, ends = ranges
     classes = starts.searchsorted(first, side="right") - 1
     return np.where((classes >= 0) & (last <= ends[classes]), classes, UNASSIGNED)
-
-
-def _partition(
-    points: np.ndarray, ids: np.ndarray, tree: _Quadtree, tau_max: int, tau_min: int
-) -> S2Partitioning:
-    cells = np.sort(tree.ids[(tree.low <= tau_max) & (tau_max < tree.high)])
-    if not cells.size:
-        raise ValueError(
-            f"tau_min={tau_min} and tau_max={tau_max} leave no cell of {len(points)} images; lower"
-            " tau_min, or give more coordinates"
-        )
-    classes = _locate(_leaf_ranges(cells), ids, ids)
-    parameters = {
-        "tau_min": tau_min,
-        "tau_max": tau_max,
-        "n_samples": len(points),
-        "n_unassigned": int((classes == UNASSIGNED).sum()),
-    }
-    named = [s2sphere.CellId(cell) for cell in cells.tolist()]
-    keys = [cell.to_token() for cell in named]
-    names = [f"S2 cell {cell.to_token()} (level {cell.level()})" for cell in named]
-    return S2Partitioning(make_cells(keys, names, points, classes), parameters)
 
 
 def _cell_polygon(token: str) -> BaseGeometry:

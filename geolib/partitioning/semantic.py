@@ -97,8 +97,8 @@ class SemanticPartitioning(Partitioning):
         return np.array([self._class_of[key] for key in finest], dtype=np.int64)
 
     def _parents_in(self, coarser: Self) -> np.ndarray:
-        classes = coarser._class_of
-        return np.array([classes.get(key, UNASSIGNED) for key in self.cells["key"]], np.int64)
+        keys = self.cells["key"]
+        return np.array([coarser._class_of.get(key, UNASSIGNED) for key in keys], np.int64)
 
     def with_polygons(self) -> Self:
         """The same partitioning with ``cells.geometry``: each place without the classes inside it.
@@ -146,31 +146,21 @@ def semantic_partitionings(
     tau_mins: Collection[int],
     tau_d: int = TAU_D,
     area_only: bool = False,
+    addresses: Sequence[Address] | None = None,
 ) -> list[SemanticPartitioning]:
     """Partition the earth at one or several τ_min, geocoding once (§3.1.1, §3.1.2).
 
-    Of coordinates [N,2] in degrees, latitude first, one per image. τ_min is the fewest images on
+    Of coordinates [N,2] in degrees, latitude first, one per image, and their addresses, if the
+    geocoder has given them. τ_min is the fewest images on
     the paths through a location that becomes a class; locations of fewer than τ_D are dropped
     first, with ``area_only`` (SemP_a) also those without an area. One partitioning per τ_min from
     fine to coarse, that is in rising order of τ_min; cells of a finer one lie in cells of a coarser
     one. ValueError for invalid coordinates or thresholds, and when none carries τ_min images.
     """
     points = check_coordinates("coordinates", coordinates)
-    addresses = geocoder.reverse(points)
-    return from_addresses(points, addresses, geocoder, tau_mins, tau_d, area_only)
-
-
-def from_addresses(
-    points: np.ndarray,
-    addresses: Sequence[Address],
-    geocoder: Geocoder,
-    tau_mins: Collection[int],
-    tau_d: int = TAU_D,
-    area_only: bool = False,
-) -> list[SemanticPartitioning]:
-    """As `semantic_partitionings`, of points [N,2] whose addresses the geocoder has given."""
     if not tau_mins or min(tau_mins) < 1:
         raise ValueError(f"tau_mins={tau_mins}; expected one or more thresholds of at least 1")
+    addresses = geocoder.reverse(points) if addresses is None else addresses
     hierarchy = build_hierarchy(addresses, tau_d, area_only)
     finest = hierarchy.finest(addresses)
     images: Counter[str] = Counter()

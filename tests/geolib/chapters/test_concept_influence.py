@@ -263,10 +263,6 @@ def test_table_has_a_row_per_concept_and_a_block_per_group():
     assert np.isnan(table.loc["road", ("beyond 750 km", "mean")])
     assert "nan" not in styled.to_html()
     assert list(room.influence_table(summary(), 3, GROUPS).data.index) == ["sky"]
-    rare = room.rare_concepts(summary(), 5, GROUPS)
-    assert "fewer than 5 images" in rare
-    assert "within 750 km: car (2: 3.00)" in rare
-    assert "beyond 750 km: none" in rare
 
 
 def test_figure_shows_each_influence_as_a_bar():

@@ -19,24 +19,23 @@ from hypothesis import strategies as st
 from geolib.partitioning import (
     PAPER_PRESETS,
     UNASSIGNED,
-    Address,
     OfflineGeocoder,
     S2Partitioning,
     SemanticPartitioning,
-    build_hierarchy,
     ceiling_table,
     geoguessr_score,
     geolocation_accuracy,
     great_circle_distance,
     matching_tau_max,
-    n_unique_classes,
     nearest_cell_km,
     own_cell_km,
     s2_partitionings,
     semantic_partitionings,
 )
+from geolib.partitioning.cells import n_unique_classes
 from geolib.partitioning.distance import grouped_means, unit_vectors
-from geolib.partitioning.geocoding import places
+from geolib.partitioning.geocoding import Address, places
+from geolib.partitioning.hierarchy import build_hierarchy
 from geolib.sphere import s2_tokens
 
 COORDINATES = Path(__file__).parents[4] / "shared" / "coordinates"
