@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -52,10 +51,8 @@ def _check_fill(fill: Fill, images: torch.Tensor, donors: torch.Tensor | None) -
     elif len(fill) != 3 or not all(0 <= value <= 1 for value in fill):
         raise ValueError(f"fill={tuple(fill)}; expected a name or a colour of 3 values in 0…1")
     if fill == "donor" and (donors is None or donors.shape != images.shape):
-        came = "None" if donors is None else f"shape {tuple(donors.shape)}"
-        raise ValueError(
-            f"donors is {came}; fill='donor' needs another image each, {tuple(images.shape)}"
-        )
+        came = None if donors is None else f"of shape {tuple(donors.shape)}"
+        raise ValueError(f"donors is {came}; expected another image each, {tuple(images.shape)}")
 
 
 def _check_images(images: torch.Tensor) -> None:
@@ -75,16 +72,6 @@ def _noise(image: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     return torch.randn(image.shape, generator=generator).to(image)
 
 
-def _blur(image: torch.Tensor) -> torch.Tensor:
-    # A twentieth of the shorter side: lane lines and lettering are gone, light and sky remain.
-    side = min(image.shape[-2:])
-    sigma, size = side / 20, 2 * math.floor(3 * side / 20) + 1
-    # A Gaussian is separable: two narrow passes instead of one square kernel.
-    for kernel in ([size, 1], [1, size]):
-        image = gaussian_blur(image, kernel, [sigma, sigma])
-    return image
-
-
 def _fill_image(
     image: torch.Tensor, fill: Fill, generator: torch.Generator, donor: torch.Tensor | None
 ) -> torch.Tensor:
@@ -92,16 +79,20 @@ def _fill_image(
     if fill == "donor" and donor is not None:
         return donor
     if fill == "blur":
-        return _blur(image)
-    mean = torch.tensor(IMAGENET_MEAN).to(image)[:, None, None]
+        # A twentieth of the shorter side: lane lines and lettering are gone, light and sky remain.
+        side = min(image.shape[-2:])
+        sigma, size = side / 20, 2 * math.floor(3 * side / 20) + 1
+        # A Gaussian is separable: two narrow passes instead of one square kernel.
+        for kernel in ([size, 1], [1, size]):
+            image = gaussian_blur(image, kernel, [sigma, sigma])
+        return image
+    named = {"mean": IMAGENET_MEAN, "noise": IMAGENET_MEAN, "black": (0, 0, 0)}
+    colour = named[fill] if isinstance(fill, str) else fill
+    values = torch.tensor(colour).to(image)[:, None, None].expand_as(image)
     if fill == "noise":
         std = torch.tensor(IMAGENET_STD).to(image)[:, None, None]
-        return (mean + std * _noise(image, generator)).clamp(0, 1)
-    if fill == "black":
-        return torch.zeros_like(image)
-    if not isinstance(fill, str):
-        mean = torch.tensor(fill).to(image)[:, None, None]
-    return mean.expand_as(image)
+        return (values + std * _noise(image, generator)).clamp(0, 1)
+    return values
 
 
 def _road_fill(
@@ -183,13 +174,14 @@ def ablate(
     generator = generator or torch.Generator().manual_seed(0)
     state = generator.get_state()
     result = torch.empty_like(images)
-    for index, image in enumerate(images):
+    sources = [None] * len(images) if donors is None else donors
+    for index, (image, mask, donor) in enumerate(zip(images, masks, sources, strict=True)):
         generator.set_state(state)
-        missing = masks[index] if mode == "deletion" else ~masks[index]
+        missing = mask if mode == "deletion" else ~mask
         if fill == "road":
             values = _road_fill(image, missing, generator)
         else:
-            values = _fill_image(image, fill, generator, None if donors is None else donors[index])
+            values = _fill_image(image, fill, generator, donor)
         result[index] = torch.where(missing, values, image)
     return result
 
@@ -388,76 +380,64 @@ def sweep(
     n, shape = len(images), tuple(images.shape[2:])
     ids = [str(index) for index in range(n)] if image_ids is None else list(image_ids)
     targets = [None] * n if labels is None else list(labels)
-    extra = {name: [to_numpy(r) for r in regions] for name, regions in (controls or {}).items()}
-    _check_lengths(n, {"labels": targets, "image_ids": ids, **extra}, candidates)
-    for name, regions in extra.items():
-        _check_control(name, regions, shape)
-    for elements in candidates:
-        _check_elements(ids, elements, shape)
+    further = {name: [to_numpy(r) for r in regions] for name, regions in (controls or {}).items()}
+    _check(n, shape, {"labels": targets, "image_ids": ids}, further, candidates)
 
-    rows: list[list[dict[str, Any]]] = [[] for _ in candidates]
-    with _evaluating(classifier) as device, inference_precision(device, chosen.precision):
-        size = chosen.batch_size or choose_batch_size(device)
-        forward = _Forward(classifier, (size, 3, *shape), device)
-        for index, image_id in enumerate(ids):
-            donor = None if donors is None else donors[index]
-            variants = _ImageVariants(forward, images[index], donor, chosen, image_id)
-            baselines = {name: regions[index] for name, regions in extra.items()}
-            for found, elements in zip(rows, candidates, strict=True):
-                made = variants.rows(elements[index], baselines)
-                found.extend({"image_id": image_id, "image": index, **row} for row in made)
-        forward.flush()
+    tables: list[list[dict[str, Any]]] = [[] for _ in candidates]
+    module = classifier if isinstance(classifier, torch.nn.Module) else torch.nn.Identity()
+    device = next(module.parameters(), torch.empty(0)).device
+    training = module.training
+    module.eval()
+    try:
+        with inference_precision(device, chosen.precision):
+            size = chosen.batch_size or choose_batch_size(device)
+            forward = _Forward(classifier, (size, 3, *shape), device)
+            for index, image_id in enumerate(ids):
+                image = images[index].to(device, torch.float32)
+                donor = None if donors is None else donors[index].to(image)
+                number = _numbering(forward, image, donor, image_id, chosen)
+                common = {"image_id": image_id, "given": targets[index]}
+                controlled = {name: regions[index] for name, regions in further.items()}
+                for rows, elements in zip(tables, candidates, strict=True):
+                    found = _rows(elements[index], image_id, controlled, number, chosen)
+                    rows.extend(common | row for row in found)
+            forward.flush()
+    finally:
+        module.train(training)
     if not n:
         return [pd.DataFrame(columns=list(COLUMNS)).astype(COLUMNS) for _ in candidates]
     log_probabilities = np.concatenate(forward.log_probabilities)
-    return [_outcome_table(pd.DataFrame(r), log_probabilities, targets, chosen) for r in rows]
+    return [_outcome_table(pd.DataFrame(rows), log_probabilities, chosen) for rows in tables]
 
 
-def _check_lengths(
-    n: int, named: Mapping[str, Sequence[Any]], candidates: Sequence[Sequence[Elements]]
+def _check(
+    n: int,
+    shape: tuple[int, ...],
+    named: Mapping[str, Sequence[Any]],
+    controls: Mapping[str, Sequence[np.ndarray]],
+    candidates: Sequence[Sequence[Elements]],
 ) -> None:
-    for name, values in [*named.items(), *(("elements", e) for e in candidates)]:
+    for name, values in [*named.items(), *controls.items(), *(("elements", e) for e in candidates)]:
         if len(values) != n:
             raise ValueError(f"{name} has {len(values)} entries for {n} images")
     if len(set(named["image_ids"])) < n:
         raise ValueError("image_ids has duplicates; each image needs a name of its own")
-
-
-def _check_control(name: str, regions: Sequence[np.ndarray], shape: tuple[int, ...]) -> None:
-    if name in ("original", "guided", "random", "element"):
-        raise ValueError(f"controls has {name!r}, a name the table already uses; choose another")
-    for index, masks in enumerate(regions):
-        if masks.dtype != bool or masks.ndim != 3 or masks.shape[1:] != shape:
-            raise ValueError(
-                f"controls[{name!r}][{index}] is {masks.dtype} {masks.shape};"
-                f" expected bool [R,{shape[0]},{shape[1]}]"
-            )
-
-
-def _check_elements(
-    ids: Sequence[str], elements: Sequence[Elements], shape: tuple[int, ...]
-) -> None:
-    for image_id, kept in zip(ids, elements, strict=True):
-        if kept.shape != shape:
-            raise ValueError(
-                f"elements of image {image_id!r} were extracted at {kept.shape}, the images are"
-                f" {shape}; attribute and segment at the images' resolution"
-            )
-
-
-@contextmanager
-def _evaluating(classifier: Model) -> Iterator[torch.device]:
-    """Switch a module to evaluation mode and back again; yields the device it is on."""
-    if not isinstance(classifier, torch.nn.Module):
-        yield torch.device("cpu")
-        return
-    parameter = next(classifier.parameters(), torch.empty(0))
-    training = classifier.training
-    classifier.eval()
-    try:
-        yield parameter.device
-    finally:
-        classifier.train(training)
+    for name, regions in controls.items():
+        if name in ("original", "guided", "random", "element"):
+            raise ValueError(f"controls has {name!r}, a name the table already uses")
+        for index, masks in enumerate(regions):
+            if masks.dtype != bool or masks.ndim != 3 or masks.shape[1:] != shape:
+                raise ValueError(
+                    f"controls[{name!r}][{index}] is {masks.dtype} {masks.shape};"
+                    f" expected bool [R,{shape[0]},{shape[1]}]"
+                )
+    for elements in candidates:
+        for image_id, kept in zip(named["image_ids"], elements, strict=True):
+            if kept.shape != shape:
+                raise ValueError(
+                    f"elements of image {image_id!r} were extracted at {kept.shape}, the images"
+                    f" are {shape}; attribute and segment at the images' resolution"
+                )
 
 
 class _Forward:
@@ -495,96 +475,83 @@ class _Forward:
         return torch.cat([self.classifier(part).cpu() for part in parts])
 
 
-class _ImageVariants:
-    """The variants of one image; equal ones are forwarded once."""
+def _numbering(
+    forward: _Forward,
+    image: torch.Tensor,
+    donor: torch.Tensor | None,
+    image_id: str,
+    settings: AblationSettings,
+) -> Callable[[np.ndarray, str], int]:
+    """A function of a region and a test to the number of the pass of what it makes of the image.
 
-    def __init__(
-        self,
-        forward: _Forward,
-        image: torch.Tensor,
-        donor: torch.Tensor | None,
-        settings: AblationSettings,
-        image_id: str,
-    ) -> None:
-        self.forward = forward
-        self.settings = settings
-        self.image_id = image_id
-        self.image = image.to(forward.buffer.device, torch.float32)
-        sequence = seed_sequence(settings.seed, image_id)
-        self.noise_seed = int(sequence.generate_state(1, np.uint64)[0] >> 1)
-        self.constant = None
-        if settings.fill != "road":
-            donor = None if donor is None else donor.to(self.image)
-            self.constant = _fill_image(self.image, settings.fill, self._generator(), donor)
-        self.numbers: dict[tuple[bool, bytes], int] = {}
-        self.original = self._number(np.zeros(image.shape[1:], dtype=bool), keep=False)
+    Equal variants of the image are queued once.
+    """
+    state = seed_sequence(settings.seed, image_id).generate_state(1, np.uint64)
+    noise = torch.Generator()
+    numbers: dict[tuple[bool, bytes], int] = {}
 
-    def rows(
-        self, kept: Elements, controls: Mapping[str, Iterable[np.ndarray]]
-    ) -> Iterator[dict[str, Any]]:
-        """One row per variant: the original, the regions, the elements one by one."""
-        settings, shape = self.settings, kept.shape
-        layouts = random_regions(
-            kept, self.image_id, settings.seed, settings.repeats, settings.tolerance
-        )
-        regions: dict[str, Iterable[np.ndarray]] = {
-            "guided": [kept.region()],
-            "random": (box_region(boxes, shape) for boxes in layouts),
-            **controls,
-        }
-        guided = kept.coverage
-        common = {"n_elements": len(kept), "original": self.original}
-        whole = {"coverage": 0.0, "coverage_gap": 0.0, "forward": self.original}
-        place = {"test": "original", "region": "original", "repeat": 0, "element": -1}
-        yield common | place | whole
-        for name, masks in regions.items():
-            for repeat, mask in enumerate(masks):
-                place = {"region": name, "repeat": repeat, "element": -1}
-                gap = 0.0 if name == "guided" else mask.mean() - guided
-                yield from (common | place | row for row in self._tested(mask, gap))
-        for index in range(len(kept) if settings.individual else 0):
-            mask = box_region(kept.boxes[index : index + 1], shape)
-            place = {"region": "element", "repeat": 0, "element": index}
-            yield from (common | place | row for row in self._tested(mask, 0.0))
+    def fill(missing: torch.Tensor) -> torch.Tensor:
+        noise.manual_seed(int(state[0] >> 1))
+        if settings.fill == "road":
+            return _road_fill(image, missing, noise)
+        return _fill_image(image, settings.fill, noise, donor)
 
-    def _tested(self, mask: np.ndarray, gap: float) -> Iterator[dict[str, Any]]:
+    everywhere = fill(torch.ones(image.shape[1:], dtype=torch.bool))
+
+    def number(region: np.ndarray, test: str) -> int:
+        key = test == "insertion", region.tobytes()
+        if key not in numbers:
+            missing = torch.from_numpy(region ^ key[0]).to(image.device)
+            values = fill(missing) if settings.fill == "road" else everywhere
+            numbers[key] = forward.add(missing, values, image)
+        return numbers[key]
+
+    return number
+
+
+def _rows(
+    kept: Elements,
+    image_id: str,
+    controls: Mapping[str, Sequence[np.ndarray]],
+    number: Callable[[np.ndarray, str], int],
+    settings: AblationSettings,
+) -> Iterator[dict[str, Any]]:
+    """One row per variant: the original, the regions, the elements one by one."""
+    shape, guided = kept.shape, kept.region()
+    layouts = random_regions(kept, image_id, settings.seed, settings.repeats, settings.tolerance)
+    random = [box_region(boxes, shape) for boxes in layouts]
+    regions = [
+        (name, repeat, -1, mask)
+        for name, masks in {"guided": [guided], "random": random, **controls}.items()
+        for repeat, mask in enumerate(masks)
+    ]
+    if settings.individual:
+        alone = enumerate(box_region([box], shape) for box in kept.boxes)
+        regions += [("element", 0, index, mask) for index, mask in alone]
+    original = number(np.zeros(shape, dtype=bool), "original")
+    common = {"n_elements": len(kept), "original": original}
+    place = {"test": "original", "region": "original", "repeat": 0, "element": -1}
+    yield common | place | {"coverage": 0.0, "coverage_gap": 0.0, "forward": original}
+    for region, repeat, element, mask in regions:
         covered = mask.mean()
-        for test in self.settings.tests:
-            number = self._number(mask, keep=test == "insertion")
-            yield {"test": test, "coverage": covered, "coverage_gap": gap, "forward": number}
-
-    def _number(self, mask: np.ndarray, keep: bool) -> int:
-        """The number of a variant's forward pass, queued where it is new."""
-        key = keep, mask.tobytes()
-        if key not in self.numbers:
-            missing = torch.from_numpy(mask ^ keep).to(self.image.device)
-            values = self.constant
-            if values is None:
-                values = _road_fill(self.image, missing, self._generator())
-            self.numbers[key] = self.forward.add(missing, values, self.image)
-        return self.numbers[key]
-
-    def _generator(self) -> torch.Generator:
-        return torch.Generator().manual_seed(self.noise_seed)
+        gap = 0.0 if region in ("guided", "element") else covered - guided.mean()
+        place = {"region": region, "repeat": repeat, "element": element}
+        common |= place | {"coverage": covered, "coverage_gap": gap}
+        for test in settings.tests:
+            yield common | {"test": test, "forward": number(mask, test)}
 
 
 def _outcome_table(
-    rows: pd.DataFrame,
-    log_probabilities: np.ndarray,
-    targets: Sequence[Any],
-    settings: AblationSettings,
+    rows: pd.DataFrame, log_probabilities: np.ndarray, settings: AblationSettings
 ) -> pd.DataFrame:
     """Join each row with its forward pass and name the columns of the outcome table."""
     predictions = log_probabilities.argmax(axis=1)
-    original = predictions[rows["original"]]
-    given = np.array([-1 if target is None else int(target) for target in targets])
-    known = np.array([target is not None for target in targets])
-    classes = log_probabilities.shape[1]
-    if (wrong := given[known & ((given < 0) | (given >= classes))]).size:
-        raise ValueError(f"labels holds {wrong[0]}; the classifier has classes 0…{classes - 1}")
-    label = np.where(known[rows["image"]], given[rows["image"]], original)
+    original, prediction = predictions[rows["original"]], predictions[rows["forward"]]
+    given, classes = rows["given"].to_numpy(float), log_probabilities.shape[1]
+    if (wrong := given[(given < 0) | (given >= classes)]).size:
+        raise ValueError(f"labels holds {wrong[0]:g}; the classifier has classes 0…{classes - 1}")
+    label = np.where(np.isnan(given), original, given).astype(int)
     log_probability = log_probabilities[rows["forward"], label]
-    prediction = predictions[rows["forward"]]
     table = rows.assign(
         dataset=settings.dataset,
         attribution=settings.attribution,
