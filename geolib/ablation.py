@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -512,7 +512,7 @@ def _numbering(
 def _rows(
     kept: Elements,
     image_id: str,
-    controls: Mapping[str, Sequence[np.ndarray]],
+    controls: Mapping[str, Iterable[np.ndarray]],
     number: Callable[[np.ndarray, str], int],
     settings: AblationSettings,
 ) -> Iterator[dict[str, Any]]:
@@ -526,19 +526,19 @@ def _rows(
         for repeat, mask in enumerate(masks)
     ]
     if settings.individual:
-        alone = enumerate(box_region([box], shape) for box in kept.boxes)
+        alone = enumerate(box_region(box[None], shape) for box in kept.boxes)
         regions += [("element", 0, index, mask) for index, mask in alone]
     original = number(np.zeros(shape, dtype=bool), "original")
     common = {"n_elements": len(kept), "original": original}
-    place = {"test": "original", "region": "original", "repeat": 0, "element": -1}
-    yield common | place | {"coverage": 0.0, "coverage_gap": 0.0, "forward": original}
+    first = {"test": "original", "region": "original", "repeat": 0, "element": -1}
+    yield common | first | {"coverage": 0.0, "coverage_gap": 0.0, "forward": original}
     for region, repeat, element, mask in regions:
         covered = mask.mean()
         gap = 0.0 if region in ("guided", "element") else covered - guided.mean()
         place = {"region": region, "repeat": repeat, "element": element}
-        common |= place | {"coverage": covered, "coverage_gap": gap}
+        place |= {"coverage": covered, "coverage_gap": gap}
         for test in settings.tests:
-            yield common | {"test": test, "forward": number(mask, test)}
+            yield common | place | {"test": test, "forward": number(mask, test)}
 
 
 def _outcome_table(

@@ -65,13 +65,16 @@ class FatalRecord(PhotoRecord):
             if victim != "always":
                 self.fuse.unlink()
             os.kill(int(victim) if victim.isdigit() else os.getpid(), signal.SIGKILL)
-        return super().read()
+        return PhotoRecord(**_known(self)).read()
+
+
+def _known(record):
+    return {field.name: getattr(record, field.name) for field in fields(PhotoRecord)}
 
 
 def _with_fuse(dataset, index, fuse):
     records = list(dataset.records)
-    known = {field.name: getattr(records[index], field.name) for field in fields(PhotoRecord)}
-    records[index] = FatalRecord(**known, fuse=fuse)
+    records[index] = FatalRecord(**_known(records[index]), fuse=fuse)
     return data.GeoDataset(dataset.name, dataset.classes, dataset.split, records)
 
 
