@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,11 @@ import pytest
 import torch
 from PIL import Image
 from torch import nn
+from torchvision import models
+from torchvision.models import ConvNeXt, MobileNetV2, ResNet
+from torchvision.models.convnext import CNBlockConfig
 
+from geolib import data
 from geolib.model import Classifier
 from geolib.model.classifier import Card
 
@@ -46,6 +50,113 @@ def classifier() -> Classifier:
     return Classifier(Oracle(), Card("oracle", CLASSES, SIDE)).eval()
 
 
+class Linear(nn.Module):
+    """Logit 0 is the scalar product of the image with ``weights [3, H, W]``, logit 1 is zero."""
+
+    def __init__(self, weights: torch.Tensor) -> None:
+        super().__init__()
+        self.weights = nn.Parameter(weights)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        score = (images * self.weights).flatten(1).sum(dim=1)
+        return torch.stack([score, torch.zeros_like(score)], dim=1)
+
+
+class Quadratic(Linear):
+    """Logit 0 is the scalar product of the squared image with ``weights``."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return super().forward(images.square())
+
+
+class Pooled(nn.Module):
+    """Features, their mean over all positions, and a head."""
+
+    def __init__(self, features: nn.Module, head: nn.Module | None = None) -> None:
+        super().__init__()
+        self.target_layer, self.head = features, head or nn.Identity()
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.head(self.target_layer(images).mean(dim=(2, 3)))
+
+
+class Red(Pooled):
+    """What features see of the red channel, by default all; the mean of that is the only logit."""
+
+    def __init__(self, features: nn.Module | None = None) -> None:
+        super().__init__(features or nn.Identity())
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return super().forward(images[:, :1])
+
+
+class Window(Pooled):
+    """A random network that is shown nothing but a window of the image."""
+
+    def __init__(self, rows: slice, columns: slice, stride: int = 2) -> None:
+        first = nn.Conv2d(3, 12, 3, padding=1, bias=False), nn.ReLU(inplace=True)
+        second = nn.Conv2d(12, 24, 3, stride, padding=1, bias=False), nn.ReLU(inplace=True)
+        super().__init__(nn.Sequential(*first, *second), nn.Linear(24, 4))
+        self.rows, self.columns = rows, columns
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        shown = torch.zeros_like(images)
+        shown[..., self.rows, self.columns] = images[..., self.rows, self.columns]
+        return super().forward(shown)
+
+
+def detectors() -> Pooled:
+    """Feature map 0 fires on red, 1 on green; logit k is the mean of map k."""
+    conv = nn.Conv2d(3, 2, 3, padding=1, bias=False)
+    kernels = torch.tensor([[1.0, -0.5, -0.5], [-0.5, 1.0, -0.5]])
+    with torch.no_grad():
+        conv.weight.copy_(kernels[:, :, None, None].expand(2, 3, 3, 3) / 9)
+    return Pooled(nn.Sequential(conv, nn.ReLU(inplace=True), nn.MaxPool2d(2)))
+
+
+class BasicBlock(nn.Sequential):
+    """A block, known by the name of its class."""
+
+
+def chain(after: Callable[[], nn.Module]) -> Pooled:
+    """Two blocks of random weights, each with what follows it."""
+    torch.manual_seed(0)
+    first = BasicBlock(nn.Conv2d(3, 8, 3, padding=1))
+    second = BasicBlock(nn.Conv2d(8, 8, 3, stride=2, padding=1))
+    return Pooled(nn.Sequential(first, after(), second, after()), nn.Linear(8, 3))
+
+
+class Plain(nn.Module):
+    """No block that is known, and a module that leads nowhere."""
+
+    def __init__(self, n_classes: int = 2) -> None:
+        super().__init__()
+        self.features = nn.Conv2d(3, 4, 3)
+        self.aside = nn.Conv2d(3, 4, 3)
+        self.head = nn.Linear(4, n_classes)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        self.aside(images)
+        return self.head(self.features(images).mean(dim=(2, 3)))
+
+
+def small_network(name: str) -> nn.Module:
+    """A random "resnet", "mobilenet" or "convnext" of torchvision, of five classes."""
+    torch.manual_seed(0)
+    if name == "resnet":
+        model = ResNet(models.resnet.BasicBlock, [1, 1, 1, 1], num_classes=5)
+        model.target_layer = model.layer4[-1]
+    elif name == "mobilenet":
+        model = MobileNetV2(num_classes=5, width_mult=0.25)
+        model.target_layer = model.features[-1]
+    else:
+        stages = [CNBlockConfig(16, 32, 1), CNBlockConfig(32, 48, 1), CNBlockConfig(48, None, 2)]
+        # As trained networks have it; the initial 1e-6 would make the blocks do nothing.
+        model = ConvNeXt(stages, num_classes=5, layer_scale=1.0)
+        model.target_layer = model.features[-1][-1]
+    return model
+
+
 def photograph(colour: str, seed: int) -> np.ndarray:
     """A square of the colour on a background that the oracle does not see."""
     rng = np.random.default_rng(seed)
@@ -63,6 +174,14 @@ def write_photographs(root: Path, n: int) -> None:
         for i in range(n):
             pixels = photograph(colour, seed=2 * i + (colour == "red"))
             Image.fromarray(pixels).save(root / colour / f"{i}.png")
+
+
+def one_of_each(root: Path, images: Mapping[str, np.ndarray]) -> data.GeoDataset:
+    """A dataset of one photograph for each class, kept in ``ROOT/CLASS``."""
+    for name, image in images.items():
+        (root / name).mkdir(parents=True)
+        Image.fromarray(image).save(root / name / "0.png")
+    return data.load("folder", "all", root=root)
 
 
 def lively(network: nn.Module) -> Any:
@@ -211,15 +330,15 @@ def scaled(maps: torch.Tensor) -> torch.Tensor:
     return (maps - low) / (high - low)
 
 
-def peak_memory(work: Callable[[], Any]) -> float:
-    """MB of memory that `work` needs at its peak, beyond what the process holds already."""
+def peak_memory(work: Callable[[], Any]) -> tuple[Any, float]:
+    """What `work` returns, and the MB it needs at its peak beyond what the process holds."""
     try:
         Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts anew
     except OSError:
         pytest.skip("needs Linux, which tells a process its peak memory")
     before = _memory("VmRSS")
-    work()
-    return _memory("VmHWM") - before
+    result = work()
+    return result, _memory("VmHWM") - before
 
 
 def _memory(name: str) -> float:

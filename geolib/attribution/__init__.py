@@ -20,9 +20,6 @@ from geolib.model.device import BatchSize, choose_batch_size, uses_bf16
 
 __all__ = ["FLOAT32_METHODS", "METHODS", "attribute", "block_sizes", "combicam_layers"]
 
-# Resizing leaves rounding errors around 0 and 1; anything beyond is not an image in 0...1.
-RANGE_TOLERANCE = 1e-5
-
 
 def attribute(
     classifier: nn.Module,
@@ -120,9 +117,6 @@ def block_sizes(
     return {name: (one.shape[2], one.shape[3]) for name, one in maps.items()}
 
 
-# --- The one driver of all methods -----------------------------------------------------------
-
-
 def _in_batches(
     method: str,
     function: Callable[..., Tensor],
@@ -185,9 +179,10 @@ def _held_still(classifier: nn.Module, bf16: bool = False) -> Iterator[None]:
     try:
         classifier.eval()
         classifier.requires_grad_(False)
-        for convolution, kernel in zip(convolutions, kernels, strict=True):
-            fast = kernel.to(torch.bfloat16, memory_format=torch.channels_last)
-            convolution.weight.data = fast
+        for convolution in convolutions:
+            convolution.weight.data = convolution.weight.to(
+                torch.bfloat16, memory_format=torch.channels_last
+            )
         yield
     finally:
         for convolution, kernel in zip(convolutions, kernels, strict=True):
@@ -203,8 +198,7 @@ def _lookup(method: str, options: dict[str, object]) -> Callable[..., Tensor]:
         raise ValueError(f"unknown attribution method {method!r}; known: {', '.join(METHODS)}")
     signature = inspect.signature(METHODS[method]).parameters.values()
     known = [p.name for p in signature if p.kind is p.KEYWORD_ONLY]
-    unknown = sorted(set(options) - set(known))
-    if unknown:
+    if unknown := sorted(set(options) - set(known)):
         raise TypeError(
             f"attribution method {method!r} has no option {', '.join(unknown)}; "
             f"it knows: {', '.join(known) or 'none'}"
@@ -215,16 +209,14 @@ def _lookup(method: str, options: dict[str, object]) -> Callable[..., Tensor]:
 def _check_images(images: Tensor) -> None:
     if not isinstance(images, Tensor) or images.dtype != torch.float32:
         got = images.dtype if isinstance(images, Tensor) else type(images).__name__
-        raise TypeError(
-            f"images must be a float32 tensor in 0...1, got {got}: convert bytes with "
-            "images.float() / 255"
-        )
+        raise TypeError(f"images must be float32 in 0...1, got {got}: images.float() / 255")
     if images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape[2:]:
         raise ValueError(f"images must have shape [B, 3, H, W], got {tuple(images.shape)}")
     if len(images) == 0:
         return
-    low, high = images.min().item(), images.max().item()
-    if not (low >= -RANGE_TOLERANCE and high <= 1 + RANGE_TOLERANCE):
+    low, high = (bound.item() for bound in images.aminmax())
+    # Resizing leaves rounding errors around 0 and 1; anything beyond is not an image in 0...1.
+    if not (low >= -1e-5 and high <= 1 + 1e-5):
         raise ValueError(
             f"images must lie in 0...1 without NaN, got {low:.4g} to {high:.4g}: give them "
             "un-normalised; the classifier normalises"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Literal
 
 import torch
@@ -75,24 +76,18 @@ def feature_maps(
     """
     seen: dict[str, list[Tensor]] = {name: [] for name in layers}
 
-    def watch(name: str, layer: nn.Module) -> torch.utils.hooks.RemovableHandle:
-        def hook(_module: nn.Module, _inputs: object, output: object) -> Tensor:
-            if not isinstance(output, Tensor) or output.ndim != 4:
-                shape = tuple(getattr(output, "shape", ()))
-                raise ValueError(
-                    f"{name} puts out {type(output).__name__} {shape}; "
-                    "expected a feature map [B, K, h, w]"
-                )
-            maps = output.float()
-            if torch.is_grad_enabled() and not maps.requires_grad:
-                maps = maps.detach().requires_grad_()
-            seen[name].append(maps)
-            # What follows may work in place (ReLU): it gets a copy.
-            return maps.to(output.dtype, copy=True)
+    def keep(name: str, _module: nn.Module, _inputs: object, output: object) -> Tensor:
+        if not isinstance(output, Tensor) or output.ndim != 4:
+            got = f"{type(output).__name__} {tuple(getattr(output, 'shape', ()))}"
+            raise ValueError(f"{name} puts out {got}; expected a feature map [B, K, h, w]")
+        maps = output.float()
+        if torch.is_grad_enabled() and not maps.requires_grad:
+            maps = maps.detach().requires_grad_()
+        seen[name].append(maps)
+        # What follows may work in place (ReLU): it gets a copy.
+        return maps.to(output.dtype, copy=True)
 
-        return layer.register_forward_hook(hook)
-
-    handles = [watch(name, layer) for name, layer in layers.items()]
+    handles = [layer.register_forward_hook(partial(keep, name)) for name, layer in layers.items()]
     try:
         logits = classifier(images)
     finally:

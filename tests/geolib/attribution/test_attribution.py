@@ -17,16 +17,26 @@ from pytorch_grad_cam import GradCAM, LayerCAM, ScoreCAM
 from scipy.stats import spearmanr
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.models import ResNet
-from torchvision.models.convnext import CNBlockConfig, ConvNeXt
-from torchvision.models.mobilenetv2 import MobileNetV2
-from torchvision.models.resnet import BasicBlock
-from toys import scaled, smooth_images
+from torchvision.ops import Conv2dNormActivation
+from toys import (
+    Linear,
+    Pooled,
+    Quadratic,
+    Red,
+    Window,
+    detectors,
+    scaled,
+    small_network,
+    smooth_images,
+)
 
 from geolib.attribution import METHODS, attribute
+from geolib.model import Classifier
+from geolib.model.classifier import Card
 
 CAMS = ["gradcam", "gradcam++", "layercam", "scorecam"]
 CONTROLS = ["random", "edges"]
+MEAN = torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1)
 EXPLANATIONS = [method for method in METHODS if method not in CONTROLS]
 # Enough to be exact on what is tested, few enough to be quick.
 QUICK = {
@@ -35,9 +45,6 @@ QUICK = {
     "integrated_gradients": {"steps": 3},
     "integrated_gradients_squared": {"steps": 3, "n_samples": 2},
 }
-
-
-# --- Networks --------------------------------------------------------------------------------
 
 
 class PaperNet(nn.Module):
@@ -68,116 +75,14 @@ PAPER_IMAGE = torch.tensor(
 )
 
 
-class Linear(nn.Module):
-    """Logit 0 is the scalar product of the image with ``weights [3, H, W]``, logit 1 is zero."""
-
-    def __init__(self, weights: Tensor) -> None:
-        super().__init__()
-        self.weights = nn.Parameter(weights)
-
-    def forward(self, images: Tensor) -> Tensor:
-        score = (images * self.weights).flatten(1).sum(dim=1)
-        return torch.stack([score, torch.zeros_like(score)], dim=1)
-
-
-class Quadratic(Linear):
-    """Logit 0 is the scalar product of the squared image with ``weights``."""
-
-    def forward(self, images: Tensor) -> Tensor:
-        return super().forward(images.square())
-
-
-class Red(nn.Module):
-    """One feature map, the red channel; its mean is the only logit."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.target_layer = nn.Identity()
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.target_layer(images[:, :1]).mean(dim=(2, 3))
-
-
-class Detectors(nn.Module):
-    """Feature map 0 fires on red, 1 on green; logit k is the mean of map k."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        conv = nn.Conv2d(3, 2, 3, padding=1, bias=False)
-        kernels = torch.tensor([[1.0, -0.5, -0.5], [-0.5, 1.0, -0.5]])
-        with torch.no_grad():
-            conv.weight.copy_(kernels[:, :, None, None].expand(2, 3, 3, 3) / 9)
-        self.target_layer = nn.Sequential(conv, nn.ReLU(inplace=True), nn.MaxPool2d(2))
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.target_layer(images).mean(dim=(2, 3))
-
-
-class Window(nn.Module):
-    """A random network that is shown nothing but a window of the image."""
-
-    def __init__(self, rows: slice, columns: slice, stride: int = 2) -> None:
-        super().__init__()
-        self.rows, self.columns = rows, columns
-        self.target_layer = nn.Sequential(
-            nn.Conv2d(3, 12, 3, padding=1, bias=False),
-            nn.ReLU(inplace=True),
-            nn.Conv2d(12, 24, 3, stride, padding=1, bias=False),
-            nn.ReLU(inplace=True),
-        )
-        self.head = nn.Linear(24, 4)
-
-    def forward(self, images: Tensor) -> Tensor:
-        shown = torch.zeros_like(images)
-        shown[..., self.rows, self.columns] = images[..., self.rows, self.columns]
-        return self.head(self.target_layer(shown).mean(dim=(2, 3)))
-
-
-class Pooled(nn.Module):
-    """Features, their mean over all positions, a linear head."""
-
-    def __init__(self, features: nn.Module, head: nn.Module) -> None:
-        super().__init__()
-        self.target_layer, self.head = features, head
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.head(self.target_layer(images).mean(dim=(2, 3)))
-
-
-def small_resnet() -> nn.Module:
-    torch.manual_seed(0)
-    model = ResNet(BasicBlock, [1, 1, 1, 1], num_classes=5)
-    model.target_layer = model.layer4[-1]
-    return model
-
-
-def small_mobilenet() -> nn.Module:
-    torch.manual_seed(0)
-    model = MobileNetV2(num_classes=5, width_mult=0.25)
-    model.target_layer = model.features[-1]
-    return model
-
-
-def small_convnext() -> nn.Module:
-    torch.manual_seed(0)
-    stages = [CNBlockConfig(16, 32, 1), CNBlockConfig(32, 48, 1), CNBlockConfig(48, None, 2)]
-    # As trained networks have it; the initial 1e-6 would make the blocks do nothing.
-    model = ConvNeXt(stages, num_classes=5, layer_scale=1.0)
-    model.target_layer = model.features[-1][-1]
-    return model
-
-
-NETWORKS = {"resnet": small_resnet, "mobilenet": small_mobilenet, "convnext": small_convnext}
-
-
-@pytest.fixture(scope="module", params=NETWORKS)
+@pytest.fixture(scope="module", params=["resnet", "mobilenet", "convnext"])
 def network(request: pytest.FixtureRequest) -> nn.Module:
-    return NETWORKS[request.param]().eval()
+    return small_network(request.param).eval()
 
 
 @pytest.fixture(scope="module")
 def resnet() -> nn.Module:
-    return small_resnet().eval()
+    return small_network("resnet").eval()
 
 
 @pytest.fixture(scope="module")
@@ -267,8 +172,7 @@ def test_scorecam_of_a_subset_keeps_the_channels_with_the_largest_range() -> Non
 @pytest.mark.parametrize("method", CAMS)
 def test_negative_evidence_is_cut_off(method: str) -> None:
     """The only map is red - 1/2 and has a positive weight everywhere: what remains is its ReLU."""
-    model = Red()
-    model.target_layer = nn.Conv2d(1, 1, 1)
+    model = Red(nn.Conv2d(1, 1, 1))
     with torch.no_grad():
         model.target_layer.weight.fill_(1)
         model.target_layer.bias.fill_(-0.5)
@@ -279,8 +183,7 @@ def test_negative_evidence_is_cut_off(method: str) -> None:
 
 def test_maps_are_upsampled_between_pixel_centres() -> None:
     """Two columns 0, 1 on four: centres at -1/4, 1/4, 3/4, 5/4, clamped to the map."""
-    model = Red()
-    model.target_layer = nn.AvgPool2d(2)
+    model = Red(nn.AvgPool2d(2))
     image = torch.zeros(1, 3, 4, 4)
     image[..., 2:] = 1
     expected = torch.tensor([0.0, 0.25, 0.75, 1.0]).expand(1, 4, 4)
@@ -372,8 +275,7 @@ def test_integrated_gradients_are_complete() -> None:
     bright = 0.5 + 0.5 * torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(4))
     targets = torch.tensor([1, 0])
     raw = METHODS["integrated_gradients"](model, bright, targets)
-    mean = torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1).expand_as(bright)
-    rise = (model(bright) - model(mean)).gather(1, targets[:, None])[:, 0]
+    rise = (model(bright) - model(MEAN.expand_as(bright))).gather(1, targets[:, None])[:, 0]
     torch.testing.assert_close(raw.sum(dim=(1, 2)), rise, rtol=1e-4, atol=1e-3)
 
 
@@ -413,8 +315,7 @@ def test_maps_are_min_max_scaled(image: np.ndarray) -> None:
 @pytest.mark.parametrize("method", CAMS)
 @pytest.mark.parametrize("shade", [0.1, 0.37, 0.7])
 def test_rounding_of_the_upsampling_is_not_taken_for_a_map(method: str, shade: float) -> None:
-    model = Red()
-    model.target_layer = nn.AvgPool2d(3)
+    model = Red(nn.AvgPool2d(3))
     image = torch.full((1, 3, 21, 15), shade)
     assert torch.equal(attribute(model, image, method), torch.zeros(1, 21, 15))
 
@@ -474,9 +375,8 @@ def test_gradcam_agrees_with_captum(network: nn.Module, images: Tensor) -> None:
 
 
 def test_integrated_gradients_agree_with_captum(network: nn.Module, images: Tensor) -> None:
-    mean = torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1).expand_as(images)
     expected = CaptumIntegratedGradients(network).attribute(
-        images, baselines=mean, target=[4, 3, 2], n_steps=6
+        images, baselines=MEAN.expand_as(images), target=[4, 3, 2], n_steps=6
     )
     found = quick(network, images, "integrated_gradients", targets=[4, 3, 2], steps=6)
     torch.testing.assert_close(found, scaled(expected.sum(dim=1).abs()), atol=1e-3, rtol=0)
@@ -487,24 +387,14 @@ def test_scorecam_agrees_with_the_library(images: Tensor) -> None:
 
     At stride 1, because the library's masks are up-sampled with aligned corners.
     """
-    mean = torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1)
-    std = torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1)
     network = Window(slice(4, 60), slice(4, 60), stride=1).eval()
     with torch.no_grad():
         network.head.weight.mul_(20)  # scores that differ, so that the weights do
-
-    class Normalising(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.network = network
-            self.target_layer = network.target_layer
-
-        def forward(self, images: Tensor) -> Tensor:
-            return self.network((images - mean) / std)
-
+    model = Classifier(network, Card("window", tuple("abcd"), 64))
     with ScoreCAM(network, [network.target_layer]) as cam:
-        expected = torch.from_numpy(cam((images - mean) / std, None))
-    found = attribute(Normalising(), images, "scorecam", precision="fp32")
+        expected = torch.from_numpy(cam((images - model.mean) / model.std, None))
+    options = {"target_layer": network.target_layer, "precision": "fp32"}
+    found = attribute(model, images, "scorecam", **options)
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
 
 
@@ -534,7 +424,7 @@ def test_evidence_belongs_to_the_class_asked_for(method: str, target: int) -> No
         image[:, :, rows, columns] = 0.0
         image[:, channel, rows, columns] = 1.0
     options = one_layer(method)
-    found = attribute(Detectors(), image.clamp(0, 1), method, targets=[target], **options)[0]
+    found = attribute(detectors(), image.clamp(0, 1), method, targets=[target], **options)[0]
     k = 12 * 12 // 2
     top = torch.zeros(48 * 48).index_fill(0, found.flatten().topk(k).indices, 1).view(48, 48)
     rows, columns = patches[target]
@@ -585,7 +475,7 @@ def test_the_callers_modes_do_not_matter(resnet: nn.Module, images: Tensor, meth
 
 @pytest.mark.parametrize("method", METHODS)
 def test_the_classifier_is_left_as_it_was(images: Tensor, method: str) -> None:
-    model = small_resnet()
+    model = small_network("resnet")
     expected = quick(copy.deepcopy(model).eval(), images[:2], method)
     model.train()
     model.layer1.eval()
@@ -609,7 +499,7 @@ def test_the_classifier_is_left_as_it_was(images: Tensor, method: str) -> None:
 
 @pytest.mark.parametrize("method", ["gradcam", "scorecam"])
 def test_the_classifier_is_left_as_it_was_after_an_error(images: Tensor, method: str) -> None:
-    model = small_resnet().train()
+    model = small_network("resnet").train()
     with pytest.raises(ValueError, match="targets"):
         quick(model, images, method, targets=[0, 0, 5], precision="bf16")
     assert all(module.training for module in model.modules())
@@ -647,7 +537,7 @@ def test_default_targets_are_the_predicted_classes(
 @pytest.mark.parametrize("method", CAMS)
 def test_a_layer_before_an_in_place_activation(images: Tensor, method: str) -> None:
     """``bn1`` of a residual block is followed by an in-place ReLU; its negative values count."""
-    model = small_resnet()
+    model = small_network("resnet")
     layer = model.layer3[0].bn1
     expected = quick(copy.deepcopy(model), images, method, target_layer="layer3.0.bn1")
     for module in model.modules():
@@ -685,56 +575,52 @@ def test_random_maps_prefer_no_place() -> None:
 # --- Cost ------------------------------------------------------------------------------------
 
 
-class Counting(nn.Module):
-    """Notes the size of each batch that passes."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-        self.target_layer = model.target_layer
-        self.sizes: list[int] = []
-
-    def forward(self, images: Tensor) -> Tensor:
-        self.sizes.append(len(images))
-        return self.model(images)
+@pytest.fixture
+def passed(resnet: nn.Module) -> Iterator[list[int]]:
+    """The size of each batch that passes the network."""
+    sizes: list[int] = []
+    hook = resnet.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+    yield sizes
+    hook.remove()
 
 
 @pytest.mark.parametrize("method", ["gradcam", "gradcam++", "layercam"])
-def test_cams_take_one_pass(resnet: nn.Module, images: Tensor, method: str) -> None:
-    model = Counting(resnet)
-    attribute(model, images, method)
-    assert model.sizes == [3]
+def test_cams_take_one_pass(
+    resnet: nn.Module, images: Tensor, method: str, passed: list[int]
+) -> None:
+    attribute(resnet, images, method)
+    assert passed == [3]
 
 
-def test_scorecam_passes_each_live_channel_once(resnet: nn.Module, images: Tensor) -> None:
-    model = Counting(copy.deepcopy(resnet).eval())
-    with torch.no_grad():
-        model.model.layer4[0].bn2.bias[:300] = -100  # the ReLU silences these
-        model.model.layer4[0].downsample[1].weight[:300] = 0
-        model.model.layer4[0].downsample[1].bias[:300] = 0
+def test_scorecam_passes_each_live_channel_once(images: Tensor) -> None:
+    model = small_network("resnet").eval()
+    sizes: list[int] = []
     maps: list[Tensor] = []
-    hook = model.target_layer.register_forward_hook(lambda *call: maps.append(call[2]))
     with torch.no_grad():
-        model.model(images[:2])
+        model.layer4[0].bn2.bias[:300] = -100  # the ReLU silences these
+        model.layer4[0].downsample[1].weight[:300] = 0
+        model.layer4[0].downsample[1].bias[:300] = 0
+        hook = model.target_layer.register_forward_hook(lambda *call: maps.append(call[2]))
+        model(images[:2])
     hook.remove()
     live = sum(len(channel.unique()) > 1 for channel in maps[0].flatten(0, 1))
     assert 100 < live <= 2 * 212
+    model.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
     attribute(model, images[:2], "scorecam", batch_size=50, precision="fp32")
-    assert max(model.sizes) <= 50
-    assert sum(model.sizes) == 2 + 1 + live, "the images, the plain colour, a mask per channel"
+    assert max(sizes) <= 50
+    assert sum(sizes) == 2 + 1 + live, "the images, the plain colour, a mask per channel"
 
 
 @pytest.mark.parametrize("method", ["smoothgrad", "integrated_gradients"])
 def test_gradients_take_one_pass_per_step_and_bounded_memory(
-    resnet: nn.Module, images: Tensor, method: str
+    resnet: nn.Module, images: Tensor, method: str, passed: list[int]
 ) -> None:
-    model = Counting(resnet)
-    quick(model, images, method, batch_size=5)
-    assert sum(model.sizes) == 3 + 3 * 3
-    assert max(model.sizes) <= 6
-    model.sizes.clear()
-    quick(model, images[:1], method, batch_size=5)
-    assert model.sizes == [1, 3], "the samples of one image go together"
+    quick(resnet, images, method, batch_size=5)
+    assert sum(passed) == 3 + 3 * 3
+    assert max(passed) <= 6
+    passed.clear()
+    quick(resnet, images[:1], method, batch_size=5)
+    assert passed == [1, 3], "the samples of one image go together"
 
 
 # --- Precision -------------------------------------------------------------------------------
@@ -754,13 +640,8 @@ def trained() -> Iterator[tuple[nn.Module, Tensor]]:
 
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        layers: list[nn.Module] = []
-        for before, after in [(3, 16), (16, 32), (32, 64)]:
-            layers += [
-                nn.Conv2d(before, after, 3, stride=2, padding=1, bias=False),
-                nn.BatchNorm2d(after),
-                nn.ReLU(inplace=True),
-            ]
+        sizes = [(3, 16), (16, 32), (32, 64)]
+        layers = [Conv2dNormActivation(*size, stride=2) for size in sizes]
         model = Pooled(nn.Sequential(*layers), nn.Linear(64, 3))
         optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
         generator = torch.Generator().manual_seed(0)
@@ -842,11 +723,11 @@ NOT_A_NUMBER = torch.full((2, 3, 8, 8), torch.nan)
 @pytest.mark.parametrize("method", ["gradcam", "random"])
 def test_bad_images(images: Tensor, error: type[Exception], words: str, method: str) -> None:
     with pytest.raises(error, match=words):
-        attribute(Detectors(), images, method)
+        attribute(detectors(), images, method)
 
 
 def test_rounding_errors_of_a_resize_pass() -> None:
-    attribute(Detectors(), GOOD + 1 + 1e-6, "gradcam")
+    attribute(detectors(), GOOD + 1 + 1e-6, "gradcam")
 
 
 @pytest.mark.parametrize(
@@ -877,7 +758,7 @@ def test_rounding_errors_of_a_resize_pass() -> None:
 )
 def test_bad_arguments(arguments: dict[str, object], error: type[Exception], words: str) -> None:
     with pytest.raises(error, match=words):
-        attribute(Detectors(), GOOD, **arguments)
+        attribute(detectors(), GOOD, **arguments)
 
 
 def test_layers_without_a_feature_map_are_refused(resnet: nn.Module, images: Tensor) -> None:
@@ -892,7 +773,7 @@ def test_layers_without_a_feature_map_are_refused(resnet: nn.Module, images: Ten
 @pytest.mark.parametrize("method", EXPLANATIONS)
 @pytest.mark.parametrize("where", ["conv1.weight", "fc.bias"])
 def test_broken_weights(images: Tensor, method: str, where: str) -> None:
-    model = small_resnet()
+    model = small_network("resnet")
     with torch.no_grad():
         model.get_parameter(where).view(-1)[0] = torch.nan
     with pytest.raises(ValueError, match=r"NaN.*weights"):

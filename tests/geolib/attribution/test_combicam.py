@@ -11,16 +11,10 @@ from scipy.stats import spearmanr
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision import models
-from toys import scaled, smooth_images
+from toys import BasicBlock, Plain, chain, scaled, smooth_images
 
-from geolib.attribution import METHODS, attribute, block_sizes, combicam_layers
+from geolib.attribution import attribute, block_sizes, combicam_layers
 from geolib.attribution.blocks import block_modules
-
-# --- Networks --------------------------------------------------------------------------------
-
-
-class BasicBlock(nn.Sequential):
-    """A block, known by the name of its class."""
 
 
 class TwoBlocks(nn.Module):
@@ -42,22 +36,6 @@ class TwoBlocks(nn.Module):
 
 RED = torch.tensor([[0.5, 0.0, 0.0], [0.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
 IMAGE = torch.stack([RED, torch.zeros(3, 3), torch.zeros(3, 3)])[None]
-
-
-class Chain(nn.Module):
-    """Blocks of random weights, each with what follows it; the mean of the last map is the head."""
-
-    def __init__(self, after: Callable[[], nn.Module], n_classes: int = 3) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.steps = nn.Sequential(
-            *(BasicBlock(nn.Conv2d(3, 8, 3, padding=1)), after()),
-            *(BasicBlock(nn.Conv2d(8, 8, 3, stride=2, padding=1)), after()),
-        )
-        self.head = nn.Linear(8, n_classes)
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.head(self.steps(images).mean(dim=(2, 3)))
 
 
 def torchvision_network(name: str) -> nn.Module:
@@ -228,8 +206,8 @@ def test_activations_in_place_after_a_block(images: Tensor, target: int) -> None
     """Negative values count in a block's map, and what follows must not overwrite them."""
     targets = [target, target]
     settings = {"targets": targets, "precision": "fp32"}
-    found = combicam_layers(Chain(lambda: nn.ReLU(inplace=True)), images, **settings)
-    expected = combicam_layers(Chain(nn.ReLU), images, **settings)
+    found = combicam_layers(chain(lambda: nn.ReLU(inplace=True)), images, **settings)
+    expected = combicam_layers(chain(nn.ReLU), images, **settings)
     assert max(one.max() for one in expected.values()) > 0
     for name, one in expected.items():
         torch.testing.assert_close(found[name], one, msg=name)
@@ -237,13 +215,13 @@ def test_activations_in_place_after_a_block(images: Tensor, target: int) -> None
 
 def test_a_certain_prediction_still_has_a_map(images: Tensor) -> None:
     """Where 1 - p is 1e-12, p is 1 in float32 and its own derivative would be rounding errors."""
-    model = Chain(nn.Tanh)
+    model = chain(nn.Tanh)
     with torch.no_grad():
         model.head.weight.mul_(60)
         model.head.bias.copy_(torch.tensor([28.0, 0.0, 1.0]))
     probabilities = model(images).softmax(dim=1)
     assert probabilities[0, 0] == 1
-    exact = Chain(nn.Tanh).double()
+    exact = chain(nn.Tanh).double()
     exact.load_state_dict({key: value.double() for key, value in model.state_dict().items()})
     blocks = [module for module in exact.modules() if isinstance(module, BasicBlock)]
     expected = sum(one_layer(exact, block, images[0].double(), 0) for block in blocks)[None]
@@ -337,20 +315,6 @@ def test_named_layers_replace_the_blocks(resnet: nn.Module, images: Tensor) -> N
     torch.testing.assert_close(whole, scaled(total), atol=1e-5, rtol=0)
 
 
-class Plain(nn.Module):
-    """No block that is known, and a module that leads nowhere."""
-
-    def __init__(self, n_classes: int = 2) -> None:
-        super().__init__()
-        self.features = nn.Conv2d(3, 4, 3)
-        self.aside = nn.Conv2d(3, 4, 3)
-        self.head = nn.Linear(4, n_classes)
-
-    def forward(self, images: Tensor) -> Tensor:
-        self.aside(images)
-        return self.head(self.features(images).mean(dim=(2, 3)))
-
-
 @pytest.mark.parametrize(
     ("model", "layers", "error", "words"),
     [
@@ -373,10 +337,3 @@ def test_networks_and_layers_that_cannot_do(
         with pytest.raises(error, match=words):
             run()
     assert not any(module._forward_hooks for module in model.modules())
-
-
-def test_naming_the_layer_is_enough(images: Tensor) -> None:
-    model = Plain()
-    found = attribute(model, images, "combicam", precision="fp32", layers=["features"])
-    assert found.amax(dim=(1, 2)).tolist() == [1, 1]
-    assert "combicam" in METHODS

@@ -11,11 +11,11 @@ from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 from toys import SAM_SIDE as SIDE
 from toys import SIDE as CLASSIFIER_SIDE
-from toys import classifier, peak_memory, picture, save_sam2
+from toys import classifier, one_of_each, peak_memory, picture, save_sam2
 from transformers import Sam2Model
 
-from geolib import data, pipeline, segmentation
-from geolib.masks import decode
+from geolib import pipeline, segmentation
+from geolib.masks import decode, iou
 from geolib.pipeline import EvaluationConfig, shards
 from geolib.segmentation import Segments
 
@@ -48,15 +48,21 @@ def asked_directly(network, image, n):
     return torch.cat(logits).numpy(), torch.cat(quality).numpy()
 
 
+def filtered(segment, monkeypatch):
+    """What the processor is given to filter, call by call."""
+    processor = segment.function.processor
+    given, filter_masks = [], processor.filter_masks
+    monkeypatch.setattr(
+        processor, "filter_masks", lambda *a: (given.append(a), filter_masks(*a))[1]
+    )
+    return given
+
+
 @pytest.mark.parametrize("shape", [(60, 90), (120, 40)])  # wide and tall, enlarged and reduced
 def test_the_network_is_asked_at_a_grid_over_the_whole_picture(folder, shape, monkeypatch):
     """Batched points over an embedding computed once, against one whole pass for each point."""
     segment = segmentation.load("sam2", checkpoint=folder, points_per_side=5)
-    processor = segment.function.processor
-    given, filter_masks = [], processor.filter_masks
-    monkeypatch.setattr(
-        processor, "filter_masks", lambda *a: (given.append(a[:2]), filter_masks(*a))[1]
-    )
+    given = filtered(segment, monkeypatch)
     segment(picture(*shape))
     assert len(given) == 2  # 25 points, 16 at a time
     logits, quality = asked_directly(segment.model, picture(*shape), 5)
@@ -100,10 +106,6 @@ def planted(monkeypatch):
     monkeypatch.setattr(Sam2Model, "get_image_embeddings", lambda self, pixels: [pixels])
 
 
-def iou(a, b):
-    return (a & b).sum() / (a | b).sum()
-
-
 @pytest.mark.parametrize("shape", [(64, 64), (90, 160), (300, 100)])
 @pytest.mark.parametrize("size", [None, (48, 48)])
 def test_every_square_is_found_once_wherever_it_lies(folder, planted, shape, size):
@@ -111,9 +113,10 @@ def test_every_square_is_found_once_wherever_it_lies(folder, planted, shape, siz
     segments = segmentation.load("sam2", checkpoint=folder, points_per_side=4)(image, size=size)
     wanted = Segments(masks).resize(size or shape).masks
     assert segments.masks.shape == wanted.shape
-    found = [np.argmax([iou(mask, square) for square in wanted]) for mask in segments.masks]
+    overlaps = iou(segments.masks, wanted)
+    found = overlaps.argmax(axis=1).tolist()
     assert sorted(found) == list(range(16))
-    assert min(iou(m, wanted[i]) for m, i in zip(segments.masks, found, strict=True)) > 0.55
+    assert overlaps.max(axis=1).min() > 0.55
     # The planted score grows downwards: the best ones are those of the last row.
     assert [i // 4 for i in found] == sorted((i // 4 for i in found), reverse=True)
     assert (np.diff(segments.scores) <= 0).all()
@@ -122,29 +125,22 @@ def test_every_square_is_found_once_wherever_it_lies(folder, planted, shape, siz
 def test_its_own_thresholds_are_passed_on(folder, monkeypatch):
     """0.80 and 0.95 are the defaults of the authors' generator; transformers has 0.88 for all."""
     segment = segmentation.load("sam2", checkpoint=folder, points_per_side=2)
-    processor = segment.function.processor
-    given, filter_masks = [], processor.filter_masks
-    monkeypatch.setattr(
-        processor, "filter_masks", lambda *a: (given.append(a[4:]), filter_masks(*a))[1]
-    )
+    given = filtered(segment, monkeypatch)
     segment(picture(50, 50))
-    assert given == [(0.80, 0.95, 0, 1)]
+    assert [call[4:] for call in given] == [(0.80, 0.95, 0, 1)]
+    assert segment.options["pred_iou_thresh"] == 0.80
 
 
 def test_masks_between_the_two_thresholds_survive(folder):
-    segment, image = (
-        segmentation.load("sam2", checkpoint=folder, points_per_side=2),
-        picture(50, 50),
-    )
-    decoder = segment.model.mask_decoder
-    counts = {}
+    segment = segmentation.load("sam2", checkpoint=folder, points_per_side=2)
+    decoder, counts = segment.model.mask_decoder, {}
     with torch.no_grad():
         decoder.iou_prediction_head.proj_out.weight.zero_()
         for layer in decoder.output_hypernetworks_mlps:
             layer.proj_out.weight.mul_(1000)  # stable, whatever the offset
         for quality in (0.79, 0.81, 0.87):
             decoder.iou_prediction_head.proj_out.bias.fill_(float(torch.tensor(quality).logit()))
-            counts[quality] = len(segment(image))
+            counts[quality] = len(segment(picture(50, 50)))
     assert counts[0.79] == 0
     assert counts[0.81] == counts[0.87] > 0
 
@@ -244,11 +240,8 @@ def test_the_key_is_that_of_the_files(folder, tmp_path):
 
 
 def test_the_pipeline_keeps_run_lengths(folder, tmp_path, planted):
-    for colour in ("blue", "red"):
-        (tmp_path / "photos" / colour).mkdir(parents=True)
-        image, _ = coloured_squares(120, 200, 4)
-        Image.fromarray(image).save(tmp_path / "photos" / colour / "0.png")
-    dataset = data.load("folder", "all", root=tmp_path / "photos")
+    image, _ = coloured_squares(120, 200, 4)
+    dataset = one_of_each(tmp_path / "photos", {"blue": image, "red": image})
     options = {"checkpoint": str(folder), "points_per_side": 4}
     config = EvaluationConfig(
         segmenter="sam2", segmenter_options=options, repeats=2, precision="fp32", s_min=0.0
@@ -277,7 +270,6 @@ def test_memory_does_not_grow_with_the_photograph(folder, planted):
     segment = segmentation.load("sam2", checkpoint=folder, points_per_side=6)
     image, _ = coloured_squares(300, 400, 6)
     photograph = image.repeat(10, axis=0).repeat(10, axis=1)
-    found = []
-    used = peak_memory(lambda: found.append(segment(photograph, size=(224, 224))))
-    assert len(found[0]) == 36  # 432 MB, were they held at the photograph's own size
+    found, used = peak_memory(lambda: segment(photograph, size=(224, 224)))
+    assert len(found) == 36  # 432 MB, were they held at the photograph's own size
     assert used < 150

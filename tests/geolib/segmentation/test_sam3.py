@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
-from toys import BOX, CLASSES, classifier, peak_memory, photograph, picture, save_sam3
+from toys import BOX, CLASSES, classifier, one_of_each, peak_memory, photograph, picture, save_sam3
 from toys import SAM_SIDE as SIDE
 from toys import SIDE as CLASSIFIER_SIDE
 from transformers import CLIPTokenizer, Sam3Model
@@ -18,7 +18,7 @@ from transformers.models.sam3.modeling_sam3 import (
     Sam3VisionEncoderOutput,
 )
 
-from geolib import data, pipeline, segmentation
+from geolib import pipeline, segmentation
 from geolib.pipeline import EvaluationConfig, shards
 from geolib.segmentation import Segments
 from geolib.segmentation.networks.sam3 import concept_names
@@ -233,11 +233,8 @@ def test_each_word_finds_its_thing_and_an_absent_one_nothing(folder, planted, sh
 
 def test_the_planted_cause_is_named_and_its_effect_is_exact(folder, planted, tmp_path):
     """Photographs of 144 × 96 pixels whose class is the colour of one square."""
-    for colour in CLASSES:
-        (tmp_path / "photos" / colour).mkdir(parents=True)
-        image = photograph(colour, seed=1).repeat(3, axis=0).repeat(2, axis=1)
-        Image.fromarray(image).save(tmp_path / "photos" / colour / "0.png")
-    dataset = data.load("folder", "all", root=tmp_path / "photos")
+    images = {c: photograph(c, seed=1).repeat(3, axis=0).repeat(2, axis=1) for c in CLASSES}
+    dataset = one_of_each(tmp_path / "photos", images)
     config = EvaluationConfig(
         segmenter="sam3",
         segmenter_options={"checkpoint": str(folder), "concepts": ["red plate", "blue plate"]},
@@ -266,7 +263,6 @@ def test_memory_does_not_grow_with_the_photograph(folder, planted):
     segment = segmentation.load("sam3", checkpoint=folder, concepts=prompts)
     image, _ = painted(300, 400)
     photograph = image.repeat(10, axis=0).repeat(10, axis=1)
-    found = []
-    used = peak_memory(lambda: found.append(segment(photograph, size=(224, 224))))
-    assert len(found[0]) == 36  # 432 MB, were they held at the photograph's own size
+    found, used = peak_memory(lambda: segment(photograph, size=(224, 224)))
+    assert len(found) == 36  # 432 MB, were they held at the photograph's own size
     assert used < 150

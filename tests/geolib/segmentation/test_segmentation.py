@@ -11,13 +11,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
 from scipy import ndimage
 from skimage import data, transform
-from toys import SIDE, classifier
+from toys import SIDE, classifier, one_of_each
 
 import geoscenes
-from geolib import data as datasets
 from geolib import pipeline, segmentation
 from geolib.masks import encode, iou
 from geolib.pipeline import shards
@@ -394,9 +392,7 @@ def test_networks_are_shown_the_photograph_the_others_what_the_classifier_sees(
     function = left_half if native else left_half_as_shown
     monkeypatch.setitem(segmentation.SEGMENTERS, "left", function)
     assert segmentation.load("left").native is native
-    (tmp_path / "photos" / "blue").mkdir(parents=True)
-    Image.fromarray(np.full((100, 300, 3), 200, np.uint8)).save(tmp_path / "photos/blue/0.png")
-    dataset = datasets.load("folder", "all", root=tmp_path / "photos")
+    dataset = one_of_each(tmp_path / "photos", {"blue": np.full((100, 300, 3), 200, np.uint8)})
     config = shards.EvaluationConfig(segmenter="left", precision="fp32")
     (shard,) = shards.shards(dataset, classifier(), 1)
     (found,) = shards.segments(shard, classifier(), config)
