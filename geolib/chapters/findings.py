@@ -1,13 +1,14 @@
 """What the chapters on the object-level paper find of its claims (§4 and §5 of arXiv 2605.00912).
 
-From tables of a chapter to findings for :mod:`geolib.book.claims`. A claim a run cannot measure,
-for want of a segmenter or of images, gets None.
+From tables of a chapter to findings for :mod:`geolib.book.claims`; None where a run cannot measure
+a claim, for want of a segmenter or of images.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -23,13 +24,8 @@ from geolib.pipeline.shards import Extracted
 from geolib.statistics import Interval
 
 TESTS = ("deletion", "insertion")
-# The paper's attribution methods and segmenters, with their names in the ledger.
-METHODS = {
-    "gradcam": "gradcam",
-    "gradcam++": "gradcampp",
-    "smoothgrad": "smoothgrad",
-    "scorecam": "scorecam",
-}
+# The paper's attribution methods and segmenters.
+METHODS = ("gradcam", "gradcam++", "smoothgrad", "scorecam")
 SEGMENTERS = ("mobilesam", "sam2", "sam3")
 # Maps and segments that are there for comparison: what holds for them says nothing of the paper.
 CONTROLS = ("edges", "random")
@@ -38,7 +34,6 @@ YARDSTICKS = ("grid", "none", "truth")
 MIN_SEGMENTERS = 5
 
 Found = dict[str, Finding | None]
-Advantages = dict[tuple[str, str, str], pd.DataFrame]
 Pick = Callable[[Iterable[float]], float]
 
 
@@ -78,18 +73,14 @@ def over_images(
     """
     if n < 2:
         return None
+    rng = np.random.default_rng(seed)
+    options: dict[str, Any] = {"vectorized": False, "n_resamples": 1999, "method": "percentile"}
     with np.errstate(invalid="ignore", divide="ignore"):
         value = float(statistic(np.arange(n)))
         if not np.isfinite(value):
             return None
-        low, high = stats.bootstrap(
-            (np.arange(n),),
-            statistic,
-            vectorized=False,
-            n_resamples=1999,
-            method="percentile",
-            rng=np.random.default_rng(seed),
-        ).confidence_interval
+        found = stats.bootstrap((np.arange(n),), statistic, rng=rng, **options)
+    low, high = found.confidence_interval
     if not np.isfinite([low, high]).all():
         return None
     return Finding(value=value, low=low, high=high, n=n, data=f"{data}, {n} images")
@@ -131,35 +122,28 @@ def elements(extracted: Sequence[Extracted], dataset: str) -> Found:
     """
     known = [one for one in extracted if len(one.elements)]
     if not known or not elements_.has_truth(extracted):
-        names = ("overlap", "part", "shapeless", "diverse")
-        return {f"object-{name}": None for name in names}
-    marked = [elements_.mark_elements(one) for one in known]
-    total = np.array([len(one) for one in marked])
-    hits = pd.DataFrame(
-        {
-            "overlap": one["overlapping"].sum(),
-            "part": (one["kind"] == "part").sum(),
-            "shapeless": (one["kind"] == "shapeless").sum(),
-        }
-        for one in marked
-    )
+        return dict.fromkeys(f"object-{n}" for n in ("overlap", "part", "shapeless", "diverse"))
+    marked = pd.concat([elements_.mark_elements(one) for one in known], keys=range(len(known)))
+    marked["part"], marked["shapeless"] = (marked["kind"] == k for k in ("part", "shapeless"))
+    counts = marked.groupby(level=0)[["overlapping", "part", "shapeless"]].agg(["sum", "size"])
     shown = [Counter(seen) for one in known if (seen := elements_.element_categories(one))]
     kinds = pd.DataFrame(shown).fillna(0).to_numpy()
 
-    def share(hit: np.ndarray) -> Callable[[np.ndarray], float]:
-        return lambda chosen: hit[chosen].sum() / total[chosen].sum()
+    def share(hits: pd.DataFrame) -> Callable[[np.ndarray], float]:
+        values = hits.to_numpy()
+        return lambda chosen: np.divide(*values[chosen].sum(0))
 
     def commonest(chosen: np.ndarray) -> float:
         sums = kinds[chosen].sum(0)
         return sums.max() / sums.sum()
 
-    data = f"{dataset}, {total.sum()} elements"
-    found = {
-        f"object-{name}": over_images(share(hit.to_numpy()), len(known), data)
-        for name, hit in hits.items()
+    data = f"{dataset}, {len(marked)} elements"
+    return {
+        "object-overlap": over_images(share(counts["overlapping"]), len(known), data),
+        "object-part": over_images(share(counts["part"]), len(known), data),
+        "object-shapeless": over_images(share(counts["shapeless"]), len(known), data),
+        "object-diverse": over_images(commonest, len(kinds), data),
     }
-    found["object-diverse"] = over_images(commonest, len(kinds), data)
-    return found
 
 
 def faithfulness(
@@ -176,9 +160,10 @@ def faithfulness(
     for test in TESTS:
         found[f"object-{test}"] = _advantage(own.get((test, attribution, segmenter)), with_pair)
         found[f"object-{test}-configurations"] = _weakest(compared, test, dataset)
-        for method, name in METHODS.items():
+        for method in METHODS:
             rows = compared.get((test, method, segmenter))
-            found[f"object-{test}-{name}"] = _advantage(rows, f"{dataset}, {segmenter}")
+            name = f"object-{test}-{method.replace('+', 'p')}"
+            found[name] = _advantage(rows, f"{dataset}, {segmenter}")
         for name in SEGMENTERS:
             rows = compared.get((test, attribution, name))
             found[f"object-{test}-{name}"] = _advantage(rows, with_map)
@@ -187,17 +172,17 @@ def faithfulness(
         found[f"object-sam3-{test}-best"] = _apart(effects, "sam3", min, with_map)
         if test == "deletion":  # of SAM 2 in the insertion test the paper says nothing
             found["object-sam2-deletion-worst"] = _apart(effects, "sam2", max, with_map)
-    found["object-keeps-information"] = _kept(chosen, with_pair)
+    # Accuracy when only the guided boxes are shown, less that on the whole image.
+    parts = ("test == 'insertion' and region == 'guided'", "test == 'original'")
+    correct = [chosen.query(part).set_index("image_id")["correct"].astype(float) for part in parts]
+    found["object-keeps-information"] = mean((correct[0] - correct[1]).dropna(), with_pair)
     return found
 
 
-def _advantages(outcomes: pd.DataFrame) -> Advantages:
+def _advantages(outcomes: pd.DataFrame) -> dict[Any, pd.DataFrame]:
     """Advantages of guided boxes, a row per image, for each test, method and segmenter."""
     pair = ["attribution", "segmenter"]
-    groups = statistics.advantages(outcomes, pair).groupby(["test", *pair])
-    return {
-        (str(test), str(method), str(segmenter)): rows for (test, method, segmenter), rows in groups
-    }
+    return dict(list(statistics.advantages(outcomes, pair).groupby(["test", *pair])))
 
 
 def _advantage(rows: pd.DataFrame | None, data: str) -> Finding | None:
@@ -229,7 +214,7 @@ def _least_favourable(found: Sequence[Interval], least: Pick, n: int, data: str)
     return Finding(value=mean, low=low, high=high, n=n, data=f"{data}, {n} images")
 
 
-def _weakest(advantages: Advantages, test: str, dataset: str) -> Finding | None:
+def _weakest(advantages: dict[Any, pd.DataFrame], test: str, dataset: str) -> Finding | None:
     """Smallest advantage over the pairs of the paper's kind, corrected for their number."""
     pairs = [
         rows
@@ -275,11 +260,3 @@ def _correlation(covers: pd.DataFrame, effects: pd.DataFrame, data: str) -> Find
         return np.corrcoef(x[chosen].mean(0), y[chosen].mean(0))[0, 1]
 
     return over_images(correlation, n_images, f"{data}, {only_these(map(str, covers))}")
-
-
-def _kept(outcomes: pd.DataFrame, data: str) -> Finding | None:
-    """Accuracy when only the guided boxes are shown minus accuracy on the whole image."""
-    guided = outcomes.query("test == 'insertion' and region == 'guided'")
-    whole = outcomes[outcomes["test"] == "original"]
-    correct = [rows.set_index("image_id")["correct"].astype(float) for rows in (guided, whole)]
-    return mean((correct[0] - correct[1]).dropna(), data)

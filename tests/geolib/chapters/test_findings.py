@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,11 +13,12 @@ from geolib.book import claims
 from geolib.chapters import elements, findings
 
 N = 40
-PAIRS = [("gradcam++", "felzenszwalb"), ("smoothgrad", "felzenszwalb"), ("random", "felzenszwalb")]
-PAIRS += [("gradcam++", name) for name in ("slic", "grid", "mobilesam", "sam2", "sam3")]
-
-
+SAMS = ("mobilesam", "sam2", "sam3")
+OTHERS = ("slic", "grid", *SAMS)
+PAIRS = [(method, "felzenszwalb") for method in ("gradcam++", "smoothgrad", "random")]
+PAIRS += [("gradcam++", name) for name in OTHERS]
 FEW = {"coverage_gap": 0.0, "n_elements": 3}
+COLUMNS = ["image_id", "attribution", "segmenter", "test", "region", "coverage", "correct"]
 
 
 def outcomes(guided_wins: bool, pairs=PAIRS, coverage=None) -> pd.DataFrame:
@@ -36,8 +36,7 @@ def outcomes(guided_wins: bool, pairs=PAIRS, coverage=None) -> pd.DataFrame:
                 ("insertion", "random", not wins),
             ):
                 rows.append((str(i), attribution, segmenter, test, region, share, correct))
-    columns = ["image_id", "attribution", "segmenter", "test", "region", "coverage", "correct"]
-    return pd.DataFrame(rows, columns=columns).assign(**FEW)
+    return pd.DataFrame(rows, columns=COLUMNS).assign(**FEW)
 
 
 def faithfulness(table: pd.DataFrame, dataset: str = "GeoScenes") -> findings.Found:
@@ -45,19 +44,16 @@ def faithfulness(table: pd.DataFrame, dataset: str = "GeoScenes") -> findings.Fo
     return findings.faithfulness(table, chosen, "gradcam++", "felzenszwalb", dataset)
 
 
-TESTED = [
-    f"object-{test}{what}"
-    for test in ("deletion", "insertion")
-    for what in ("", "-configurations", "-gradcampp", "-smoothgrad", "-sam2", "-sam3")
-]
-SAMS = ("mobilesam", "sam2", "sam3")
+def named(*endings: str) -> list[str]:
+    return [f"object-{test}{end}" for test in ("deletion", "insertion") for end in endings]
 
 
 def test_verdicts_flip_when_the_data_do() -> None:
+    tested = named("", "-configurations", "-gradcampp", "-smoothgrad", "-sam2", "-sam3")
     for wins, status in ((True, "reproduced"), (False, "not reproduced")):
         found = faithfulness(outcomes(wins))
         table = claims.ledger({k: v for k, v in found.items() if v}).set_index("name")
-        assert table.loc[TESTED, "verdict"].unique().tolist() == [f"{status} on GeoScenes"]
+        assert table.loc[tested, "verdict"].unique().tolist() == [f"{status} on GeoScenes"]
 
 
 def test_advantages_by_hand() -> None:
@@ -76,11 +72,9 @@ def test_advantages_by_hand() -> None:
 def test_every_name_is_a_claim_and_what_was_not_run_has_no_finding() -> None:
     found = faithfulness(outcomes(True, PAIRS[:3]))
     assert set(found) <= set(claims.claims())
-    assert {name for name, finding in found.items() if finding} == {
-        f"object-{test}{what}"
-        for test in ("deletion", "insertion")
-        for what in ("", "-configurations", "-gradcampp", "-smoothgrad")
-    } | {"object-keeps-information"}
+    known = {name for name, finding in found.items() if finding}
+    tested = named("", "-configurations", "-gradcampp", "-smoothgrad")
+    assert known == {*tested, "object-keeps-information"}
 
 
 def test_the_weakest_configuration_leaves_controls_out() -> None:
@@ -97,13 +91,17 @@ def test_the_weakest_configuration_leaves_controls_out() -> None:
     assert weakest is not None and weakest.value == pytest.approx(-0.6)
 
 
-def test_configurations_without_elements_stay_in() -> None:
+def without_elements(n: int) -> pd.DataFrame:
+    """SmoothGrad keeps no element in ``n`` images, so that guided and random are alike there."""
     table = outcomes(True, PAIRS[:2])
-    # SmoothGrad keeps no element in 30 of 40 images, so that guided and random are alike there.
-    none = (table["attribution"] == "smoothgrad") & (table["image_id"].astype(int) < 30)
+    none = (table["attribution"] == "smoothgrad") & (table["image_id"].astype(int) < n)
     table.loc[none, "n_elements"] = 0
     table.loc[none, "correct"] = table["test"][none] != "insertion"
-    found = faithfulness(table)
+    return table
+
+
+def test_configurations_without_elements_stay_in() -> None:
+    found = faithfulness(without_elements(30))
     for test in ("deletion", "insertion"):
         alone = found[f"object-{test}-smoothgrad"]
         assert alone is not None and alone.n == N
@@ -116,11 +114,7 @@ def test_configurations_without_elements_stay_in() -> None:
 
 
 def test_a_configuration_that_never_keeps_an_element_decides_nothing() -> None:
-    table = outcomes(True, PAIRS[:2])
-    none = table["attribution"] == "smoothgrad"
-    table.loc[none, "n_elements"] = 0
-    table.loc[none, "correct"] = table["test"][none] != "insertion"
-    found = faithfulness(table)
+    found = faithfulness(without_elements(N))
     for name in ("object-deletion-smoothgrad", "object-deletion-configurations"):
         verdict = claims.verdict(claims.claims()[name], found[name])
         assert verdict == "inconclusive on GeoScenes"
@@ -169,41 +163,38 @@ def test_data_names_the_segmenters_and_whether_some_are_yardsticks() -> None:
 
 def test_the_means_of_segmenters_are_compared_and_not_the_best_of_each_image() -> None:
     """Independent shares of 0.6, 0.5 and 0.4: the others' maximum image by image would be 0.7."""
-    shares = {"sam3": 0.6, "mobilesam": 0.5, "sam2": 0.4}
     # Every combination of outcomes, as often as independence makes it: 1000 images.
-    grid = [(a, b, c) for a in range(10) for b in range(10) for c in range(10)]
-    effects = pd.DataFrame(
-        {
-            name: [draw[i] < 10 * share for draw in grid]
-            for i, (name, share) in enumerate(shares.items())
-        },
-        dtype=float,
-    )
+    draws = pd.DataFrame(np.indices((10, 10, 10)).reshape(3, -1).T, columns=SAMS)
+    effects = (draws < [5, 4, 6]).astype(float)
     rows = [
-        (f"{i:04}", name, test, region, bool(hit) if test == "insertion" else not hit)
+        (f"{i:04}", "gradcam++", name, test, region, 0.2, bool(hit) == (test == "insertion"))
         for name, hits in effects.items()
         for i, hit in enumerate(hits)
         for test in ("deletion", "insertion", "original")
         for region in (("guided", "random") if test != "original" else ("original",))
     ]
-    columns = ["image_id", "segmenter", "test", "region", "correct"]
-    table = pd.DataFrame(rows, columns=columns)
-    table = table.assign(attribution="gradcam++", coverage=0.2, **FEW)
+    table = pd.DataFrame(rows, columns=COLUMNS).assign(**FEW)
     chosen = table[table["segmenter"] == "sam3"]
     found = findings.faithfulness(table, chosen, "gradcam++", "sam3", "GeoScenes")
-    for name in ("object-sam3-deletion-best", "object-sam3-insertion-best"):
-        best = found[name]
-        assert best is not None and best.value == pytest.approx(0.1)
-        narrower, wider = effects["sam3"] - effects["mobilesam"], effects["sam3"] - effects["sam2"]
-        ends = [statistics.interval(one) for one in (narrower, wider)]
-        assert (best.low, best.high) == (ends[0].low, ends[0].high) < (ends[1].low, ends[1].high)
-        assert claims.verdict(claims.claims()[name], best) == "reproduced on GeoScenes"
-    worst = found["object-sam2-deletion-worst"]
-    assert worst is not None and worst.value == pytest.approx(-0.1)
-    ends = statistics.interval(effects["sam2"] - effects["mobilesam"])
-    assert (worst.low, worst.high) == (ends.low, ends.high)
-    known = claims.claims()["object-sam2-deletion-worst"]
-    assert claims.verdict(known, worst) == "reproduced on GeoScenes"
+    apart = [
+        statistics.interval(effects[one] - effects[other])
+        for one, other in (("sam3", "mobilesam"), ("sam3", "sam2"), ("sam2", "mobilesam"))
+    ]
+    for name, value, ends in (
+        ("object-sam3-deletion-best", 0.1, apart[0]),
+        ("object-sam3-insertion-best", 0.1, apart[0]),
+        ("object-sam2-deletion-worst", -0.1, apart[2]),
+    ):
+        finding = found[name]
+        assert finding is not None and finding.value == pytest.approx(value)
+        assert (finding.low, finding.high) == (ends.low, ends.high)
+        assert claims.verdict(claims.claims()[name], finding) == "reproduced on GeoScenes"
+    assert (apart[0].low, apart[0].high) < (apart[1].low, apart[1].high)
+
+
+def kept(n_segments: int, coverage: float) -> SimpleNamespace:
+    """Stands in for an extracted image."""
+    return SimpleNamespace(segments=range(n_segments), elements=SimpleNamespace(coverage=coverage))
 
 
 @pytest.mark.parametrize("missing", SAMS)
@@ -212,43 +203,24 @@ def test_sams_are_judged_only_when_all_are_there(missing: str) -> None:
     found = faithfulness(outcomes(True, [("gradcam++", n) for n in ("felzenszwalb", *names)]))
     judged = ("sam3-deletion-best", "sam3-insertion-best", "sam2-deletion-worst")
     assert {found[f"object-{name}"] for name in judged} == {None}
-    segments = findings.segments({n: [Kept(4, 0.1), Kept(8, 0.3)] for n in names}, "GeoScenes")
+    segments = findings.segments({n: [kept(4, 0.1), kept(8, 0.3)] for n in names}, "GeoScenes")
     assert len(segments) == 4 and not any(segments.values())
-
-
-@dataclass
-class Kept:
-    """Stands in for an extracted image."""
-
-    n_segments: int
-    coverage: float
-
-    @property
-    def segments(self) -> range:
-        return range(self.n_segments)
-
-    @property
-    def elements(self) -> SimpleNamespace:
-        return SimpleNamespace(coverage=self.coverage)
 
 
 def test_segments_are_compared_by_their_means() -> None:
     images = {
-        "mobilesam": [Kept(10, 0.2), Kept(30, 0.3)],
-        "sam2": [Kept(4, 0.1), Kept(8, 0.1)],
-        "sam3": [Kept(50, 0.4), Kept(20, 0.4)],
-        "grid": [Kept(1, 0.9), Kept(99, 0.9)],
+        "mobilesam": [kept(10, 0.2), kept(30, 0.3)],
+        "sam2": [kept(4, 0.1), kept(8, 0.1)],
+        "sam3": [kept(50, 0.4), kept(20, 0.4)],
+        "grid": [kept(1, 0.9), kept(99, 0.9)],
     }
     found = findings.segments(images, "GeoScenes")
     values = {name: finding.value for name, finding in found.items() if finding}
-    assert values == pytest.approx(
-        {
-            "object-sam2-few": 6 - 20,  # 35 with SAM 3, the larger
-            "object-sam2-coverage": 0.1 - 0.25,
-            "object-sam3-many": 35 - 20,
-            "object-sam3-coverage": 0.4 - 0.25,
-        }
-    )
+    assert values["object-sam2-few"] == 6 - 20  # 35 with SAM 3, the larger
+    assert values["object-sam3-many"] == 35 - 20
+    covers = [values[f"object-{name}-coverage"] for name in ("sam2", "sam3")]
+    assert covers == pytest.approx([0.1 - 0.25, 0.4 - 0.25])
+    assert len(values) == 4
     few = found["object-sam2-few"]
     assert few is not None and (few.low, few.high) == (-22, -6)
     assert few.data == "GeoScenes, 2 images"
@@ -259,27 +231,20 @@ def test_elements_are_counted_over_images(monkeypatch: pytest.MonkeyPatch) -> No
         1: (["whole", "part"], [True, False], ["sign", "car"]),
         2: (["shapeless"], [False], []),
         3: (["part", "part", "part"], [False, True, True], ["sign", "sign", "sign"]),
+        4: ([], [], []),
     }
-    known = [SimpleNamespace(number=n, elements=range(len(marks[n][0]))) for n in marks]
+    images = [SimpleNamespace(number=n, elements=range(len(marks[n][0]))) for n in marks]
+
+    def mark(one: SimpleNamespace) -> pd.DataFrame:
+        return pd.DataFrame(dict(zip(("kind", "overlapping"), marks[one.number], strict=False)))
+
     monkeypatch.setattr(elements, "has_truth", lambda extracted: True)
-    monkeypatch.setattr(
-        elements,
-        "mark_elements",
-        lambda one: pd.DataFrame(
-            {"kind": marks[one.number][0], "overlapping": marks[one.number][1]}
-        ),
-    )
+    monkeypatch.setattr(elements, "mark_elements", mark)
     monkeypatch.setattr(elements, "element_categories", lambda one: marks[one.number][2])
-    found = findings.elements([*known, SimpleNamespace(number=4, elements=range(0))], "GeoScenes")
+    found = findings.elements(images, "GeoScenes")
     values = {name: finding.value for name, finding in found.items() if finding}
-    assert values == pytest.approx(
-        {
-            "object-overlap": 3 / 6,
-            "object-part": 4 / 6,
-            "object-shapeless": 1 / 6,
-            "object-diverse": 4 / 5,
-        }
-    )
+    shares = {"overlap": 3 / 6, "part": 4 / 6, "shapeless": 1 / 6, "diverse": 4 / 5}
+    assert values == pytest.approx({f"object-{name}": share for name, share in shares.items()})
     assert found["object-part"].data == "GeoScenes, 6 elements, 3 images"
     assert found["object-diverse"].n == 2, "one image shows no object"
 
