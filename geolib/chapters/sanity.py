@@ -1,8 +1,7 @@
-"""Do explanations depend on what the network has learnt, on the network's seed, on left and right?
+"""Do explanations depend on what the network has learnt, on its seed, on left and right?
 
-Three checks on the whole pipeline (§3 of arXiv 2605.00912), from attribution map to elements: the
-weights randomised from the top down or learnt from permuted labels (Adebayo et al., NeurIPS 2018),
-several networks that differ in their seed alone, and mirrored images.
+Checks on the whole pipeline (§3 of arXiv 2605.00912): weights randomised from the top down, or
+learnt from permuted labels (Adebayo et al., NeurIPS 2018), other seeds, and mirrored images.
 """
 
 from __future__ import annotations
@@ -10,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -32,14 +32,10 @@ from geolib.runtime import cache
 from geolib.runtime.here import progress_bar
 from geoscenes import Scene, posterior
 
-# What explanations are compared with that have nothing to do with each other.
-OTHER_IMAGE = "another image"
-RANDOM_MAP = "a random map"
+OTHER_IMAGE, RANDOM_MAP = "another image", "a random map"  # two unrelated explanations
+ALPHA = 0.05  # level of a test, after Holm's correction
 DRIVING_SIDE = "driving_side"
 NO_ANSWER = -1
-# Level of a test, after Holm's correction.
-ALPHA = 0.05
-# Cues with writing on them.
 WRITING = frozenset({"stop_sign", "direction_sign", "town_sign", "shop_sign", "milestone"})
 
 
@@ -51,24 +47,20 @@ def parts(classifier: Classifier) -> list[str]:
 
     Sequences count as the modules that they hold: a ResNet's last layer, its blocks and its stem.
     """
-    return [name for name, _ in _leaves(classifier.network, "")][::-1]
-
-
-def _leaves(module: nn.Module, prefix: str) -> list[tuple[str, nn.Module]]:
-    found = []
-    for name, child in module.named_children():
-        if isinstance(child, nn.Sequential):
-            found += _leaves(child, f"{prefix}{name}.")
-        elif any(True for _ in child.parameters()):
-            found.append((prefix + name, child))
-    return found
+    found: list[str] = []
+    for name, module in classifier.network.named_modules():
+        opened = not name or isinstance(module, nn.Sequential)
+        within = name.startswith(tuple(f"{one}." for one in found))
+        if not opened and not within and any(True for _ in module.parameters()):
+            found.append(name)
+    return found[::-1]
 
 
 def randomised(classifier: Classifier, names: Sequence[str], seed: int) -> Classifier:
     """A copy with some modules as they are in an untrained network, all else the same to the bit.
 
-    ``names`` are modules such as :func:`parts` lists; which others are named does not matter. The
-    seed that the training began with is refused: its weights are not unrelated to the network's.
+    ``names`` are of :func:`parts`. The seed that the training began with is refused: its weights
+    are not unrelated to the network's.
     """
     if seed == (classifier.training_config or {}).get("seed"):
         raise ValueError(
@@ -84,9 +76,8 @@ def randomised(classifier: Classifier, names: Sequence[str], seed: int) -> Class
     copy = deepcopy(classifier)
     fresh = build(classifier.name, len(classifier.classes), seed).state_dict()
     prefixes = tuple(f"{name}." for name in names)
-    copy.network.load_state_dict(
-        {k: fresh[k] if k.startswith(prefixes) else v for k, v in copy.network.state_dict().items()}
-    )
+    chosen = {name: values for name, values in fresh.items() if name.startswith(prefixes)}
+    copy.network.load_state_dict(copy.network.state_dict() | chosen)
     return copy
 
 
@@ -119,13 +110,12 @@ def similarity(one: Sequence[Extracted], other: Sequence[Extracted]) -> pd.DataF
     """How alike two explanations of each image are, a row per image.
 
     ``n_elements`` of the first; of the maps Spearman's ``correlation`` and ``ssim`` (Wang et al.
-    2004, Gaussian window), missing where one is constant; of the elements ``boxes`` and ``masks``,
-    the intersection over union of what all of them cover: 0 if only the first has elements, missing
-    if it has none; and ``beyond``, the boxes' overlap less the mean one with the other's boxes
+    2004), missing where one is constant; ``boxes``: the intersection over union of what all boxes
+    cover, missing if the first has none; ``beyond``: that less the mean one with the other's boxes
     moved elsewhere, because larger areas overlap more whatever they show.
     """
     rows = [
-        {"image_id": a.item.id, "n_elements": len(a.elements), **_of_maps(a, b), **_overlaps(a, b)}
+        {"image_id": a.item.id, "n_elements": len(a.elements), **_of_maps(a, b), **_of_boxes(a, b)}
         for a, b in zip(one, other, strict=True)
     ]
     return pd.DataFrame(rows)
@@ -133,22 +123,19 @@ def similarity(one: Sequence[Extracted], other: Sequence[Extracted]) -> pd.DataF
 
 def _of_maps(a: Extracted, b: Extracted) -> dict[str, float]:
     first, second = (one.attribution.double().numpy() for one in (a, b))
-    if first.min() == first.max() or second.min() == second.max():
+    if not np.ptp(first) or not np.ptp(second):
         return {"correlation": np.nan, "ssim": np.nan}
-    window = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
-    ssim = structural_similarity(first, second, data_range=1.0, **window)
-    correlation = stats.spearmanr(first, second, axis=None).statistic
-    return {"correlation": float(correlation), "ssim": float(ssim)}
+    gaussian = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
+    ssim = structural_similarity(first, second, data_range=1.0, **gaussian)
+    return {"correlation": stats.spearmanr(first, second, axis=None).statistic, "ssim": ssim}
 
 
-def _overlaps(a: Extracted, b: Extracted) -> dict[str, float]:
+def _of_boxes(a: Extracted, b: Extracted) -> dict[str, float]:
     if not len(a.elements):
-        return dict.fromkeys(("boxes", "masks", "beyond"), np.nan)
-    one, other = a.elements.region(), b.elements.region()
-    boxes = iou(one[None], other[None]).item()
-    by_chance = iou(one[None], torus_shifts(other, a.item.id)).mean()
-    masks = iou(a.elements.mask_region()[None], b.elements.mask_region()[None]).item()
-    return {"boxes": boxes, "masks": masks, "beyond": boxes - float(by_chance)}
+        return {"boxes": np.nan, "beyond": np.nan}
+    one, other = a.elements.region()[None], b.elements.region()
+    boxes = iou(one, other[None]).item()
+    return {"boxes": boxes, "beyond": boxes - iou(one, torus_shifts(other, a.item.id)).mean()}
 
 
 def resemblance(
@@ -159,10 +146,8 @@ def resemblance(
 ) -> pd.DataFrame:
     """How far the explanations of other networks resemble the original's, by method and network.
 
-    The whole pipeline runs for each network and each of ``configs``, a method's settings, for the
-    class that the network predicts. Two references have no relation to the original: its
-    explanation of the next image ("another image"), and one from a map that looks at neither
-    network nor image, on the same segments ("a random map").
+    Two references have no relation to the original: its explanation of the next image, and one
+    from a map that looks at neither network nor image, on the same segments.
     """
     if len(dataset) < 2:
         raise ValueError(f"dataset holds {len(dataset)} images; unrelated ones take at least two")
@@ -171,16 +156,14 @@ def resemblance(
         for method, config in configs.items():
             own = pipeline.extract(dataset, original, config)
             blind = config.model_copy(update={"attribution": "random", "attribution_options": {}})
+            found = {OTHER_IMAGE: [*own[1:], own[0]]}
             runs = {RANDOM_MAP: (original, blind)}
             runs |= {name: (network, config) for name, network in others.items()}
-            found = {OTHER_IMAGE: [*own[1:], own[0]]}
             for name, run in runs.items():
                 found[name] = pipeline.extract(dataset, *run)
                 bar.update()
-            tables += [
-                similarity(own, theirs).assign(method=method, network=name)
-                for name, theirs in found.items()
-            ]
+            for name, theirs in found.items():
+                tables.append(similarity(own, theirs).assign(method=method, network=name))
     return pd.concat(tables, ignore_index=True)
 
 
@@ -193,11 +176,15 @@ def left_over(table: pd.DataFrame, network: str, looking: Sequence[str]) -> pd.D
     rows = {}
     for method, part in table.groupby("method", sort=False):
         means = part.groupby("network")[["correlation", "ssim", "boxes", "beyond"]].mean()
-        found = statistics.paired(difference(part, "beyond", "network", network, RANDOM_MAP))
-        unrelated = {name: means.loc[name, "beyond"] for name in (OTHER_IMAGE, RANDOM_MAP)}
-        empty = {"no element": (part["n_elements"] == 0).mean()}
-        rows[method] = means.loc[network].to_dict() | unrelated | found._asdict() | empty
-    return _corrected(pd.DataFrame(rows).T, looking).sort_values("difference")
+        rows[method] = {
+            **means.loc[network],
+            **means.loc[[OTHER_IMAGE, RANDOM_MAP], "beyond"],
+            **_difference(part, "beyond", network, RANDOM_MAP),
+            "no element": (part["n_elements"] == 0).mean(),
+        }
+    found = pd.DataFrame(rows).T
+    tested = found["p_value"].where(found.index.isin(looking))
+    return _corrected(found.assign(p_value=tested)).sort_values("difference")
 
 
 def label_effect(table: pd.DataFrame, one: str, other: str, looking: Sequence[str]) -> pd.DataFrame:
@@ -207,17 +194,18 @@ def label_effect(table: pd.DataFrame, one: str, other: str, looking: Sequence[st
         part = table[table["method"] == method]
         for measure, of in (("correlation", "map"), ("beyond", "elements")):
             means = part.groupby("network")[measure].mean()
-            found = statistics.paired(difference(part, measure, "network", one, other))
-            rows[of, method] = {one: means[one], other: means[other], **found._asdict()}
+            rows[of, method] = {**means[[one, other]], **_difference(part, measure, one, other)}
     effect = _corrected(pd.DataFrame(rows).T.rename_axis(["similarity of", "method"]))
     return effect.sort_values(["similarity of", "difference"], ascending=False)
 
 
-def _corrected(rows: pd.DataFrame, tested: Sequence[str] | None = None) -> pd.DataFrame:
-    """Holm's correction over the tested rows; ``shown`` where the difference is told from 0."""
-    chosen = rows.index if tested is None else list(tested)
-    p_values = pd.Series(statistics.holm(rows.loc[chosen, "p_value"]), chosen)
-    rows = rows.assign(p_value=p_values.reindex(rows.index))
+def _difference(part: pd.DataFrame, measure: str, one: str, other: str) -> dict[str, float]:
+    return statistics.paired(difference(part, measure, "network", one, other))._asdict()
+
+
+def _corrected(rows: pd.DataFrame) -> pd.DataFrame:
+    """Holm's correction over the rows with a p-value; ``shown`` where the difference is not 0."""
+    rows = rows.assign(p_value=statistics.holm(rows["p_value"]))
     return rows.assign(shown=(rows["low"] > 0) & (rows["p_value"] < ALPHA))
 
 
@@ -227,9 +215,9 @@ def _corrected(rows: pd.DataFrame, tested: Sequence[str] | None = None) -> pd.Da
 def variance_components(table: pd.DataFrame, value: str) -> pd.DataFrame:
     """Variance between images, between models, and of a model's peculiar view of an image.
 
-    Random effects of a two-way layout with one row per ``image_id`` and ``model``, from its mean
-    squares (Searle, Casella and McCulloch, *Variance Components*, 1992, section 4.3); negative ones
-    count as 0. ``variance``, its ``share`` of the three, with its percentile interval over images.
+    Random effects of a two-way layout, a row per ``image_id`` and ``model`` (Searle, Casella and
+    McCulloch, *Variance Components*, 1992, section 4.3); negative ones count as 0. ``variance``,
+    its ``share`` of the three, and the share's percentile interval over images.
     """
     wide = table.pivot(index="image_id", columns="model", values=value).to_numpy(float)
     if min(wide.shape) < 2 or not np.isfinite(wide).all():
@@ -237,31 +225,27 @@ def variance_components(table: pd.DataFrame, value: str) -> pd.DataFrame:
             f"table has {wide.shape[0]} images × {wide.shape[1]} models with "
             f"{int((~np.isfinite(wide)).sum())} values missing; expected at least 2 × 2, all there"
         )
-    names = ["image", "model", "image × model"]
     variance = _components(wide)
-    total = variance.sum()
-    result = pd.DataFrame({"variance": variance, "share": np.nan}, index=names)
-    if total == 0:
-        return result.assign(low=np.nan, high=np.nan)
-    draws = statistics.resamples(len(wide))
-    resampled = np.array([_components(wide[draw]) for draw in draws])
-    sums = resampled.sum(1, keepdims=True)
-    shares = np.divide(resampled, sums, out=np.full_like(resampled, np.nan), where=sums > 0)
-    low, high = np.nanquantile(shares, [0.025, 0.975], axis=0)
-    return result.assign(share=variance / total, low=low, high=high)
+    result = pd.DataFrame({"variance": variance}, ["image", "model", "image × model"])
+    if not variance.any():
+        return result.assign(share=np.nan, low=np.nan, high=np.nan)
+    resampled = _components(wide[statistics.resamples(len(wide))])
+    known = resampled[resampled.any(1)]  # a sample without any variance has no shares
+    low, high = np.quantile(known / known.sum(1, keepdims=True), [0.025, 0.975], axis=0)
+    return result.assign(share=variance / variance.sum(), low=low, high=high)
 
 
 def _components(wide: np.ndarray) -> np.ndarray:
-    """Variance of images (rows), of models (columns) and of the rest."""
-    images, models = wide.shape
-    grand = wide.mean()
-    of_image, of_model = wide.mean(1) - grand, wide.mean(0) - grand
-    rest = wide - grand - of_image[:, None] - of_model[None]
-    square = (rest**2).sum() / ((images - 1) * (models - 1))
-    image_square = models * (of_image**2).sum() / (images - 1)
-    model_square = images * (of_model**2).sum() / (models - 1)
-    found = [(image_square - square) / models, (model_square - square) / images, square]
-    return np.maximum(found, 0)
+    """Variance of images, of models and of the rest ``[..., 3]`` of ``[..., images, models]``."""
+    images, models = wide.shape[-2:]
+    grand = wide.mean((-2, -1), keepdims=True)
+    of_image = wide.mean(-1, keepdims=True) - grand
+    of_model = wide.mean(-2, keepdims=True) - grand
+    rest = wide - grand - of_image - of_model
+    image, model, square = ((part**2).sum((-2, -1)) for part in (of_image, of_model, rest))
+    square = square / ((images - 1) * (models - 1))
+    found = [image / (images - 1) - square / models, model / (models - 1) - square / images, square]
+    return np.maximum(np.stack(found, axis=-1), 0)
 
 
 def widened(components: pd.DataFrame, n_images: int) -> float:
@@ -278,16 +262,10 @@ def widened(components: pd.DataFrame, n_images: int) -> float:
 class Edited:
     """An image that is changed when it is read; what was drawn in it is then unknown."""
 
+    id: str
+    label: int | None
     record: Record
     edit: str
-
-    @property
-    def id(self) -> str:
-        return self.record.id
-
-    @property
-    def label(self) -> int | None:
-        return self.record.label
 
     def content_key(self) -> str:
         params = {"image": self.record.content_key(), "edit": self.edit}
@@ -298,16 +276,16 @@ class Edited:
         return replace(item, image=EDITS[self.edit](item), scene=None)
 
 
-def edited(dataset: GeoDataset, edit: str) -> GeoDataset:
-    """A dataset whose images are "mirrored", or whose traffic is on the "other side"."""
-    records = [Edited(record, edit) for record in dataset.records]
-    return GeoDataset(dataset.name, dataset.classes, dataset.split, records)
-
-
 EDITS: dict[str, Callable[[GeoImage], np.ndarray]] = {
     "mirrored": lambda item: np.ascontiguousarray(item.image[:, ::-1]),
     "other side": lambda item: item.image if item.scene is None else other_side(item.scene).image,
 }
+
+
+def edited(dataset: GeoDataset, edit: str) -> GeoDataset:
+    """A dataset whose images are "mirrored", or whose traffic is on the "other side"."""
+    records = [Edited(one.id, one.label, one, edit) for one in dataset.records]
+    return GeoDataset(dataset.name, dataset.classes, dataset.split, records)
 
 
 def other_side(scene: Scene) -> Scene:
@@ -324,46 +302,47 @@ def mirror_probe(dataset: GeoDataset, classifier: Classifier) -> pd.DataFrame:
     """Predictions for images and for their mirror images, a row per image.
 
     ``label``, ``prediction``, ``mirrored`` (of the mirror image), ``log_change`` (how much the
-    mirror lowers the log-probability of the true class). For scenes also ``group``, by what is
-    visible ("driving side", else "writing", else "neither"); ``other_side``, the prediction with
-    nothing but the traffic's side changed; and the best observer's of the visible cues: ``ideal``,
-    and ``ideal_moved`` with the traffic on the other side: the same where that contradicts the
-    other cues and no country is left (−1 for an observer who sees nothing that tells).
+    mirror lowers the log-probability of the true class); for scenes also ``other_side`` (with
+    nothing but the traffic's side changed) and the columns of :func:`observers`.
     """
-    table = shards.predictions(dataset, classifier).set_index("image_id")
-    mirror = shards.predictions(edited(dataset, "mirrored"), classifier).set_index("image_id")
-    both = table[["label", "prediction"]].assign(
-        mirrored=mirror["prediction"],
-        log_change=np.log(table["label_probability"]) - np.log(mirror["label_probability"]),
-    )
+    sets = {"": dataset, "mirrored": edited(dataset, "mirrored")}
     if dataset.name == "geoscenes":
-        moved = shards.predictions(edited(dataset, "other side"), classifier)
-        both["other_side"] = moved.set_index("image_id")["prediction"]
-        both = both.join(observers(dataset).set_index("image_id"))
-    return both.reset_index()
+        sets["other_side"] = edited(dataset, "other side")
+    found = {n: shards.predictions(d, classifier).set_index("image_id") for n, d in sets.items()}
+    chances = [np.log(found[name]["label_probability"]) for name in ("", "mirrored")]
+    probe = found.pop("")[["label", "prediction"]].assign(log_change=chances[0] - chances[1])
+    probe = probe.assign(**{name: table["prediction"] for name, table in found.items()})
+    if dataset.name == "geoscenes":
+        probe = probe.join(observers(dataset).set_index("image_id"))
+    return probe.reset_index()
 
 
 def flips(probe: pd.DataFrame) -> pd.DataFrame:
     """Shares of predictions of :func:`mirror_probe` that flip, by what is visible and by whom."""
     changed = {"mirror image": probe["mirrored"] != probe["prediction"]}
+    group = pd.Series("all", probe.index)
     if "group" in probe:
+        group = probe["group"]
         changed |= {
             "traffic on the other side, nothing else": probe["other_side"] != probe["prediction"],
             "best observer, traffic on the other side": probe["ideal_moved"] != probe["ideal"],
         }
-    group = probe["group"] if "group" in probe else pd.Series("all", probe.index)
     rows = []
-    for name in ("driving side", "writing", "neither", "all"):
-        for who, values in changed.items():
-            if (chosen := values[group == name]).size:
-                value, low, high, _ = statistics.accuracy_interval(chosen)
-                found = {"value": value, "low": low, "high": high, "n": len(chosen)}
-                rows.append({"visible": name, "who": who, **found})
-    return pd.DataFrame(rows)
+    groups = ("driving side", "writing", "neither", "all")
+    for name, (who, values) in product(groups, changed.items()):
+        if (chosen := values[group == name]).size:
+            value, low, high, _ = statistics.accuracy_interval(chosen)
+            rows.append((name, who, value, low, high, len(chosen)))
+    return pd.DataFrame(rows, columns=["visible", "who", "value", "low", "high", "n"])
 
 
 def observers(dataset: GeoDataset) -> pd.DataFrame:
-    """The part of :func:`mirror_probe` that concerns the scenes and no network."""
+    """What the best observer of the visible cues says of each scene.
+
+    ``group``, by what is visible ("driving side", else "writing", else "neither"); ``ideal``, the
+    answer, and ``ideal_moved``, that with the traffic on the other side: the same where that
+    contradicts the other cues and no country is left (-1 where nothing that is seen tells).
+    """
 
     def make() -> pd.DataFrame:
         rows = []
@@ -383,9 +362,7 @@ def _observe(scene: Scene, classes: Sequence[str]) -> dict[str, Any]:
     group = "writing" if WRITING & visible else "neither"
     if DRIVING_SIDE in visible:
         group = "driving side"
-    ideal = moved = _best(scene, classes)
-    if scene.cues[DRIVING_SIDE] is not None:
-        moved = _best(other_side(scene), classes)
+    ideal, moved = _best(scene, classes), _best(other_side(scene), classes)
     return {"group": group, "ideal": ideal, "ideal_moved": ideal if moved == NO_ANSWER else moved}
 
 
