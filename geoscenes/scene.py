@@ -319,7 +319,7 @@ def render(
     countries : sequence of str
         At least two of France, India, Japan.
     shortcut : mapping, optional
-        Plants an artefact that says nothing about geography: ``country``, ``correlation`` in 0..1
+        Plants an artefact that says nothing about geography: ``country``, ``correlation`` in -1..1
         (share of that country's scenes that carry it minus the share elsewhere) and ``kind``
         ("watermark" or "smudge").
     all_cues : bool

@@ -35,8 +35,8 @@ class Shortcut:
             raise ValueError(f"shortcut country={country!r} is not one of {list(countries)}")
         if kind not in KINDS:
             raise ValueError(f"shortcut kind={kind!r} is unknown; known: {list(KINDS)}")
-        if not 0 <= correlation <= 1:
-            raise ValueError(f"shortcut correlation={correlation} must lie within 0..1")
+        if not -1 <= correlation <= 1:
+            raise ValueError(f"shortcut correlation={correlation} must lie within -1..1")
         return Shortcut(country, correlation, kind)
 
     def present(self, seed: int, country: str) -> bool:
@@ -66,15 +66,15 @@ def watermark(s: Sketch, place: Place) -> None:
 
 @register("shortcut/smudge")
 def smudge(s: Sketch, place: Place) -> None:
-    """A greasy spot on the lens, upper left."""
+    """A spot of mud on the lens, upper left."""
     s.part(1.0, LENS)
     side = s.side
-    n = round(0.26 * side)
+    n = round(0.3 * side)
     axis = (np.arange(n) + 0.5) / n * 2 - 1
     x, y = np.meshgrid(axis, axis)
     angle = 0.5
     a, b = x * math.cos(angle) + y * math.sin(angle), y * math.cos(angle) - x * math.sin(angle)
     fall = np.clip(1 - (a / 0.95) ** 2 - (b / 0.6) ** 2, 0, 1)
-    alpha = np.rint(190 * np.sqrt(fall)).astype(np.uint8)
-    colour = np.full((n, n, 3), (206, 200, 190), dtype=np.uint8)
+    alpha = np.rint(240 * np.minimum(4 * fall, 1)).astype(np.uint8)
+    colour = np.full((n, n, 3), (58, 42, 28), dtype=np.uint8)
     s.parts[-1].strokes.append(Sprite(round(0.06 * side), round(0.05 * side), colour, alpha))
