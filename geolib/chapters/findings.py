@@ -125,13 +125,14 @@ def elements(extracted: Sequence[Extracted], dataset: str) -> Found:
         return dict.fromkeys(f"object-{n}" for n in ("overlap", "part", "shapeless", "diverse"))
     marked = pd.concat([elements_.mark_elements(one) for one in known], keys=range(len(known)))
     marked["part"], marked["shapeless"] = (marked["kind"] == k for k in ("part", "shapeless"))
-    counts = marked.groupby(level=0)[["overlapping", "part", "shapeless"]].agg(["sum", "size"])
+    of_image = marked.groupby(level=0)
+    hits, total = of_image[["overlapping", "part", "shapeless"]].sum(), of_image.size().to_numpy()
     shown = [Counter(seen) for one in known if (seen := elements_.element_categories(one))]
     kinds = pd.DataFrame(shown).fillna(0).to_numpy()
 
-    def share(hits: pd.DataFrame) -> Callable[[np.ndarray], float]:
-        values = hits.to_numpy()
-        return lambda chosen: np.divide(*values[chosen].sum(0))
+    def share(name: str) -> Callable[[np.ndarray], float]:
+        hit = hits[name].to_numpy()
+        return lambda chosen: hit[chosen].sum() / total[chosen].sum()
 
     def commonest(chosen: np.ndarray) -> float:
         sums = kinds[chosen].sum(0)
@@ -139,9 +140,9 @@ def elements(extracted: Sequence[Extracted], dataset: str) -> Found:
 
     data = f"{dataset}, {len(marked)} elements"
     return {
-        "object-overlap": over_images(share(counts["overlapping"]), len(known), data),
-        "object-part": over_images(share(counts["part"]), len(known), data),
-        "object-shapeless": over_images(share(counts["shapeless"]), len(known), data),
+        "object-overlap": over_images(share("overlapping"), len(known), data),
+        "object-part": over_images(share("part"), len(known), data),
+        "object-shapeless": over_images(share("shapeless"), len(known), data),
         "object-diverse": over_images(commonest, len(kinds), data),
     }
 

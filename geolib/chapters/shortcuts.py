@@ -145,10 +145,10 @@ def onset(values: pd.DataFrame, sign: int = 1) -> float | None:
     There, and at every higher one, the interval of the difference to correlation 0, image by image,
     lies beyond 0. ``values``: a row per image, a column per correlation; ``sign``: -1 for a fall.
     """
-    levels = sorted((r for r in values if r != 0), reverse=True)
+    levels = sorted((r for r in values.columns.tolist() if r != 0), reverse=True)
     found = statistics.intervals([sign * (values[r] - values[0]) for r in levels])
     beyond = takewhile(lambda one: one[1].low > 0, zip(levels, found, strict=True))
-    return min((float(level) for level, _ in beyond), default=None)
+    return min((level for level, _ in beyond), default=None)
 
 
 def warning_table(found: pd.DataFrame, effects: pd.DataFrame, right: pd.DataFrame) -> pd.DataFrame:
@@ -166,7 +166,7 @@ def warning_table(found: pd.DataFrame, effects: pd.DataFrame, right: pd.DataFram
     rows = {}
     for name, (table, value, sign) in measured.items():
         values = table.pivot(index="image_id", columns="correlation", values=value)
-        _, *levels = sorted(values)
+        _, *levels = sorted(values.columns.tolist())
         top, first = (statistics.paired(values[r] - values[0]) for r in (levels[-1], levels[0]))
         rows[name] = {
             "from": onset(values, sign),
