@@ -148,7 +148,7 @@ def onset(values: pd.DataFrame, sign: int = 1) -> float | None:
     levels = sorted((r for r in values.columns.tolist() if r != 0), reverse=True)
     found = statistics.intervals([sign * (values[r] - values[0]) for r in levels])
     beyond = takewhile(lambda one: one[1].low > 0, zip(levels, found, strict=True))
-    return min((level for level, _ in beyond), default=None)
+    return min((float(level) for level, _ in beyond), default=None)
 
 
 def warning_table(found: pd.DataFrame, effects: pd.DataFrame, right: pd.DataFrame) -> pd.DataFrame:

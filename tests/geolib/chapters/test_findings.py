@@ -187,7 +187,7 @@ def test_the_means_of_segmenters_are_compared_and_not_the_best_of_each_image() -
     ):
         finding = found[name]
         assert finding is not None and finding.value == pytest.approx(value)
-        assert (finding.low, finding.high) == (ends.low, ends.high)
+        assert (finding.low, finding.high) == pytest.approx((ends.low, ends.high))
         assert claims.verdict(claims.claims()[name], finding) == "reproduced on GeoScenes"
     assert (apart[0].low, apart[0].high) < (apart[1].low, apart[1].high)
 
