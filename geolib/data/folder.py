@@ -82,8 +82,7 @@ def _find_photos(root: Path) -> tuple[list[PhotoRecord], list[Skipped]]:
         listed = {record.path for record in records}
         unlisted = [p for p in files if p not in listed]
         skipped += [Skipped(_id(p, root), f"not listed in {METADATA}") for p in unlisted]
-    elif any(p.parent != root for p in files):
-        inside = [p for p in files if p.parent != root]
+    elif inside := [p for p in files if p.parent != root]:
         records = [
             PhotoRecord(_id(p, root), p, country=p.relative_to(root).parts[0]) for p in inside
         ]

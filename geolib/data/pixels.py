@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import cv2
@@ -15,12 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from geolib import images
 from geolib.data.records import GeoDataset, GeoImage, PhotoRecord
-from geolib.runtime import cache
 from geolib.runtime.here import progress_bar
-
-# Most drawn images in one file, below which a run that is killed draws nothing twice.
-DRAWN_TOGETHER = 64
-WEBP_MAX_SIDE = 16_383
 
 
 def resize(image: np.ndarray, size: int) -> np.ndarray:
@@ -93,43 +87,6 @@ def collate(items: Sequence[Item]) -> PixelBatch:
     return PixelBatch([i for i, _ in readable], stacked, unreadable)
 
 
-class _Drawn(Dataset[PixelBatch]):
-    """Images that are drawn and not read, so many at a time, each drawn once for all who ask.
-
-    A file holds one image above the other, without loss; its key is those of its images, so that
-    datasets that begin alike share files.
-    """
-
-    def __init__(self, dataset: GeoDataset, image_size: int) -> None:
-        self.dataset = dataset
-        self.image_size = image_size
-        step = min(DRAWN_TOGETHER, WEBP_MAX_SIDE // image_size)
-        everything = range(len(dataset))
-        self.parts = [everything[start : start + step] for start in everything[::step]]
-
-    def __len__(self) -> int:
-        return len(self.parts)
-
-    def _identity(self, part: int) -> tuple[str, dict[str, Any], tuple[str]]:
-        keys = [self.dataset.content_key(index) for index in self.parts[part]]
-        return "drawn", {"images": keys, "size": self.image_size}, (__name__,)
-
-    def missing(self) -> int:
-        """Number of files that are yet to be written."""
-        return sum(cache.find(*self._identity(part)) is None for part in range(len(self)))
-
-    def __getitem__(self, part: int) -> PixelBatch:
-        def build(folder: Path) -> None:
-            drawn = (self.dataset.records[index].read().image for index in self.parts[part])
-            column = np.concatenate([resize(image, self.image_size) for image in drawn])
-            # With more effort files hardly get smaller.
-            Image.fromarray(column).save(folder / "pixels.webp", lossless=True, method=2)
-
-        with Image.open(cache.compute(*self._identity(part), build) / "pixels.webp") as column:
-            pixels = np.array(column).reshape(-1, self.image_size, self.image_size, 3)
-        return PixelBatch(list(self.parts[part]), torch.from_numpy(pixels), [])
-
-
 def pixel_batches(
     dataset: GeoDataset,
     image_size: int,
@@ -161,12 +118,14 @@ def pixel_batches(
     PixelBatch
         ``indices`` of the items, ``pixels`` of type ``uint8 [B,S,S,3]``.
     """
-    source = ResizedPixels(dataset, image_size) if items is None else items
+    source: Any = ResizedPixels(dataset, image_size) if items is None else items
     workers = default_workers(len(dataset)) if workers is None else workers
     in_batches: dict[str, Any] = {"batch_size": batch_size, "collate_fn": collate}
-    if items is None and all(getattr(record, "drawn", False) for record in dataset.records):
-        source = drawn = _Drawn(dataset, image_size)
-        workers = min(workers, drawn.missing())
+    kinds = {getattr(record, "drawn", None) for record in dataset.records}
+    (drawn,) = kinds if len(kinds) == 1 else (None,)
+    if items is None and drawn:
+        source = drawn(dataset, image_size)
+        workers = min(workers, source.missing())
         in_batches = {"batch_size": None}
     loader: DataLoader[Any] = DataLoader(
         source, num_workers=workers, worker_init_fn=single_threaded, **in_batches

@@ -5,16 +5,63 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.data import Dataset
+
+from geolib.data.pixels import PixelBatch, resize
 from geolib.data.records import SPLITS, GeoDataset, GeoImage, check_split
-from geolib.runtime.cache import key, sha256
+from geolib.runtime.cache import compute, find, key, sha256
 from geolib.runtime.here import data_file
 from geoscenes import COUNTRIES, render
 
 SCENES_PER_SPLIT = 1_000_000
 SCENE_TABLES = ("cues.yaml", "gazetteer.csv")
 REGIONAL_TABLES = (*SCENE_TABLES, "regional-cues.yaml")
+# Images in one file, at most; a run that is killed goes on after the last file.
+DRAWN_TOGETHER = 64
+WEBP_MAX_SIDE = 16_383  # pixels
+
+
+class DrawnScenes(Dataset[PixelBatch]):
+    """Pixels of scenes, so many at a time, each drawn once for all who ask.
+
+    A file holds one image above the other, without loss; its key is those of its images, so that
+    datasets that begin alike share files.
+    """
+
+    def __init__(self, dataset: GeoDataset, image_size: int) -> None:
+        self.dataset = dataset
+        self.image_size = image_size
+        step = min(DRAWN_TOGETHER, WEBP_MAX_SIDE // image_size)
+        everything = range(len(dataset))
+        self.parts = [everything[start : start + step] for start in everything[::step]]
+
+    def __len__(self) -> int:
+        return len(self.parts)
+
+    def _identity(self, part: int) -> tuple[str, dict[str, Any], tuple[str]]:
+        keys = [self.dataset.content_key(index) for index in self.parts[part]]
+        return "drawn", {"images": keys, "size": self.image_size}, (__name__,)
+
+    def missing(self) -> int:
+        """Number of files that are yet to be written."""
+        return sum(find(*self._identity(part)) is None for part in range(len(self)))
+
+    def __getitem__(self, part: int) -> PixelBatch:
+        def build(folder: Path) -> None:
+            drawn = (self.dataset.records[index].read().image for index in self.parts[part])
+            column = np.concatenate([resize(image, self.image_size) for image in drawn])
+            # With more effort files hardly get smaller.
+            Image.fromarray(column).save(folder / "pixels.webp", lossless=True, method=2)
+
+        with Image.open(compute(*self._identity(part), build) / "pixels.webp") as column:
+            pixels = np.array(column).reshape(-1, self.image_size, self.image_size, 3)
+        return PixelBatch(list(self.parts[part]), torch.from_numpy(pixels), [])
 
 
 @dataclass(frozen=True)
@@ -26,8 +73,8 @@ class SceneRecord:
     country: str
     label: int
     options: dict[str, Any]
-    # The pixels follow from the key alone, and are kept by :mod:`geolib.data.pixels`.
-    drawn: ClassVar[bool] = True
+    # The pixels follow from the key alone, and are kept.
+    drawn: ClassVar[type[DrawnScenes]] = DrawnScenes
 
     def content_key(self) -> str:
         names = REGIONAL_TABLES if self.options.get("regional") else SCENE_TABLES
