@@ -12,7 +12,7 @@ from pandas.io.formats.style import Styler
 
 from geolib import figures
 from geolib.chapters.causes.effects import WITHOUT, object_effects, scene_of
-from geolib.chapters.causes.marks import CAUSAL
+from geolib.chapters.causes.marks import CAUSAL, MEASURES
 from geolib.chapters.tables import UNDEFINED, cell, cells, grouped_means, sentence
 from geolib.data import GeoDataset
 from geoscenes import MIN_PIXELS
@@ -71,7 +71,7 @@ def kinds_picture(kinds: pd.DataFrame, n_others: int = 8) -> Figure:
 def methods_picture(panels: Mapping[str, pd.DataFrame], controls: Collection[str]) -> Figure:
     """Marks of the methods, a panel per mark; controls in blue. Best of the first panel on top."""
     order = next(iter(panels.values()))["attribution"].tolist()
-    shown = pd.concat([table.assign(panel=name) for name, table in panels.items()])
+    shown = pd.concat([table.assign(panel=MEASURES[name]) for name, table in panels.items()])
     shown["place"] = shown["attribution"].map(order.index)
     shown = shown.groupby("panel", sort=False)[[*shown]].apply(lambda t: t.sort_values("place"))
     shown["kind"] = np.where(shown["attribution"].isin(list(controls)), "control", "map")
@@ -95,13 +95,13 @@ def comparison_table(comparison: pd.DataFrame, names: Sequence[str]) -> Styler:
     return table.style.format(forms, na_rep=UNDEFINED)
 
 
-def shares_table(marked: pd.DataFrame, measures: Mapping[str, str]) -> pd.DataFrame:
+def shares_table(marked: pd.DataFrame, measures: Sequence[str]) -> pd.DataFrame:
     """Means of some marks of each attribution method, in the order of the first of them."""
     columns = {}
-    for measure, name in measures.items():
+    for measure in measures:
         means = grouped_means(marked, measure, "attribution").set_index("attribution")
-        columns[name] = cells(means, ".0%")
-    order = marked.groupby("attribution")[next(iter(measures))].mean()
+        columns[MEASURES[measure]] = cells(means, ".0%")
+    order = marked.groupby("attribution")[measures[0]].mean()
     return pd.DataFrame(columns).loc[order.sort_values(ascending=False).index]
 
 
