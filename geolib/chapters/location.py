@@ -187,19 +187,15 @@ class LocationExperiment(Experiment):
     def guess(self, kind: Kind, split: str, image_id: str) -> Guess:
         """The 25 most probable cells of one image by the finest head, for a map."""
         finest = self._with_polygons(kind)
-        table = self.places(kind, split)
-        (row,) = table.query("image_id == @image_id and variant == 'f'").to_dict("records")
         found = self.cell_probabilities(kind, split)
-        position = found.indices.tolist().index(self.images(split).ids.index(image_id))
+        place = self.images(split).ids.index(image_id)
         (scores, *_) = found.heads([finest.n_classes])
-        cells = finest.cells.assign(probability=scores[position])
-        return Guess(
-            KINDS[kind],
-            cells.nlargest(SHOWN, "probability"),
-            (row["latitude"], row["longitude"]),
-            (row["predicted_latitude"], row["predicted_longitude"]),
-            row["km"],
-        )
+        cells = finest.cells.assign(probability=scores[found.indices.tolist().index(place)])
+        cells = cells.nlargest(SHOWN, "probability")
+        truth = self.coordinates(split)[[place]]
+        predicted = cells[COORDINATES].to_numpy()[:1]
+        (km,) = great_circle_distance(truth, predicted).tolist()
+        return Guess(KINDS[kind], cells, tuple(truth[0]), tuple(predicted[0]), km)
 
     def _with_polygons(self, kind: Kind) -> Partitioning:
         """The finest partitioning with its polygons, which take a while and are kept."""
@@ -287,8 +283,11 @@ def accuracy_gain(one: ArrayLike, other: ArrayLike, radius: float, about: str) -
     return Finding(value=row["value"], low=low, high=high, n=int(row["n"]), data=about)
 
 
-def read_coordinates(path: str | Path) -> np.ndarray:
-    """Columns ``latitude`` and ``longitude`` of a CSV file, float64 [N,2] in degrees."""
+def read_coordinates(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
+    """Columns ``latitude`` and ``longitude`` of a CSV file, float64 [N,2] in degrees.
+
+    Those to partition, and every fifth one, to test the partitioning on.
+    """
     if not Path(path).is_file():
         raise ValueError(
             f"coordinates={str(path)!r} is no file; give the path of a CSV file, absolute or "
@@ -297,11 +296,7 @@ def read_coordinates(path: str | Path) -> np.ndarray:
     table = pd.read_csv(path)
     if missing := [name for name in COORDINATES if name not in table]:
         raise ValueError(f"{path} lacks {' and '.join(missing)}; it has {list(table.columns)}")
-    return table[COORDINATES].dropna().to_numpy(float)
-
-
-def held_out(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Coordinates [N,2] to partition, and every fifth one to test the partitioning on."""
+    points = table[COORDINATES].dropna().to_numpy(float)
     tested = np.arange(len(points)) % HELD_OUT == 0
     return points[~tested], points[tested]
 

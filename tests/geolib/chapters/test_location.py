@@ -257,18 +257,17 @@ def test_partitionings_in_the_rows_of_table_1():
     assert counted == [200, 200]
 
 
-def test_coordinates_of_a_file(tmp_path):
+def test_coordinates_of_a_file_every_fifth_held_out(tmp_path):
     path = tmp_path / "places.csv"
-    path.write_text("id,longitude,latitude\na,2,48\nb,,50\nc,-3,40\n")
-    np.testing.assert_array_equal(location.read_coordinates(path), [[48, 2], [40, -3]])
+    path.write_text("id,longitude,latitude\na,2,48\nb,,50\nc,-3,40\n" + "d,1,2\n" * 8)
+    built, tested = location.read_coordinates(path)
+    np.testing.assert_array_equal(tested, [[48, 2], [2, 1]])
+    np.testing.assert_array_equal(built, [[40, -3], *[[2, 1]] * 7])
     path.write_text("id,lat,longitude\na,48,2\n")
     with pytest.raises(ValueError, match="lacks latitude; it has"):
         location.read_coordinates(path)
     with pytest.raises(ValueError, match=r"coordinates='.*nowhere\.csv' is no file"):
         location.read_coordinates(tmp_path / "nowhere.csv")
-    built, tested = location.held_out(np.arange(20).reshape(10, 2))
-    assert tested[:, 0].tolist() == [0, 10]
-    assert len(built) == 8
 
 
 def test_difference_is_paired():

@@ -105,11 +105,17 @@ def test_a_pair_out_of_range_is_named(wrong):
         reverse((0, 0), wrong)
 
 
-def test_another_shape_and_distance_are_refused():
-    with pytest.raises(ValueError, match=r"coordinates has shape \(2,\)"):
-        OfflineGeocoder().reverse(np.array([44.66, -1.17]))
-    with pytest.raises(ValueError, match="max_distance"):
-        OfflineGeocoder(max_distance=0)
+@pytest.mark.parametrize(
+    ("use", "message"),
+    [
+        (lambda: OfflineGeocoder().reverse(np.array([44.66, -1.17])), "coordinates has shape"),
+        (lambda: OfflineGeocoder(max_distance=0), "max_distance"),
+        (lambda: OfflineGeocoder().polygons(["FR", "FR/Atlantis"]), "FR/Atlantis"),
+    ],
+)
+def test_bad_input_is_refused(use, message):
+    with pytest.raises(ValueError, match=message):
+        use()
 
 
 # Polygons of places.
@@ -154,18 +160,13 @@ def test_cells_lie_within_the_outline_or_next_to_a_place(french):
     assert french["FR"].area == pytest.approx(outlines().geometry["FR"].area, rel=0.05)
 
 
-def test_every_place_lies_in_its_own_cell():
-    table = places()
-    points = shapely.points(table["longitude"], table["latitude"])
-    assert shapely.distance(polygons._cells(), points).max() < 1e-3
-
-
 def test_the_cells_of_all_places_tile_the_earth():
-    cells = polygons._cells()
+    table, cells = places(), polygons._cells()
+    points = shapely.points(table["longitude"], table["latitude"])
+    assert shapely.distance(cells, points).max() < 1e-3
     assert shapely.is_valid(cells).all()
     assert shapely.area(cells).sum() == pytest.approx(360 * 180, rel=1e-9)
-    west, south, east, north = shapely.total_bounds(cells)
-    assert (west, south, east, north) == pytest.approx((-180, -90, 180, 90))
+    assert tuple(shapely.total_bounds(cells)) == pytest.approx((-180, -90, 180, 90))
 
 
 def test_a_cell_holds_the_points_that_get_its_address():
@@ -185,11 +186,6 @@ def test_a_country_across_the_antimeridian_is_cut_there():
     assert not fiji.intersects(shapely.Point(0, -17))
 
 
-def test_an_unknown_key_is_refused():
-    with pytest.raises(ValueError, match="FR/Atlantis"):
-        OfflineGeocoder().polygons(["FR", "FR/Atlantis"])
-
-
 def test_outlines_know_their_countries():
     table = outlines()
     codes = ("FR", "GF", "RE", "XK", "TW", "UA", "SJ", "NA", "RU", "AQ")
@@ -207,12 +203,7 @@ def test_outlines_know_their_countries():
 
 
 @pytest.fixture(autouse=True)
-def own_cache(monkeypatch, tmp_path):
-    monkeypatch.setenv("GEOLIB_CACHE", str(tmp_path))
-
-
-@pytest.fixture(autouse=True)
-def impatient(monkeypatch):
+def impatient(own_cache, monkeypatch):
     monkeypatch.setattr(http.read.retry, "wait", wait_none())
     monkeypatch.setattr(http.Retry, "get_backoff_time", lambda policy: 0)
 
