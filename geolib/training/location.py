@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -93,7 +93,6 @@ def train_location(
     *,
     initial: Classifier | None = None,
     checkpoints: str | Path | None = None,
-    device: str | torch.device = "auto",
     progress: bool = True,
 ) -> LocationModel:
     """Train all heads at once; the loss is the sum of their cross-entropies (§3.1.3).
@@ -112,7 +111,6 @@ def train_location(
         config,
         initial=initial,
         checkpoints=checkpoints,
-        device=device,
         progress=progress,
     )
     return LocationModel(classifier, [len(head) for head in targets.heads]).eval()
@@ -151,8 +149,6 @@ def probabilities(
     dataset: GeoDataset,
     *,
     crops: bool = False,
-    batch_size: int | None = None,
-    device: str | torch.device = "auto",
     precision: str = "auto",
     progress: bool = True,
 ) -> Located:
@@ -161,22 +157,19 @@ def probabilities(
     With ``crops`` the softmax is averaged over five crops of each photograph (§4.1) instead of that
     of the whole of it, resized; the rest is as for :func:`geolib.model.predict`.
     """
-    place = choose_device(device)
-    classifier = model.classifier.to(place).to(memory_format=torch.channels_last)
-    options: dict[str, Any] = {"precision": precision, "batch_size": batch_size}
+    device = choose_device("auto")
+    classifier = model.classifier.to(device).to(memory_format=torch.channels_last)
+    size, n_images = classifier.image_size, choose_batch_size(device)
+    views = five_crops(dataset, size) if crops else None
     parts = [torch.empty(0, sum(model.sizes))]
     indices: list[int] = []
-    n_images = batch_size or choose_batch_size(place)
-    views = five_crops(dataset, classifier.image_size) if crops else None
-    batches = pixel_batches(
-        dataset, classifier.image_size, n_images, items=views, progress=progress
-    )
-    for batch in batches:
+    for batch in pixel_batches(dataset, size, n_images, items=views, progress=progress):
         pixels = batch.pixels if crops else batch.pixels[:, None]
         images = as_images(pixels.flatten(0, 1), torch.device("cpu"))
-        heads = log_probabilities(classifier, images, **options).split(model.sizes, dim=1)
-        of_views = torch.cat([head.softmax(1) for head in heads], dim=1).float()
-        parts.append(of_views.unflatten(0, (-1, pixels.shape[1])).mean(1))
+        found = log_probabilities(classifier, images, precision=precision)
+        heads = [head.softmax(1) for head in found.split(model.sizes, dim=1)]
+        of_views = torch.cat(heads, dim=1).float().unflatten(0, (-1, pixels.shape[1]))
+        parts.append(of_views.mean(1))
         indices += batch.indices
     return Located(torch.tensor(indices, dtype=torch.int64), torch.cat(parts))
 

@@ -233,8 +233,7 @@ def test_batches_with_their_epoch():
 def test_testing_is_the_mean_of_the_softmax_over_five_crops_or_that_of_the_whole(with_crops):
     network = small_model()
     images = data.GeoDataset("folder", (), "test", [Tile(0), Tile(7, broken=True), Tile(1)])
-    options = {"device": "cpu", "precision": "fp32", "progress": False, "batch_size": 3}
-    found = probabilities(network, images, crops=with_crops, **options)
+    found = probabilities(network, images, crops=with_crops, precision="fp32", progress=False)
     assert found.indices.tolist() == [0, 2]
     assert [entry.id for entry in images.skipped] == ["7"]
     for row, index in enumerate(found.indices.tolist()):
@@ -244,7 +243,7 @@ def test_testing_is_the_mean_of_the_softmax_over_five_crops_or_that_of_the_whole
             parts = T.five_crop(T.resize(image, [37], antialias=True), [32, 32])
             views = torch.stack(parts).float() / 255
         with torch.inference_mode():
-            logits = network.eval()(views)
+            logits = network.cpu().eval()(views)
         for head, scores in zip(found.heads(SIZES), logits, strict=True):
             np.testing.assert_allclose(head[row], scores.softmax(1).mean(0), atol=1e-5)
 
