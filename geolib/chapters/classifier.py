@@ -1,15 +1,18 @@
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from sklearn.metrics import confusion_matrix
 
 from geolib import figures
 from geolib.chapters.experiment import Experiment
 from geolib.figures import GUIDED, INK, styled
 from geolib.model import PAPER
+from geolib.model.prediction import labelled
 
 _YES_NO = {"True": "yes", "False": "no"}
 
@@ -75,6 +78,15 @@ def learning_curves(history: pd.DataFrame) -> Figure:
     return figures.trends(panels, x="epoch", by="split", label=f"epoch (kept: {kept})")
 
 
+def confused(predictions: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
+    """Number of images per true class (rows) and predicted class (columns)."""
+    known = labelled(predictions)
+    counts = confusion_matrix(
+        known["label"].astype(int), known["prediction"], labels=range(len(classes))
+    )
+    return pd.DataFrame(counts, index=pd.Index(classes, name="label"), columns=list(classes))
+
+
 def confusion(counts: pd.DataFrame) -> Figure:
     """Confusion matrix, true classes in rows; cells hold counts, colour the share of the row."""
     share = counts.div(counts.sum(axis=1).clip(lower=1), axis=0)
@@ -82,9 +94,27 @@ def confusion(counts: pd.DataFrame) -> Figure:
     return figures.heatmap(named, label="share of the true class", text=counts)
 
 
+def calibration(predictions: pd.DataFrame, n_bins: int = 10) -> pd.DataFrame:
+    """Accuracy against confidence in bins of equal width that hold images: ``n_images`` in each,
+    mean ``confidence`` and ``accuracy``."""
+    known = labelled(predictions)
+    table = pd.DataFrame({"confidence": known["probability"], "n_images": 1})
+    table["accuracy"] = (known["prediction"] == known["label"]).astype(float)
+    bins = np.clip(np.ceil(table["confidence"] * n_bins), 1, n_bins)
+    how = {"confidence": "mean", "accuracy": "mean", "n_images": "sum"}
+    return table.groupby(bins).agg(how).reset_index(drop=True)
+
+
+def calibration_error(bins: pd.DataFrame) -> float:
+    """Mean gap between confidence and accuracy, over the images of :func:`calibration`'s bins
+    (equation 3 of Guo et al., "On calibration of modern neural networks", ICML 2017)."""
+    gap = (bins["accuracy"] - bins["confidence"]).abs()
+    return float(np.average(gap, weights=bins["n_images"]))
+
+
 @styled
 def reliability(bins: pd.DataFrame) -> Figure:
-    """Accuracy against confidence; columns ``confidence``, ``accuracy``, ``n_images``."""
+    """Picture of the :func:`calibration`."""
     figure, axis = plt.subplots(figsize=(3.6, 3.4))
     axis.plot([0, 1], [0, 1], color=INK, ls=":", lw=1.2)
     axis.plot(bins["confidence"], bins["accuracy"], color=GUIDED, lw=2, zorder=1)

@@ -14,11 +14,8 @@ from geolib.model.device import (
 )
 from geolib.model.prediction import (
     accuracy,
-    calibration_error,
-    confusion,
     log_probabilities,
     predict,
-    reliability,
 )
 from geolib.model.settings import PAPER, Schedule, TrainConfig
 
@@ -33,15 +30,12 @@ __all__ = [
     "Schedule",
     "TrainConfig",
     "accuracy",
-    "calibration_error",
     "choose_batch_size",
     "choose_device",
-    "confusion",
     "inference_precision",
     "load",
     "log_probabilities",
     "predict",
-    "reliability",
     "train",
     "uses_bf16",
 ]

@@ -64,20 +64,12 @@ class Classifier(nn.Module):
 
     Attributes
     ----------
-    network : torch.nn.Module
-        The network of torchvision or timm.
-    name : str
-        Its name there.
-    classes : tuple of str
-        Names of the outputs.
-    image_size : int
-        Side in pixels of the square images it is meant for.
-    trained_on : str
-        A dataset's name, ``"imagenet"``, ``"nothing"``, or ``"unknown"``.
-    training_config : dict
-        Settings of the training; empty if it was trained elsewhere.
-    history : pandas.DataFrame
-        One row per epoch of the training: loss and accuracy on the training and validation split.
+    network, name : the network of torchvision or timm, and its name there.
+    classes : names of the outputs.
+    image_size : side in pixels of the square images it is meant for.
+    trained_on : a dataset's name, ``"imagenet"``, ``"nothing"``, or ``"unknown"``.
+    training_config : settings of the training; empty if it was trained elsewhere.
+    history : DataFrame, one row per epoch: loss and accuracy on training and validation split.
     """
 
     mean: torch.Tensor
@@ -151,26 +143,20 @@ def load(
 
     Parameters
     ----------
-    path_or_name
-        A checkpoint of :meth:`Classifier.save`, or the name of a classification network of
-        torchvision or timm (``"timm/NAME"`` where both know it). Options of timm's follow a
+    path_or_name : a checkpoint of :meth:`Classifier.save`, or the name of a classification network
+        of torchvision or timm (``"timm/NAME"`` where both know it). Options of timm's follow a
         question mark: ``"resnet10t?output_stride=16"`` halves the image four times instead of
         five, so that an image of 112 pixels ends in 7 × 7 places.
-    weights
-        For a name: a file of weights (safetensors, or a pth that holds nothing but tensors);
+    weights : for a name, a file of weights (safetensors, or a pth that holds nothing but tensors);
         ``"imagenet"`` downloads the published ones; ``"random"`` leaves the network untrained.
-    classes
-        Names of the outputs, by default the checkpoint's or ImageNet's 1000. Where they do not
-        fit the weights' last layer, an untrained one takes its place, with :class:`HeadReplaced`.
-    image_size
-        Side of the images in pixels; by default the checkpoint's, or that of published weights.
-    seed
-        Decides untrained weights.
+    classes : names of the outputs, by default the checkpoint's or ImageNet's 1000. Where they do
+        not fit the weights' last layer, an untrained one is put there, with :class:`HeadReplaced`.
+    image_size : side in pixels; by default the checkpoint's, or that of published weights.
+    seed : decides untrained weights.
 
     Returns
     -------
-    Classifier
-        In evaluation mode, on the CPU.
+    Classifier in evaluation mode, on the CPU.
 
     Raises
     ------
@@ -289,60 +275,44 @@ def _last_layer(name: str, weights: Mapping[str, torch.Tensor], n_classes: int) 
     return [key for key, tensor in other.items() if tensor.shape != weights[key].shape]
 
 
-def with_classes(classifier: Classifier, classes: Sequence[str], seed: int = 0) -> Classifier:
-    """The same network for other classes: the last layer is new and untrained, the rest a copy."""
+def with_classes(
+    classifier: Classifier, classes: Sequence[str], seed: int = 0, rows: slice | None = None
+) -> Classifier:
+    """A copy for other classes, whose last layer is new and untrained, or ``rows`` of the old."""
     network = build(classifier.name, len(classes), seed)
-    initial = network.state_dict()
-    head = _last_layer(classifier.name, initial, len(classes))
-    return _copy(classifier, network, classes, {key: initial[key] for key in head})
+    tensors, initial = classifier.network.state_dict(), network.state_dict()
+    for key in _last_layer(classifier.name, initial, len(classes)):
+        tensors[key] = initial[key] if rows is None else tensors[key][rows]
+    load_weights(network, tensors, classifier.name)
+    card = replace(classifier.card, classes=tuple(classes), history={})
+    return Classifier(network, card).eval()
 
 
 def take_classes(classifier: Classifier, start: int, stop: int) -> Classifier:
     """A copy that puts out the classes from ``start`` up to, but not including, ``stop`` alone."""
-    tensors = classifier.network.state_dict()
-    head = _last_layer(classifier.name, tensors, len(classifier.classes))
-    network = build(classifier.name, stop - start)
-    taken = {key: tensors[key][start:stop] for key in head}
-    return _copy(classifier, network, classifier.classes[start:stop], taken)
-
-
-def _copy(
-    classifier: Classifier,
-    network: nn.Module,
-    classes: Sequence[str],
-    head: dict[str, torch.Tensor],
-) -> Classifier:
-    load_weights(network, classifier.network.state_dict() | head, classifier.name)
-    card = replace(classifier.card, classes=tuple(classes), history={})
-    return Classifier(network, card).eval()
+    rows = slice(start, stop)
+    return with_classes(classifier, classifier.classes[rows], rows=rows)
 
 
 def find_target_layer(network: nn.Module, image_size: int) -> str:
     """Name of the layer that class activation maps look at: the last stage's last block."""
     for (kind, stages), path in TARGET_LAYERS.items():
         if type(network).__name__ == kind and hasattr(network, stages):
-            return _resolve(network, path)
+            found: list[str] = []
+            for part in path.split("."):
+                children = dict(network.get_submodule(".".join(found)).named_children())
+                found.append([*children][int(part)] if part.startswith("-") else part)
+            return ".".join(found)
     return _last_map(network, image_size)
 
 
-def _resolve(network: nn.Module, path: str) -> str:
-    """Replace the negative numbers of a path, which count children from the end, by names."""
-    resolved: list[str] = []
-    for part in path.split("."):
-        children = [name for name, _ in network.get_submodule(".".join(resolved)).named_children()]
-        resolved.append(children[int(part)] if part.startswith("-") else part)
-    return ".".join(resolved)
-
-
 def _last_map(network: nn.Module, image_size: int) -> str:
-    """Name of the last module whose output is ``[B,C,H,W]`` with more than one position.
-
-    The input is square, so a map is; channels in the last place are told apart by that.
-    """
+    """Name of the last module whose output is ``[B,C,H,W]`` with more than one position."""
     found: list[str] = []
 
     def note(module: nn.Module, inputs: object, output: object) -> None:
         shape = output.shape if isinstance(output, torch.Tensor) else ()
+        # The input is square, so a map is; channels in the last place are told apart by that.
         if len(shape) == 4 and shape[2] == shape[3] > 1:
             found.append(names[module])
 

@@ -47,10 +47,7 @@ def choose_device(device: str | torch.device = "auto", *, float64: bool = False)
 def uses_bf16(device: str | torch.device, precision: str = "auto") -> bool:
     """Whether networks run in bfloat16: ``"auto"`` says yes where the hardware computes in it.
 
-    Raises
-    ------
-    ValueError
-        If ``precision`` is not ``"auto"``, ``"bf16"`` or ``"fp32"``.
+    ``precision`` is ``"auto"``, ``"bf16"`` or ``"fp32"``, else a ValueError.
     """
     if precision not in PRECISIONS:
         raise ValueError(f"precision={precision!r}; expected one of {', '.join(PRECISIONS)}")
@@ -59,7 +56,8 @@ def uses_bf16(device: str | torch.device, precision: str = "auto") -> bool:
     kind = torch.device(device).type
     if kind == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    return kind == "cpu" and _cpu_computes_bf16()
+    capabilities = torch.cpu.get_capabilities() if kind == "cpu" else {}
+    return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
 def inference_precision(
@@ -115,8 +113,3 @@ def _out_of_memory(error: RuntimeError) -> bool:
     from lightning.pytorch.utilities.memory import is_oom_error
 
     return isinstance(error, torch.OutOfMemoryError) or is_oom_error(error)
-
-
-def _cpu_computes_bf16() -> bool:
-    capabilities = torch.cpu.get_capabilities()
-    return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))

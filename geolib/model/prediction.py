@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import pandas as pd
 import torch
@@ -26,23 +24,17 @@ def predict(
 
     Parameters
     ----------
-    classifier
-        Moved to ``device`` and set to evaluation mode.
-    dataset
-        Images, resized to the classifier's input.
-    batch_size
-        Images per forward pass, by default as the device suggests; halved, with a warning,
-        whenever memory runs out.
-    device, precision
-        How the network runs; see :func:`geolib.model.inference_precision`.
-    progress
-        Whether to show a progress bar.
+    classifier : moved to ``device`` and set to evaluation mode.
+    dataset : images, resized to the classifier's input.
+    batch_size : images per forward pass, by default as the device suggests; halved, with a
+        warning, whenever memory runs out.
+    device, precision : how the network runs; see :func:`geolib.model.inference_precision`.
+    progress : whether to show a progress bar.
 
     Returns
     -------
-    pandas.DataFrame
-        One row per image: ``image_id``, ``label`` and ``prediction`` (class indices, ``label``
-        missing where unknown), ``probability`` of the prediction, ``label_probability``.
+    DataFrame, one row per image: ``image_id``, ``label`` and ``prediction`` (class indices,
+    ``label`` missing where unknown), ``probability`` of the prediction, ``label_probability``.
     """
     place = choose_device(device)
     classifier.to(place).to(memory_format=torch.channels_last).eval()
@@ -65,24 +57,9 @@ def log_probabilities(
 ) -> torch.Tensor:
     """Log-probability of every class (natural logarithm), computed on the classifier's device.
 
-    Parameters
-    ----------
-    classifier
-        Set to evaluation mode.
-    images
-        ``[B,3,H,W]`` in 0…1, at the classifier's size.
-    batch_size, precision
-        As for :func:`predict`.
-
-    Returns
-    -------
-    torch.Tensor
-        ``float64 [B,N]`` on the processor.
-
-    Raises
-    ------
-    ValueError
-        If the classifier returns NaN or infinite values.
+    Of images ``[B,3,H,W]`` in 0…1, at the classifier's size: ``float64 [B,N]`` on the processor.
+    The classifier is set to evaluation mode; ``batch_size`` and ``precision`` are as for
+    :func:`predict`. A ValueError where it returns NaN or infinite values.
     """
     device = classifier.eval().mean.device
     fitting = BatchSize(choose_batch_size(device) if batch_size is None else batch_size)
@@ -129,60 +106,13 @@ def _table(dataset: GeoDataset, indices: list[int], probabilities: np.ndarray) -
 
 def accuracy(predictions: pd.DataFrame) -> float:
     """Share of the labelled images of :func:`predict`'s table that are classified correctly."""
-    labelled = _labelled(predictions)
-    return float((labelled["prediction"] == labelled["label"]).mean())
+    known = labelled(predictions)
+    return float((known["prediction"] == known["label"]).mean())
 
 
-def confusion(predictions: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
-    """Number of images per true class (rows) and predicted class (columns)."""
-    from sklearn.metrics import confusion_matrix
-
-    labelled = _labelled(predictions)
-    counts = confusion_matrix(
-        labelled["label"].astype(int), labelled["prediction"], labels=range(len(classes))
-    )
-    return pd.DataFrame(counts, index=pd.Index(classes, name="label"), columns=list(classes))
-
-
-def reliability(predictions: pd.DataFrame, n_bins: int = 10) -> pd.DataFrame:
-    """Accuracy against confidence, in bins of equal width.
-
-    Parameters
-    ----------
-    predictions
-        Table of :func:`predict`.
-    n_bins
-        Number of bins of the predicted class's probability between 0 and 1.
-
-    Returns
-    -------
-    pandas.DataFrame
-        One row per bin that holds images: mean ``confidence``, ``accuracy``, ``n_images``.
-    """
-    labelled = _labelled(predictions)
-    columns = {
-        "confidence": labelled["probability"],
-        "accuracy": (labelled["prediction"] == labelled["label"]).astype(float),
-        "n_images": 1,
-    }
-    table = pd.DataFrame(columns)
-    bins = np.clip(np.ceil(table["confidence"] * n_bins), 1, n_bins)
-    how = {"confidence": "mean", "accuracy": "mean", "n_images": "sum"}
-    return table.groupby(bins).agg(how).reset_index(drop=True)
-
-
-def calibration_error(predictions: pd.DataFrame, n_bins: int = 10) -> float:
-    """Expected calibration error: mean gap between confidence and accuracy, over the images.
-
-    Equation 3 of Guo et al., "On calibration of modern neural networks", ICML 2017.
-    """
-    curve = reliability(predictions, n_bins)
-    gap = (curve["accuracy"] - curve["confidence"]).abs()
-    return float(np.average(gap, weights=curve["n_images"]))
-
-
-def _labelled(predictions: pd.DataFrame) -> pd.DataFrame:
-    labelled = predictions[predictions["label"].notna()]
-    if labelled.empty:
+def labelled(predictions: pd.DataFrame) -> pd.DataFrame:
+    """Those of the images whose class is known; a ValueError where none is."""
+    known = predictions[predictions["label"].notna()]
+    if known.empty:
         raise ValueError("predictions hold no labelled image; accuracy needs the true countries")
-    return labelled
+    return known

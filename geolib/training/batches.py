@@ -13,9 +13,9 @@ from geolib.data import GeoDataset, PixelBatch, pixel_batches
 from geolib.data.pixels import ResizedPixels, collate, default_workers, single_threaded
 from geolib.model.device import Process
 from geolib.model.settings import TrainConfig
-from geolib.training.crops import Crops, RandomCrops, centre_crops
+from geolib.training.crops import Crops, centre_crops, random_crops
 
-Pixels = StackDataset[Any] | Subset[Any] | Crops | RandomCrops
+Pixels = StackDataset[Any] | Subset[Any] | Crops
 
 # Of the machine's memory, what decoded images may fill.
 MEMORY_SHARE = 0.5
@@ -57,7 +57,7 @@ def read(
     if not config.crops:
         return Subset(ResizedPixels(dataset, size), indices)
     if random:
-        return RandomCrops(dataset, size, config.seed, indices)
+        return random_crops(dataset, size, config.seed, indices)
     return centre_crops(dataset, size, indices)
 
 

@@ -27,52 +27,45 @@ Crop = tuple[int, torch.Tensor | UnreadableImage]
 class Crops(Dataset[Crop]):
     """Items as ``(index, crop)``; an unreadable one as ``(index, error)``.
 
-    ``transform`` makes the crops of one photograph ``uint8 [3,H,W]``; ``indices`` are the items of
-    the dataset to go through, by default all.
+    ``transform`` makes the crops of one photograph ``uint8 [3,H,W]``; what it draws is decided by
+    the seed, the epoch and the image alone. ``indices`` are the items of the dataset to go through,
+    by default all; an item is asked for by its place among them, or by its epoch and place.
     """
 
     def __init__(
-        self, dataset: GeoDataset, transform: v2.Compose, indices: Sequence[int] | None = None
+        self,
+        dataset: GeoDataset,
+        transform: v2.Compose,
+        indices: Sequence[int] | None = None,
+        seed: int = 0,
     ) -> None:
         self.dataset = dataset
         self.transform = transform
         self.indices = range(len(dataset)) if indices is None else indices
+        self.seed = seed
 
     def __len__(self) -> int:
         return len(self.indices)
 
-    def __getitem__(self, position: int) -> Crop:
-        index = self.indices[position]
+    def __getitem__(self, key: int | tuple[int, int]) -> Crop:
+        epoch, place = key if isinstance(key, tuple) else (0, key)
+        index = self.indices[place]
         try:
             image = self.dataset.records[index].read().image
         except UnreadableImage as error:
             return index, error
-        return index, self.transform(torch.from_numpy(image).permute(2, 0, 1)).movedim(-3, -1)
-
-
-class RandomCrops(Dataset[Crop]):
-    """Random parts of a dataset's images, decided by the seed, the epoch and the image alone."""
-
-    def __init__(
-        self, dataset: GeoDataset, image_size: int, seed: int, indices: Sequence[int] | None = None
-    ) -> None:
-        transform = v2.Compose(
-            [
-                v2.Resize(_scaled(TRAINING_EDGE, image_size), antialias=True),
-                v2.RandomResizedCrop(image_size, AREA, ASPECT, antialias=True),
-            ]
-        )
-        self.crops = Crops(dataset, transform, indices)
-        self.seed = seed
-
-    def __len__(self) -> int:
-        return len(self.crops)
-
-    def __getitem__(self, key: tuple[int, int]) -> Crop:
-        epoch, position = key
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(mix(self.seed, epoch, self.crops.indices[position]))
-            return self.crops[position]
+            torch.manual_seed(mix(self.seed, epoch, index))
+            return index, self.transform(torch.from_numpy(image).permute(2, 0, 1)).movedim(-3, -1)
+
+
+def random_crops(
+    dataset: GeoDataset, image_size: int, seed: int, indices: Sequence[int] | None = None
+) -> Crops:
+    """A random part of every image, ``uint8 [S,S,3]``, another in every epoch."""
+    resize = v2.Resize(_scaled(TRAINING_EDGE, image_size), antialias=True)
+    part = v2.RandomResizedCrop(image_size, AREA, ASPECT, antialias=True)
+    return Crops(dataset, v2.Compose([resize, part]), indices, seed)
 
 
 def centre_crops(

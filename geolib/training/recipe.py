@@ -61,7 +61,6 @@ def train(
 
     Under torchrun every process calls this with the same arguments and gets the same classifier.
     Batch norm's statistics, unless frozen, are the first process's, and dropout draws anew in each.
-    Batches that do not fit the memory are an error there.
 
     Parameters
     ----------
@@ -247,12 +246,10 @@ def _untrained(
 
 def _devices(device: torch.device, process: Process) -> dict[str, Any]:
     """Where Lightning is to run, and with how many processes."""
-    accelerator = {"cuda": "gpu"}.get(device.type, device.type)
+    place = {"accelerator": "gpu" if device.type == "cuda" else device.type}
     if process.world_size == 1:
-        devices = [device.index or 0] if device.type == "cuda" else 1
-        return {"accelerator": accelerator, "devices": devices}
-    return {
-        "accelerator": accelerator,
+        return place | {"devices": [device.index or 0] if device.type == "cuda" else 1}
+    return place | {
         "devices": process.local_world_size,
         "num_nodes": process.world_size // process.local_world_size,
         "strategy": "ddp",

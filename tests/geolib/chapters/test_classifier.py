@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
+import pytest
+import torch
+from torchmetrics.functional.classification import binary_calibration_error
 
+from geolib import model
 from geolib.chapters import classifier
 from geolib.chapters.experiment import Experiment
 
@@ -34,3 +39,37 @@ def test_learning_curves_name_the_epoch_kept():
     assert (loss.get_title(), accuracy.get_title()) == ("loss", "accuracy")
     assert loss.get_xlabel() == "epoch (kept: 1)"
     assert [list(line.get_ydata()) for line in loss.lines] == [[0.5, 0.25]] * 2
+
+
+def table(label, prediction, probability) -> pd.DataFrame:
+    found = {"prediction": prediction, "probability": probability}
+    return pd.DataFrame({"label": pd.array(label, dtype="Int64"), **found})
+
+
+def test_accuracy_and_confusion_by_hand():
+    found = table([0, 0, 1, None, 2], [0, 1, 1, 0, 0], [0.5] * 5)
+    assert model.accuracy(found) == 0.5
+    counts = classifier.confused(found, ("A", "B", "C"))
+    assert counts.to_numpy().tolist() == [[1, 1, 0], [0, 1, 0], [1, 0, 0]]
+    assert counts.loc["C", "A"] == 1
+
+
+def test_calibration_by_hand():
+    # Two images at 0.6, one of them right: gap 0.1. Two at 0.95, both right: gap 0.05.
+    found = table([0, 1, 0, 1], [0, 0, 0, 1], [0.58, 0.58, 0.95, 0.95])
+    curve = classifier.calibration(found, n_bins=10)
+    assert curve["n_images"].tolist() == [2, 2]
+    np.testing.assert_allclose(curve["confidence"], [0.58, 0.95])
+    np.testing.assert_allclose(curve["accuracy"], [0.5, 1.0])
+    assert classifier.calibration_error(curve) == pytest.approx((0.08 + 0.05) / 2)
+
+
+def test_calibration_error_agrees_with_torchmetrics():
+    rng = np.random.default_rng(0)
+    confidence = rng.uniform(0.3, 1, 500)
+    right = rng.random(500) < confidence**2
+    found = table(np.zeros(500, int), np.where(right, 0, 1), confidence)
+    expected = binary_calibration_error(torch.tensor(confidence), torch.tensor(right).int(), 15)
+    assert classifier.calibration_error(classifier.calibration(found, n_bins=15)) == pytest.approx(
+        float(expected), abs=1e-6
+    )

@@ -11,7 +11,6 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
-from torchmetrics.functional.classification import binary_calibration_error
 from torchvision import models
 
 from geolib import data, model
@@ -342,38 +341,6 @@ def test_predictions_without_labels(bright_and_dark):
     assert found["label_probability"].isna().all()
     with pytest.raises(ValueError, match="no labelled image"):
         model.accuracy(found)
-
-
-def table(label, prediction, probability) -> pd.DataFrame:
-    found = {"prediction": prediction, "probability": probability}
-    return pd.DataFrame({"label": pd.array(label, dtype="Int64"), **found})
-
-
-def test_accuracy_and_confusion_by_hand():
-    found = table([0, 0, 1, None, 2], [0, 1, 1, 0, 0], [0.5] * 5)
-    assert model.accuracy(found) == 0.5
-    confusion = model.confusion(found, ABC)
-    assert confusion.to_numpy().tolist() == [[1, 1, 0], [0, 1, 0], [1, 0, 0]]
-    assert confusion.loc["C", "A"] == 1
-
-
-def test_calibration_by_hand():
-    # Two images at 0.6, one of them right: gap 0.1. Two at 0.95, both right: gap 0.05.
-    found = table([0, 1, 0, 1], [0, 0, 0, 1], [0.58, 0.58, 0.95, 0.95])
-    curve = model.reliability(found, n_bins=10)
-    assert curve["n_images"].tolist() == [2, 2]
-    np.testing.assert_allclose(curve["confidence"], [0.58, 0.95])
-    np.testing.assert_allclose(curve["accuracy"], [0.5, 1.0])
-    assert model.calibration_error(found) == pytest.approx((0.08 + 0.05) / 2)
-
-
-def test_calibration_error_agrees_with_torchmetrics():
-    rng = np.random.default_rng(0)
-    confidence = rng.uniform(0.3, 1, 500)
-    right = rng.random(500) < confidence**2
-    found = table(np.zeros(500, int), np.where(right, 0, 1), confidence)
-    expected = binary_calibration_error(torch.tensor(confidence), torch.tensor(right).int(), 15)
-    assert model.calibration_error(found, n_bins=15) == pytest.approx(float(expected), abs=1e-6)
 
 
 # Precision ---------------------------------------------------------------------------------------

@@ -184,7 +184,7 @@ def test_five_crops_are_the_corners_and_the_centre():
 
 
 def test_random_crops_of_a_wide_photograph_repeat():
-    random = crops.RandomCrops(striped(300, 600), 56, seed=0)
+    random = crops.random_crops(striped(300, 600), 56, seed=0)
     spans = []
     for epoch in range(30):
         index, found = random[epoch, 1]
@@ -201,7 +201,7 @@ def test_random_crops_of_a_wide_photograph_repeat():
 
 
 def test_random_crops_of_a_square_keep_the_areas_and_shapes_of_the_recipe():
-    random = crops.RandomCrops(striped(200, 200, "train"), 56, seed=0)
+    random = crops.random_crops(striped(200, 200, "train"), 56, seed=0)
     areas, shapes = [], []
     for epoch in range(60):
         _, found = random[epoch, epoch % 2]
