@@ -372,7 +372,7 @@ def test_wrong_input_is_named(call, message):
 def test_detectable_effect_has_the_power_that_was_asked_for(n):
     """The power of a t-test from the noncentral t distribution, at the effect that was found."""
     values = np.random.default_rng(n).normal(0.3, 2.0, n)
-    effect = detectable_effect(values, power=0.8)
+    effect = detectable_effect(values)
     shift = effect / values.std(ddof=1) * np.sqrt(n)
     cut = stats.t.ppf(0.975, n - 1)
     power = stats.nct.sf(cut, n - 1, shift) + stats.nct.cdf(-cut, n - 1, shift)

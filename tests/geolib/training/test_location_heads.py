@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from test_training import stopped_before
 from torch.nn import functional as F
 from torchvision.transforms.v2 import functional as T
 
@@ -343,18 +344,10 @@ def test_it_starts_from_the_country_classifier():
     assert all(torch.allclose(before[key], after[key], rtol=0, atol=1e-20) for key in same)
 
 
-def test_a_training_on_crops_that_stopped_resumes_to_the_same_weights(tmp_path, monkeypatch):
+def test_a_training_on_crops_that_stopped_resumes_to_the_same_weights(tmp_path):
     config = varied(crops=True, schedule="halving", max_epochs=2, **SGD)
     undisturbed = small_run(config).classifier
-    step = recipe_.Recipe.training_step
-
-    def stopped(self, batch, batch_idx):
-        if (self.current_epoch, batch_idx) == (1, 1):
-            raise OSError("stopped on purpose")
-        step(self, batch, batch_idx)
-
-    with monkeypatch.context() as patch, pytest.raises(OSError, match="on purpose"):
-        patch.setattr(recipe_.Recipe, "training_step", stopped)
+    with stopped_before(1, 1):
         small_run(config, checkpoints=tmp_path)
     resumed = small_run(config, checkpoints=tmp_path).classifier
     assert resumed.weights_sha256 == undisturbed.weights_sha256
