@@ -88,23 +88,17 @@ def concepts(document: dict[str, Any]) -> list[dict[str, Any]]:
         ("pedestrian on kerb", "people"),
         ("red sari", "people"),
         ("wooden shack", "people"),
+        ("yellow and black striped kerb", None),
+        ("manhole cover", None),
+        ("sign in tamil script", None),
+        ("v-shaped gas pipe", None),
     ],
 )
-def test_the_wording_rules_catch(name: str, rule: str) -> None:
-    assert rule in faults(name)
+def test_the_wording_rules(name: str, rule: str | None) -> None:
+    assert rule in faults(name) if rule else not faults(name)
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["yellow and black striped kerb", "manhole cover", "sign in tamil script", "v-shaped gas pipe"],
-)
-def test_the_wording_rules_let_pass(name: str) -> None:
-    assert not faults(name)
-
-
-def test_prompts_are_short_plain_and_name_no_country_and_nobody(
-    concepts: list[dict[str, Any]],
-) -> None:
+def test_prompts_break_no_rule_of_wording(concepts: list[dict[str, Any]]) -> None:
     broken = {concept["name"]: faults(concept["name"]) for concept in concepts}
     assert {name: rules for name, rules in broken.items() if rules} == {}
 
