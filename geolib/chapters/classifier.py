@@ -48,11 +48,10 @@ def accuracy_note(accuracy: float, ceilings: Mapping[str, float]) -> str:
     """How far an accuracy stays below the best possible one."""
     if not ceilings:
         return "For photographs the best possible accuracy is unknown."
-    ceiling = ceilings["upright"]
     return (
-        f"On unseen scenes the classifier is right in {accuracy:.1%} of cases; the best observer "
-        f"of the cues that are visible in the same scenes expects {ceiling:.1%}. The difference, "
-        f"{100 * (ceiling - accuracy):.1f} percentage points, is what the network has not learnt."
+        f"On unseen scenes the classifier is right in {accuracy:.1%} of cases. From the best "
+        f"observer of the visible cues {100 * (ceilings['upright'] - accuracy):.1f} percentage "
+        "points set it apart, which the network has not learnt."
     )
 
 
@@ -116,14 +115,10 @@ def calibration_error(bins: pd.DataFrame) -> float:
 def reliability(bins: pd.DataFrame) -> Figure:
     """Picture of the :func:`calibration`."""
     figure, axis = plt.subplots(figsize=(3.6, 3.4))
+    sizes = 20 + 180 * bins["n_images"] / bins["n_images"].max()
     axis.plot([0, 1], [0, 1], color=INK, ls=":", lw=1.2)
     axis.plot(bins["confidence"], bins["accuracy"], color=GUIDED, lw=2, zorder=1)
-    axis.scatter(
-        bins["confidence"],
-        bins["accuracy"],
-        s=20 + 180 * bins["n_images"] / bins["n_images"].max(),
-        color=GUIDED,
-    )
+    axis.scatter(bins["confidence"], bins["accuracy"], s=sizes, color=GUIDED)
     axis.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1.02), ylim=(0, 1.05))
     axis.grid()
     return figure

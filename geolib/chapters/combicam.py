@@ -8,9 +8,8 @@ from functools import partial
 import numpy as np
 import pandas as pd
 import torch
-from matplotlib.figure import Figure
 
-from geolib import figures, statistics
+from geolib import statistics
 from geolib.attribution import attribute
 from geolib.book.claims import Finding
 from geolib.chapters import cost, tables
@@ -31,48 +30,25 @@ def settings(
     experiment: Experiment, segmenter: str, sizes: Sizes, layers: Sequence[str] | None
 ) -> dict[str, EvaluationConfig]:
     """Settings by name, from the shallowest stage to the deepest; Combi-CAM is the last."""
-    asked: dict[str, tuple[str, dict[str, object]]] = {
-        f"stage {i}": ("gradcam", {"target_layer": block, "output": "probability"})
-        for i, block in enumerate(last_blocks(sizes).values(), start=1)
+
+    def one(method: str, **options: object) -> EvaluationConfig:
+        config = experiment.config(method, segmenter)
+        return config.model_copy(update={"attribution_options": options})
+
+    stages = enumerate(last_blocks(sizes).values(), start=1)
+    asked = {
+        f"stage {i}": one("gradcam", target_layer=block, output="probability")
+        for i, block in stages
     }
-    asked[COMBINED] = ("combicam", {"layers": layers})
-    return {
-        name: experiment.config(method, segmenter).model_copy(
-            update={"attribution_options": options}
-        )
-        for name, (method, options) in asked.items()
-    }
+    return asked | {COMBINED: one("combicam", layers=layers)}
 
 
 def block_shares(parts: Mapping[str, torch.Tensor]) -> pd.DataFrame:
-    """Share of each block in the sum of the map: ``block``, ``share``, a row per block and image.
-
-    ``parts`` holds the contribution ``[B, H, W]`` of each block; zero maps have none.
-    """
-    total = sum(one.sum((1, 2)) for one in parts.values())
-    shares = {
-        name.removeprefix("network."): (one.sum((1, 2)) / total).numpy()
-        for name, one in parts.items()
-    }
-    return pd.DataFrame(shares).melt(var_name="block", value_name="share").dropna()
-
-
-def taken_apart(
-    image: torch.Tensor, parts: Mapping[str, torch.Tensor], sizes: Sizes, combined: torch.Tensor
-) -> Figure:
-    """What the last block of each stage adds to one map, and the share of the stage; the sum.
-
-    ``parts`` holds the contribution ``[H, W]`` of each block, ``combined`` their scaled sum.
-    """
-    total = float(sum(float(one.sum()) for one in parts.values()))
-    panels, titles = [figures.as_image(image)], ["image"]
-    for size, block in last_blocks(sizes).items():
-        share = sum(float(parts[name].sum()) for name in sizes if sizes[name] == size) / total
-        scaled = parts[block] / parts[block].max().clamp(min=1e-30)
-        panels.append(figures.overlay(image, scaled))
-        titles.append(f"{size[0]}×{size[1]}: {share:.1%}")
-    panels.append(figures.overlay(image, combined))
-    return figures.images(panels, [*titles, "sum"], columns=len(panels))
+    """Share of each block's contribution ``[B, H, W]`` in the sum of the map, a row per block and
+    image; zero maps have none."""
+    sums = {name.removeprefix("network."): one.sum((1, 2)).numpy() for name, one in parts.items()}
+    table = pd.DataFrame(sums)
+    return table.div(table.sum(axis=1), axis=0).melt(var_name="block", value_name="share").dropna()
 
 
 def costs(
@@ -81,13 +57,13 @@ def costs(
     """Seconds and peak memory per image of each map, cheapest first."""
     rows = {}
     for name, config in asked.items():
-        options = config.attribution_options
-        run = partial(attribute, classifier, images, config.attribution, **options)
-        rows[name] = {
-            "seconds per image": cost.seconds(run) / len(images),
-            "peak memory (MB per image)": cost.peak_memory(run) / len(images) / 1e6,
-        }
-    return pd.DataFrame(rows).T.sort_values("seconds per image")
+        run = partial(
+            attribute, classifier, images, config.attribution, **config.attribution_options
+        )
+        rows[name] = cost.seconds(run), cost.peak_memory(run) / 1e6
+    columns = ["seconds per image", "peak memory (MB per image)"]
+    table = pd.DataFrame.from_dict(rows, orient="index", columns=columns) / len(images)
+    return table.sort_values("seconds per image")
 
 
 def findings(
@@ -98,14 +74,9 @@ def findings(
     kind: str,
 ) -> dict[str, Finding]:
     """What Combi-CAM has more than the deepest stage, image by image, for the ledger's claims."""
-    advantages = statistics.advantages(outcomes)
-    measured = {
-        "combicam-finer": (fineness, "frequency", "method"),
-        **{
-            f"combicam-{test}": (rows, "advantage", "attribution")
-            for test, rows in advantages.groupby("test")
-        },
-    }
+    measured = {"combicam-finer": (fineness, "frequency", "method")}
+    for test, rows in statistics.advantages(outcomes).groupby("test"):
+        measured[f"combicam-{test}"] = (rows, "advantage", "attribution")
     if marks is not None:
         measured["combicam-cues"] = (marks, "weight", "method")
         measured["combicam-more-cues"] = (marks, "found", "method")

@@ -30,16 +30,13 @@ from geolib.runtime.here import cache_root
 
 # The network and the input of §4 of arXiv 2605.00912.
 ARCH, IMAGE_SIZE = "resnet50", 224
-# Feature maps that the last block of that network puts out: Score-CAM masks the image by each.
-CHANNELS = 2048
-# Noisy copies per SmoothGrad map.
-SAMPLES = 50
+# Feature maps of that network's last block, by each of which Score-CAM masks the image, and noisy
+# copies per SmoothGrad map.
+CHANNELS, SAMPLES = 2048, 50
 # How many times faster than this machine's processor one GPU is taken to be.
 GPU_SPEEDUP = 100.0
-# Images of a batch, and batches, that are timed.
-BATCH, ROUNDS = 4, 2
-# Images among which one is looked for that can be read.
-FEW = 4
+# Images of a batch, and batches, that are timed; images among which a readable one is looked for.
+BATCH, ROUNDS, FEW = 4, 2, 4
 
 
 @dataclass(frozen=True)
@@ -60,31 +57,21 @@ PAPER = Workload(training_images=100_000, epochs=300, images=600)
 OSV5M = Workload(training_images=5_100_000, epochs=300, images=5_100_000)
 
 
-@dataclass(frozen=True)
-class Passes:
-    """Passes of one image: forward alone, and with the input's gradient."""
-
-    forward: int
-    gradient: int = 0
-
-
-# Per attribution map. Grad-CAM's backward pass ends at the last block and is not counted;
-# SmoothGrad and Score-CAM first ask for the predicted class. A silent channel costs Score-CAM
-# nothing, so its number is an upper bound.
-MAP_PASSES: dict[str, Passes] = {
-    "gradcam": Passes(1),
-    "gradcam++": Passes(1),
-    "smoothgrad": Passes(1, SAMPLES),
-    "scorecam": Passes(1 + CHANNELS),
+# Passes of one image per attribution map: forward alone, and with the input's gradient. Grad-CAM's
+# backward pass ends at the last block and is not counted; SmoothGrad and Score-CAM first ask for
+# the predicted class. A silent channel costs Score-CAM nothing: its number is an upper bound.
+MAP_PASSES = {
+    "gradcam": (1, 0),
+    "gradcam++": (1, 0),
+    "smoothgrad": (1, SAMPLES),
+    "scorecam": (1 + CHANNELS, 0),
 }
 
 
 @dataclass(frozen=True)
 class Costs:
-    """What one image costs: seconds of each kind of work, and bytes that are kept.
-
-    Bytes are those of one map, of one segmenter's segments, and of one pair's outcomes.
-    """
+    """What one image costs: seconds of each kind of work, and bytes that are kept: of one map, of
+    one segmenter's segments, and of one pair's outcomes."""
 
     forward: float
     gradient: float
@@ -110,68 +97,55 @@ def plan(workload: Workload, costs: Costs, gpu_speedup: float = GPU_SPEEDUP) -> 
         raise ValueError(f"gpu_speedup={gpu_speedup}; expected a factor above 0")
     if unknown := [method for method in workload.methods if method not in MAP_PASSES]:
         raise ValueError(f"methods holds {unknown}; known: {', '.join(MAP_PASSES)}")
-    n, pairs = workload.images, len(workload.methods) * workload.segmenters
-    forward = n * sum(MAP_PASSES[method].forward for method in workload.methods)
-    gradient = n * sum(MAP_PASSES[method].gradient for method in workload.methods)
-    steps = workload.training_images * workload.epochs
-    segmented = n * workload.segmenters
+    n, n_methods = workload.images, len(workload.methods)
+    pairs = n_methods * workload.segmenters
+    passes = [MAP_PASSES[method] for method in workload.methods]
+    forward, gradient = (n * sum(kind) for kind in zip(*passes, strict=True))
+    mapped = forward * costs.forward + gradient * costs.gradient
+    steps, segmented = workload.training_images * workload.epochs, n * workload.segmenters
     ablated = n * pairs * ablation_passes(workload)
     rows = {
-        "training": (steps, steps * costs.step, 0),
-        "maps": (
-            forward + gradient,
-            forward * costs.forward + gradient * costs.gradient,
-            n * len(workload.methods) * costs.map_bytes,
-        ),
+        "training": (steps, costs.step * steps, 0),
+        "maps": (forward + gradient, mapped, costs.map_bytes * n * n_methods),
         "segmentation": (
             segmented,
-            segmented * costs.segmentation,
-            segmented * costs.segments_bytes,
+            costs.segmentation * segmented,
+            costs.segments_bytes * segmented,
         ),
-        "ablation": (ablated, ablated * costs.forward, n * pairs * costs.outcomes_bytes),
+        "ablation": (ablated, costs.forward * ablated, costs.outcomes_bytes * n * pairs),
     }
     table = pd.DataFrame.from_dict(rows, orient="index", columns=["passes", "seconds", "bytes"])
-    hours = table["seconds"] / 3600
-    gpu_hours = (hours / gpu_speedup).drop("segmentation")
-    return table.assign(hours=hours, gpu_hours=gpu_hours).drop(columns="seconds")
+    hours = table.pop("seconds") / 3600
+    return table.assign(hours=hours, gpu_hours=(hours / gpu_speedup).drop("segmentation"))
 
 
 def summary(costs: Costs, gpu_speedup: float = GPU_SPEEDUP) -> dict[str, float | str]:
-    """Numbers of the page on planning, by name: costs, and both runs part by part and in total."""
+    """Numbers of the page on planning, by name: costs, and both runs part by part."""
     found: dict[str, float | str] = {
-        "plan_arch": ARCH,
-        "plan_segmenter": costs.segmenter,
-        "plan_gpu_speedup": gpu_speedup,
-        "plan_image_size": IMAGE_SIZE,
-        "plan_forward_ms": 1e3 * costs.forward,
-        "plan_gradient_ms": 1e3 * costs.gradient,
-        "plan_step_ms": 1e3 * costs.step,
-        "plan_segmentation_ms": 1e3 * costs.segmentation,
-        "plan_map_kb": costs.map_bytes / 1e3,
-        "plan_segments_kb": costs.segments_bytes / 1e3,
-        "plan_outcomes_kb": costs.outcomes_bytes / 1e3,
-        "plan_ablation_passes": ablation_passes(PAPER),
-        "plan_scorecam_passes": MAP_PASSES["scorecam"].forward,
-        "plan_smoothgrad_gradients": MAP_PASSES["smoothgrad"].gradient,
-        "plan_methods": len(PAPER.methods),
-        "plan_segmenters": PAPER.segmenters,
-        "plan_repeats": PAPER.repeats,
+        "arch": ARCH,
+        "segmenter": costs.segmenter,
+        "gpu_speedup": gpu_speedup,
+        "image_size": IMAGE_SIZE,
+        "ablation_passes": ablation_passes(PAPER),
+        "scorecam_passes": MAP_PASSES["scorecam"][0],
+        "smoothgrad_gradients": SAMPLES,
+        "methods": len(PAPER.methods),
+        "segmenters": PAPER.segmenters,
+        "repeats": PAPER.repeats,
     }
+    for name in ("forward", "gradient", "step", "segmentation"):
+        found[f"{name}_ms"] = 1e3 * getattr(costs, name)
+    for name in ("map", "segments", "outcomes"):
+        found[f"{name}_kb"] = getattr(costs, f"{name}_bytes") / 1e3
     for name, workload in {"paper": PAPER, "osv5m": OSV5M}.items():
         table = plan(workload, costs, gpu_speedup)
-        evaluation = table.drop("training")
-        found |= {
-            f"plan_{name}_training_images": workload.training_images,
-            f"plan_{name}_epochs": workload.epochs,
-            f"plan_{name}_images": workload.images,
-            f"plan_{name}_gigabytes": evaluation["bytes"].sum() / 1e9,
-            f"plan_{name}_evaluation_hours": evaluation["hours"].sum(),
-            f"plan_{name}_evaluation_gpu_hours": evaluation["gpu_hours"].sum(),
-        }
+        for size in ("training_images", "epochs", "images"):
+            found[f"{name}_{size}"] = getattr(workload, size)
+        found[f"{name}_gigabytes"] = table["bytes"].sum() / 1e9
         for column in ("passes", "hours", "gpu_hours"):
             for part, value in table[column].dropna().items():
-                found[f"plan_{name}_{part}_{column}"] = value
-    return found
+                found[f"{name}_{part}_{column}"] = value
+    return {f"plan_{name}": value for name, value in found.items()}
 
 
 def measure(
@@ -179,9 +153,8 @@ def measure(
 ) -> Costs:
     """Costs of one image at the paper's settings, on the processor of this machine.
 
-    An untrained network is timed, and the slowest of the segmenters that read nothing but the
-    image. Bytes are those that the cache keeps of the first images of ``dataset``, explained at
-    ``image_size``, in proportion to the pixels: exact for maps, an upper bound for outlines.
+    Timed are an untrained network and the slowest segmenter that reads nothing but the image. Bytes
+    are those of ``dataset`` in the cache, explained at ``image_size``, in proportion to the pixels.
     """
     classifier = model.load(ARCH, weights="random", classes=("a", "b"), image_size=IMAGE_SIZE)
     shard = shards.Shard(dataset.subset(range(min(FEW, len(dataset)))), IMAGE_SIZE, "")
@@ -195,10 +168,9 @@ def measure(
         raise ValueError("segmenters holds none that reads nothing but the image; add one")
     slowest = max(timed, key=lambda name: timed[name])
     pixels = (IMAGE_SIZE / image_size) ** 2
-    stages = {"map": "maps", "segments": "segments", "outcomes": "outcomes"}
     stored = {
         f"{name}_bytes": pixels * stored_bytes(stage, dataset, image_size)
-        for name, stage in stages.items()
+        for name, stage in (("map", "maps"), ("segments", "segments"), ("outcomes", "outcomes"))
     }
     times = network_seconds(classifier)
     return Costs(**times, **stored, segmentation=timed[slowest], segmenter=slowest)
@@ -220,9 +192,6 @@ def network_seconds(classifier: model.Classifier) -> dict[str, float]:
         with torch.inference_mode(), inference_precision("cpu"):
             network(images)
 
-    def gradient() -> None:
-        loss().backward()
-
     def step() -> None:
         optimizer.zero_grad()
         loss().backward()
@@ -233,7 +202,7 @@ def network_seconds(classifier: model.Classifier) -> dict[str, float]:
     found["step"] = seconds(step)
     network.eval().requires_grad_(False)
     images.requires_grad_()
-    found["gradient"] = seconds(gradient)
+    found["gradient"] = seconds(lambda: loss().backward())
     return {name: total / BATCH for name, total in found.items()}
 
 
@@ -263,10 +232,8 @@ def peak_memory(run: Callable[[], object]) -> int:
 
 
 def stored_bytes(stage: str, dataset: GeoDataset, image_size: int) -> float:
-    """Mean bytes per image that the cache keeps of a stage ("maps", "segments", "outcomes").
-
-    Of the images as they were explained at ``image_size``; a ValueError if there are none.
-    """
+    """Mean bytes per image that the cache keeps of a stage ("maps", "segments", "outcomes"), of the
+    images as they were explained at ``image_size``; a ValueError if there are none."""
     # JSON knows no tuples: what a manifest holds is compared with what it would hold.
     wanted = json.loads(json.dumps(dataset.identity["images"]))
     n_images, size = 0, 0

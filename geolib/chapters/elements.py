@@ -118,12 +118,11 @@ def shares(table: pd.DataFrame) -> Figure:
     return figure
 
 
+# Smallest object that a box test could use, in pixels.
 MIN_PIXELS = 64
-OVERLAP = 0.5
-INSIDE = 0.8
-PART = 0.5
-MATCH = 0.5
-COVERED = 0.5
+# Overlap from which two things are one, and the share of an element on an object that makes it part
+# of that object.
+HALF, INSIDE = 0.5, 0.8
 
 
 def has_truth(extracted: Sequence[Extracted]) -> bool:
@@ -142,7 +141,7 @@ def object_recall(found: Mapping[str, Sequence[Extracted]]) -> pd.DataFrame:
     true = {one.item.id: _masks(_visible(one.item)) for one in next(iter(found.values()))}
     for name, images in found.items():
         best = np.concatenate([_best_iou(true[one.item.id], one.segments.masks) for one in images])
-        rows[name] = {"objects found": (best >= MATCH).mean(), "mean best IoU": best.mean()}
+        rows[name] = {"objects found": (best >= HALF).mean(), "mean best IoU": best.mean()}
     return pd.DataFrame(rows).T.sort_values("mean best IoU", ascending=False)
 
 
@@ -151,42 +150,36 @@ def mark_elements(one: Extracted) -> pd.DataFrame:
 
     ``overlapping``: it shares at least half of its pixels with another one. ``kind``: "part" if at
     least 80 % of it lies on one object of which it covers less than half; "shapeless" if no object
-    makes up half of it; else "whole".
+    makes up half of it; else "whole". ``category`` and ``cue`` are those of the object that makes
+    up most of it; none where it is shapeless.
     """
-    masks = one.elements.masks
-    areas = masks.sum((1, 2))
-    among = intersections(masks, masks) / areas[:, None]
+    masks, objects = one.elements.masks, _visible(one.item)
+    areas = masks.sum((1, 2))[:, None]
+    among = intersections(masks, masks) / areas
     np.fill_diagonal(among, 0)
-    objects = _masks(_visible(one.item))
-    if len(objects):
-        intersection = intersections(masks, objects)
-        on = intersection / areas[:, None]
-        of = intersection / objects.sum((1, 2))[None]
-        part = ((on >= INSIDE) & (of < PART)).any(1) & ~((on >= PART) & (of >= PART)).any(1)
-        shapeless = on.max(1) < PART
-    else:
-        part, shapeless = np.zeros(len(masks), bool), np.ones(len(masks), bool)
-    kind = np.where(shapeless, "shapeless", np.where(part, "part", "whole"))
-    return pd.DataFrame({"overlapping": among.max(1) >= OVERLAP, "kind": kind})
-
-
-def element_categories(one: Extracted) -> list[str]:
-    """Kind of object that each element of a scene shows; those that are shapeless are left out."""
-    objects, masks = _visible(one.item), one.elements.masks
-    if not objects or not len(masks):
-        return []
-    on = intersections(masks, _masks(objects)) / masks.sum((1, 2))[:, None]
-    return [objects[row.argmax()].category for row in on if row.max() >= PART]
+    shared = np.zeros((len(masks), 1))  # with nothing, where there is no object
+    if objects and len(masks):
+        shared = intersections(masks, _masks(objects))
+    on, of = shared / areas, shared / np.array([[o.mask.sum() for o in objects] or [1]])
+    shapeless = on.max(1) < HALF
+    part = ((on >= INSIDE) & (of < HALF)).any(1) & ~((on >= HALF) & (of >= HALF)).any(1)
+    shown = [None if no else objects[i] for no, i in zip(shapeless, on.argmax(1), strict=True)]
+    return pd.DataFrame(
+        {
+            "overlapping": among.max(1, initial=0) >= HALF,
+            "kind": np.where(shapeless, "shapeless", np.where(part, "part", "whole")),
+            "category": [thing and thing.category for thing in shown],
+            "cue": [thing and thing.cue for thing in shown],
+        }
+    )
 
 
 def element_kinds(extracted: Sequence[Extracted]) -> pd.DataFrame:
     """Share of elements that are of each kind of :func:`mark_elements`, one column."""
-    kinds = [mark_elements(one) for one in extracted if len(one.elements)]
-    table = pd.concat(kinds) if kinds else pd.DataFrame({"overlapping": [], "kind": []})
-    shares = table["kind"].value_counts(normalize=True).reindex(["whole", "part", "shapeless"])
-    shares = shares.fillna(0.0)
-    shares["overlapping another"] = table["overlapping"].mean() if len(table) else 0.0
-    return shares.to_frame("share of elements")
+    marked = pd.concat([mark_elements(one) for one in extracted])
+    shares = marked["kind"].value_counts(normalize=True).reindex(["whole", "part", "shapeless"])
+    shares["overlapping another"] = marked["overlapping"].mean()
+    return shares.astype(float).fillna(0).to_frame("share of elements")
 
 
 def cue_share(extracted: Sequence[Extracted]) -> dict[str, float]:
@@ -194,32 +187,20 @@ def cue_share(extracted: Sequence[Extracted]) -> dict[str, float]:
 
     An element lies on the object that makes up at least half of it; others are left out.
     """
-    on_cue: list[bool] = []
-    all_cue: list[bool] = []
-    for one in extracted:
-        objects = _visible(one.item)
-        cue = np.array([o.cue for o in objects], bool)
-        all_cue.extend(cue)
-        if not objects or not len(one.elements):
-            continue
-        intersection = intersections(one.elements.masks, _masks(objects))
-        share = intersection / one.elements.masks.sum((1, 2))[:, None]
-        on_cue.extend(cue[share.argmax(1)][share.max(1) >= PART])
+    on = [cue for one in extracted for cue in mark_elements(one)["cue"].dropna()]
+    every = [thing.cue for one in extracted for thing in _visible(one.item)]
     return {
-        "elements": float(np.mean(on_cue)) if on_cue else 0.0,
-        "objects": float(np.mean(all_cue)) if all_cue else 0.0,
+        name: float(np.mean(cues or [0])) for name, cues in (("elements", on), ("objects", every))
     }
 
 
 def localisation(maps: Mapping[str, torch.Tensor], items: Sequence[GeoImage]) -> pd.DataFrame:
-    """How well attribution maps ``[B, H, W]`` find the cues of scenes, a row per method and scene.
+    """How well attribution maps ``[B, H, W]`` find the visible cues of scenes, by method and scene.
 
-    A cue counts as visible from 30 pixels on; scenes without a visible cue are left out. A map that
-    is zero everywhere points nowhere: it counts as an even one. ``area``: share of the image that
-    shows cues, which is what a blind map scores in the next two; ``pointing``: 1 if the map's
-    maximum lies on a cue (of tied maxima, their share); ``weight``: share of the map's sum that
-    lies on cues; ``found``: share of the visible cues of which at least half belongs to the salient
-    fifth of the image.
+    ``area``: share of the image that shows cues, which is what a blind map scores in the next two;
+    ``pointing``: 1 if the map's maximum lies on a cue (of tied maxima, their share); ``weight``:
+    share of the map's sum on cues; ``found``: share of the cues of which at least half belongs to
+    the salient fifth. A map that is zero everywhere counts as an even one.
     """
     rows = []
     for i, item in enumerate(items):
@@ -239,7 +220,7 @@ def localisation(maps: Mapping[str, torch.Tensor], items: Sequence[GeoImage]) ->
                     "area": anywhere.mean(),
                     "pointing": anywhere[one == one.max()].mean(),
                     "weight": even[anywhere].sum() / even.sum(),
-                    "found": np.mean([salient[cue].mean() >= COVERED for cue in cues]),
+                    "found": np.mean([salient[cue].mean() >= HALF for cue in cues]),
                 }
             )
     columns = ["method", "image_id", "area", "pointing", "weight", "found"]

@@ -7,7 +7,7 @@ earlier notebook or run has computed is found in the cache, so notebooks run alo
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Literal, Self
 
 import pandas as pd
@@ -24,32 +24,26 @@ from geolib.training.kept import trained_classifier
 
 
 def bayes_ceilings(dataset: GeoDataset) -> dict[str, float]:
-    """Accuracy of the best observer of the visible cues of a dataset of scenes.
-
-    ``upright``: of one who knows left and right; ``mirrored``: of one who does not.
-    """
+    """Accuracy of the best observer of the visible cues of a dataset of scenes: of one who knows
+    left and right, ``upright``, and of one who does not, ``mirrored``."""
 
     def make() -> pd.DataFrame:
         items = (dataset[i] for i in range(len(dataset)))
         scenes = [item.scene for item in items if item.scene is not None]
-        ceilings = {
-            name: geoscenes.bayes_accuracy(scenes, countries=dataset.classes, left_right=upright)
-            for name, upright in (("upright", True), ("mirrored", False))
-        }
-        return pd.DataFrame([ceilings])
+        best = partial(geoscenes.bayes_accuracy, scenes, countries=dataset.classes)
+        return pd.DataFrame(
+            {"upright": [best(left_right=True)], "mirrored": [best(left_right=False)]}
+        )
 
-    params = {"dataset": dataset.identity}
-    row = cache.table("ceilings", params, ("geoscenes",), make).iloc[0]
-    return {str(name): float(value) for name, value in row.items()}
+    table = cache.table("ceilings", {"dataset": dataset.identity}, ("geoscenes",), make)
+    return {name: float(table[name].item()) for name in ("upright", "mirrored")}
 
 
 def dataset_title(experiment: Experiment) -> str:
     """What the images are, in a few words."""
-    countries = ", ".join(experiment.evaluation.classes)
-    kind = (
-        "GeoScenes (synthetic)" if experiment.dataset == "geoscenes" else "photographs of a folder"
-    )
-    return f"{kind}: {countries}"
+    synthetic = experiment.dataset == "geoscenes"
+    kind = "GeoScenes (synthetic)" if synthetic else "photographs of a folder"
+    return f"{kind}: {', '.join(experiment.evaluation.classes)}"
 
 
 def data_note(experiment: Experiment) -> str:
@@ -82,14 +76,12 @@ TRAINING_SAMPLE = 1000
 class Experiment(BaseModel):
     """The shared settings of a run.
 
-    ``root``, ``classes``: folder of a dataset's photographs, and the countries told apart (for
-    ``osv5m`` as ISO codes). ``n_*``: images per split, None takes all; methods and segmenters are
-    compared on the first ``n_compare`` evaluation images, on the first ``n_costly`` of these where
-    a map takes hundreds of passes (``COSTLY``). ``weights``: None trains from scratch;
-    ``checkpoint``: a trained classifier in place of training; ``max_epochs`` to
-    ``horizontal_flip``: see :class:`geolib.model.TrainConfig`. ``top_p``, ``s_min``: None chooses
-    both on the validation split. ``repeats``: random layouts per image. ``label``: the class by
-    which outcomes are judged. ``seed``: of data, training and random layouts.
+    ``classes``: countries told apart (for ``osv5m`` as ISO codes). ``n_*``: images per split, None
+    takes all; compared are the first ``n_compare`` to explain, with ``COSTLY`` maps the first
+    ``n_costly`` of these. ``weights``: None trains from scratch; ``checkpoint`` is in place of
+    training, which ``max_epochs`` to ``horizontal_flip`` set (:class:`geolib.model.TrainConfig`).
+    ``top_p``, ``s_min``: None chooses both on the validation split. ``repeats``: random layouts per
+    image. ``label``: the class that judges outcomes. ``seed``: of data, training and layouts.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -202,16 +194,18 @@ class Experiment(BaseModel):
     @cached_property
     def tuned(self) -> pipeline.Tuned:
         """Thresholds: as given, or chosen on the validation split with Grad-CAM++."""
-        base = self._base(attribution="gradcam++")
+        base = self._base("gradcam++")
         if self.top_p is not None and self.s_min is not None:
             base = base.model_copy(update={"top_p": self.top_p, "s_min": self.s_min})
             note = f"p = {self.top_p:g} and s_min = {self.s_min:g}, as given"
             return pipeline.Tuned(base, pd.DataFrame(), note)
         return pipeline.tune(_first(self.validation, TUNING_IMAGES), self.classifier, base)
 
-    def _base(self, **changes: Any) -> EvaluationConfig:
-        shared = {"repeats": self.repeats, "label": self.label, "seed": self.seed}
-        return EvaluationConfig(individual=False, **shared, **changes)
+    def _base(self, attribution: str, **changes: Any) -> EvaluationConfig:
+        samples = {"n_samples": self.smoothgrad_samples} if attribution == "smoothgrad" else {}
+        own = self.model_dump(include={"repeats", "label", "seed"})
+        options = {"attribution_options": samples, "individual": False}
+        return EvaluationConfig(attribution=attribution, **options, **own, **changes)
 
     def config(
         self,
@@ -219,23 +213,18 @@ class Experiment(BaseModel):
         segmenter: str = "felzenszwalb",
     ) -> EvaluationConfig:
         """Settings of the pipeline with the chosen thresholds, for one method and one segmenter."""
-        chosen = self.tuned.config
-        segmenter_options: dict[str, Any] = {}
+        chosen = self.tuned.config.model_dump(include={"top_p", "s_min"})
+        options: dict[str, Any] = {}
         if segmenter == "none":
-            segmenter_options = {"top_p": chosen.top_p}
+            options = {"top_p": chosen["top_p"]}
         elif segmenter in self.segmenter_checkpoints:
-            segmenter_options = {"checkpoint": self.segmenter_checkpoints[segmenter]}
+            options = {"checkpoint": self.segmenter_checkpoints[segmenter]}
         return self._base(
-            attribution=attribution,
-            attribution_options=self._attribution_options(attribution),
+            attribution,
             segmenter=segmenter,
-            segmenter_options=segmenter_options,
-            top_p=chosen.top_p,
-            s_min=chosen.s_min,
+            segmenter_options=options,
+            **chosen,
         )
-
-    def _attribution_options(self, method: str) -> dict[str, Any]:
-        return {"n_samples": self.smoothgrad_samples} if method == "smoothgrad" else {}
 
     def extract(
         self,
@@ -258,19 +247,13 @@ class Experiment(BaseModel):
         self, pairs: Iterable[tuple[str, str]], images: GeoDataset | None = None
     ) -> pd.DataFrame:
         """Outcome table for pairs of attribution method and segmenter, on the compared images."""
-        tables = [
-            pipeline.evaluate(
-                images or self.compared_with(pair[0]),
-                self.classifier,
-                self.config(*pair),
-            )
-            for pair in dict.fromkeys(pairs)
-        ]
+        tables = []
+        for method, segmenter in dict.fromkeys(pairs):
+            chosen = images or self.compared_with(method)
+            config = self.config(method, segmenter)
+            tables.append(pipeline.evaluate(chosen, self.classifier, config))
         return pipeline.concat(tables)
 
     def maps(self, method: str) -> tuple[torch.Tensor, float]:
         """Attribution maps ``[B, S, S]`` of the images compared with it, and seconds per image."""
-        config = self._base(
-            attribution=method, attribution_options=self._attribution_options(method)
-        )
-        return pipeline.maps(self.compared_with(method), self.classifier, config)
+        return pipeline.maps(self.compared_with(method), self.classifier, self._base(method))

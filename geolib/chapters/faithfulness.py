@@ -6,13 +6,13 @@ from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
-from pandas.io.formats.style import Styler
 
 from geolib import figures, statistics
 from geolib.chapters import tables
 
 # Share of images without elements from which a comparison is called empty.
 EMPTY = 0.5
+ADVANTAGE = (("advantage", "ci_low", "ci_high"), "+.3f")
 
 
 def empty_note(comparison: pd.DataFrame, by: str) -> str:
@@ -54,56 +54,47 @@ def _outcome(low: float, high: float) -> str:
     return "random boxes carry more than guided ones" if high < 0 else "no difference can be shown"
 
 
-def readings(outcomes: pd.DataFrame) -> Styler:
+def readings(outcomes: pd.DataFrame) -> pd.DataFrame:
     """Three readings of the same tests: accuracy, agreement and log-probability."""
-    columns = ["guided", "random", "advantage", "ci_low", "ci_high"]
-    compared: dict[Any, pd.DataFrame] = {
-        metric: statistics.compare(outcomes, metric=metric).set_index("test")[columns]
+    compared = {
+        metric: statistics.compare(outcomes, metric=metric).set_index("test")
         for metric in ("accuracy", "agreement", "log_probability")
     }
-    table = pd.concat(compared, names=["measure"])
-    return table.style.format("{:.3f}").format("{:+.3f}", subset=columns[2:])
+    columns = {"guided": ("guided", ".3f"), "random": ("random", ".3f"), "advantage": ADVANTAGE}
+    return tables.shown(pd.concat(compared, names=["measure"]), columns)
 
 
 def facts(main: pd.DataFrame) -> dict[str, float]:
     """Numbers of a comparison (index: test) that pages quote, by name."""
-    columns = {"advantage": "advantage", "ci_low": "low", "ci_high": "high"}
-    columns |= {"guided": "guided", "random": "random"}
-    rows: dict[Any, Any] = main[list(columns)].rename(columns=columns).to_dict("index")
-    return {f"{test}_{name}": value for test, row in rows.items() for name, value in row.items()}
+    columns = {"ci_low": "low", "ci_high": "high"}
+    rows: dict[Any, Any] = main.rename(columns=columns).to_dict("index")
+    names = ("advantage", "low", "high", "guided", "random")
+    return {f"{test}_{name}": row[name] for test, row in rows.items() for name in names}
 
 
-def comparison_table(comparison: pd.DataFrame, by: str) -> Styler:
+def comparison_table(comparison: pd.DataFrame, by: str) -> pd.DataFrame:
     """What the pictures of a comparison do not say, best advantage first within each test."""
     columns = {
-        "advantage": "advantage",
-        "p_holm": "p (Holm)",
-        "advantage_matched": "matched only",
-        "coverage": "coverage",
-        "random_coverage": "random coverage",
-        "rate_without_elements": "no element",
-        "n_images": "images",
+        "advantage": ADVANTAGE,
+        "p (Holm)": ("p_holm", ".3f"),
+        "matched only": ("advantage_matched", "+.3f"),
+        "coverage": ("coverage", ".1%"),
+        "random coverage": ("random_coverage", ".1%"),
+        "no element": ("rate_without_elements", ".1%"),
+        "images": ("n_images", ".0f"),
     }
     table = comparison.sort_values(["test", "advantage"], ascending=[True, False])
-    table = table.set_index(["test", by])[list(columns)].rename(columns=columns)
-    formats: dict[Any, Any] = dict.fromkeys(("coverage", "random coverage", "no element"), "{:.1%}")
-    formats |= dict.fromkeys(("advantage", "p (Holm)", "matched only"), "{:.3f}")
-    return table.style.format(formats, na_rep="–")
+    return tables.shown(table.set_index(["test", by]), columns)
 
 
 def guided_against_random(outcomes: pd.DataFrame, by: str, original: float) -> Figure:
-    """Accuracy after deletion and insertion, guided against random (Figures 2 and 3).
-
-    ``original`` is the accuracy on the untouched images.
-    """
+    """Accuracy after both tests, guided against random (Figures 2 and 3), and on whole images."""
     columns = {"guided": "guided boxes", "random": "random boxes"}
     each = statistics.advantages(outcomes).rename(columns=columns)
     each = each.melt([by, "test"], list(columns.values()), var_name="boxes")
     means = tables.grouped_means(each, "value", [by, "test", "boxes"])
-    reading = {
-        "deletion": "deletion (lower is better)",
-        "insertion": "insertion (higher is better)",
-    }
+    better = {"deletion": "lower", "insertion": "higher"}
+    reading = {test: f"{test} ({which} is better)" for test, which in better.items()}
     return figures.dots(
         means.replace({"test": reading}),
         by,

@@ -127,7 +127,7 @@ def elements(extracted: Sequence[Extracted], dataset: str) -> Found:
     marked["part"], marked["shapeless"] = (marked["kind"] == k for k in ("part", "shapeless"))
     of_image = marked.groupby(level=0)
     hits, total = of_image[["overlapping", "part", "shapeless"]].sum(), of_image.size().to_numpy()
-    shown = [Counter(seen) for one in known if (seen := elements_.element_categories(one))]
+    shown = [Counter(seen) for _, seen in marked["category"].dropna().groupby(level=0)]
     kinds = pd.DataFrame(shown).fillna(0).to_numpy()
 
     def share(name: str) -> Callable[[np.ndarray], float]:

@@ -9,10 +9,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 import pandas as pd
-from pandas.io.formats.style import Styler
 
 from geolib import data, figures, model, segmentation
-from geolib.chapters import tables
 from geolib.chapters.experiment import Experiment
 from geolib.data import GeoDataset
 from geolib.download import assets
@@ -35,15 +33,18 @@ def stand_in(used: str, paper: str) -> str:
     )
 
 
-def summary(explanations: Sequence[Explanation]) -> str:
-    """What was predicted for some photographs, and on how many elements it leans, as a table."""
-    header = ("photograph", "prediction", "probability", "elements", "largest effect")
-    rows = [header, ["---"] * len(header)]
-    for one in explanations:
-        largest = tables.cell(one.elements["deletion_effect"].max(), form="+.2f")
-        likely = f"{one.probabilities[one.prediction]:.0%}"
-        rows.append((one.name, one.prediction, likely, str(len(one.elements)), largest))
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+def summary(explanations: Sequence[Explanation]) -> pd.DataFrame:
+    """What was predicted for some photographs, and on how many elements it leans."""
+    return pd.DataFrame(
+        {
+            "photograph": one.name,
+            "prediction": one.prediction,
+            "probability": one.probabilities[one.prediction],
+            "elements": len(one.elements),
+            "largest effect": one.elements["deletion_effect"].max(),
+        }
+        for one in explanations
+    )
 
 
 @dataclass(frozen=True)
@@ -64,18 +65,17 @@ def real_streets(areas: Mapping[str, Sequence[float]], per_area: int, *, network
         "and licence under each."
     )
     if not network:
-        why = "This run was not to use the network."
-        return Streets(None, None, f"**No real streets.** {why} With `-p panoramax true` {plan}")
+        return _none("This run was not to use the network.", f"With `-p panoramax true` {plan}")
     try:
         images = data.load("panoramax", "all", areas=areas, per_area=per_area)
     except (RemoteError, ValueError) as error:
-        return Streets(None, None, f"**No real streets.** {plain(str(error))}. Otherwise {plan}")
+        return _none(f"{plain(str(error))}.", f"Otherwise {plan}")
     try:
         classifier = model.load(STREET_ARCH, weights=assets.fetch(STREET_WEIGHTS, shown=False))
     except (RemoteError, ValueError) as error:
         # The message may name a folder of this machine.
         why = f"The weights of ResNet-50 could not be had ({type(error).__name__})."
-        return Streets(None, None, f"**No real streets.** {why} Otherwise {plan}")
+        return _none(why, f"Otherwise {plan}")
     counts = Counter(label for label in images.labels if label is not None)
     found = ", ".join(f"{counts[i]} of {name}" for i, name in enumerate(images.classes))
     note = (
@@ -84,6 +84,10 @@ def real_streets(areas: Mapping[str, Sequence[float]], per_area: int, *, network
         "of the photographs, and stand under the licence that is printed with each."
     )
     return Streets(images, classifier, note)
+
+
+def _none(why: str, instead: str) -> Streets:
+    return Streets(None, None, f"**No real streets.** {why} {instead}")
 
 
 def plain(text: str) -> str:
@@ -120,32 +124,18 @@ def element_pictures(found: Mapping[str, Sequence[Explanation]]) -> list[list[np
     for explanations in zip(*found.values(), strict=True):
         shape = explanations[0].attribution.shape
         photo = cv2.resize(explanations[0].photo, shape, interpolation=cv2.INTER_AREA) / 255
-        rows.append([photo, *(_outlined(photo, one) for one in explanations)])
+        masks = [
+            [
+                decode({"size": [row["height"], row["width"]], "counts": row["mask"]})
+                for row in one.elements.to_dict("records")
+            ]
+            for one in explanations
+        ]
+        rows.append([photo, *(figures.outline(photo, np.array(m)) if m else photo for m in masks)])
     return rows
 
 
-def _outlined(photo: np.ndarray, explanation: Explanation) -> np.ndarray:
-    masks = [
-        decode({"size": [row["height"], row["width"]], "counts": row["mask"]})
-        for row in explanation.elements.to_dict("records")
-    ]
-    return figures.outline(photo, np.array(masks)) if masks else photo
-
-
-def segmenter_table(found: Mapping[str, Sequence[Explanation]]) -> Styler:
+def segmenter_table(found: Mapping[str, Sequence[Explanation]]) -> pd.DataFrame:
     """How many elements each segmenter leads to, and how much the strongest one matters."""
-    rows = [
-        {
-            "segmenter": name,
-            "elements per photograph": np.mean([len(one.elements) for one in explanations]),
-            "largest effect": np.mean(
-                [one.elements["deletion_effect"].max() for one in explanations if len(one.elements)]
-                or [np.nan]
-            ),
-        }
-        for name, explanations in found.items()
-    ]
-    table = pd.DataFrame(rows).set_index("segmenter")
-    return table.style.format(
-        {"elements per photograph": "{:.1f}", "largest effect": "{:+.2f}"}, na_rep="–"
-    )
+    columns = ["elements", "largest effect"]
+    return pd.DataFrame({name: summary(each)[columns].mean() for name, each in found.items()}).T

@@ -261,39 +261,11 @@ def by_choice(curve: pd.DataFrame, rows: pd.DataFrame, choice: str) -> pd.DataFr
     found = found.reindex(columns=list(VERDICTS), fill_value=0)
     found["share"] = found["holds"] / found.sum(axis=1)
     kept = curve.groupby(choice)["without_elements"].mean()
+    chosen = curve[list(dict.fromkeys([*SPECIFICATION, choice]))]
+    each = rows[[*SPECIFICATION, "image_id", "advantage"]].merge(chosen, on=list(SPECIFICATION))
+    means = each.pivot_table(index="image_id", columns=choice, values="advantage")
     columns = ["value", "low", "high", "detectable"]
-    for value, each in _image_means(curve, rows, choice).items():
-        row = mean_row(each) | {"detectable": statistics.detectable_effect(each)}
+    for value, sample in means.items():
+        row = mean_row(sample) | {"detectable": statistics.detectable_effect(sample)}
         found.loc[value, columns] = [row[name] for name in columns]
     return found.join(kept).sort_values(["share", "value"], ascending=False)
-
-
-def _image_means(curve: pd.DataFrame, rows: pd.DataFrame, by: str) -> pd.DataFrame:
-    """Mean advantage of each image (index) under each value of a choice (columns)."""
-    chosen = curve[list(dict.fromkeys([*SPECIFICATION, by]))]
-    each = rows[[*SPECIFICATION, "image_id", "advantage"]].merge(chosen, on=list(SPECIFICATION))
-    return each.pivot_table(index="image_id", columns=by, values="advantage")
-
-
-def importance(curve: pd.DataFrame, rows: pd.DataFrame, choices: Iterable[str]) -> pd.DataFrame:
-    """How far the values of each choice set the mean advantage apart, furthest first.
-
-    ``spread`` is the standard deviation over its values, with its percentile interval over images;
-    ``by_chance``, that of a choice without influence. All values must meet all of the others.
-    """
-    found = {}
-    for name in choices:
-        means = _image_means(curve, rows, name)
-        effects = means.sub(means.mean(axis=1), axis=0).to_numpy()
-        draws = statistics.resamples(len(effects))
-        low, high = np.quantile(effects[draws].mean(axis=1).std(axis=1), [0.025, 0.975])
-        found[name] = {
-            "values": effects.shape[1],
-            "spread": effects.mean(axis=0).std(),
-            "low": low,
-            "high": high,
-            # Effects of an image sum to zero, and so does what chance leaves of their means.
-            "by_chance": np.sqrt(effects.var(axis=0, ddof=1).mean() / len(effects)),
-        }
-    table = pd.DataFrame.from_dict(found, orient="index")
-    return table.sort_values("spread", ascending=False)

@@ -18,39 +18,28 @@ def test_the_last_block_of_each_size_is_a_stage():
 def test_shares_of_the_blocks_sum_to_one_and_leave_empty_maps_out():
     one, zero = torch.ones(4, 4), torch.zeros(4, 4)
     weights = dict(zip(SIZES, (1, 2, 5), strict=True))
-    weights = dict(zip(SIZES, (1, 2, 5), strict=True))
     parts = {name: torch.stack([weight * one, zero]) for name, weight in weights.items()}
     shares = combicam.block_shares(parts).set_index("block")["share"]
     assert shares.to_dict() == pytest.approx({"a": 0.125, "b": 0.25, "c": 0.625})
-    figure = combicam.taken_apart(
-        torch.zeros(3, 4, 4), {name: part[0] for name, part in parts.items()}, SIZES, one
-    )
-    titles = [axis.get_title() for axis in figure.axes]
-    assert titles == ["image", "4×4: 12.5%", "2×2: 87.5%", "sum"]
 
 
 def test_findings_are_differences_image_by_image():
+    methods = ("stage 4", combicam.COMBINED)
+    images = (1, 2, 3)
     table = pd.DataFrame(
-        {
-            "method": ["stage 4"] * 3 + [combicam.COMBINED] * 3,
-            "image_id": [1, 2, 3] * 2,
-            "frequency": [1.0, 2, 3, 3, 4, 5],
-        }
+        {"method": method, "image_id": image, "frequency": image + 2.0 * (method != "stage 4")}
+        for method in methods
+        for image in images
     )
+    row = {"segmenter": "grid", "fill": "mean", "repeat": 0}
+    row |= {"coverage": 0.1, "coverage_gap": 0.0, "n_elements": 1}
     outcomes = pd.DataFrame(
-        [
-            {
-                **{"attribution": method, "segmenter": "grid", "fill": "mean", "test": test},
-                **{"image_id": image, "region": region, "repeat": 0, "correct": correct},
-                "coverage": 0.1,
-                "coverage_gap": 0.0,
-                "n_elements": 1,
-            }
-            for method in ("stage 4", combicam.COMBINED)
-            for test in ("deletion", "insertion")
-            for image in (1, 2, 3)
-            for region, correct in (("guided", method == combicam.COMBINED), ("random", True))
-        ]
+        {"attribution": method, "test": test, "image_id": image, "region": region}
+        | {"correct": region == "random" or method == combicam.COMBINED, **row}
+        for method in methods
+        for test in ("deletion", "insertion")
+        for image in images
+        for region in ("guided", "random")
     )
     found = combicam.findings("stage 4", outcomes, table, None, "photographs")
     assert found["combicam-finer"].value == 2

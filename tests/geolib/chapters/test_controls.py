@@ -145,20 +145,18 @@ def test_the_twin_goes_on_from_the_classifier_with_masked_boxes(tmp_path):
 def test_sweeps_change_one_choice_each():
     base = EvaluationConfig(repeats=2)
     found = specifications_.sweeps(base, {"padding": [0.0, 0.15], "combine": ["overlap"]})
-    assert [(one.varied, one.setting, one.combine) for one in found] == [
-        ("padding", "0.0", "geometric"),
-        ("padding", "0.15", "geometric"),
-        ("combine", "overlap", "overlap"),
+    assert [(one.varied, one.setting, one.combine, one.config.padding) for one in found] == [
+        ("padding", "0.0", "geometric", 0.0),
+        ("padding", "0.15", "geometric", 0.15),
+        ("combine", "overlap", "overlap", 0.05),
     ]
-    assert [one.config.padding for one in found] == [0.0, 0.15, 0.05]
     assert found[2].config == base
     with pytest.raises(ValueError, match="pading"):
         specifications_.sweeps(base, {"pading": [0.1]})
     # What is so already would count twice.
     tuned = EvaluationConfig(repeats=2, top_p=0.3)
-    left = specifications_.sweeps(
-        tuned, {"top_p": [0.1, 0.3], "combine": ["geometric"], "fill": ["mean"]}
-    )
+    choices = {"top_p": [0.1, 0.3], "combine": ["geometric"], "fill": ["mean"]}
+    left = specifications_.sweeps(tuned, choices)
     assert [(one.varied, one.setting) for one in left] == [("top_p", "0.1")]
 
 
@@ -172,15 +170,17 @@ class Spot(torch.nn.Module):
         return torch.stack([torch.full_like(middle, 0.5), middle], 1) * 8
 
 
+def judged(network, images, found, **options):
+    """Outcomes of elements; every image is of class 1."""
+    settings = {"fill": "black", "individual": False, "precision": "fp32"}
+    return faithfulness(network, images, [1] * len(found), found, **settings, **options)
+
+
 def spot_outcomes(found, nulls=True, **names):
     ids = [str(i) for i in range(len(found))]
     regions = specifications_.null_regions(found, ids, 2) if nulls else {}
     images = torch.ones(len(found), 3, 12, 12)
-    labels = [1] * len(found)
-    table = faithfulness(
-        Spot(), images, labels, found, fill="black", repeats=2, individual=False, controls=regions,
-        precision="fp32",
-    )  # fmt: skip
+    table = judged(Spot(), images, found, repeats=2, controls=regions)
     named = {"attribution": "a", "segmenter": "s", "varied": "", "setting": ""}
     return table.assign(**named | names)
 
@@ -233,7 +233,7 @@ def curve_and_rows(advantages):
     return specifications_.specification_curve(rows), rows
 
 
-def test_verdicts_counts_and_importance_by_hand():
+def test_verdicts_and_counts_by_hand():
     judged = specifications_.verdicts([0.1, -0.1, -0.2, 0], [0.2, 0.2, -0.1, 1])
     assert judged.tolist() == ["holds", "undecided", "reversed", "undecided"]
     curve, rows = curve_and_rows(
@@ -257,38 +257,6 @@ def test_verdicts_counts_and_importance_by_hand():
     assert found["without_elements"].tolist() == [0, 0]
     only = specifications_.by_choice(curve[curve["test"] == "deletion"], rows, "segmenter")
     assert only["value"].tolist() == pytest.approx([0.4, 0.1])  # the others play no part
-
-
-def test_importance_by_hand():
-    curve, rows = curve_and_rows(
-        {
-            ("s", "deletion"): [0.3, 0.5],
-            ("s", "insertion"): [0.1, 0.3],
-            ("t", "deletion"): [0.0, 0.0],
-            ("t", "insertion"): [0.0, 0.0],
-        }
-    )
-    found = specifications_.importance(curve, rows, ["test", "segmenter"])
-    assert found.index.tolist() == ["segmenter", "test"]
-    # Segmenters: 0.2 and 0.4 per image against 0, hence effects of ±0.1 and ±0.2; tests: ±0.05.
-    assert found["spread"].tolist() == pytest.approx([0.15, 0.05])
-    assert found.loc["segmenter", ["low", "high"]].tolist() == pytest.approx([0.1, 0.2])
-    chance = np.sqrt(np.var([0.1, 0.2], ddof=1) / 2)
-    assert found["by_chance"].tolist() == pytest.approx([chance, 0], abs=1e-12)
-    assert found["values"].tolist() == [2, 2]
-
-
-def test_a_choice_without_influence_spreads_as_much_as_chance_says():
-    rng = np.random.default_rng(0)
-    squares = []
-    for _ in range(60):
-        noise = {(s, "deletion"): rng.normal(size=12) for s in "abcd"}
-        _, rows = curve_and_rows(noise)
-        curve = rows.drop_duplicates(list(specifications_.SPECIFICATION))
-        found = specifications_.importance(curve, rows, ["segmenter"]).loc["segmenter"]
-        squares.append((found["spread"] ** 2, found["by_chance"] ** 2))
-    spread, chance = np.mean(squares, axis=0)
-    assert spread == pytest.approx(chance, rel=0.2)
 
 
 def test_whether_the_twin_minds_masked_boxes_by_hand():
@@ -329,20 +297,22 @@ def test_other_scores_keep_as_many_elements():
 # Equal area ---------------------------------------------------------------------------------------
 
 
-def test_pixels_join_box_by_box_then_by_distance():
-    order = equal_area.pixel_order(np.array([[1, 0, 4, 1], [0, 0, 2, 1]]), (1, 6))
-    # The first box grows from its middle, 2, to 1 and 3; the second has only 0 left; then 4 and 5.
-    assert order.tolist() == [[3, 1, 0, 2, 4, 5]]
-    assert equal_area.pixel_order(np.zeros((0, 4), int), (1, 5)).tolist() == [[3, 1, 0, 2, 4]]
+@pytest.mark.parametrize(
+    ("boxes", "shape", "order"),
+    [
+        # The first box grows from its middle, 2, to 1 and 3; the second has only 0 left; then 4, 5.
+        ([[1, 0, 4, 1], [0, 0, 2, 1]], (1, 6), [[3, 1, 0, 2, 4, 5]]),
+        (np.zeros((0, 4), int), (1, 5), [[3, 1, 0, 2, 4]]),
+    ],
+)
+def test_pixels_join_box_by_box_then_by_distance(boxes, shape, order):
+    assert equal_area.pixel_order(np.array(boxes), shape).tolist() == order
 
 
-def test_boxes_grow_with_their_proportions():
+def test_boxes_grow_with_their_proportions_nested_and_exact():
     order = equal_area.pixel_order(np.array([[0, 0, 8, 4]]), (4, 8))
     half = equal_area.nested_regions(order, [0.25])[0]
     np.testing.assert_array_equal(half, box_region([[2, 1, 6, 3]], (4, 8)))
-
-
-def test_regions_are_nested_and_exact():
     boxes = np.array([[2, 2, 7, 5], [4, 4, 12, 9], [0, 10, 3, 12]])
     order = equal_area.pixel_order(boxes, (12, 12))
     assert sorted(order.ravel()) == list(range(144))
@@ -351,17 +321,14 @@ def test_regions_are_nested_and_exact():
     assert all((small <= large).all() for small, large in pairwise(regions))
 
 
-def grown_outcomes(layouts, classifier, coverages=(0.0, 0.2, 0.5, 1.0)):
+def grown_outcomes(classifier, coverages=(0.0, 0.2, 0.5, 1.0)):
     """Outcomes of growing regions for each name's layout, which all images share."""
+    images = torch.ones(4, 3, 12, 12) * torch.tensor([1.0, 0.9, 0.8, 0.7]).view(4, 1, 1, 1)
     tables = []
-    for name, one in layouts.items():
+    for name, one in LAYOUTS.items():
         grown = equal_area.nested_regions(equal_area.pixel_order(one.boxes, (12, 12)), coverages)
-        images = torch.ones(4, 3, 12, 12) * torch.tensor([1.0, 0.9, 0.8, 0.7]).view(4, 1, 1, 1)
-        shifted = np.roll(grown, 5, axis=2)
-        table = faithfulness(
-            classifier, images, [1] * 4, [one] * 4, fill="black", repeats=1, individual=False,
-            controls={"grown": [grown] * 4, "shifted": [shifted] * 4}, precision="fp32",
-        )  # fmt: skip
+        regions = {"grown": [grown] * 4, "shifted": [np.roll(grown, 5, axis=2)] * 4}
+        table = judged(classifier, images, [one] * 4, repeats=1, controls=regions)
         tables.append(table.assign(segmenter=name))
     return pd.concat(tables)
 
@@ -375,7 +342,7 @@ LAYOUTS = {
 
 
 def test_curves_meet_at_their_ends_and_follow_coverage():
-    table = grown_outcomes(LAYOUTS, Spot())
+    table = grown_outcomes(Spot())
     wide = equal_area.curves(table).unstack("segmenter")
     ends = wide[wide.index.get_level_values("coverage").isin([0.0, 1.0])]
     assert (ends.max(axis=1) - ends.min(axis=1)).max() < 1e-12
@@ -387,18 +354,16 @@ def test_curves_meet_at_their_ends_and_follow_coverage():
 
 
 def test_areas_by_the_trapezoid_rule_and_the_ranking():
-    table = grown_outcomes(LAYOUTS, Spot())
+    table = grown_outcomes(Spot())
     found = equal_area.areas(table)
-    rows = table[(table["segmenter"] == "on") & (table["image_id"] == "0")]
-    grown = rows[(rows["region"] == "grown") & (rows["test"] == "insertion")]
-    shares, values = grown["coverage"].to_numpy(), grown["probability"].to_numpy()
-    one = found[(found["segmenter"] == "on") & (found["image_id"] == "0")].set_index("test")
+    grown = table.query("segmenter == 'on' and image_id == '0' and region == 'grown'")
+    grown = grown[grown["test"] == "insertion"]
+    shares, (first, second, third) = grown["coverage"].to_numpy(), grown["probability"][:3]
     # Up to 0.3, between the second place (0.2) and the third (0.5).
-    first, second, third = values[:3]
     end = second + (third - second) * (0.3 - shares[1]) / (shares[2] - shares[1])
-    rest = 0.3 - shares[1]
-    by_hand = (shares[1] * (first + second) / 2 + rest * (second + end) / 2) / 0.3
-    assert one.loc["insertion", "area"] == pytest.approx(by_hand)
+    by_hand = shares[1] * (first + second) / 2 + (0.3 - shares[1]) * (second + end) / 2
+    one = found.set_index(["segmenter", "image_id", "test"]).loc[("on", "0", "insertion"), "area"]
+    assert one == pytest.approx(by_hand / 0.3)
     ranking = equal_area.ranking(found)
     assert ranking.loc["deletion"].index[0] == ranking.loc["insertion"].index[0] == "on"
     winners = ranking[ranking["behind"].isna()]
@@ -417,12 +382,12 @@ class Brightness(torch.nn.Module):
 
 def test_coverage_explains_everything_where_nothing_else_matters():
     coverages = tuple(np.linspace(0, 1, 37))  # so fine that lines between them are nearly exact
-    own = equal_area.by_coverage_alone(grown_outcomes(LAYOUTS, Brightness(), coverages))
+    own = equal_area.by_coverage_alone(grown_outcomes(Brightness(), coverages))
     np.testing.assert_allclose(own["reached"], own["expected"], atol=1e-3)
     for found in equal_area.explained(own, "toys").values():
         assert found.value > 0.99 and found.low > 0.99
     # With the spot at stake, the widest region is not the one that matters.
-    own = equal_area.by_coverage_alone(grown_outcomes(LAYOUTS, Spot(), coverages))
+    own = equal_area.by_coverage_alone(grown_outcomes(Spot(), coverages))
     assert max(found.value for found in equal_area.explained(own, "toys").values()) < 0.5
 
 
@@ -446,17 +411,12 @@ def test_coverage_explains_nothing_where_curves_are_flat():
 
 
 def test_share_explained_by_hand():
-    rows = [("a", 1.0, 1.5), ("b", 2.0, 2.0), ("c", 3.0, 2.5)]
-    table = pd.DataFrame(
-        {"test": "deletion", "image_id": image, "segmenter": s, "reached": r, "expected": e}
-        for image in ("0", "1")
-        for s, r, e in rows
-    )
-    # Squares left: 0.25 + 0 + 0.25 of 1 + 0 + 1.
-    assert equal_area.explained(table, "toys")[EXPLAINS].value == pytest.approx(0.75)
-    # What all segmenters share is no difference between them.
-    more = equal_area.explained(table.assign(expected=table["expected"] + 3), "toys")
-    assert more[EXPLAINS].value == pytest.approx(0.75)
+    one = pd.DataFrame({"segmenter": list("abc"), "reached": [1, 2, 3], "expected": [1.5, 2, 2.5]})
+    table = pd.concat(one.assign(test="deletion", image_id=name) for name in "xy")
+    # Squares left: 0.25 + 0 + 0.25 of 1 + 0 + 1. What all segmenters share is no difference.
+    for shared in (0, 3):
+        more = equal_area.explained(table.assign(expected=table["expected"] + shared), "toys")
+        assert more[EXPLAINS].value == pytest.approx(0.75)
 
 
 # Removal ------------------------------------------------------------------------------------------
@@ -552,17 +512,13 @@ def test_removals_agree_with_one_object_hidden_by_hand(scenes, classifier):
 def test_sets_of_objects_are_those_of_the_map_and_others_of_like_coverage(scenes):
     scene = scene_of(scenes[0])
     objects = removal.hideable(scene)
-    wanted = (0, 2)
-    bright = np.logical_or.reduce([objects[i].mask for i in wanted]).astype(float)
-    chosen = removal.chosen_sets(scene, {"m": bright}, top=2, repeats=3)
-    guided = chosen[chosen["region"] == "guided"]["objects"].item()
-    assert guided == wanted
-    others = chosen[chosen["region"] == "random"]
-    assert len(set(others["objects"])) == 3
-    assert guided not in set(others["objects"])
+    bright = np.logical_or.reduce([objects[i].mask for i in (0, 2)]).astype(float)
+    chosen = removal.chosen_sets(scene, {"m": bright}, top=2, repeats=3)["objects"].tolist()
+    assert chosen[0] == (0, 2)
+    assert len({*chosen}) == 4  # the guided one and three others
     again = removal.chosen_sets(scene, {"x": bright, "m": bright}, top=2, repeats=3)
-    assert again[again["attribution"] == "m"]["objects"].tolist() == chosen["objects"].tolist()
-    assert set(again[again["attribution"] == "x"]["objects"]) == set(chosen["objects"])
+    assert again[again["attribution"] == "m"]["objects"].tolist() == chosen
+    assert set(again[again["attribution"] == "x"]["objects"]) == set(chosen)
 
 
 def test_random_sets_match_in_coverage_then_share_little():
@@ -572,43 +528,36 @@ def test_random_sets_match_in_coverage_then_share_little():
     assert order == [(3, 4), (0, 3), (0, 4), (4, 5)]
 
 
-def own_pixels(objects, i):
-    """Pixels that only one of the objects has."""
-    others = [o.mask for k, o in enumerate(objects) if k != i]
-    return objects[i].mask & ~np.logical_or.reduce(others)
-
-
-def centred(objects):
-    """An object whose own pixels hold its centre."""
-    for i, one in enumerate(objects):
-        row, column = np.floor(np.argwhere(one.mask).mean(0) + 0.5).astype(int)
-        if own_pixels(objects, i)[row, column]:
-            return i
+@pytest.fixture(scope="module")
+def alone(scenes):
+    """The scene, an object whose own pixels hold its centre, and these pixels."""
+    scene = scene_of(scenes[0])
+    masks = np.stack([one.mask for one in removal.hideable(scene)])
+    for i, mask in enumerate(masks):
+        own = mask & ~np.delete(masks, i, axis=0).any(axis=0)
+        row, column = np.floor(np.argwhere(mask).mean(0) + 0.5).astype(int)
+        if own[row, column]:
+            return scene, i, own
     raise AssertionError("every object's centre is shared")
 
 
-def test_objects_without_a_score_are_not_guided(scenes):
-    scene = scene_of(scenes[0])
-    objects = removal.hideable(scene)
-    only = centred(objects)
-    alone = own_pixels(objects, only).astype(float)
-    chosen = removal.chosen_sets(scene, {"m": alone, "nothing": np.zeros_like(alone)}, 2, 2)
-    assert min(2, len(objects) // 2) == 2
-    assert chosen[chosen["attribution"] == "m"]["objects"].tolist()[0] == (only,)
+def test_objects_without_a_score_are_not_guided(alone):
+    scene, only, own = alone
+    maps = {"m": own.astype(float), "nothing": np.zeros(own.shape)}
+    chosen = removal.chosen_sets(scene, maps, 2, 2).set_index("attribution")
+    assert min(2, len(removal.hideable(scene)) // 2) == 2
+    assert chosen.loc["m", "objects"].iloc[0] == (only,)
     # Nothing to delete: guided and random are the scene as it is, and none is better.
-    assert chosen[chosen["attribution"] == "nothing"]["objects"].tolist() == [(), ()]
-    assert chosen[chosen["attribution"] == "nothing"]["coverage"].tolist() == [0, 0]
+    assert chosen.loc["nothing", "objects"].tolist() == [(), ()]
+    assert chosen.loc["nothing", "coverage"].tolist() == [0, 0]
 
 
-def test_sets_are_scored_with_the_salient_set_that_was_asked_for(scenes):
-    scene = scene_of(scenes[0])
-    objects = removal.hideable(scene)
-    best = centred(objects)
-    own = own_pixels(objects, best)
+def test_sets_are_scored_with_the_salient_set_that_was_asked_for(alone):
+    scene, best, own = alone
     # A little brighter than all the rest: of the salient pixels it has all while these are few.
-    bright = np.where(own, 1.0, 0.9)
-    few = removal.chosen_sets(scene, {"m": bright}, 2, 1, top_p=0.5 * own.mean())
-    many = removal.chosen_sets(scene, {"m": bright}, 2, 1, top_p=1.0)
+    maps = {"m": np.where(own, 1.0, 0.9)}
+    few = removal.chosen_sets(scene, maps, 2, 1, top_p=0.5 * own.mean())
+    many = removal.chosen_sets(scene, maps, 2, 1, top_p=1.0)
     assert few["objects"].iloc[0] == (best,)
     assert len(many["objects"].iloc[0]) == 2
 

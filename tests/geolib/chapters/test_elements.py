@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
@@ -29,6 +29,7 @@ def box(x0, y0, x1, y1):
 class Planted:
     mask: np.ndarray
     cue: bool
+    category: str = "thing"
 
 
 @dataclass
@@ -74,11 +75,13 @@ def test_objects_too_small_to_see_do_not_count():
     assert elements_.object_recall({"a": [one]}).loc["a", "objects found"] == 1.0
 
 
-def test_no_segments_find_nothing():
-    assert elements_.object_recall({"a": [extracted([(SIGN, True)])]}).loc["a"].tolist() == [
-        0.0,
-        0.0,
-    ]
+def test_nothing_is_found_without_segments_and_no_share_without_elements():
+    nothing = extracted([(SIGN, True)])
+    assert elements_.object_recall({"a": [nothing]}).loc["a"].tolist() == [0.0, 0.0]
+    assert elements_.element_kinds([nothing])["share of elements"].tolist() == [0.0] * 4
+    assert elements_.cue_share([nothing]) == {"elements": 0.0, "objects": 1.0}
+    bare = extracted([], elements=[SIGN])
+    assert elements_.mark_elements(bare)["kind"].tolist() == ["shapeless"]
 
 
 @pytest.mark.parametrize(
@@ -105,10 +108,6 @@ def test_overlap_is_of_the_elements_own_pixels():
     nested = extracted([(CAR, False)], elements=[CAR, box(20, 20, 30, 30)])
     # The detail lies wholly in the car; a quarter of the car lies in the detail.
     assert elements_.element_kinds([nested]).loc["overlapping another"].item() == 0.5
-
-
-def test_no_elements_give_zero_shares():
-    assert elements_.element_kinds([extracted([(SIGN, True)])]).to_numpy().tolist() == [[0.0]] * 4
 
 
 def test_cue_share_leaves_shapeless_elements_out():
@@ -155,18 +154,16 @@ def test_localisation_of_maps_at_another_size():
 
 
 def test_photographs_have_no_truth():
-    image = np.zeros((SIDE, SIDE, 3), np.uint8)
     one = extracted([(SIGN, True)])
-    photograph = Extracted(
-        GeoImage("a", image, None, None, None, None),
-        *(one.image, one.attribution, one.segments, one.elements),
-    )
+    photograph = replace(one, item=GeoImage("a", one.item.image, None, None, None, None))
     assert elements_.has_truth([one])
     assert not elements_.has_truth([photograph])
-    with pytest.raises(ValueError, match="not a scene"):
-        elements_.object_recall({"a": [photograph]})
-    with pytest.raises(ValueError, match="not a scene"):
-        elements_.localisation({"a": torch.zeros(1, SIDE, SIDE)}, [photograph.item])
+    for mark in (
+        lambda: elements_.object_recall({"a": [photograph]}),
+        lambda: elements_.localisation({"a": torch.zeros(1, SIDE, SIDE)}, [photograph.item]),
+    ):
+        with pytest.raises(ValueError, match="not a scene"):
+            mark()
 
 
 @pytest.mark.parametrize("corners", [(0, 0, 4, 2), (10, 10, 14, 40), (0, 0, 40, 40)])

@@ -20,14 +20,10 @@ pytestmark = pytest.mark.usefixtures("own_cache")
 def test_the_paper_profile_is_the_papers_recipe(chapter):
     experiment = Experiment.from_parameters(run.resolve([chapter], "paper")[chapter])
     assert experiment.training == model.TrainConfig()
-    assert experiment.training.model_dump(
-        include={"learning_rate", "weight_decay", "label_smoothing"}
-    ) == {
-        "learning_rate": 3e-4,
-        "weight_decay": 0.02,
-        "label_smoothing": 0.1,
-    }
-    assert (experiment.training.arch, experiment.training.weights) == ("resnet50", "imagenet")
+    training = experiment.training
+    rates = (training.learning_rate, training.weight_decay, training.label_smoothing)
+    assert rates == (3e-4, 0.02, 0.1)
+    assert (training.arch, training.weights) == ("resnet50", "imagenet")
     assert (experiment.training.max_epochs, experiment.training.patience) == (300, 30)
     assert experiment.training.horizontal_flip
     assert experiment.image_size == 224
@@ -46,12 +42,8 @@ def test_the_default_profile_keeps_loss_and_optimiser(chapter):
 
 def test_splits_share_no_scene():
     experiment = Experiment(n_train=30, n_validation=20, n_test=20, n_eval=10)
-    ids = [
-        *experiment.train.ids,
-        *experiment.validation.ids,
-        *experiment.test.ids,
-        *experiment.evaluation.ids,
-    ]
+    splits = experiment.train, experiment.validation, experiment.test, experiment.evaluation
+    ids = [name for split in splits for name in split.ids]
     assert len(set(ids)) == 80
 
 
@@ -64,39 +56,35 @@ def test_methods_are_compared_on_the_first_evaluation_images():
     assert experiment.compared_with("gradcam").ids == experiment.compared.ids
 
 
-def test_unknown_settings_are_refused():
+def test_unknown_settings_are_refused_but_not_those_of_a_notebook():
     with pytest.raises(ValidationError, match="n_images"):
         Experiment(n_images=3)
-
-
-def test_names_of_a_notebook_that_are_no_settings_are_ignored():
     experiment = Experiment.from_parameters({"n_eval": 5, "methods": ["gradcam"], "In": []})
     assert experiment.n_eval == 5
 
 
-def test_a_classifier_is_trained_once_and_found_again(tmp_path, monkeypatch):
+@pytest.fixture
+def on_photographs(tmp_path):
+    """Settings of an experiment on a few photographs."""
     write_photographs(tmp_path / "photos", 14)
-    settings = {
-        **{"dataset": "folder", "root": str(tmp_path / "photos"), "image_size": SIDE},
-        **{"max_epochs": 1, "batch_size": 8, "arch": "squeezenet1_1"},
-    }
+    return {"dataset": "folder", "root": str(tmp_path / "photos"), "image_size": SIDE}
+
+
+def test_a_classifier_is_trained_once_and_found_again(on_photographs, own_cache, monkeypatch):
+    settings = {**on_photographs, "max_epochs": 1, "batch_size": 8, "arch": "squeezenet1_1"}
     first = Experiment(**settings).classifier
     monkeypatch.setattr(model, "train", lambda *args, **kwargs: pytest.fail("trained again"))
     again = Experiment(**settings).classifier
     assert again.weights_sha256 == first.weights_sha256
     assert again.classes == ("blue", "red")
     assert again.trained_on == "folder"
-    assert not list((tmp_path / "cache" / "unfinished").glob("*"))
+    assert not list((own_cache / "unfinished").glob("*"))
 
 
-def test_outcomes_hold_each_pair_once(tmp_path, monkeypatch):
-    write_photographs(tmp_path / "photos", 14)
-    oracle = classifier()
-    monkeypatch.setattr("geolib.model.load", lambda path: oracle)
-    experiment = Experiment(
-        **{"dataset": "folder", "root": str(tmp_path / "photos"), "checkpoint": "x"},
-        **{"image_size": SIDE, "top_p": 0.1, "s_min": 0.3, "repeats": 2},
-    )
+def test_outcomes_hold_each_pair_once(on_photographs, monkeypatch):
+    monkeypatch.setattr("geolib.model.load", lambda path: classifier())
+    chosen = {"checkpoint": "x", "top_p": 0.1, "s_min": 0.3, "repeats": 2}
+    experiment = Experiment(**on_photographs, **chosen)
     pairs = [("gradcam", "grid"), ("gradcam++", "grid"), ("gradcam", "grid")]
     table = experiment.outcomes(pairs)
     guided = table[(table["region"] == "guided") & (table["test"] == "deletion")]

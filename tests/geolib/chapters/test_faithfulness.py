@@ -6,20 +6,14 @@ import pandas as pd
 import pytest
 
 from geolib.chapters import faithfulness
+from geolib.chapters.tables import TO
 
 
 def comparison(low, high):
-    row = {
-        **{"guided": 0.5, "random": 0.8, "advantage": 0.3, "ci_low": low, "ci_high": high},
-        **{
-            "p_value": 0.01,
-            "p_holm": 0.02,
-            "coverage": 0.12,
-            "random_coverage": 0.12,
-            "rate_without_elements": 0.0,
-        },
-        **{"advantage_matched": 0.3, "n_images": 40, "segmenter": "grid"},
-    }
+    row = {"guided": 0.5, "random": 0.8, "advantage": 0.3, "ci_low": low, "ci_high": high}
+    row |= {"p_value": 0.01, "p_holm": 0.02, "coverage": 0.12, "random_coverage": 0.12}
+    row |= {"rate_without_elements": 0.0, "advantage_matched": 0.3, "n_images": 40}
+    row |= {"segmenter": "grid"}
     rows = [{**row, "test": test} for test in ("deletion", "insertion")]
     return pd.DataFrame(rows)
 
@@ -42,8 +36,10 @@ def test_the_verdict_flips_with_the_interval(low, high, words):
 
 def test_comparison_table_is_sorted_best_first():
     table = pd.concat([comparison(0, 1), comparison(0, 1).assign(segmenter="slic", advantage=0.4)])
-    shown = faithfulness.comparison_table(table, "segmenter").data
+    shown = faithfulness.comparison_table(table, "segmenter")
     assert shown.loc["deletion"].index.tolist() == ["slic", "grid"]
+    assert shown.loc["deletion", "advantage"]["slic"] == f"+0.400 (+0.000{TO}+1.000)"
+    assert shown.loc["insertion", "images"].tolist() == ["40", "40"]
 
 
 def test_a_method_without_elements_is_named():

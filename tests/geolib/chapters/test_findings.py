@@ -229,18 +229,18 @@ def test_segments_are_compared_by_their_means() -> None:
 def test_elements_are_counted_over_images(monkeypatch: pytest.MonkeyPatch) -> None:
     marks = {
         1: (["whole", "part"], [True, False], ["sign", "car"]),
-        2: (["shapeless"], [False], []),
+        2: (["shapeless"], [False], [None]),
         3: (["part", "part", "part"], [False, True, True], ["sign", "sign", "sign"]),
         4: ([], [], []),
     }
     images = [SimpleNamespace(number=n, elements=range(len(marks[n][0]))) for n in marks]
 
     def mark(one: SimpleNamespace) -> pd.DataFrame:
-        return pd.DataFrame(dict(zip(("kind", "overlapping"), marks[one.number], strict=False)))
+        columns = ("kind", "overlapping", "category")
+        return pd.DataFrame(dict(zip(columns, marks[one.number], strict=True)))
 
     monkeypatch.setattr(elements, "has_truth", lambda extracted: True)
     monkeypatch.setattr(elements, "mark_elements", mark)
-    monkeypatch.setattr(elements, "element_categories", lambda one: marks[one.number][2])
     found = findings.elements(images, "GeoScenes")
     values = {name: finding.value for name, finding in found.items() if finding}
     shares = {"overlap": 3 / 6, "part": 4 / 6, "shapeless": 1 / 6, "diverse": 4 / 5}

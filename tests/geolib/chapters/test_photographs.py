@@ -121,10 +121,11 @@ def test_element_pictures_are_a_row_per_photograph(street_photos):
 
 def test_segmenter_table_by_hand():
     def one(*effects: float):
-        return SimpleNamespace(elements=pd.DataFrame({"deletion_effect": list(effects)}))
+        table = pd.DataFrame({"deletion_effect": list(effects)})
+        return SimpleNamespace(name="a", prediction="red", probabilities={"red": 1}, elements=table)
 
     found = {"grid": [one(0.5, 0.25), one(1.0)], "slic": [one(0.5), one()], "sam": [one(), one()]}
-    table = photographs.segmenter_table(found).data
-    assert table["elements per photograph"].tolist() == [1.5, 0.5, 0.0]
+    table = photographs.segmenter_table(found)
+    assert table["elements"].tolist() == [1.5, 0.5, 0.0]
     assert table["largest effect"].tolist()[:2] == [0.75, 0.5]
     assert np.isnan(table["largest effect"].iloc[2])
