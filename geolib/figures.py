@@ -30,27 +30,16 @@ WIDTH = 7.0
 OUTLINE_SIDE = 480
 CLASS_COLOURS = ("#4878cf", "#e08214", "#c2407e", "#3a9a6b", "#8c6bb1", "#a6761d", "#5ab4ac")
 
+_INKED = ("axes.edgecolor", "axes.labelcolor", "axes.titlecolor", "grid.color", "text.color")
+_EMPTY = ("axes.facecolor", "figure.facecolor", "savefig.facecolor")
+_SIZES = {"axes.titlesize": 11, "figure.dpi": 144, "font.size": 10.5, "grid.alpha": 0.3}
 STYLE: Any = {
-    "axes.edgecolor": INK,
-    "axes.facecolor": "none",
-    "axes.grid": False,
-    "axes.labelcolor": INK,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "axes.titlesize": 11,
-    "axes.titlecolor": INK,
+    **dict.fromkeys((*_INKED, "xtick.color", "ytick.color"), INK),
+    **dict.fromkeys(_EMPTY, "none"),
+    **dict.fromkeys(("axes.grid", "axes.spines.right", "axes.spines.top", "legend.frameon"), False),
+    **_SIZES,
     "figure.constrained_layout.use": True,
-    "figure.dpi": 144,
-    "figure.facecolor": "none",
     "font.family": "DejaVu Sans",
-    "font.size": 10.5,
-    "grid.alpha": 0.3,
-    "grid.color": INK,
-    "legend.frameon": False,
-    "savefig.facecolor": "none",
-    "text.color": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
 }
 
 
@@ -119,18 +108,6 @@ def as_image(image: Any) -> np.ndarray:
     return np.asarray(image, np.float32) / 255 if image.dtype == np.uint8 else np.asarray(image)
 
 
-def _grid(rows: int, columns: int, header: float) -> tuple[Figure, np.ndarray]:
-    """Axes without ticks for ``rows`` × ``columns`` pictures, ``header`` inches above each."""
-    layout = ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.02, wspace=0.01, hspace=0.01)
-    size = (WIDTH, rows * (WIDTH / columns + header) + 0.1)
-    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout=layout)
-    for axis in axes.flat:
-        axis.set(xticks=[], yticks=[])
-        axis.spines[:].set_visible(False)
-    return figure, axes
-
-
-@styled
 def images(
     pictures: Sequence[Any],
     titles: Sequence[str] | None = None,
@@ -139,14 +116,13 @@ def images(
     title_colours: Sequence[str] | None = None,
 ) -> Figure:
     """Contact sheet of images, in reading order, each with its title and the title's colour."""
-    rows = max(1, -(-len(pictures) // columns))
-    figure, axes = _grid(rows, columns, 0.25 if titles else 0.04)
-    for i, (axis, picture) in enumerate(zip(axes.flat, pictures, strict=False)):
-        axis.imshow(as_image(picture), interpolation="lanczos")
-        if titles:
-            colour = title_colours[i] if title_colours else INK
-            axis.set_title(titles[i], fontsize=9.5, color=colour, pad=3)
-    return figure
+
+    def lines(values: Sequence[Any]) -> list[Sequence[Any]]:
+        return [values[i : i + columns] for i in range(0, max(1, len(pictures)), columns)]
+
+    names = lines(titles) if titles else None
+    colours = lines(title_colours or [INK] * len(pictures))
+    return image_table(lines(pictures), [""] * columns, titles=names, title_colours=colours)
 
 
 @styled
@@ -155,17 +131,26 @@ def image_table(
     columns: Sequence[str],
     rows: Sequence[str] | None = None,
     titles: Sequence[Sequence[str]] | None = None,
+    title_colours: Sequence[Sequence[str]] | None = None,
 ) -> Figure:
-    """Images in a table with a heading per column and, if given, per row and per image.
+    """Images in a table with a heading per column, or titles per image, and perhaps per row.
 
     Lines may be shorter than the table is wide.
     """
-    figure, axes = _grid(len(pictures), len(columns), 0.25 if titles else 0.04)
+    header = 0.25 if titles else 0.04
+    layout = ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.02, wspace=0.01, hspace=0.01)
+    shape = len(pictures), len(columns)
+    size = (WIDTH, shape[0] * (WIDTH / shape[1] + header) + 0.1)
+    figure, axes = plt.subplots(*shape, figsize=size, squeeze=False, layout=layout)
+    for axis in axes.flat:
+        axis.set(xticks=[], yticks=[])
+        axis.spines[:].set_visible(False)
     for r, line in enumerate(pictures):
         for c, picture in enumerate(line):
             axes[r, c].imshow(as_image(picture), interpolation="lanczos")
             if titles:
-                axes[r, c].set_title(titles[r][c], fontsize=9.5, pad=3)
+                colour = title_colours[r][c] if title_colours else INK
+                axes[r, c].set_title(titles[r][c], fontsize=9.5, color=colour, pad=3)
         if rows is not None:
             axes[r, 0].set_ylabel(rows[r], fontsize=10)
     for axis, heading in zip(axes[0], columns, strict=True) if not titles else ():
@@ -237,23 +222,21 @@ def explanation(
     """
     picture = as_image(image)
     figure, axes = plt.subplots(1, 3, figsize=(WIDTH * 1.25, 3.4), width_ratios=(1, 1, 0.9))
-    axes[0].imshow(overlay(picture, attribution), interpolation="lanczos")
-    axes[1].imshow(picture, interpolation="lanczos")
+    for axis, shown in zip(axes, (overlay(picture, attribution), picture), strict=False):
+        axis.imshow(shown, interpolation="lanczos")
+        axis.axis("off")
     names = [str(i + 1) for i in range(len(boxes))]
     draw_boxes(axes[1], boxes, GUIDED, names)
-    for axis in axes[:2]:
-        axis.axis("off")
     predicted = max(probabilities, key=lambda name: probabilities[name])
     axes[0].set_title(f"{predicted}, {probabilities[predicted]:.0%}", loc="left")
     of = "" if n_elements in (None, len(boxes)) else f" of {n_elements}"
     axes[1].set_title(f"{len(boxes)}{of} elements", loc="left")
-    axis = axes[2]
     places = np.arange(len(effects))[::-1]
-    axis.barh(places, effects, color=[GUIDED if e > 0 else RANDOM for e in effects], height=0.7)
-    axis.axvline(0, color=INK, lw=1)
-    axis.set_yticks(places, names)
-    axis.set(xlabel="log-probability lost without it", ylabel="element")
-    axis.grid(axis="x")
+    axes[2].barh(places, effects, color=[GUIDED if e > 0 else RANDOM for e in effects], height=0.7)
+    axes[2].axvline(0, color=INK, lw=1)
+    axes[2].set_yticks(places, names)
+    axes[2].set(xlabel="log-probability lost without it", ylabel="element")
+    axes[2].grid(axis="x")
     if note:
         figure.supxlabel(note, fontsize=9.5, color=ACCENT)
     return figure
@@ -286,30 +269,24 @@ def trends(
 ) -> Figure:
     """How measures change along a few steps, with intervals: a panel per measure, a line per name.
 
-    Parameters
-    ----------
-    panels : heading and table of each: columns ``x``, ``by``, ``value``, perhaps ``low`` and
-        ``high``. Steps are drawn evenly, in the order of the tables.
-    x, by, label : column of the steps, column that names the lines, name of the steps.
-    references : for the heading of a panel names and values of horizontal lines.
-    strong : names whose lines are broad and grey.
+    ``panels`` are tables by their headings, with columns ``x`` (steps, drawn evenly in their order;
+    ``label`` names them), ``by`` (names of lines), ``value``, perhaps ``low`` and ``high``;
+    ``references`` are names and values of horizontal lines by heading; ``strong`` lines are broad.
     """
     names = list(dict.fromkeys(name for table in panels.values() for name in table[by]))
     colours = dict(zip(names, CLASS_COLOURS * len(names), strict=False))
     colours |= dict.fromkeys(strong, INK)
-    dashes = ("--", ":", "-.")
     figure, axes = plt.subplots(1, len(panels), figsize=(WIDTH, 3.6), squeeze=False)
     for axis, (title, table) in zip(axes.flat, panels.items(), strict=True):
         steps = list(dict.fromkeys(table[x]))
         for name, rows in table.groupby(by, sort=False):
-            places = np.array([steps.index(step) for step in rows[x]])
+            places, colour = rows[x].map(steps.index), colours[str(name)]
             width = 3.5 if name in strong else 2
-            colour = colours[str(name)]
             axis.plot(places, rows["value"], "o-", color=colour, lw=width, ms=5, label=name)
             if "low" in rows:
                 axis.fill_between(places, rows["low"], rows["high"], color=colour, alpha=0.15, lw=0)
         lines = (references or {}).get(title, {})
-        for dash, (name, value) in zip(dashes, lines.items(), strict=False):
+        for dash, (name, value) in zip(("--", ":", "-."), lines.items(), strict=False):
             axis.axhline(value, color=INK, ls=dash, lw=1.5, label=name)
         axis.set_xticks(range(len(steps)), steps)
         if max(len(str(step)) for step in steps) > 5:
@@ -317,7 +294,7 @@ def trends(
             plt.setp(axis.get_xticklabels(), ha="right", rotation_mode="anchor")
         axis.set(title=title, xlabel=label)
         axis.grid(axis="y")
-    _legend(figure, ncols=3)
+    _legend(figure)
     return figure
 
 
@@ -383,15 +360,15 @@ def dots(
     if all(order == orders[0] for order in orders):
         for axis in axes.flat[1:]:
             axis.set_yticklabels([])
-    _legend(figure, ncols=3)
+    _legend(figure)
     return figure
 
 
-def _legend(figure: Figure, ncols: int) -> None:
+def _legend(figure: Figure) -> None:
     """One legend below all panels, each name once; none without names."""
     found: dict[str, Any] = {}
     for axis in figure.axes:
         handles, names = axis.get_legend_handles_labels()
         found |= dict(zip(names, handles, strict=True))
     if found:
-        figure.legend(found.values(), found, loc="outside lower center", ncols=ncols, fontsize=9.5)
+        figure.legend(found.values(), found, loc="outside lower center", ncols=3, fontsize=9.5)

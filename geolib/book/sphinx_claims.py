@@ -18,8 +18,9 @@ from typing import Any
 from docutils import nodes
 from sphinx import addnodes
 from sphinx.application import Sphinx
-from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
+
+from geolib.book.sphinx_results import look_up, table
 
 CLAIMS = "claims.json"
 SIGNS = {
@@ -28,8 +29,6 @@ SIGNS = {
     "inconclusive": "?",
     "not testable here": "–",
 }
-_logger = logging.getLogger(__name__)
-
 Row = Mapping[str, Any]
 
 
@@ -42,27 +41,18 @@ class Claims(SphinxDirective):
         path = Path(self.env.srcdir) / CLAIMS
         self.env.note_dependency(str(path))
         rows = json.loads(path.read_text(encoding="utf-8"))["claims"]
-        name = self.arguments[0]
-        if name == "summary":
+        if self.arguments[0] == "summary":
             up = "../" * self.env.docname.count("/")
             link = nodes.reference("", "", nodes.literal("", CLAIMS), refuri=f"{up}{CLAIMS}")
             text = nodes.paragraph("", "", nodes.Text("For other programs: "), link)
             return [nodes.raw("", summary(rows), format="html"), text]
-        chosen = [row for row in rows if row["paper"] == name]
-        if not chosen:
-            papers = ", ".join(dict.fromkeys(row["paper"] for row in rows))
-            message = f"no claims of {name!r}; known papers: {papers}"
-            _logger.warning("%s", message, location=self.get_location())
-            return []
-        return [self._table(chosen)]
-
-    def _table(self, rows: Sequence[Row]) -> nodes.table:
-        group = nodes.tgroup(cols=3)
-        group += [nodes.colspec(colwidth=1) for _ in range(3)]
+        papers: dict[str, list[nodes.row]] = {}
+        for row in rows:
+            papers.setdefault(row["paper"], []).append(self._row(row))
+        chosen = look_up(self, "paper", papers)
         heads = ("What the paper says", "What was measured", "Verdict")
-        group += nodes.thead("", nodes.row("", *(_entry(nodes.paragraph("", h)) for h in heads)))
-        group += nodes.tbody("", *(self._row(row) for row in rows))
-        return nodes.table("", group, classes=["claims"])
+        header = nodes.row("", *(_entry(nodes.paragraph("", head)) for head in heads))
+        return [] if chosen is None else [table(header, chosen, classes=["claims"])]
 
     def _row(self, row: Row) -> nodes.row:
         said = [nodes.paragraph("", row["claim"]), _note(row["place"])]

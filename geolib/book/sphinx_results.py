@@ -13,7 +13,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -90,14 +90,11 @@ class ResultFigure(SphinxDirective):
     has_content = True
 
     def run(self) -> list[nodes.Node]:
-        figures = load_results(self.env)["figures"]
-        name = self.arguments[0]
-        if name not in figures:
-            message = f"no figure {name!r}; known ones: {', '.join(figures) or 'none'}"
-            _logger.warning("%s", message, location=self.get_location())
+        shown = look_up(self, "figure", load_results(self.env)["figures"])
+        if shown is None:
             return []
         figure = nodes.figure("", align="default")
-        figure += nodes.image(uri=f"/{figures[name]['path']}", alt=figures[name]["alt"])
+        figure += nodes.image(uri=f"/{shown['path']}", alt=shown["alt"])
         caption = nodes.Element()
         self.state.nested_parse(self.content, self.content_offset, caption)
         if caption.children:
@@ -112,22 +109,32 @@ class RunTable(SphinxDirective):
     required_arguments = 1
 
     def run(self) -> list[nodes.Node]:
-        tables = load_results(self.env)["tables"]
-        name = self.arguments[0]
-        if name not in tables:
-            message = f"no table {name!r}; known ones: {', '.join(tables)}"
-            _logger.warning("%s", message, location=self.get_location())
+        shown = look_up(self, "table", load_results(self.env)["tables"])
+        if shown is None:
             return []
-        header, *rows = tables[name]
-        group = nodes.tgroup(cols=len(header))
-        group += [nodes.colspec(colwidth=1) for _ in header]
-        group += nodes.thead("", _row(header))
-        group += nodes.tbody("", *map(_row, rows))
-        return [nodes.table("", group)]
+        header, *rows = (_row(cells) for cells in shown)
+        return [table(header, rows)]
 
 
-def _row(cells: list[str]) -> nodes.row:
+def _row(cells: Sequence[str]) -> nodes.row:
     return nodes.row("", *(nodes.entry("", nodes.paragraph("", cell)) for cell in cells))
+
+
+def look_up(directive: SphinxDirective, kind: str, known: Mapping[str, Any]) -> Any:
+    """What the argument of a directive names, or a warning that lists the known names, and None."""
+    name = directive.arguments[0]
+    if name not in known:
+        message = f"no {kind} {name!r}; known ones: {', '.join(known) or 'none'}"
+        _logger.warning("%s", message, location=directive.get_location())
+    return known.get(name)
+
+
+def table(header: nodes.row, rows: Iterable[nodes.row], **options: Any) -> nodes.table:
+    """A table of rows under a header, whose columns are equally wide."""
+    group = nodes.tgroup(cols=len(header))
+    group += [nodes.colspec(colwidth=1) for _ in header]
+    group += [nodes.thead("", header), nodes.tbody("", *rows)]
+    return nodes.table("", group, **options)
 
 
 def _mathml(node: nodes.Element, *, as_block: bool) -> str:

@@ -129,7 +129,10 @@ def explain(
         If the image cannot be read.
     """
     config = config or EvaluationConfig()
-    item = _as_item(image, name)
+    item = image
+    if not isinstance(image, data.GeoImage):
+        name = Path(image).name if isinstance(image, (str, Path)) else name
+        item = data.GeoImage(name, images.read(image), None, None, None, None)
     batch = data.to_batch([item], classifier.image_size)
     maps = shards.attribute_batch(classifier, batch, config)
     segments = shards.segment_batch([item], batch, maps, config)
@@ -172,12 +175,3 @@ def explain_all(
                 explanations.append(explain(classifier, dataset[i], config))
             bar.update()
     return explanations
-
-
-def _as_item(image: Any, name: str) -> data.GeoImage:
-    if isinstance(image, data.GeoImage):
-        return image
-    if isinstance(image, (str, Path)):
-        name = Path(image).name
-    pixels = images.read(image)
-    return data.GeoImage(name, pixels, None, None, None, None)

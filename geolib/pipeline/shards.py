@@ -378,13 +378,9 @@ def config_key(config: EvaluationConfig) -> dict[str, Any]:
 
 def predictions(dataset: data.GeoDataset, classifier: Classifier) -> pd.DataFrame:
     """Predictions of a classifier over a dataset; see :func:`geolib.model.predict`."""
-
-    def build(folder: Path) -> None:
-        predict(classifier, dataset).to_parquet(folder / "predictions.parquet")
-
     params = {"dataset": dataset.identity, "classifier": classifier.weights_sha256}
-    folder = cache.compute("predictions", params, ("geolib.model.prediction",), build)
-    return pd.read_parquet(folder / "predictions.parquet")
+    modules = ("geolib.model.prediction",)
+    return cache.table("predictions", params, modules, lambda: predict(classifier, dataset))
 
 
 def elements_table(extracted: Sequence[Extracted], outcomes: pd.DataFrame) -> pd.DataFrame:
@@ -395,29 +391,31 @@ def elements_table(extracted: Sequence[Extracted], outcomes: pd.DataFrame) -> pd
     where elements were not tested one by one. ``name`` is what the element shows, where the
     segmenter knows; ``mask`` is COCO's run-length encoding.
     """
-    rows = []
-    for found in extracted:
-        names = found.segments.labels
+    parts = []
+    for found in (one for one in extracted if len(one.elements)):
         height, width = found.elements.shape
-        sizes = {"height": height, "width": width}
-        image = {"image_id": found.item.id, "country": found.item.country, **sizes}
-        columns = (found.elements.boxes, found.elements.masks, found.elements.table.iterrows())
-        for index, (box, mask, (_, scored)) in enumerate(zip(*columns, strict=True)):
-            row = {**image, "element": index, "mask": encode(mask)["counts"], **scored}
-            row |= dict(zip(("x0", "y0", "x1", "y1"), box.tolist(), strict=True))
-            rows.append({**row, "name": None if names is None else names[int(scored["segment"])]})
-    return _with_effects(pd.DataFrame(rows, columns=ELEMENT_COLUMNS), outcomes)
-
-
-def _with_effects(elements: pd.DataFrame, outcomes: pd.DataFrame) -> pd.DataFrame:
+        names = found.segments.labels
+        corners = pd.DataFrame(found.elements.boxes, columns=["x0", "y0", "x1", "y1"])
+        part = pd.concat([corners, found.elements.table], axis=1).assign(
+            image_id=found.item.id,
+            country=found.item.country,
+            element=range(len(corners)),
+            height=height,
+            width=width,
+            mask=[encode(mask)["counts"] for mask in found.elements.masks],
+            name=[names[i] for i in found.elements.table["segment"]] if names else None,
+        )
+        parts.append(part[ELEMENT_COLUMNS])
+    empty = pd.DataFrame(columns=ELEMENT_COLUMNS)
+    table = pd.concat(parts, ignore_index=True) if parts else empty
     whole = outcomes[outcomes["test"] == "original"].set_index("image_id")["log_probability"]
-    single = outcomes[outcomes["region"] == "element"].set_index(["image_id", "element"])
-    keys = pd.MultiIndex.from_frame(elements[["image_id", "element"]])
-    deleted = single.loc[single["test"] == "deletion", "log_probability"].reindex(keys)
-    kept = single.loc[single["test"] == "insertion", "probability"].reindex(keys)
-    return elements.assign(
-        deletion_effect=whole.reindex(elements["image_id"]).to_numpy() - deleted.to_numpy(),
-        insertion_probability=kept.to_numpy(),
+    single = outcomes[outcomes["region"] == "element"].set_index(["test", "image_id", "element"])
+    keys = pd.MultiIndex.from_frame(table[["image_id", "element"]])
+    deleted, kept = (single.xs(test).reindex(keys) for test in ("deletion", "insertion"))
+    shown = whole.reindex(table["image_id"]).to_numpy()
+    return table.assign(
+        deletion_effect=shown - deleted["log_probability"].to_numpy(),
+        insertion_probability=kept["probability"].to_numpy(),
     )
 
 
