@@ -97,24 +97,15 @@ def _map(
     axis.scatter(
         cells["longitude"], cells["latitude"], c=cells["probability"], s=30, lw=0.7, **style
     )
-    for (latitude, longitude), colour, label in (
-        (guess.truth, RANDOM, "true place"),
-        (guess.predicted, GUIDED, "predicted"),
-    ):
-        axis.plot(longitude, latitude, "o", color=colour, mec=HALO, mew=1.4, ms=9, label=label)
+    dot: dict[str, Any] = {"marker": "o", "ls": "", "mec": HALO, "mew": 1.4, "ms": 9}
+    axis.plot(*guess.truth[::-1], color=RANDOM, label="true place", **dot)
+    axis.plot(*guess.predicted[::-1], color=GUIDED, label="predicted", **dot)
+    lettering: dict[str, Any] = {"fontsize": 10.5, "color": DARK, "clip_on": True}
+    lettering |= {"path_effects": [withStroke(linewidth=2.5, foreground=HALO)]}
     for row in _apart(guess.cells, view).head(NAMED).itertuples():
-        inwards = row.longitude > (west + east) / 2
-        text = axis.annotate(
-            re.split(r",| \(", str(row.name))[0],
-            (row.longitude, row.latitude),
-            (-7 if inwards else 7, 7),
-            textcoords="offset points",
-            ha="right" if inwards else "left",
-            fontsize=10.5,
-            color=DARK,
-            clip_on=True,
-        )
-        text.set_path_effects([withStroke(linewidth=2.5, foreground=HALO)])
+        place, name = (row.longitude, row.latitude), re.split(r",| \(", str(row.name))[0]
+        side, shift = ("right", -7) if row.longitude > (west + east) / 2 else ("left", 7)
+        axis.annotate(name, place, (shift, 7), textcoords="offset points", ha=side, **lettering)
     axis.set(xlim=(west, east), ylim=(south, north), xticks=[], yticks=[], xlabel="", ylabel="")
     # A degree of longitude is shorter than one of latitude away from the equator.
     axis.set_aspect(1 / np.cos(np.radians((south + north) / 2)))
@@ -145,12 +136,8 @@ def _view(models: Sequence[Guess]) -> tuple[float, float, float, float]:
     latitude, longitude = np.array(places).T
     middle = (latitude.min() + latitude.max()) / 2
     stretch = np.cos(np.radians(np.clip(middle, -75, 75)))
-    side = max(np.ptp(latitude), np.ptp(longitude) * stretch, 6.0) * 1.6
+    half = max(np.ptp(latitude), np.ptp(longitude) * stretch, 6.0) * 0.8
     centre = (longitude.min() + longitude.max()) / 2
-    half = side / 2
-    return (
-        max(-180.0, centre - half / stretch),
-        max(-90.0, middle - half),
-        min(180.0, centre + half / stretch),
-        min(90.0, middle + half),
-    )
+    west, east = np.clip([centre - half / stretch, centre + half / stretch], -180, 180)
+    south, north = np.clip([middle - half, middle + half], -90, 90)
+    return west, south, east, north

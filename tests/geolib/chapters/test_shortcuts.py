@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -16,7 +16,7 @@ from geolib.data import GeoImage
 from geolib.pipeline.shards import EvaluationConfig, Extracted
 from geolib.scoring import Elements
 from geolib.segmentation import Segments
-from geoscenes import Scene, render
+from geoscenes import render
 
 
 def carries(dataset):
@@ -66,21 +66,6 @@ def test_images_of_one_country():
 # Exposure -----------------------------------------------------------------------------------------
 
 
-@dataclass
-class Thing:
-    id: str
-    mask: np.ndarray
-
-
-@dataclass
-class PlantedScene(Scene):
-    planted: list[Thing] = field(default_factory=list)
-
-    @property
-    def objects(self):
-        return tuple(self.planted)
-
-
 def region(x0, y0, x1, y1):
     mask = np.zeros((10, 10), bool)
     mask[y0:y1, x0:x1] = True
@@ -88,10 +73,9 @@ def region(x0, y0, x1, y1):
 
 
 def extracted(attribution, boxes, artefact=None, name="a"):
-    scene = object.__new__(PlantedScene)
-    scene.planted = [Thing("house", region(0, 0, 9, 9))]
-    if artefact is not None:
-        scene.planted.append(Thing("shortcut", artefact))
+    things = {"house": region(0, 0, 9, 9), "shortcut": artefact}
+    known = [SimpleNamespace(id=n, mask=mask) for n, mask in things.items() if mask is not None]
+    scene = SimpleNamespace(objects=known)
     item = GeoImage(name, np.zeros((10, 10, 3), np.uint8), None, None, None, None, scene=scene)
     masks = np.array([region(*box) for box in boxes], bool).reshape(-1, 10, 10)
     elements = Elements(
