@@ -170,11 +170,12 @@ def _in_batches(
 def _held_still(classifier: nn.Module, bf16: bool = False) -> Iterator[None]:
     """The classifier in eval mode with frozen parameters; all is put back afterwards.
 
-    With ``bf16`` convolutions hold their kernels as autocast would make them in every pass.
+    With ``bf16`` plain convolutions hold their kernels as autocast would make them in every pass;
+    others (weight standardisation, for one) compute with theirs before.
     """
     training = [(module, module.training) for module in classifier.modules()]
     learning = [(parameter, parameter.requires_grad) for parameter in classifier.parameters()]
-    convolutions = [m for m in classifier.modules() if bf16 and isinstance(m, nn.Conv2d)]
+    convolutions = [m for m in classifier.modules() if bf16 and type(m) is nn.Conv2d]
     kernels = [convolution.weight.data for convolution in convolutions]
     try:
         classifier.eval()
