@@ -12,6 +12,7 @@ from functools import cache
 
 import geopandas as gpd
 import numpy as np
+import pandas as pd
 import shapely
 from scipy.spatial import SphericalVoronoi
 
@@ -41,28 +42,24 @@ def polygons_of_places(keys: Sequence[str]) -> gpd.GeoSeries:
     kilometres. In degrees, by key, cut at the antimeridian; locations of one level do not overlap.
     ValueError for a key that is none of :class:`OfflineGeocoder`'s.
     """
-    rows: dict[Hashable, np.ndarray] = {}
+    rows: dict[Hashable, pd.Index] = {}
     for level in LEVELS:
         column = places()[f"{level}_key"]
         wanted = column[column.isin(keys)]
-        rows |= {key: own.index.to_numpy() for key, own in wanted.groupby(wanted)}
-    unknown = [key for key in keys if key not in rows]
-    if unknown:
+        rows |= wanted.groupby(wanted).groups
+    if unknown := [key for key in keys if key not in rows]:
         raise ValueError(f"keys holds {unknown[:3]}, which are no locations of OfflineGeocoder")
-    whole = np.array([shapely.coverage_union_all(_cells()[rows[key]]) for key in keys])
+    shapes = np.array([shapely.coverage_union_all(_cells()[rows[key]]) for key in keys])
     codes = places()["code"].to_numpy()[[rows[key][0] for key in keys]]
-    clipped = np.empty_like(whole)
     for code in np.unique(codes):
         land = _land(code)
         shapely.prepare(land)
-        own = codes == code
-        inside = own & shapely.contains_properly(land, whole)
-        clipped[inside] = whole[inside]
-        clipped[own & ~inside] = shapely.intersection(whole[own & ~inside], land)
+        across = (codes == code) & ~shapely.contains_properly(land, shapes)
+        shapes[across] = shapely.intersection(shapes[across], land)
     # Where a cell and an outline only touch there is a line, which a buffer of nothing drops.
-    mixed = shapely.get_type_id(clipped) == shapely.GeometryType.GEOMETRYCOLLECTION
-    clipped[mixed] = shapely.buffer(clipped[mixed], 0)
-    return gpd.GeoSeries(clipped, index=list(keys), crs=CRS)
+    mixed = shapely.get_type_id(shapes) == shapely.GeometryType.GEOMETRYCOLLECTION
+    shapes[mixed] = shapely.buffer(shapes[mixed], 0)
+    return gpd.GeoSeries(shapes, index=list(keys), crs=CRS)
 
 
 def _land(code: str) -> shapely.Geometry:
