@@ -279,6 +279,7 @@ def test_whether_the_twin_minds_masked_boxes_by_hand():
     cost = table["log-probability that they cost"]
     assert cost["first"].startswith("+0.55 (") and cost["twin"].startswith("+0.25 (")
     assert cost["difference"] == f"+0.30 (+0.30{TO}+0.30)"
+    assert table["detectable"].tolist() == [UNDEFINED] * 3  # the difference does not vary
 
 
 def test_other_scores_keep_as_many_elements():

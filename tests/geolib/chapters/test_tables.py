@@ -45,6 +45,21 @@ def test_a_cell(numbers, text):
     assert tables.cells(pd.DataFrame([row])).tolist() == [text]
 
 
+def test_a_column_is_shown_with_its_bounds_if_it_has_any():
+    table = pd.DataFrame(
+        {"bias": [0.5], "bias_low": [0.0], "bias_high": [1.0], "n": [3], "p": [0.2]}
+    )
+    columns = {"bias": ("bias", "+.1f"), "images": ("n", ".0f"), "own": (("p", "bias", "n"), ".1f")}
+    shown = tables.shown(table, columns)
+    assert shown.iloc[0].tolist() == [
+        f"+0.5 (+0.0{tables.TO}+1.0)",
+        "3",
+        f"0.2 (0.5{tables.TO}3.0)",
+    ]
+    with pytest.raises(KeyError, match="bais"):
+        tables.shown(table, {"bias": ("bais", ".1f")})
+
+
 def test_a_sentence_names_the_interval_if_there_is_one():
     assert tables.sentence(0.5, -0.25, 1) == "+0.50 (95 % interval -0.25\u00a0to\u00a0+1.00)"
     assert tables.sentence(3, unit="points", form=".0f") == "3 points"
