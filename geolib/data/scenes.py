@@ -56,8 +56,9 @@ class DrawnScenes(Dataset[PixelBatch]):
         def build(folder: Path) -> None:
             drawn = (self.dataset.records[index].read().image for index in self.parts[part])
             column = np.concatenate([resize(image, self.image_size) for image in drawn])
-            # With more effort files hardly get smaller.
-            Image.fromarray(column).save(folder / "pixels.webp", lossless=True, method=2)
+            # The least effort: with more, files hardly get smaller.
+            kept = folder / "pixels.webp"
+            Image.fromarray(column).save(kept, lossless=True, quality=0, method=0)
 
         with Image.open(compute(*self._identity(part), build) / "pixels.webp") as column:
             pixels = np.array(column).reshape(-1, self.image_size, self.image_size, 3)
