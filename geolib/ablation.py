@@ -321,8 +321,7 @@ def faithfulness(
 ) -> pd.DataFrame:
     """Deletion and insertion of the elements, of random boxes and of each element alone (§5).
 
-    Equal variants of an image are forwarded once. An image without elements stays in, with an
-    empty region.
+    Equal variants are forwarded once. An image without elements stays in, with an empty region.
 
     Parameters
     ----------
@@ -482,10 +481,7 @@ def _numbering(
     image_id: str,
     settings: AblationSettings,
 ) -> Callable[[np.ndarray, str], int]:
-    """A function of a region and a test to the number of the pass of what it makes of the image.
-
-    Equal variants of the image are queued once.
-    """
+    """A function of region and test to the number of a variant's pass; equal ones share one."""
     state = seed_sequence(settings.seed, image_id).generate_state(1, np.uint64)
     noise = torch.Generator()
     numbers: dict[tuple[bool, bytes], int] = {}
