@@ -409,9 +409,9 @@ def elements_table(extracted: Sequence[Extracted], outcomes: pd.DataFrame) -> pd
     empty = pd.DataFrame(columns=ELEMENT_COLUMNS)
     table = pd.concat(parts, ignore_index=True) if parts else empty
     whole = outcomes[outcomes["test"] == "original"].set_index("image_id")["log_probability"]
-    single = outcomes[outcomes["region"] == "element"].set_index(["test", "image_id", "element"])
+    single = outcomes[outcomes["region"] == "element"].set_index(["image_id", "element"])
     keys = pd.MultiIndex.from_frame(table[["image_id", "element"]])
-    deleted, kept = (single.xs(test).reindex(keys) for test in ("deletion", "insertion"))
+    deleted, kept = (single[single["test"] == test].reindex(keys) for test in MODES)
     shown = whole.reindex(table["image_id"]).to_numpy()
     return table.assign(
         deletion_effect=shown - deleted["log_probability"].to_numpy(),

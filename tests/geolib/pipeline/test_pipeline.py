@@ -85,6 +85,13 @@ def test_elements_carry_their_own_effect(root):
         assert row["deletion_effect"] == pytest.approx(float(whole - left), abs=1e-5)
 
 
+def test_images_without_elements_have_no_rows(root):
+    config = CONFIG.model_copy(update={"s_min": 1.0, "top_p": 0.001})
+    table = pipeline.elements(_dataset(root), classifier(), config, progress=False)
+    assert len(table) == 0
+    assert {"image_id", "mask", "deletion_effect", "insertion_probability"} <= set(table)
+
+
 def test_single_elements_are_added_to_outcomes_that_stay(root, monkeypatch):
     together = _evaluate(root)
     known = pipeline.elements(_dataset(root), classifier(), CONFIG, progress=False)
