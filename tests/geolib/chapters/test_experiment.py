@@ -36,7 +36,7 @@ def test_the_default_profile_keeps_loss_and_optimiser(chapter):
     experiment = Experiment.from_parameters(run.resolve([chapter], "default")[chapter])
     kept = {"weight_decay", "label_smoothing", "color_jitter"}
     assert experiment.training.model_dump(include=kept) == model.PAPER.model_dump(include=kept)
-    assert experiment.training.arch == "resnet10t?output_stride=16"
+    assert experiment.training.arch == "resnet10t?output_stride=16&channels=(64,128,256,256)"
     assert not experiment.training.horizontal_flip  # the driving side is a cue
 
 
