@@ -69,8 +69,19 @@ def _check_masks(masks: Array, shape: tuple[int, ...] | None = None) -> np.ndarr
 def salient_weights(attribution: Array, top_p: float = TOP_P) -> np.ndarray:
     """Share of each pixel in the salient set T: the top k = round(top_p·H·W) pixels (§3.2).
 
-    Of a map [H,W], finite and ≥ 0, else a ValueError, as for a `top_p` that is not above 0 and up
-    to 1. The shares are float64 [H,W] in 0…1 and sum to k; see `top_weights` for ties.
+    Parameters
+    ----------
+    attribution : [H,W], finite and ≥ 0.
+    top_p : share of the image, above 0 and up to 1.
+
+    Returns
+    -------
+    float64 [H,W] in 0…1, summing to k; see `top_weights` for ties.
+
+    Raises
+    ------
+    ValueError
+        For a map that is not [H,W], not finite or negative, or a share outside 0…1.
     """
     values = _check_attribution(attribution)
     if not 0 < top_p <= 1:
@@ -213,9 +224,19 @@ def suppress(
 def element_boxes(masks: Array, padding: float = 0.05) -> np.ndarray:
     """Bounding box of each mask, padded to keep some context (§3.3).
 
-    Of masks bool [N,H,W], none empty: int64 [N,4], x0 y0 x1 y1, end-exclusive, inside the image.
-    `padding` is added on every side: a share of the longer side, in pixels rounded half up. A
-    ValueError or TypeError for masks of another shape or type or an empty one, or padding below 0.
+    Parameters
+    ----------
+    masks : bool [N,H,W], none empty.
+    padding : added on every side: a share of the longer side, in pixels rounded half up.
+
+    Returns
+    -------
+    int64 [N,4], x0 y0 x1 y1, end-exclusive, clipped to the image.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For masks of another shape or type or an empty one, or a negative padding.
     """
     segments = _check_masks(masks)
     if not padding >= 0:

@@ -40,9 +40,20 @@ def interval(
     """Bootstrap interval of a mean: BCa (Efron 1987), or where undefined, as on constant data,
     percentile.
 
-    Of values [n], one independent value per image, in any order; `n_resamples` bootstrap samples
-    are drawn by `seed`. The method is "undefined" (and the bounds NaN) for fewer than two values. A
-    ValueError for values that are not finite or not [n], or a `confidence` outside 0…1.
+    Parameters
+    ----------
+    values : [n], one independent value per image; their order plays no part.
+    confidence : level, between 0 and 1.
+    n_resamples, seed : number of bootstrap samples, and of which draw.
+
+    Returns
+    -------
+    Interval; its method is "undefined" (and its bounds NaN) for fewer than two values.
+
+    Raises
+    ------
+    ValueError
+        For values that are not finite or not [n], or a level outside 0…1.
     """
     return intervals([values], confidence, n_resamples, seed)[0]
 

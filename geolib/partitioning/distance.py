@@ -21,7 +21,13 @@ _NO_DIRECTION = 1e-9
 def great_circle_distance(a: ArrayLike, b: ArrayLike) -> np.ndarray:
     """Great-circle distance between paired points on a sphere of 6371 km (§4.1, eq. 4).
 
-    float64 [N] in kilometres of [N,2] each in degrees, latitude first; else a ValueError.
+    Parameters
+    ----------
+    a, b : [N,2] each, degrees, latitude first; anything else is a ValueError.
+
+    Returns
+    -------
+    float64 [N], kilometres, 0 to half the sphere's circumference.
     """
     first, second = check_coordinates("a", a), check_coordinates("b", b)
     if len(first) != len(second):
@@ -32,9 +38,15 @@ def great_circle_distance(a: ArrayLike, b: ArrayLike) -> np.ndarray:
 def geolocation_accuracy(km: ArrayLike, radii: Sequence[float] = RADII_KM) -> dict[float, float]:
     """Share of the distances that are below each radius, a_r (§4.1, eq. 4).
 
-    {radius: share}, 0…1. Of distances [N], N ≥ 1, in kilometres, infinite where nothing was
-    predicted; one equal to the radius is a miss. ValueError for no distances, negative or NaN ones,
-    and radii that are not above 0.
+    Parameters
+    ----------
+    km : [N], at least one distance in kilometres; infinite where nothing was predicted, a miss.
+    radii : kilometres, above 0.
+
+    Returns
+    -------
+    {radius: share}, 0…1. A distance equal to the radius is a miss. ValueError for no distances,
+    negative or NaN ones, and radii that are not above 0.
     """
     distances = _check_km(km)
     if distances.size == 0:

@@ -162,14 +162,20 @@ def removals(
 
 
 def agreement(table: pd.DataFrame) -> pd.DataFrame:
-    """Rank correlation between masked deletion and true removal over the objects of a scene.
+    """Rank correlation of masked deletion with true removal over the objects of a scene, and its
+    ``bias``, masked − true: means over scenes by region × fill of :func:`removals`, best first.
 
-    Means over scenes by region × fill of :func:`removals`, best first. Within each scene: that all
-    objects of one matter more than those of another, both ways of deleting find easily.
+    Within each scene: that all objects of one matter more than those of another, both ways of
+    deleting find easily.
     """
-    scenes = table.groupby(["region", "fill", "image_id"], sort=False)
+    by = ["region", "fill"]
+    scenes = table.groupby([*by, "image_id"], sort=False)
     each = scenes.apply(_correlation).rename("correlation").reset_index()
-    means = grouped_means(each, "correlation", ["region", "fill"])
+    means = grouped_means(each, "correlation", by)
+    each = scenes[["masked", "true"]].mean().reset_index()
+    bias = grouped_means(each.assign(bias=each["masked"] - each["true"]), "bias", by)
+    names = {"value": "bias", "low": "bias_low", "high": "bias_high"}
+    means = means.merge(bias.drop(columns="n").rename(columns=names), on=by)
     return means.sort_values("value", ascending=False, kind="stable", ignore_index=True)
 
 

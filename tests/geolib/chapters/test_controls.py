@@ -434,6 +434,12 @@ def test_agreement_of_shifted_and_of_reversed_effects():
     assert found.index.tolist() == ["shifted", "flat", "reversed"]
     assert found.loc["shifted", ["value", "low", "high"]].tolist() == pytest.approx([1] * 3)
     assert found["value"].tolist() == pytest.approx([1, 0, -1])
+    assert found.loc["shifted", ["bias", "bias_low", "bias_high"]].tolist() == pytest.approx(
+        [0.25] * 3
+    )
+    # Scenes count alike, however many objects they have.
+    means = [np.mean(values) for values in true.values()]
+    assert found.loc["reversed", "bias"] == pytest.approx(-2 * np.mean(means))
 
 
 def test_what_sets_scenes_apart_is_no_agreement():
