@@ -156,7 +156,8 @@ def detectable_effect(differences: ArrayLike) -> float:
     from statsmodels.stats.power import TTestPower
 
     effect = TTestPower().solve_power(nobs=len(sample), alpha=0.05, power=0.8)
-    return float(sample.std(ddof=1) * effect)
+    # Of some sizes, 120 for one, an array [1].
+    return float(sample.std(ddof=1) * np.squeeze(effect))
 
 
 class Paired(NamedTuple):

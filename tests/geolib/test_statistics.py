@@ -368,7 +368,7 @@ def test_wrong_input_is_named(call, message):
         call(outcomes((1, [0, 1]), (0, [0, 0])))
 
 
-@pytest.mark.parametrize("n", [3, 12, 84])
+@pytest.mark.parametrize("n", [3, 12, 84, 120])
 def test_detectable_effect_has_the_power_that_was_asked_for(n):
     """The power of a t-test from the noncentral t distribution, at the effect that was found."""
     values = np.random.default_rng(n).normal(0.3, 2.0, n)
