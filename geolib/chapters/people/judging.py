@@ -7,11 +7,13 @@ from itertools import combinations
 
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 from pandas.io.formats.style import Styler
 from scipy.stats import norm
 from statsmodels.stats.inter_rater import cohens_kappa
 
+from geolib import figures
 from geolib.book import claims
 from geolib.chapters.people.material import CANNOT_TELL, CONDITIONS, OTHER, THINGS, Key
 from geolib.chapters.people.responses import by_people
@@ -249,6 +251,13 @@ def telling(judged: pd.DataFrame, key: Key, seed: int = 0) -> pd.DataFrame:
     ]
     table = _intervals(asked, "people", seed)
     return table[table.groupby("row")["value"].transform("max") > 0]
+
+
+def picture(table: pd.DataFrame, label: str, limits: tuple[float, float], whose: str) -> Figure:
+    """Dots with intervals under a heading that says whose answers they show."""
+    figure = figures.dots(table, "row", by="group", label=label, limits=limits)
+    figure.suptitle(whose, fontsize=9.5, color=figures.GUIDED)
+    return figure
 
 
 def outcome_note(found: Mapping[str, float]) -> str:
