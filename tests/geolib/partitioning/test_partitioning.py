@@ -58,17 +58,27 @@ class Toy:
 
 def address(*keys, points=""):
     """An address whose names are its keys in capitals; those in `points` have no area."""
-    return Address(
-        tuple(key.upper() for key in keys), keys, tuple(key not in points for key in keys)
-    )
+    names = (*map(str.upper, keys),)
+    return Address(names, keys, tuple(key not in points for key in keys))
 
 
 def world(addresses):
     """One place per address, all on a meridian and far from each other's antipodes."""
-    coordinates = np.column_stack(
-        (np.linspace(-40, 40, len(addresses)), np.full(len(addresses), 9))
-    )
-    return coordinates, Toy(dict(zip(map(tuple, coordinates.tolist()), addresses, strict=True)))
+    places = [(latitude, 9.0) for latitude in np.linspace(-40, 40, len(addresses)).tolist()]
+    return np.array(places), Toy(dict(zip(places, addresses, strict=True)))
+
+
+def same(some, others):
+    for one, other in zip(some, others, strict=True):
+        assert_geodataframe_equal(one.cells, other.cells)
+        assert (one.coordinates == other.coordinates).all()
+        assert one.parameters == other.parameters
+
+
+def parents_hold_children(finer, coarser, coordinates):
+    parents = np.append(finer.parents_in(coarser), UNASSIGNED)
+    classes = coarser.assign(coordinates)
+    np.testing.assert_array_equal(parents[finer.assign(coordinates)], classes)
 
 
 def mean(points):
@@ -100,13 +110,12 @@ def test_distance_is_geopys_great_circle(a, b):
     assert km == great_circle_distance([b], [a])[0]
 
 
-def test_a_quarter_of_the_equator():
+def test_distance_and_scores_by_hand():
     quarter = 6371 * math.pi / 2
     assert great_circle_distance([(0, 0)], [(0, 90)]) == pytest.approx([quarter], rel=1e-12)
-
-
-def test_accuracy_counts_distances_strictly_below_the_radius():
-    km = [0, 1, 24.9, 25, 2500, math.inf]
+    km = [[0, math.inf], [1492.7, 1492.7 * math.log(2)]]
+    np.testing.assert_allclose(geoguessr_score(km), [[5000, 0], [5000 / math.e, 2500]])
+    km = [0, 1, 24.9, 25, 2500, math.inf]  # a distance equal to the radius is a miss
     assert geolocation_accuracy(km) == {1: 1 / 6, 25: 3 / 6, 200: 4 / 6, 750: 4 / 6, 2500: 4 / 6}
     assert geolocation_accuracy([5], radii=(5, 5.1)) == {5: 0, 5.1: 1}
 
@@ -131,11 +140,6 @@ def test_accuracy_counts_distances_strictly_below_the_radius():
 def test_distances_and_means_refuse(measure, arguments, message):
     with pytest.raises(ValueError, match=message):
         measure(*arguments)
-
-
-def test_geoguessr_score():
-    km = [[0, math.inf], [1492.7, 1492.7 * math.log(2)]]
-    np.testing.assert_allclose(geoguessr_score(km), [[5000, 0], [5000 / math.e, 2500]])
 
 
 @pytest.mark.parametrize(
@@ -168,20 +172,22 @@ def test_spherical_mean_is_the_same_in_every_order_to_the_last_bit(cluster, seed
 
 
 def test_most_frequent_parent_wins_over_errors_and_missing_levels():
-    hierarchy = build_hierarchy(
-        [
-            *[address("arcachon", "gironde", "aquitaine", "france")] * 3,
-            *[address("arcachon", "aquitaine", "france")] * 2,  # the county is missing
-            *[address("gironde", "france")] * 2,  # the region is missing
-            address("arcachon", "landes", "aquitaine", "france"),  # the county is wrong
-        ]
-    )
+    seen = [
+        *[address("arcachon", "gironde", "aquitaine", "france")] * 3,
+        *[address("arcachon", "aquitaine", "france")] * 2,  # the county is missing
+        *[address("gironde", "france")] * 2,  # the region is missing
+        address("arcachon", "landes", "aquitaine", "france"),  # the county is wrong
+    ]
+    hierarchy = build_hierarchy(seen)
     assert hierarchy.path("arcachon") == ("arcachon", "gironde", "aquitaine", "france")
     assert hierarchy.path("landes") == ("landes", "aquitaine", "france")
     assert hierarchy.label("arcachon") == "ARCACHON, GIRONDE, AQUITAINE, FRANCE"
     # Every address is known by its finest location, whatever else it says.
     asked = [address("bay", "arcachon", "france"), address("bay"), Address()]
     assert hierarchy.finest(asked) == ["arcachon", None, None]
+
+
+RINGS = ["ab"] * 5 + ["bc"] * 4 + ["ca"] * 3 + ["cb"] * 2 + ["cd"]
 
 
 @pytest.mark.parametrize(
@@ -194,10 +200,7 @@ def test_most_frequent_parent_wins_over_errors_and_missing_levels():
         # Equally weak edges: the first one by key goes.
         (["ab", "ba"], {"a": None, "b": "a"}),
         # A cycle of three, then one of two that the fallback c→b closes with b→c.
-        (
-            ["ab"] * 5 + ["bc"] * 4 + ["ca"] * 3 + ["cb"] * 2 + ["cd"],
-            {"a": "b", "b": "c", "c": "d", "d": None},
-        ),
+        (RINGS, {"a": "b", "b": "c", "c": "d", "d": None}),
         # A location inside itself.
         (["aab"], {"a": "b", "b": None}),
         # Without any cycle: of equally frequent parents the first by key, in either order.
@@ -277,11 +280,9 @@ def test_a_location_of_which_nothing_is_left_is_no_class():
     assert n_unique_classes([fine, middle]) == 5
     # A new place in alpes finds no class on its path but what is left of a coarser one.
     new = [[1.0, 1.0], [2.0, 2.0], [3.0, 3.0]]
-    geocoder.table |= {
-        (1.0, 1.0): address("menton", "alpes", "france"),
-        (2.0, 2.0): address("paris", "france"),
-        (3.0, 3.0): address("rome", "italy"),
-    }
+    geocoder.table[1.0, 1.0] = address("menton", "alpes", "france")
+    geocoder.table[2.0, 2.0] = address("paris", "france")
+    geocoder.table[3.0, 3.0] = address("rome", "italy")
     assert fine.assign(new).tolist() == [UNASSIGNED] * 3
     assert middle.assign(new).tolist() == [0, 0, UNASSIGNED]
 
@@ -326,54 +327,49 @@ def test_laws_of_semantic_partitionings(addresses, tau_mins, tau_d, seed):
         assert partitioning.cells["n_samples"].min() > 0
         assert partitioning.cells["key"].is_unique
     for finer, coarser in pairwise(built):
-        parents = np.append(finer.parents_in(coarser), UNASSIGNED)
-        np.testing.assert_array_equal(
-            parents[finer.assign(coordinates)], coarser.assign(coordinates)
-        )
+        parents_hold_children(finer, coarser, coordinates)
     order = np.random.default_rng(seed).permutation(len(addresses))
-    again = semantic_partitionings(coordinates[order], geocoder, tau_mins[::-1], tau_d)
-    for one, other in zip(built, again, strict=True):
-        assert_geodataframe_equal(one.cells, other.cells)
-        assert (one.coordinates == other.coordinates).all()
+    same(built, semantic_partitionings(coordinates[order], geocoder, tau_mins[::-1], tau_d))
 
 
 APART = [(30, 30), (30, -30), (-30, 30)]  # on one face of the cube, in three children of it
 
 
+def france(**options):
+    return SemanticPartitioning.build(*world(FRANCE), **options)
+
+
 @pytest.mark.parametrize(
-    ("build", "arguments", "options", "message"),
+    ("build", "message"),
     [
-        (semantic_partitionings, world(FRANCE), {"tau_mins": []}, "tau_mins"),
-        (semantic_partitionings, world(FRANCE), {"tau_mins": [0]}, "tau_mins"),
-        (
-            semantic_partitionings,
-            world(FRANCE),
-            {"tau_mins": [10], "tau_d": 1},
-            "no location carries more than 9 of the 10 images",
-        ),
-        (semantic_partitionings, world(FRANCE), {"tau_mins": [1], "tau_d": 0}, "tau_d=0"),
-        (s2_partitionings, [APART], {"tau_maxs": []}, "tau_maxs"),
-        (s2_partitionings, [APART], {"tau_maxs": [3], "tau_min": 4}, "tau_min=4"),
-        (s2_partitionings, [APART], {"tau_maxs": [3], "tau_min": 0}, "tau_min=0"),
-        (s2_partitionings, [APART], {"tau_maxs": [9], "tau_min": 4}, "leave no cell of 3 images"),
+        (lambda: semantic_partitionings(*world(FRANCE), []), "tau_mins"),
+        (lambda: france(tau_min=0), "tau_mins"),
+        (lambda: france(tau_min=10, tau_d=1), "no location carries more than 9 of the 10 images"),
+        (lambda: france(tau_min=1, tau_d=0), "tau_d=0"),
+        (lambda: s2_partitionings(APART, []), "tau_maxs"),
+        (lambda: S2Partitioning.build(APART, 4, 3), "tau_min=4"),
+        (lambda: S2Partitioning.build(APART, 0, 3), "tau_min=0"),
+        (lambda: S2Partitioning.build(APART, 4, 9), "leave no cell of 3 images"),
         # Three images are too many for one cell, and one each is too few for its children.
-        (s2_partitionings, [APART], {"tau_maxs": [2], "tau_min": 2}, "leave no cell of 3 images"),
-        (matching_tau_max, [APART, 5], {"tau_min": 4}, "expected 1 to 3"),
+        (lambda: S2Partitioning.build(APART, 2, 2), "leave no cell of 3 images"),
+        (lambda: matching_tau_max(APART, 5, tau_min=4), "expected 1 to 3"),
+        (lambda: S2Partitioning.build(APART, 1, 1).assign([(120, 30)]), r"coordinates\[0\]"),
+        (lambda: S2Partitioning.build(APART, 1, 1).save("a.csv"), "'.csv'; expected .parquet or"),
+        (lambda: france(tau_min=3, tau_d=1).with_polygons(), "'toy' knows no polygons"),
     ],
 )
-def test_partitionings_refuse(build, arguments, options, message):
+def test_partitionings_refuse(build, message):
     with pytest.raises(ValueError, match=message):
-        build(*arguments, **options)
+        build()
 
 
 def test_a_cell_is_its_place_without_the_classes_inside():
-    coordinates, geocoder = world(FRANCE)
-    partitioning = SemanticPartitioning.build(coordinates, geocoder, tau_min=3, tau_d=1)
-    with pytest.raises(ValueError, match="'toy' knows no polygons"):
-        partitioning.with_polygons()
+    partitioning = france(tau_min=3, tau_d=1)
     # lyon (2 × 2) in rhone (4 × 4); of france there is no polygon.
     squares = {"lyon": shapely.box(1, 1, 3, 3), "rhone": shapely.box(0, 0, 4, 4), "france": None}
-    geocoder.polygons = lambda keys: GeoSeries([squares[key] for key in keys], keys, "EPSG:4326")
+    partitioning.geocoder.polygons = lambda keys: GeoSeries(
+        [squares[key] for key in keys], keys, "EPSG:4326"
+    )
     cells = partitioning.with_polygons().cells.set_index("key")
     assert cells.geometry["lyon"].equals(squares["lyon"])
     assert cells.geometry["rhone"].equals(squares["rhone"].difference(squares["lyon"]))
@@ -460,16 +456,9 @@ def test_laws_of_s2_partitionings(coordinates, tau_min, more):
         assert partitioning.cells["n_samples"].tolist() == sizes.tolist()
         assert sizes.min() >= tau_min
     for finer, coarser in pairwise(built):
-        parents = np.append(finer.parents_in(coarser), UNASSIGNED)
-        inside = finer.assign(coordinates) >= 0
-        assert (parents[:-1] >= 0).all()
-        np.testing.assert_array_equal(
-            parents[finer.assign(coordinates)][inside], coarser.assign(coordinates)[inside]
-        )
-    backwards = s2_partitionings(coordinates[::-1], tau_maxs, tau_min)
-    for one, other in zip(built, backwards, strict=True):
-        assert_geodataframe_equal(one.cells, other.cells)
-        assert (one.coordinates == other.coordinates).all()
+        assert (finer.parents_in(coarser) >= 0).all()
+        parents_hold_children(finer, coarser, coordinates[finer.assign(coordinates) >= 0])
+    same(built, s2_partitionings(coordinates[::-1], tau_maxs, tau_min))
 
 
 @settings(deadline=None, max_examples=30)
@@ -526,19 +515,15 @@ def test_a_full_parent_stays_whole_where_its_children_would_be_too_few():
 
 @pytest.mark.parametrize("suffix", [".parquet", ".geojson"])
 def test_semantic_partitioning_comes_back_whole(tmp_path, suffix):
-    addresses = [
-        *[Address(("Orléans", "Loiret", "France"), ("o", "l", "f"), (False, True, True))] * 3,
-        *[Address(("Gien", "Loiret", "France"), ("g", "l", "f"), (False, True, True))] * 2,
-        Address(),
-    ]
-    coordinates, geocoder = world(addresses)
+    areas = (False, True, True)
+    orleans = Address(("Orléans", "Loiret", "France"), ("o", "l", "f"), areas)
+    gien = Address(("Gien", "Loiret", "France"), ("g", "l", "f"), areas)
+    coordinates, geocoder = world([orleans] * 3 + [gien] * 2 + [Address()])
     saved = SemanticPartitioning.build(coordinates, geocoder, tau_min=3, tau_d=1)
     saved.save(tmp_path / f"cells{suffix}")
     loaded = SemanticPartitioning.load(tmp_path / f"cells{suffix}", geocoder)
-    assert_geodataframe_equal(loaded.cells, saved.cells)
-    assert (loaded.coordinates == saved.coordinates).all()
+    same([loaded], [saved])
     assert loaded.hierarchy == saved.hierarchy
-    assert loaded.parameters == saved.parameters
     # Gien is no class, yet its images must be known to lie in Loiret.
     assert loaded.assign(coordinates).tolist() == saved.assign(coordinates).tolist()
     assert saved.assign(coordinates).tolist() == [1] * 3 + [0] * 2 + [UNASSIGNED]
@@ -556,25 +541,16 @@ def test_s2_partitioning_comes_back_whole(tmp_path, suffix, polygons):
     saved = saved.with_polygons() if polygons else saved
     saved.save(tmp_path / f"cells{suffix}")
     loaded = S2Partitioning.load(tmp_path / f"cells{suffix}")
-    assert_geodataframe_equal(loaded.cells, saved.cells)
+    same([loaded], [saved])
     assert loaded.cells.geometry.isna().all() != polygons
-    assert (loaded.coordinates == saved.coordinates).all()
-    assert loaded.parameters == saved.parameters
     np.testing.assert_array_equal(loaded.assign(coordinates), saved.assign(coordinates))
 
 
-def test_other_suffixes_and_kinds_are_refused(tmp_path):
-    partitioning = S2Partitioning.build([(1, 2)], tau_min=1, tau_max=1)
-    with pytest.raises(ValueError, match=r"'.csv'; expected .parquet or .geojson"):
-        partitioning.save(tmp_path / "cells.csv")
-    coordinates, geocoder = world(FRANCE)
-    semantic = SemanticPartitioning.build(coordinates, geocoder, tau_min=3, tau_d=1)
-    with pytest.raises(TypeError, match="coarser is a SemanticPartitioning"):
-        partitioning.parents_in(semantic)
-    with pytest.raises(TypeError, match="coarser is a S2Partitioning"):
-        semantic.parents_in(partitioning)
-    with pytest.raises(ValueError, match=r"coordinates\[0\]"):
-        partitioning.assign([(120, 30)])
+def test_partitionings_of_other_kinds_hold_no_cells():
+    kinds = S2Partitioning.build(APART, tau_min=1, tau_max=1), france(tau_min=3, tau_d=1)
+    for one, other in (kinds, kinds[::-1]):
+        with pytest.raises(TypeError, match=f"coarser is a {type(other).__name__}"):
+            one.parents_in(other)
 
 
 # --- ceilings --------------------------------------------------------------------------------
@@ -587,28 +563,14 @@ def test_ceilings_by_hand():
     degree = math.pi * 6371 / 180
     asked = np.array([(0, 8), (0, 9), (0, 30)], dtype=float)
     # The point at 8° belongs to a, 4° away, though b's coordinate is 1° away; 30° is nowhere.
-    np.testing.assert_allclose(
-        own_cell_km(partitioning, asked), [4 * degree, 0, math.inf], atol=1e-9
-    )
-    np.testing.assert_allclose(
-        nearest_cell_km(partitioning, asked), [degree, 0, 21 * degree], atol=1e-9
-    )
+    own, nearest = own_cell_km(partitioning, asked), nearest_cell_km(partitioning, asked)
+    np.testing.assert_allclose(own, [4 * degree, 0, math.inf], atol=1e-9)
+    np.testing.assert_allclose(nearest, [degree, 0, 21 * degree], atol=1e-9)
     row = ceiling_table({"toy": [partitioning]}, {"three": asked}, (1, 200, 2500)).iloc[0]
-    assert row.to_dict() == pytest.approx(
-        {
-            "configuration": "toy",
-            "data": "three",
-            "classes": 2,
-            "fine": 2,
-            "unassigned": 1 / 3,
-            "best 1": 1 / 3,
-            "best 200": 2 / 3,
-            "best 2500": 1,
-            "faultless 1": 1 / 3,
-            "faultless 200": 1 / 3,
-            "faultless 2500": 2 / 3,
-        }
-    )
+    expected = {"configuration": "toy", "data": "three", "classes": 2, "fine": 2}
+    expected |= {"unassigned": 1 / 3, "best 1": 1 / 3, "best 200": 2 / 3, "best 2500": 1}
+    expected |= {"faultless 1": 1 / 3, "faultless 200": 1 / 3, "faultless 2500": 2 / 3}
+    assert row.to_dict() == pytest.approx(expected)
 
 
 @settings(deadline=None, max_examples=30)
@@ -649,7 +611,5 @@ def test_real_coordinates():
     assert fine.n_classes > middle.n_classes > coarse.n_classes > 30
     assert "San Francisco, San Francisco County, California, United States" in fine.labels
     for finer, coarser in ((fine, middle), (middle, coarse)):
-        for points in (yfcc, im2gps):
-            parents = np.append(finer.parents_in(coarser), UNASSIGNED)
-            np.testing.assert_array_equal(parents[finer.assign(points)], coarser.assign(points))
+        parents_hold_children(finer, coarser, np.vstack([yfcc, im2gps]))
     assert (fine.assign(im2gps) >= 0).mean() > 0.6
