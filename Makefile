@@ -8,7 +8,7 @@ TORCH ?= $(or $(patsubst .venv/.installed-%,%,$(wildcard .venv/.installed-*)),de
 TORCH_PAIR = $(shell awk '/^(torch|torchvision)==/ { print $$1 }' requirements.lock)
 BIN := .venv/bin
 # Where uv is not installed, a private copy of it is.
-UV := $(shell uv --version >/dev/null 2>&1 && echo uv || echo _build/uv/bin/uv)
+UV := $(shell uv --version >/dev/null 2>&1 && echo uv || echo .venv/.uv/bin/uv)
 
 .DEFAULT_GOAL := book
 .PHONY: book test env lint notebooks clean
@@ -34,7 +34,7 @@ lint: env
 
 env: .venv/.installed-$(TORCH)
 
-.venv/.installed-%: requirements.lock pyproject.toml | $(filter _build/%,$(UV))
+.venv/.installed-%: requirements.lock pyproject.toml | $(filter .venv/.uv/%,$(UV))
 	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else \
 		"Python >= 3.11 is needed; name one with `make PYTHON=python3.12 env`")'
 	$(UV) venv --quiet --allow-existing --no-python-downloads --python $(PYTHON) .venv
@@ -56,9 +56,9 @@ _build/requirements-cpu.lock: requirements.lock
 	mkdir -p $(@D)
 	awk '/^[a-z]/ { kept = !/^(torch|torchvision|triton|cuda-[a-z]+|nvidia-[a-z0-9-]+)==/ } kept' $< > $@
 
-_build/uv/bin/uv:
-	($(PYTHON) -m venv _build/uv && _build/uv/bin/python -m pip install --quiet uv) \
-		|| $(PYTHON) -m pip install --quiet --upgrade --target _build/uv uv
+.venv/.uv/bin/uv:
+	($(PYTHON) -m venv .venv/.uv && .venv/.uv/bin/python -m pip install --quiet uv) \
+		|| $(PYTHON) -m pip install --quiet --upgrade --target .venv/.uv uv
 
 # After an edit of a notebook's .md source: the paired .ipynb, and the outputs that nbval compares.
 notebooks: env

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import warnings
 from base64 import b64decode
@@ -52,8 +53,9 @@ def _assemble(executions: Sequence[Execution], profile: str, root: Path | None) 
         for path in (repository / "_config.yml", repository / "_toc.yml", *pages)
     }
     notebooks = {e.name: nbformat.read(e.path, as_version=4) for e in executions}
+    executed = {f"notebooks/{e.name}.ipynb": e.path for e in executions}
+    files |= {relative: path.read_bytes() for relative, path in executed.items()}
     for execution in executions:
-        files[f"notebooks/{execution.name}.ipynb"] = execution.path.read_bytes()
         for path, content in results.attached(execution.path).items():
             files[f"book/_static/{path}"] = content
     figures: dict[str, dict[str, str]] = {}
@@ -78,8 +80,13 @@ def _assemble(executions: Sequence[Execution], profile: str, root: Path | None) 
             old.unlink()
     for relative, content in files.items():
         target = source / relative
-        if not target.is_file() or target.read_bytes() != content:
-            target.parent.mkdir(parents=True, exist_ok=True)
+        if target.is_file() and target.read_bytes() == content:
+            continue
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.unlink(missing_ok=True)
+        try:  # executed copies are large: one file under two names, where the disk can
+            os.link(executed[relative], target)
+        except (KeyError, OSError):
             target.write_bytes(content)
     return source
 
@@ -171,6 +178,9 @@ def _render(source: Path, profile: str, root: Path | None) -> Path:
         shutil.rmtree(doctrees, ignore_errors=True)
         raise RunError(f"the book of profile {profile!r} did not build; the warnings stand above")
     shutil.copy(source / CLAIMS, html)
+    # Copies that nobody reads: those beside the pages are for download.
+    for copy in (html.parent / "jupyter_execute").rglob("*.ipynb"):
+        copy.unlink()
     # Sphinx leaves the page of a chapter that is no more.
     for page in (page for part in ("book", "notebooks") for page in (html / part).glob("*.html")):
         if not any((source / page.relative_to(html)).parent.glob(f"{page.stem}.*")):
