@@ -72,25 +72,30 @@ def scenes():
     return [dataset[i] for i in range(3)]
 
 
-@pytest.fixture(scope="module")
-def labels(scenes):
-    return [item.label for item in scenes]
-
-
 def by_key(table):
     return table.set_index(["image_id", "object", "intervention"]).sort_index()
 
 
-# Effects ------------------------------------------------------------------------------------------
+def measured(network, items, **options):
+    """The effects on the true class, by scene, object and intervention."""
+    wrapped = network if isinstance(network, Classifier) else classifier(network)
+    table = effects.scene_effects(wrapped, items, [item.label for item in items], **options)
+    return by_key(table)
 
 
-def test_effects_of_a_linear_classifier_are_those_worked_out_by_hand(scenes, labels):
+def removals_where(scenes, holds):
+    """Keys of the removals of which something holds, given the item and the object."""
+    every = ((item, thing) for item in scenes for thing in item.scene.objects)
+    return [(item.id, thing.id, "without") for item, thing in every if holds(item, thing)]
+
+
+def test_effects_of_a_linear_classifier_are_those_worked_out_by_hand(scenes):
     network = Linear()
-    table = effects.scene_effects(classifier(network), scenes, labels)
-    rows = by_key(table)
-    assert len(rows) == len(table) > 50
-    for item, label in zip(scenes, labels, strict=True):
-        before = log_probabilities(network, item.image)
+    rows = measured(network, scenes)
+    assert rows.index.is_unique and len(rows) > 50
+    numbers = ["log_probability", "log_probability_after", "effect", "effect_on_prediction"]
+    for item in scenes:
+        before, label = log_probabilities(network, item.image), item.label
         for thing in item.scene.objects:
             elsewhere = [c for c in COUNTRIES if c != item.scene.country] if thing.cue else []
             others = {"without": item.scene.without(thing.id)}
@@ -100,74 +105,55 @@ def test_effects_of_a_linear_classifier_are_those_worked_out_by_hand(scenes, lab
                 row = rows.loc[item.id, thing.id, intervention]
                 after = log_probabilities(network, other.image)
                 lost = before - after
-                measured = {
-                    "log_probability": before[label],
-                    "log_probability_after": after[label],
-                    "effect": lost[label],
-                    "effect_on_prediction": lost[before.argmax()],
-                }
-                assert row[list(measured)].to_dict() == pytest.approx(measured, abs=1e-4)
+                by_hand = [before[label], after[label], lost[label], lost[before.argmax()]]
+                assert row[numbers].tolist() == pytest.approx(by_hand, abs=1e-4)
                 known = [before.argmax(), thing.mask.sum(), thing.category, thing.cue]
                 assert row[["prediction", "pixels", "category", "cue"]].tolist() == known
 
 
-def test_objects_outside_of_what_is_looked_at_have_no_effect(scenes, labels):
+def test_objects_outside_of_what_is_looked_at_have_no_effect(scenes):
     block = slice(30, 44), slice(4, 20)
-    table = by_key(effects.scene_effects(classifier(Linear(block)), scenes, labels))
-    outside = 0
-    for item in scenes:
-        for thing in item.scene.objects:
-            if not thing.footprint[block].any():
-                outside += 1
-                # A sum over pixels may round otherwise at another place of the batch.
-                assert abs(table.loc[item.id, thing.id, "without"]["effect"]) < 1e-5
-    assert outside > 5
+    table = measured(Linear(block), scenes)
+    outside = removals_where(scenes, lambda _, thing: not thing.footprint[block].any())
+    assert len(outside) > 5
+    # A sum over pixels may round otherwise at another place of the batch.
+    assert (table.loc[outside, "effect"].abs() < 1e-5).all()
     assert (table["effect"] != 0).any()
 
 
-def test_removing_what_cannot_be_seen_changes_nothing_at_all(scenes, labels):
-    table = effects.scene_effects(classifier(Restless()), scenes, labels, batch_size=5)
-    unseen = 0
-    for item in scenes:
-        for thing in item.scene.objects:
-            if np.array_equal(item.scene.without(thing.id).image, item.image):
-                unseen += 1
-                row = by_key(table).loc[item.id, thing.id, "without"]
-                assert (row["effect"], row["effect_on_prediction"]) == (0, 0)
-                assert not row["flipped"]
-    assert unseen > 0
+def test_removing_what_cannot_be_seen_changes_nothing_at_all(scenes):
+    table = measured(Restless(), scenes, batch_size=5)
+    unseen = removals_where(
+        scenes, lambda item, o: np.array_equal(item.scene.without(o.id).image, item.image)
+    )
+    assert unseen
+    assert (table.loc[unseen, ["effect", "effect_on_prediction", "flipped"]] == 0).all(axis=None)
 
 
-def test_every_picture_goes_through_once_in_full_batches(scenes, labels):
+def test_every_picture_goes_through_once_in_full_batches(scenes):
     network = Linear()
     wrapped = classifier(network)
     network.batches.clear()
-    table = effects.scene_effects(wrapped, scenes, labels, batch_size=16)
-    pictures = {
-        (item.id, other.image.tobytes())
-        for item in scenes
-        for other in [item.scene, *(o for _, _, o in effects.counterfactuals(item.scene))]
-    }
+    table = measured(wrapped, scenes, batch_size=16)
+    changes = [(item, effects.counterfactuals(item.scene)) for item in scenes]
+    pictures = {(item.id, o.image.tobytes()) for item, others in changes for _, _, o in others}
+    pictures |= {(item.id, item.image.tobytes()) for item in scenes}
     *full, rest = network.batches
-    assert set(full) == {16}
+    assert set(full) == {16} and 0 < rest <= 16
     assert sum(network.batches) == len(pictures) < len(table) + len(scenes)
-    assert 0 < rest <= 16
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 1000])
-def test_batches_and_order_do_not_matter(scenes, labels, batch_size):
-    one = effects.scene_effects(classifier(Linear()), scenes, labels)
-    other = effects.scene_effects(
-        classifier(Linear()), scenes[::-1], labels[::-1], batch_size=batch_size
-    )
-    pd.testing.assert_frame_equal(by_key(one), by_key(other), rtol=0, atol=1e-5)
+def test_batches_and_order_do_not_matter(scenes, batch_size):
+    one = measured(Linear(), scenes)
+    other = measured(Linear(), scenes[::-1], batch_size=batch_size)
+    pd.testing.assert_frame_equal(one, other, rtol=0, atol=1e-5)
 
 
-def test_a_decision_flips_exactly_where_the_margin_is_crossed(scenes, labels):
+def test_a_decision_flips_exactly_where_the_margin_is_crossed(scenes):
     """Two classes; the first leads by just less than one object's share of the lead."""
-    item, network = scenes[0], Linear(gain=1.0)
+    network, scene = Linear(gain=1.0), scenes[0].scene
     network.layer.weight.data[2], network.layer.bias.data[2] = 0, -100
-    scene = item.scene
 
     def lead(image):
         first, second, _ = log_probabilities(network, image)
@@ -178,7 +164,7 @@ def test_a_decision_flips_exactly_where_the_margin_is_crossed(scenes, labels):
     assert largest > next_one > 0
     # The lead becomes the middle of the two largest drops: only the largest one crosses it.
     network.layer.bias.data[0] += (largest + next_one) / 2 - lead(scene.image)
-    table = effects.scene_effects(classifier(network), [item], [0])
+    table = effects.scene_effects(classifier(network), scenes[:1], [0])
     removed = table[table["intervention"] == "without"].set_index("object")
     assert removed["flipped"].to_dict() == {id: drop == largest for id, drop in drops.items()}
     assert set(removed["prediction"]) == {0}
@@ -188,31 +174,25 @@ def test_a_decision_flips_exactly_where_the_margin_is_crossed(scenes, labels):
 def test_a_cue_that_another_country_never_has_goes_when_swapped():
     scene = render(0, size=SIZE, all_cues=True)
     item = GeoImage("all", scene.image, scene.country, 0, None, None, scene=scene)
-    rows = by_key(effects.scene_effects(classifier(Linear()), [item], [0])).loc["all"]
-    gone = [
-        (thing.id, intervention)
-        for thing, intervention, other in effects.counterfactuals(scene)
-        if intervention != "without" and thing.id not in {o.id for o in other.objects}
-    ]
-    assert gone
-    for thing, intervention in gone:
-        assert rows.loc[thing, intervention]["effect"] == rows.loc[thing, "without"]["effect"]
+    effect = measured(Linear(), [item]).loc["all", "effect"]
+    changes = [(o.id, name, other) for o, name, other in effects.counterfactuals(scene)]
+    gone = [(id, name) for id, name, other in changes if id not in {o.id for o in other.objects}]
+    swapped_away = [key for key in gone if key[1] != "without"]
+    assert swapped_away
+    assert all(effect[key] == effect[key[0], "without"] for key in swapped_away)
 
 
-def test_what_uncovers_a_cue_is_known(scenes, labels):
+def test_what_uncovers_a_cue_is_known(scenes):
     """Cues change their visible pixels only where an object before them goes, or their host."""
-    table = by_key(effects.scene_effects(classifier(Linear()), scenes, labels))
+    covers = measured(Linear(), scenes)["covers_cue"]
     uncovering = 0
     for item in scenes:
         cues = {o.id: o.mask for o in item.scene.objects if o.cue}
         for thing in item.scene.objects:
             after = {o.id: o.mask for o in item.scene.without(thing.id).objects}
-            changed = any(
-                not np.array_equal(after.get(id, ~mask), mask)
-                for id, mask in cues.items()
-                if id != thing.id
-            )
-            covers_cue = table.loc[item.id, thing.id, "without"]["covers_cue"]
+            others = [(after.get(id, ~mask), mask) for id, mask in cues.items() if id != thing.id]
+            changed = any(not np.array_equal(now, mask) for now, mask in others)
+            covers_cue = covers[item.id, thing.id, "without"]
             assert covers_cue or not changed
             uncovering += changed
             if thing.category in ("cloud", "treeline", "manhole"):
@@ -293,9 +273,6 @@ def test_categories_average_scenes_and_leave_out_what_is_too_small():
     assert effects.by_category(table, min_images=3).empty
 
 
-# Marks --------------------------------------------------------------------------------------------
-
-
 def box(x0, y0, x1, y1):
     mask = np.zeros((20, 20), bool)
     mask[y0:y1, x0:x1] = True
@@ -311,26 +288,21 @@ KNOWN = Objects(
 )
 
 
-@pytest.mark.parametrize(
-    ("element", "thing"),
-    [
+def test_elements_lie_on_what_makes_up_most_of_them():
+    lies_on = [
         (SIGN, 0),
         (box(0, 0, 8, 5), 0),  # half of it on the sign, half on the ground
         (box(0, 0, 9, 5), -1),  # 20 pixels of the sign, 25 of the ground
         (box(12, 12, 15, 15), 1),  # a part of the car
         (box(6, 0, 9, 5), -1),
         (box(0, 0, 20, 20), -1),  # 264 of 400 pixels show no object
-    ],
-)
-def test_elements_lie_on_what_makes_up_most_of_them(element, thing):
-    assert marks.lies_on(element[None], KNOWN.masks).tolist() == [thing]
-
-
-def test_of_two_objects_the_larger_share_counts():
-    both = box(0, 0, 4, 5) | box(0, 10, 4, 13)  # 20 pixels of the sign, 12 of the bush
-    assert marks.lies_on(both[None], KNOWN.masks).tolist() == [0]
-    assert marks.lies_on(both[None], KNOWN.masks[[2]]).tolist() == [-1]
-    assert marks.lies_on(both[None], KNOWN.masks[:0]).tolist() == [-1]
+        (box(0, 0, 4, 5) | box(0, 10, 4, 13), 0),  # 20 pixels of the sign, 12 of the bush
+    ]
+    elements, things = zip(*lies_on, strict=True)
+    assert marks.lies_on(np.array(elements), KNOWN.masks).tolist() == list(things)
+    both = elements[-1][None]
+    assert marks.lies_on(both, KNOWN.masks[[2]]).tolist() == [-1]
+    assert marks.lies_on(both, KNOWN.masks[:0]).tolist() == [-1]
     assert marks.lies_on(KNOWN.masks[:0], KNOWN.masks).tolist() == []
 
 
@@ -357,19 +329,20 @@ def test_marks_by_hand():
     """Best first: the car (0.2), the ground (0), the sign (0.6), a part of the bush (−0.4)."""
     masks = np.array([CAR, box(6, 0, 9, 5), SIGN, box(0, 10, 4, 12)])
     found = marks.mark(np.array([0.9, 0.8, 0.7, 0.0]), masks, KNOWN)
-    # Ranks of the scores 4 3 2 1, of the effects 3 2 4 1: differences 1, 1, −2, 0.
-    assert found["rank"] == pytest.approx(1 - 6 * 6 / (4 * 15))
-    # Objects by score: car 0.9, sign 0.7, bush 0; by effect sign, car, bush.
-    assert found["rank_objects"] == pytest.approx(0.5)
-    # Half of the bush: effects 0.2, 0, 0.6, −0.2, in the same order.
-    assert found["rank_shares"] == pytest.approx(0.4)
-    # Sizes 0.2, 0, 0.6, 0.4 have ranks 2 1 4 3: differences 2, 2, −2, −2.
-    assert found["rank_size"] == pytest.approx(1 - 6 * 16 / 60)
-    precision = {k: found[f"precision_{k}"] for k in (1, 3, 5)}
-    # The bush scores zero and is no element: three are left.
-    assert precision == pytest.approx({1: 0, 3: 1 / 3, 5: 1 / 3})
-    assert {k: found[f"recall_{k}"] for k in (1, 3, 5)} == {1: 0, 3: 0.5, 5: 0.5}
-    assert found["flips_found"] == 1
+    by_hand = {
+        # Ranks of the scores 4 3 2 1, of the effects 3 2 4 1: differences 1, 1, −2, 0.
+        "rank": 1 - 6 * 6 / (4 * 15),
+        # Objects by score: car 0.9, sign 0.7, bush 0; by effect sign, car, bush.
+        "rank_objects": 0.5,
+        # Half of the bush: effects 0.2, 0, 0.6, −0.2, in the same order.
+        "rank_shares": 0.4,
+        # Sizes 0.2, 0, 0.6, 0.4 have ranks 2 1 4 3: differences 2, 2, −2, −2.
+        "rank_size": 1 - 6 * 16 / 60,
+        # The bush scores zero and is no element: three are left.
+        **{"precision_1": 0, "precision_3": 1 / 3, "precision_5": 1 / 3},
+        **{"recall_1": 0, "recall_3": 0.5, "recall_5": 0.5, "flips_found": 1},
+    }
+    assert found == pytest.approx(by_hand)
 
 
 def test_objects_within_two_segments_share_their_effect():
@@ -420,9 +393,6 @@ def test_maps_by_hand():
     assert marks.mark_map(one, KNOWN)["pointing"] == pytest.approx(20 / 21)
     even = marks.mark_map(np.zeros((20, 20)), KNOWN)
     assert even == pytest.approx({"pointing": 0.3, "mass": 0.3, "area": 0.3})
-
-
-# Comparisons --------------------------------------------------------------------------------------
 
 
 RANDOM = {"attribution": "random"}
@@ -489,12 +459,7 @@ def marks_of(dataset, *methods, **options):
         (lambda: marks.against_reference(marked(cam=[1, 2]), "rank", {"map": "random"}), "'map'"),
         (lambda: marks_of([], "edges"), "must each hold some"),
         (lambda: marks_of([], scores="colour"), "scores='colour' is unknown; known: element"),
-        (
-            lambda: effects.dataset_effects(
-                data.load("geoscenes", n=1, size=SIZE).subset([]), None
-            ),
-            "holds no images",
-        ),
+        (lambda: effects.dataset_effects([], None), "holds no images"),
     ],
 )
 def test_what_is_unknown_or_empty_is_refused(call, message):
@@ -502,23 +467,18 @@ def test_what_is_unknown_or_empty_is_refused(call, message):
         call()
 
 
-# A dataset ----------------------------------------------------------------------------------------
-
-
 @pytest.mark.usefixtures("own_cache")
 def test_neither_shards_nor_other_scenes_matter():
     dataset, network = data.load("geoscenes", n=4, size=SIZE), classifier(Linear())
-    found = effects.dataset_effects(dataset, network)
-    items = [dataset[i] for i in range(4)]
-    direct = effects.scene_effects(network, items, [item.label for item in items])
-    pd.testing.assert_frame_equal(by_key(found), by_key(direct), rtol=0, atol=1e-5)
+    found = by_key(effects.dataset_effects(dataset, network))
+    direct = measured(network, [dataset[i] for i in range(4)])
+    pd.testing.assert_frame_equal(found, direct, rtol=0, atol=1e-5)
 
-    whole = marks_of(dataset, "edges", "random")
-    assert whole.loc[whole["attribution"] == "edges", "image_id"].tolist() == dataset.ids
+    whole = marks_of(dataset, "edges", "random").query("attribution == 'edges'")
+    assert whole["image_id"].tolist() == dataset.ids
     # Other scenes beside it change nothing in a scene's marks.
     alone = marks_of(dataset.subset([2]), "edges")
-    same = whole.query("attribution == 'edges'").iloc[[2]].reset_index(drop=True)
-    pd.testing.assert_frame_equal(alone, same)
+    pd.testing.assert_frame_equal(alone, whole.iloc[[2]].reset_index(drop=True))
 
 
 @pytest.mark.parametrize("scores", marks.SCORES)
