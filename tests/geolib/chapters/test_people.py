@@ -38,28 +38,25 @@ def key(n_scenes=6, n_participants=6, seed=0):
     """A study by hand: scene s is in the s-th country, round and round, and shows a vehicle."""
     classes = ("France", "India", "Japan")
     countries = [classes[scene % 3] for scene in range(n_scenes)]
-    items = [
-        material.Item(
-            item=3 * scene + i,
-            condition=condition,
-            picture=f"{3 * scene + i:04d}.png",
-            frame=None if condition == "whole" else (4, 8, 20, 24),
-            credit="",
-            scene=scene,
-            country=countries[scene],
-            model="France",
-            observer=countries[scene] if condition != "random" else CANNOT_TELL,
-            things=() if condition == "whole" else ("vehicle", "sky"),
-            cues=("vehicle", "building") if condition == "whole" else (),
-        )
-        for scene in range(n_scenes)
-        for i, condition in enumerate(CONDITIONS)
-    ]
+    items = []
+    for number in range(3 * n_scenes):
+        scene, condition = number // 3, CONDITIONS[number % 3]
+        told = {"item": number, "condition": condition, "picture": f"{number:04d}.png"}
+        known = {"scene": scene, "country": countries[scene], "model": "France", "credit": ""}
+        known["observer"] = CANNOT_TELL if condition == "random" else countries[scene]
+        framed = {"frame": (4, 8, 20, 24), "things": ("vehicle", "sky")}
+        whole = {"frame": None, "cues": ("vehicle", "building")}
+        seen = whole if condition == "whole" else framed
+        items.append(material.Item(**told, **known, **seen))
     orders = material.schedule(countries, n_participants, seed)
     numbered = [[3 * scene + CONDITIONS.index(c) for scene, c in order] for order in orders]
-    return material.Key(
-        id="abc", classes=classes, size=SIDE, drawn=True, items=items, schedule=numbered
-    )
+    study = {"id": "abc", "classes": classes, "size": SIDE, "drawn": True}
+    return material.Key(**study, items=items, schedule=numbered)
+
+
+def judge(experiment, **rules):
+    """The answers that follow from rules, with what is known of each picture."""
+    return judging.judge(answers(experiment, **rules), experiment)
 
 
 def answers(
@@ -84,9 +81,6 @@ def changed(experiment, **rules):
         for item in experiment.items
     ]
     return experiment.model_copy(update={"items": tuple(items)})
-
-
-# Who sees what ------------------------------------------------------------------------------------
 
 
 @given(
@@ -124,9 +118,6 @@ def test_as_many_scenes_of_each_country_as_can_be():
     assert len(material._choose(countries, 99, np.random.default_rng(0))) == 12
 
 
-# What is known of a picture -----------------------------------------------------------------------
-
-
 def test_every_concept_of_a_scene_can_be_named():
     named = [concept for concepts in THINGS.values() for concept in concepts]
     assert sorted(named) == sorted(CONCEPTS)
@@ -151,9 +142,8 @@ def test_the_observer_multiplies_the_cues_shown_and_knows_nothing_without():
     assert {cue.category for cue in cues} == set(scene.visible_cues())
     for cue in cues:
         kind = geoscenes.table()[cue.category]
-        shares = {name: kind.probability(name, cue.look) for name in geoscenes.COUNTRIES}
-        best = max(shares.values())
-        ahead = [name for name, share in shares.items() if share == best]
+        shares = pd.Series({c: kind.probability(c, cue.look) for c in geoscenes.COUNTRIES})
+        ahead = shares.index[shares == shares.max()]
         expected = ahead[0] if len(ahead) == 1 else CANNOT_TELL
         assert material.observe(scene, [cue], geoscenes.COUNTRIES) == expected
     assert material.observe(scene, cues, geoscenes.COUNTRIES) == "Japan"
@@ -161,7 +151,21 @@ def test_the_observer_multiplies_the_cues_shown_and_knows_nothing_without():
     assert material.shown_cues(scene, ~everything) == []
 
 
-# Pictures and page --------------------------------------------------------------------------------
+def refused_answers():
+    """Files that hold no answers of the study, and what is said of them."""
+    table = answers(key())
+    swapped = table.copy()  # the first person's first picture is that of the second place
+    swapped.loc[0, ["item", "condition"]] = table.loc[1, ["item", "condition"]]
+    whole, out_of_order = (t.to_csv(index=False).encode() for t in (table, swapped))
+    return [
+        ([], "no CSV file"),
+        ([b"study;participant\nabc;1\n"], r"0\.csv row 1 lacks the columns \['study', 'source'"),
+        ([b""], r"0\.csv"),
+        ([b"\xff\xfe\x00"], r"0\.csv"),
+        ([b"study,source\nabc,person,1,2\nabc,person,1,2,3\n"], r"0\.csv"),
+        ([whole] * 2, r"twice \(0\.csv row (\d+), 1\.csv row \1\)"),
+        ([out_of_order], "row 2, column 'item'"),
+    ]
 
 
 @pytest.fixture
@@ -228,9 +232,6 @@ def test_the_page_tells_no_answer_and_its_pictures_no_place(photographs, tmp_pat
         page.write(tmp_path / "study", made)
 
 
-# Answers ------------------------------------------------------------------------------------------
-
-
 def test_answers_come_back_from_files(tmp_path):
     experiment = key()
     table = answers(experiment)
@@ -271,29 +272,7 @@ def test_a_wrong_value_is_named_by_file_row_and_column(tmp_path, column, value, 
     assert words in str(error.value)
 
 
-def as_file(table):
-    return table.to_csv(index=False).encode()
-
-
-def out_of_order():
-    """The first person's first picture is that of the second place."""
-    table = answers(key())
-    table.loc[0, ["item", "condition"]] = table.loc[1, ["item", "condition"]]
-    return table
-
-
-@pytest.mark.parametrize(
-    ("files", "message"),
-    [
-        ([], "no CSV file"),
-        ([b"study;participant\nabc;1\n"], r"0\.csv row 1 lacks the columns \['study', 'source'"),
-        ([b""], r"0\.csv"),
-        ([b"\xff\xfe\x00"], r"0\.csv"),
-        ([b"study,source\nabc,person,1,2\nabc,person,1,2,3\n"], r"0\.csv"),
-        ([as_file(answers(key()))] * 2, r"twice \(0\.csv row (\d+), 1\.csv row \1\)"),
-        ([as_file(out_of_order())], "row 2, column 'item'"),
-    ],
-)
+@pytest.mark.parametrize(("files", "message"), refused_answers())
 def test_files_that_hold_no_answers_of_the_study_are_refused(tmp_path, files, message):
     for number, content in enumerate(files):
         (tmp_path / f"{number}.csv").write_bytes(content)
@@ -303,20 +282,14 @@ def test_files_that_hold_no_answers_of_the_study_are_refused(tmp_path, files, me
         responses.read_key(tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("call", "message"),
-    [
-        (lambda: material.schedule([], 3), "0 scenes"),
-        (lambda: material.schedule(["France"], 0), "n_participants=0"),
-        (
-            lambda: judging.judge(answers(key()).query("condition == 'whole'"), key()),
-            "shown as guided or random; expected some of each",
-        ),
-    ],
-)
-def test_a_study_of_nothing_is_refused(call, message):
-    with pytest.raises(ValueError, match=message):
-        call()
+def test_a_study_of_nothing_is_refused():
+    with pytest.raises(ValueError, match="0 scenes"):
+        material.schedule([], 3)
+    with pytest.raises(ValueError, match="n_participants=0"):
+        material.schedule(["France"], 0)
+    whole = answers(key()).query("condition == 'whole'")
+    with pytest.raises(ValueError, match="shown as guided or random; expected some of each"):
+        judging.judge(whole, key())
 
 
 def test_generated_answers_say_so_and_cannot_hide_among_peoples(tmp_path):
@@ -335,18 +308,23 @@ def test_generated_answers_say_so_and_cannot_hide_among_peoples(tmp_path):
         responses.read_answers(tmp_path, experiment)
 
 
-def test_the_report_finds_what_the_generator_was_told(tmp_path):
+def test_the_report_finds_what_the_generator_was_told():
     experiment = key(n_scenes=30, n_participants=30)
-    even = judging.judge(responses.simulate(experiment, 30), experiment)
-    assert judging.advantage(even)["low"] < 0 < judging.advantage(even)["high"]
     told = {"whole": 0.9, "guided": 0.9, "random": 0.2}
-    uneven = judging.judge(responses.simulate(experiment, 30, knows=told), experiment)
-    found = judging.advantage(uneven)
-    assert found["low"] > 0.2
-    assert "Guided boxes tell the country better" in judging.outcome_note(found)
+    even, uneven = (
+        judging.advantage(judging.judge(responses.simulate(experiment, 30, knows=how), experiment))
+        for how in (responses.KNOWS, told)
+    )
+    assert even["low"] < 0 < even["high"]
+    assert uneven["low"] > 0.2
+    assert "Guided boxes tell the country better" in judging.outcome_note(uneven)
+
+
+def test_the_note_on_the_outcome_says_what_could_have_been_shown():
     turned = {"value": -0.2, "low": -0.3, "high": -0.1, "detectable": 0.14}
-    assert "Random boxes tell the country better" in judging.outcome_note(turned)
-    assert "a difference of 14 points four times in five" in judging.outcome_note(turned)
+    note = judging.outcome_note(turned)
+    assert "Random boxes tell the country better" in note
+    assert "a difference of 14 points four times in five" in note
     assert "No difference" in judging.outcome_note(turned | {"high": 0.0})
     alone = turned | dict.fromkeys(("low", "high", "detectable"), np.nan)
     assert judging.outcome_note(alone) == (
@@ -355,37 +333,27 @@ def test_the_report_finds_what_the_generator_was_told(tmp_path):
     )
 
 
-# People, model and true cues ----------------------------------------------------------------------
-
-
 def test_accuracies_by_hand():
     """Everyone is right on whole scenes, on guided ones if French, and never on random ones."""
-    experiment = key()
-    rule = {
-        "whole": lambda item: item.country,
-        "guided": lambda item: "France",
-        "random": lambda item: CANNOT_TELL,
-    }
-    given = answers(experiment, lambda item, person: rule[item.condition](item))
-    judged = judging.judge(given, experiment)
-    found = judging.accuracy(judged).set_index(["row", "group"])
+    rule = {"guided": "France", "random": CANNOT_TELL}
+    judged = judge(key(), answer=lambda item, person: rule.get(item.condition, item.country))
+    table = judging.accuracy(judged)
+    found = table.set_index(["row", "group"])
     people = found.xs("people", level="group")
     assert people["value"].to_dict() == {"whole": 1, "guided": pytest.approx(1 / 3), "random": 0}
     assert people.index.tolist() == ["whole", "guided", "random"]
-    bounds = people[["low", "high"]]
-    assert (bounds.loc["whole"] == 1).all() and (bounds.loc["random"] == 0).all()
+    assert people.loc["whole", ["low", "high"]].tolist() == [1, 1]
+    assert people.loc["random", ["low", "high"]].tolist() == [0, 0]
     assert people.loc["guided", "low"] < 1 / 3 < people.loc["guided", "high"]
     assert found.loc[("guided", "model"), "value"] == pytest.approx(1 / 3)
     assert found.loc[("guided", "true cues"), "value"] == 1
     assert found.loc[("random", "true cues"), "value"] == 0
     # Guided minus random: one scene in three, for everyone alike.
-    gap = judging.advantage(judged)
-    assert gap["value"] == pytest.approx(1 / 3)
-    shown = judging.accuracy_table(judged, judging.accuracy(judged)).data
+    assert judging.advantage(judged)["value"] == pytest.approx(1 / 3)
+    shown = judging.accuracy_table(judged, table).data
     assert shown.loc["random", "people cannot tell"] == "100%"
-    assert shown.loc["whole", ["people", "seconds", "answers"]].tolist() == [
-        *("100% (100%\u00a0to\u00a0100%)", "2.5", 12)
-    ]
+    row = ["100% (100%\u00a0to\u00a0100%)", "2.5", 12]
+    assert shown.loc["whole", ["people", "seconds", "answers"]].tolist() == row
 
 
 @pytest.mark.parametrize(
@@ -424,24 +392,19 @@ def test_kappa_with_the_model_by_hand():
 
 
 def test_agreement_of_people_who_all_know_and_a_model_that_knows_one_country():
-    experiment = key()
-    judged = judging.judge(answers(experiment), experiment)
-    found = judging.agreement(judged).set_index(["row", "group"])["value"]
-    for condition in CONDITIONS:
-        assert found[("people with each other", condition)] == pytest.approx(1)
-        assert found[("people with model", condition)] == pytest.approx(0)
-    assert found[("people with true cues", "guided")] == pytest.approx(1)
-    assert found[("people with true cues", "random")] == pytest.approx(0)
-    table = judging.agreement(judged)
+    table = judging.agreement(judge(key()))
+    found = table.set_index(["row", "group"])["value"]
+    assert found["people with each other"].tolist() == pytest.approx([1] * 3)
+    assert found["people with model"].tolist() == pytest.approx([0] * 3)
+    assert found["people with true cues", "guided"] == pytest.approx(1)
+    assert found["people with true cues", "random"] == pytest.approx(0)
     assert table["row"].iloc[-1] != "people with each other"
     # All alike: nothing is known of what could have been detected.
     assert table.loc[table["row"] == "people with each other", "detectable"].isna().all()
 
 
 def test_photographs_have_no_true_cues_to_agree_with():
-    experiment = key()
-    photographs = changed(experiment, observer=lambda item: None)
-    judged = judging.judge(answers(photographs), photographs)
+    judged = judge(changed(key(), observer=lambda item: None))
     assert set(judging.accuracy(judged)["group"]) == {"people", "model"}
     assert set(judging.agreement(judged)["row"]) == {"people with each other", "people with model"}
 
@@ -449,20 +412,21 @@ def test_photographs_have_no_true_cues_to_agree_with():
 def test_naming_by_hand():
     """All frames show a vehicle and the sky, all scenes have vehicle and building as cues."""
     experiment = key()
-    rule = {"guided": "sky", "random": "building", "whole": "building"}
-    given = answers(experiment, element=lambda item, person: rule[item.condition])
-    judged = judging.judge(given, experiment)
+
+    def element(item, person):
+        return "sky" if item.condition == "guided" else "building"
+
+    judged = judge(experiment, element=element)
     table = judging.naming(judged)
     assert table["value"].to_dict() == {"guided": 1, "whole": 1, "random": 0}
     assert table["by_chance"].to_dict() == {"guided": 1, "whole": 1, "random": 0}
     told = judging.telling(judged, experiment).set_index(["row", "group"])["value"]
-    assert told[("building", "people")] == 1
-    assert told[("vehicle", "model")] == 1
-    assert told[("vehicle", "true cues")] == told[("building", "true cues")] == 0.5
+    assert told["building", "people"] == told["vehicle", "model"] == 1
+    assert told["vehicle", "true cues"] == told["building", "true cues"] == 0.5
     assert ("mountain or hill", "people") not in told
     # One thing in every second scene, named in every scene: right in half, and so by chance.
     half = changed(experiment, cues=lambda item: ("sky",) if item.scene % 2 else item.cues)
-    row = judging.naming(judging.judge(given, half)).loc["whole"]
+    row = judging.naming(judge(half, element=element)).loc["whole"]
     assert (row["value"], row["by_chance"], row["excess_value"]) == (0.5, 0.5, 0)
 
 
@@ -471,39 +435,34 @@ def test_naming_above_chance_by_hand():
 
     Of the eleven other scenes of twelve, five show what one shows: by chance 5/11.
     """
-    shown = {0: ("vehicle",), 1: ("building",)}
+    shown = [("vehicle",), ("building",)]
     experiment = changed(
         key(n_scenes=12), things=lambda item: shown[item.scene % 2] if item.frame else ()
     )
-
-    def element(item, person):
-        return item.things[0] if item.condition == "guided" else "sky"
-
-    table = judging.naming(judging.judge(answers(experiment, element=element), experiment))
+    judged = judge(
+        experiment, element=lambda item, _: item.things[0] if item.condition == "guided" else "sky"
+    )
+    table = judging.naming(judged)
     assert table.index.tolist()[0] == "guided"
     row = table.loc["guided"]
     assert (row["value"], row["low"], row["high"]) == (1, 1, 1)
     assert (row["by_chance"], row["excess_value"]) == (pytest.approx(5 / 11), pytest.approx(6 / 11))
     # The mix of scenes changes what chance gives, so the excess varies although the share does not.
     assert 0 < row["excess_low"] < row["excess_value"] < row["excess_high"] <= 1
-    shown = judging.naming_table(table).to_html()
-    assert "100% (100%\u00a0to\u00a0100%)" in shown and "+55% (" in shown and ">45%<" in shown
+    html = judging.naming_table(table).to_html()
+    assert "100% (100%\u00a0to\u00a0100%)" in html and "+55% (" in html and ">45%<" in html
 
 
 def test_naming_that_knows_nothing_of_the_picture_is_by_chance_on_average():
-    experiment = key(n_scenes=6, n_participants=30)
-    experiment = changed(experiment, cues=lambda item: (list(THINGS)[item.scene % 3],))
+    three = list(THINGS)[:3]
+    experiment = changed(key(n_participants=30), cues=lambda item: (three[item.scene % 3],))
     rng = np.random.default_rng(0)
     found = []
     for _ in range(60):
-        given = answers(experiment, element=lambda item, person: list(THINGS)[rng.integers(3)])
-        judged = judging.judge(given, experiment)
+        judged = judge(experiment, element=lambda item, person: three[rng.integers(3)])
         whole = judged[judged["condition"] == "whole"]
         found.append(judging._excess(whole)(np.ones(len(whole)), np.ones(len(whole))))
     assert abs(np.mean(found)) < 3 * np.std(found) / np.sqrt(len(found))
-
-
-# The claim, and the chapter that reads answers ----------------------------------------------------
 
 
 def test_people_who_name_a_thing_in_nine_of_ten_frames():
@@ -535,23 +494,24 @@ def test_people_who_name_a_thing_in_nine_of_ten_frames():
 
 def _report(experiment, folder, monkeypatch):
     """What the chapter's report shows of a folder of answers, cell by cell, and what it records."""
+    (folder / "key.json").write_text(experiment.model_dump_json())
     notebook = jupytext.read(Path(__file__).parents[3] / "notebooks" / "15-human-study.md")
-    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    first = next(cell for cell in cells if "read_answers" in cell.source)
-    report = next(i for i, cell in enumerate(cells) if "judging.accuracy(" in cell.source)
+    cells = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+    first = next(source for source in cells if "read_answers" in source)
+    report = next(i for i, source in enumerate(cells) if "judging.accuracy(" in source)
     shown, kept = [], {}
     monkeypatch.setattr(results, "record", lambda **values: kept.update(values))
     made = material.Material(experiment, np.zeros((0, SIDE, SIDE, 3), np.uint8))
-    names = {"answers": folder, "study": made, "key": experiment, "seed": 0}
+    names = {"answers": str(folder), "study": made, "key": experiment, "seed": 0}
     names |= {"n_participants": 6, "display": shown.append}
-    imports = next(cell for cell in cells if "import" in cell.source)
-    lines = [line for line in imports.source.splitlines() if line.startswith(("import", "from"))]
-    exec("\n".join(lines), names)
-    for cell in [first, *cells[report:]]:
-        *body, last = ast.parse(cell.source).body
-        is_value = isinstance(last, ast.Expr)
-        exec(compile(ast.Module(body if is_value else [*body, last], []), "cell", "exec"), names)
-        if is_value:
+    imports = next(source for source in cells if "import" in source).splitlines()
+    exec("\n".join(line for line in imports if line.startswith(("import", "from"))), names)
+    for source in [first, *cells[report:]]:
+        *body, last = ast.parse(source).body
+        if not isinstance(last, ast.Expr):
+            body.append(last)
+        exec(compile(ast.Module(body, []), "cell", "exec"), names)
+        if isinstance(last, ast.Expr):
             shown.append(eval(compile(ast.Expression(last.value), "cell", "eval"), names))
     return [_text(one) for one in shown if one is not None], kept
 
@@ -566,19 +526,20 @@ def test_the_chapter_records_the_claim_of_people_and_of_nobody_else(tmp_path, mo
     """The same answers, as they were generated and as if people had given them."""
     experiment = key()
     made = responses.simulate(experiment, 6, seed=1)
+    reports = {}
     for source in (GENERATED, PERSON):
         folder = tmp_path / source
         folder.mkdir()
         made.assign(source=source).to_csv(folder / "answers.csv", index=False)
-        (folder / "key.json").write_text(experiment.model_dump_json())
-    shown, kept = _report(experiment, str(tmp_path / GENERATED), monkeypatch)
+        reports[source] = _report(experiment, folder, monkeypatch)
+    shown, kept = reports[GENERATED]
     assert len(shown) > 8
     assert [text for text in shown if "GENERATED answers of 6 simulated" not in text] == []
     assert shown[0].startswith("**Nobody has answered yet.**")
     assert "not testable here" in shown[-1]
     assert kept == {"n_scenes": 6, "n_pictures": 18, "n_participants": 6, "n_people": 0}
 
-    shown, kept = _report(experiment, str(tmp_path / PERSON), monkeypatch)
+    shown, kept = reports[PERSON]
     assert [text for text in shown if "Answers of 6 people" not in text] == []
     assert not any("GENERATED" in text or "Nobody" in text for text in shown)
     assert kept["n_people"] == 6
@@ -588,11 +549,9 @@ def test_the_chapter_records_the_claim_of_people_and_of_nobody_else(tmp_path, mo
 
 
 def test_the_report_of_one_person_has_no_intervals_and_no_claim(tmp_path, monkeypatch):
-    experiment = key()
-    table = answers(experiment)
+    table = answers(key())
     table[table["participant"] == 2].to_csv(tmp_path / "a.csv", index=False)
-    (tmp_path / "key.json").write_text(experiment.model_dump_json())
-    shown, kept = _report(experiment, str(tmp_path), monkeypatch)
+    shown, kept = _report(key(), tmp_path, monkeypatch)
     assert not any("nan" in text for text in shown)
     assert any("Too few people or scenes for an interval" in text for text in shown)
     assert not any(name.startswith("claim.") for name in kept)
@@ -627,9 +586,6 @@ def test_nothing_is_known_of_what_could_have_been_detected(people, right, width)
     assert found["high"] - found["low"] == pytest.approx(width, nan_ok=True)
 
 
-# The page in a browser ----------------------------------------------------------------------------
-
-
 @pytest.fixture(scope="module")
 def chromium():
     for name in ("chromium", "google-chrome", "chromium-browser"):
@@ -658,8 +614,7 @@ def test_the_page_keeps_answers_over_a_reload_and_saves_what_the_reader_reads(ch
     assert seen["unconsented"] == ["start"]
     assert seen["unanswered"] == "Picture 1 of 6"
     third = experiment.items[experiment.schedule[1][2]]
-    for moment in ("before", "after"):
-        state = seen[moment]
+    for state in (seen["before"], seen["after"]):
         assert (state["visible"], state["where"]) == (["view"], "Picture 3 of 6")
         assert state["chosen"] == ["India"] and state["other"] == ""
         assert state["frame"] == (third.frame is not None)
@@ -676,7 +631,5 @@ def test_the_page_keeps_answers_over_a_reload_and_saves_what_the_reader_reads(ch
     table = responses.read_answers(tmp_path, experiment)
     assert table["item"].tolist() == list(experiment.schedule[1][:2])
     assert set(table["participant"]) == {2} and set(table["source"]) == {PERSON}
-    assert table[["answer", "element", "other"]].to_numpy().tolist() == [
-        ["Japan", "vehicle", ""],
-        [CANNOT_TELL, OTHER, 'a "thing", yes'],
-    ]
+    said = [("Japan", "vehicle", ""), (CANNOT_TELL, OTHER, 'a "thing", yes')]
+    assert list(table[["answer", "element", "other"]].itertuples(index=False, name=None)) == said
