@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
@@ -19,8 +20,12 @@ from torchvision.models import ConvNeXt, MobileNetV2, ResNet
 from torchvision.models.convnext import CNBlockConfig
 
 from geolib import data
+from geolib.masks import box_region
 from geolib.model import Classifier
 from geolib.model.classifier import Card
+from geolib.pipeline.shards import Extracted
+from geolib.scoring import Elements
+from geolib.segmentation import Segments
 
 SIDE = 48
 BOX = (16, 16, 32, 32)
@@ -182,6 +187,22 @@ def one_of_each(root: Path, images: Mapping[str, np.ndarray]) -> data.GeoDataset
         (root / name).mkdir(parents=True)
         Image.fromarray(image).save(root / name / "0.png")
     return data.load("folder", "all", root=root)
+
+
+def explained(attribution: Any, boxes: Any, scene: Any = None, segments: Any = None) -> Extracted:
+    """A black image with its map ``[S, S]``, an element for each box, and segments, or the same."""
+    side = len(attribution)
+
+    def masks(corners: Any) -> np.ndarray:
+        found = [box_region([one], (side, side)) for one in corners]
+        return np.array(found, bool).reshape(-1, side, side)
+
+    item = data.GeoImage("a", np.zeros((side, side, 3), np.uint8), *[None] * 4, scene=scene)
+    segmented = Segments(masks(boxes if segments is None else segments))
+    marks = pd.DataFrame(index=range(len(boxes)))
+    elements = Elements(masks(boxes), np.array(boxes).reshape(-1, 4), marks)
+    image, values = torch.zeros(3, side, side), torch.as_tensor(attribution)
+    return Extracted(item, image, values, segmented, elements)
 
 
 def lively(network: nn.Module) -> Any:

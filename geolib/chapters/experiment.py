@@ -208,9 +208,7 @@ class Experiment(BaseModel):
         return EvaluationConfig(attribution=attribution, **options, **own, **changes)
 
     def config(
-        self,
-        attribution: str = "gradcam++",
-        segmenter: str = "felzenszwalb",
+        self, attribution: str = "gradcam++", segmenter: str = "felzenszwalb"
     ) -> EvaluationConfig:
         """Settings of the pipeline with the chosen thresholds, for one method and one segmenter."""
         chosen = self.tuned.config.model_dump(include={"top_p", "s_min"})
@@ -219,12 +217,7 @@ class Experiment(BaseModel):
             options = {"top_p": chosen["top_p"]}
         elif segmenter in self.segmenter_checkpoints:
             options = {"checkpoint": self.segmenter_checkpoints[segmenter]}
-        return self._base(
-            attribution,
-            segmenter=segmenter,
-            segmenter_options=options,
-            **chosen,
-        )
+        return self._base(attribution, segmenter=segmenter, segmenter_options=options, **chosen)
 
     def extract(
         self,

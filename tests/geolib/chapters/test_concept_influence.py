@@ -38,11 +38,15 @@ def scenes(n, seed=0):
     return rng.random((n, SIDE, SIDE)), shown, [f"image-{i}" for i in range(n)]
 
 
+def influences(values, shown, ids, groups=None, n_shifts=99, **options):
+    return room.influences(values, shown, NAMES, ids, groups, k=40, n_shifts=n_shifts, **options)
+
+
 def test_dataset_finds_where_explanations_lie():
     values, shown, ids = scenes(12)
     values += (shown == 0) * 0.3
     groups = ["within"] * 8 + ["beyond"] * 4
-    found = room.influences(values, shown, NAMES, ids, groups, k=40, n_shifts=1999)
+    found = influences(values, shown, ids, groups, 1999)
     table = room.summarise(found, min_images=4).set_index(["dilation", "group", "concept"])
     assert table.loc[(0, "within", "sky"), "images"] == 8
     assert table.loc[(0, "within", "tree"), "images"] == 6
@@ -53,10 +57,7 @@ def test_dataset_finds_where_explanations_lie():
         assert sky["low"] <= sky["median"] <= sky["high"]
     rows = found.rows
     sky = rows[(rows.concept == "sky") & (rows.group == "within") & (rows.dilation == 3)]
-    expected = [
-        concept_influence(values[i], shown[i] == 0, k=40, dilation=3)
-        for i in sorted(range(8), key=lambda i: ids[i])
-    ]
+    expected = [concept_influence(values[i], shown[i] == 0, k=40, dilation=3) for i in range(8)]
     np.testing.assert_allclose(sky["influence"], expected)
     assert table.loc[(3, "within", "sky"), "median"] == pytest.approx(np.median(expected))
     assert table.loc[(3, "within", "sky"), "mean"] == pytest.approx(np.mean(expected))
@@ -65,10 +66,8 @@ def test_dataset_finds_where_explanations_lie():
 def test_order_of_images_and_other_images_play_no_part():
     values, shown, ids = scenes(8)
 
-    def of(some):
-        return room.influences(values[some], shown[some], NAMES, ids[some], k=40, n_shifts=199)
-
-    one, other, alone = of(slice(None)), of(slice(None, None, -1)), of(slice(1))
+    chosen = slice(None), slice(None, None, -1), slice(1)
+    one, other, alone = (influences(values[some], shown[some], ids[some]) for some in chosen)
     pd.testing.assert_frame_equal(one.rows, other.rows)
     for key, shifted in one.shifted.items():
         np.testing.assert_array_equal(shifted, other.shifted[key])
@@ -79,8 +78,7 @@ def test_order_of_images_and_other_images_play_no_part():
 
 def test_random_shifts_of_one_image_are_shared_by_its_concepts():
     """Sky and road fill the image, so at every shift their sizes weigh up their influences to 1."""
-    values, shown, ids = scenes(1)
-    found = room.influences(values, shown, NAMES, ids, k=40, n_shifts=50, dilations=(0,))
+    found = influences(*scenes(1), n_shifts=50, dilations=(0,))
     sky, road = (found.shifted[(0, "all", name)] for name in ("sky", "road"))
     np.testing.assert_allclose((sky + road) / 2, 1)
     assert np.ptp(sky) > 0.2
@@ -93,9 +91,7 @@ def test_explanations_at_random_are_seldom_called_significant():
         rng = np.random.default_rng(trial)
         smooth = ndimage.gaussian_filter(rng.normal(size=(6, SIDE, SIDE)), (0, 3, 3), mode="wrap")
         _, shown, ids = scenes(6)
-        found = room.influences(
-            smooth, shown, NAMES, ids, k=40, n_shifts=199, dilations=(0,), seed=trial
-        )
+        found = influences(smooth, shown, ids, n_shifts=199, dilations=(0,), seed=trial)
         mean = found.rows.loc[found.rows.concept == "sky", "influence"].mean()
         p_values.append(room.shift_p_value(mean, found.shifted[(0, "all", "sky")]))
     assert (np.array(p_values) < 0.05).sum() <= 8
@@ -104,7 +100,7 @@ def test_explanations_at_random_are_seldom_called_significant():
 
 def test_rare_concepts_stay_in_the_table_untested():
     values, shown, ids = scenes(5)
-    found = room.influences(values, shown, NAMES, ids, k=40, n_shifts=99)
+    found = influences(values, shown, ids)
     table = room.summarise(found, min_images=3).set_index(["dilation", "concept"])
     tree = table.loc[(0, "tree")]
     assert tree["images"] == 2 and tree["rare"] and np.isnan(tree["p_value"])
@@ -112,8 +108,7 @@ def test_rare_concepts_stay_in_the_table_untested():
     # Holm over the two that are left: the smaller p doubles.
     tested = table.loc[0][~table.loc[0]["rare"].astype(bool)].sort_values("p_value")
     assert tested["p_holm"].iloc[0] == pytest.approx(min(1, 2 * tested["p_value"].iloc[0]))
-    none = room.influences(values, shown - 9, NAMES, ids, k=40, n_shifts=9)
-    assert room.summarise(none).empty
+    assert room.summarise(influences(values, shown - 9, ids)).empty
 
 
 def test_right_and_wrong_images_the_first_of_each():
@@ -130,7 +125,7 @@ def test_colour_alone_needs_no_network():
     values, shown, ids = scenes(6)
     batch = torch.tensor([0.485, 0.456, 0.406])[None, :, None, None].repeat(6, 1, SIDE, SIDE)
     batch[:, 1, :10] = torch.linspace(0.9, 1, 10 * SIDE).reshape(10, SIDE)
-    found = room.influences(values, shown, NAMES, ids, k=40, n_shifts=9, min_size=0.05)
+    found = influences(values, shown, ids, min_size=0.05)
     table, alike = room.colour_alone(found, batch, shown, NAMES, 3, 40, 0.05)
     assert sorted(table.index) == ["road", "sky", "tree"]
     assert table.loc["sky", "colour alone"] > 1 and table.loc["road", "colour alone"] == 0
@@ -144,47 +139,40 @@ def test_cues_of_scenes_beside_the_influence():
     shown, names = room.semantic_maps(images, 64)
     cues = np.stack([semantic.cue_map(images[i].scene) for i in range(4)])
     found = room.influences(cues.astype(float), shown, names, images.ids, ["within"] * 4, k=80)
-    table, _, on_cues = room.of_cues(
-        room.summarise(found, 1), images, ["within"] * 3 + ["beyond"], cues * 1.0, shown, names, 20
-    )
+    known, group = room.summarise(found, 1), ["within"] * 3 + ["beyond"]
+    table, _, on_cues = room.of_cues(known, images, group, cues * 1.0, shown, names, 20)
     name = table.index[0]
     where = shown[:3] == names.index(name)
     assert table.iloc[0, 0] == pytest.approx(cues[:3][where].mean())
     np.testing.assert_allclose(on_cues, [1 / one.mean() for one in cues[:3]])
-    nothing, rank, on_cues = room.of_cues(
-        room.summarise(found, 1), None, [], cues, shown, names, 20
-    )
+    nothing, rank, on_cues = room.of_cues(known, None, [], cues, shown, names, 20)
     assert nothing.empty and np.isnan(rank) and not len(on_cues)
 
 
 def test_the_ledger_gets_the_first_size_that_enough_images_reach():
+    cells = [
+        ("within", "sky", 0, 0.2, 1.0, 5),
+        ("within", "sky", 3, 0.2, 1.5, 5),
+        ("within", "road", 0, 0.2, 0.1, 2),
+        ("within", "car", 0, 0.2, 2.0, 4),
+        ("beyond", "car", 0, 0.2, 5.0, 3),
+        ("within", "road", 0, 0.05, 0.5, 3),
+    ]
     rows = [
-        (f"{group}{i}", dilation, group, concept, 0.2, value + i, 1.0)
-        for group, concept, dilation, value, n in [
-            ("within", "sky", 0, 1.0, 5),
-            ("within", "sky", 3, 1.5, 5),
-            ("within", "road", 0, 0.1, 2),
-            ("within", "car", 0, 2.0, 4),
-            ("beyond", "car", 0, 5.0, 3),
-        ]
+        (f"{group}{i}{size}", beta, group, concept, size, value + i * (size > 0.1), 1.0)
+        for group, concept, beta, size, value, n in cells
         for i in range(n)
     ]
-    more = [(f"x{i}", 0, "within", "road", 0.05, 0.5, 1.0) for i in range(3)]
-    large, small = (
-        room.Influences(pd.DataFrame(some, columns=room.COLUMNS), {})
-        for some in (rows, rows + more)
-    )
+    small = room.Influences(pd.DataFrame(rows, columns=room.COLUMNS), {})
+    large = room.Influences(small.rows.query("size >= 0.1"), {})
     measured = room.findings({0.1: large, 0.02: small}, 3, "GeoScenes", 0)
     found = {claim: (one.value, one.n, one.data) for claim, one in measured.items()}
+    tenth = "at least 10% in size"
     assert found == {
-        "influence-sky": (3.0, 5, "GeoScenes, 5 images, at least 10% in size"),
+        "influence-sky": (3.0, 5, f"GeoScenes, 5 images, {tenth}"),
         "influence-road": (0.5, 5, "GeoScenes, 5 images, at least 2% in size"),
-        "influence-wrong-car": (
-            6.0 - 3.5,
-            3,
-            "GeoScenes, 3 images, the smaller group, at least 10% in size",
-        ),
-        "influence-dilation-sky": (0.5, 5, "GeoScenes, 5 images, at least 10% in size"),
+        "influence-wrong-car": (6 - 3.5, 3, f"GeoScenes, 3 images, the smaller group, {tenth}"),
+        "influence-dilation-sky": (0.5, 5, f"GeoScenes, 5 images, {tenth}"),
     }
 
 
@@ -269,9 +257,8 @@ def test_figure_shows_each_influence_as_a_bar():
     shown = np.zeros((8, 8), int)
     shown[4:] = 1
     influences = [pd.Series({"sky": 0.5, "road": 1.5}), pd.Series({"sky": 2.0, "road": np.nan})]
-    figure = room.influence_images(
-        [np.zeros((8, 8, 3))] * 2, [np.eye(8)] * 2, [shown] * 2, NAMES, influences, ["a", "b"]
-    )
+    pictures = [np.zeros((8, 8, 3))] * 2, [np.eye(8)] * 2, [shown] * 2
+    figure = room.influence_images(*pictures, NAMES, influences, ["a", "b"])
     bars = [axis for axis in figure.axes if axis.patches]
     assert [[bar.get_width() for bar in axis.patches] for axis in bars] == [[0.5, 1.5], [2.0]]
     assert [label.get_text() for label in bars[0].get_yticklabels()] == ["sky", "road"]

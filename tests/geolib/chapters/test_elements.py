@@ -2,77 +2,47 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
+from toys import explained
 
 from geolib.chapters import elements as elements_
-from geolib.data import GeoImage
-from geolib.pipeline.shards import Extracted
-from geolib.scoring import Elements, element_boxes
-from geolib.segmentation import Segments
+from geolib.masks import box_region
 from geoscenes import Scene
 
 SIDE = 40
+SIGN, CAR = (0, 0, 10, 10), (20, 20, 40, 40)
 
 
-def box(x0, y0, x1, y1):
-    mask = np.zeros((SIDE, SIDE), bool)
-    mask[y0:y1, x0:x1] = True
-    return mask
-
-
-@dataclass
-class Planted:
-    mask: np.ndarray
-    cue: bool
-    category: str = "thing"
-
-
-@dataclass
 class PlantedScene(Scene):
-    planted: list[Planted] = field(default_factory=list)
+    objects = ()
 
-    @property
-    def objects(self):
-        return tuple(self.planted)
+    def __init__(self, objects):
+        self.objects = tuple(
+            SimpleNamespace(mask=box_region([box], (SIDE, SIDE)), cue=cue, category="thing")
+            for box, cue in objects
+        )
 
 
 def extracted(objects, segments=(), elements=()):
-    scene = object.__new__(PlantedScene)
-    scene.planted = [Planted(mask, cue) for mask, cue in objects]
-    image = np.zeros((SIDE, SIDE, 3), np.uint8)
-    item = GeoImage("a", image, None, None, None, None, scene=scene)
-    kept = np.array(elements, bool).reshape(-1, SIDE, SIDE)
-    return Extracted(
-        item,
-        torch.zeros(3, SIDE, SIDE),
-        torch.zeros(SIDE, SIDE),
-        Segments(np.array(segments).reshape(-1, SIDE, SIDE).astype(bool)),
-        Elements(kept, element_boxes(kept), pd.DataFrame(index=range(len(kept)))),
-    )
-
-
-SIGN, CAR = box(0, 0, 10, 10), box(20, 20, 40, 40)
+    return explained(torch.zeros(SIDE, SIDE), elements, PlantedScene(objects), segments)
 
 
 def test_recall_counts_objects_matched_by_half_and_averages_the_best():
     # The sign is found exactly; half of the car is found: IoU 1 and 1/2, both count.
-    one = extracted([(SIGN, True), (CAR, False)], [SIGN, box(20, 20, 40, 30)])
+    one = extracted([(SIGN, True), (CAR, False)], [SIGN, (20, 20, 40, 30)])
     # The sign within a segment four times its size: IoU 1/4, not found; the car has no segment.
-    other = extracted([(SIGN, True), (CAR, False)], [box(0, 0, 20, 20)])
+    other = extracted([(SIGN, True), (CAR, False)], [(0, 0, 20, 20)])
     table = elements_.object_recall({"good": [one], "bad": [other]})
     assert list(table.index) == ["good", "bad"]
     assert table.loc["good"].tolist() == pytest.approx([1.0, 0.75])
     assert table.loc["bad"].tolist() == pytest.approx([0.0, 0.125])
-
-
-def test_objects_too_small_to_see_do_not_count():
-    one = extracted([(box(0, 0, 7, 9), True), (CAR, False)], [CAR])  # 63 pixels
-    assert elements_.object_recall({"a": [one]}).loc["a", "objects found"] == 1.0
+    small = extracted([((0, 0, 7, 9), True), (CAR, False)], [CAR])  # 63 pixels: too few to see
+    assert elements_.object_recall({"a": [small]}).loc["a", "objects found"] == 1.0
 
 
 def test_nothing_is_found_without_segments_and_no_share_without_elements():
@@ -88,12 +58,12 @@ def test_nothing_is_found_without_segments_and_no_share_without_elements():
     ("element", "kind"),
     [
         (SIGN, "whole"),
-        (box(0, 0, 10, 6), "whole"),  # covers 60 % of the sign
-        (box(0, 0, 10, 4), "part"),  # all on the sign, of which it covers 40 %
-        (box(0, 0, 12, 4), "part"),  # 83 % on the sign, of which it covers 40 %
-        (box(0, 10, 20, 20), "shapeless"),  # on no object
-        (box(4, 0, 16, 10), "whole"),  # half of it on the sign, of which it covers 60 %
-        (box(5, 0, 17, 10), "shapeless"),  # 42 % on the sign
+        ((0, 0, 10, 6), "whole"),  # covers 60 % of the sign
+        ((0, 0, 10, 4), "part"),  # all on the sign, of which it covers 40 %
+        ((0, 0, 12, 4), "part"),  # 83 % on the sign, of which it covers 40 %
+        ((0, 10, 20, 20), "shapeless"),  # on no object
+        ((4, 0, 16, 10), "whole"),  # half of it on the sign, of which it covers 60 %
+        ((5, 0, 17, 10), "shapeless"),  # 42 % on the sign
     ],
 )
 def test_kinds_of_elements(element, kind):
@@ -104,17 +74,12 @@ def test_kinds_of_elements(element, kind):
     assert shares[["whole", "part", "shapeless"]].sum() == 1.0
 
 
-def test_overlap_is_of_the_elements_own_pixels():
-    nested = extracted([(CAR, False)], elements=[CAR, box(20, 20, 30, 30)])
+def test_overlap_is_of_own_pixels_and_cue_share_leaves_shapeless_elements_out():
+    nested = extracted([(CAR, False)], elements=[CAR, (20, 20, 30, 30)])
     # The detail lies wholly in the car; a quarter of the car lies in the detail.
     assert elements_.element_kinds([nested]).loc["overlapping another"].item() == 0.5
-
-
-def test_cue_share_leaves_shapeless_elements_out():
-    one = extracted(
-        [(SIGN, True), (CAR, False), (box(0, 30, 10, 40), False)],
-        elements=[SIGN, box(0, 10, 20, 20)],
-    )
+    objects = [(SIGN, True), (CAR, False), ((0, 30, 10, 40), False)]
+    one = extracted(objects, elements=[SIGN, (0, 10, 20, 20)])
     assert elements_.cue_share([one]) == {"elements": 1.0, "objects": pytest.approx(1 / 3)}
 
 
@@ -136,8 +101,8 @@ def test_localisation_by_hand():
 
 
 def test_localisation_counts_each_cue_and_leaves_out_what_cannot_be_seen():
-    item = extracted([(SIGN, True), (CAR, True), (box(30, 0, 35, 5), True)]).item  # 25 pixels
-    none = extracted([(CAR, False), (box(30, 0, 35, 5), True)]).item
+    item = extracted([(SIGN, True), (CAR, True), ((30, 0, 35, 5), True)]).item  # 25 pixels
+    none = extracted([(CAR, False), ((30, 0, 35, 5), True)]).item
     one = torch.zeros(2, SIDE, SIDE)
     one[:, 0:10, 0:10] = 1
     table = elements_.localisation({"a": one}, [item, none])
@@ -155,9 +120,8 @@ def test_localisation_of_maps_at_another_size():
 
 def test_photographs_have_no_truth():
     one = extracted([(SIGN, True)])
-    photograph = replace(one, item=GeoImage("a", one.item.image, None, None, None, None))
-    assert elements_.has_truth([one])
-    assert not elements_.has_truth([photograph])
+    photograph = replace(one, item=replace(one.item, scene=None))
+    assert elements_.has_truth([one]) and not elements_.has_truth([photograph])
     for mark in (
         lambda: elements_.object_recall({"a": [photograph]}),
         lambda: elements_.localisation({"a": torch.zeros(1, SIDE, SIDE)}, [photograph.item]),

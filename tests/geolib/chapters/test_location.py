@@ -24,7 +24,7 @@ from geolib.training import crops
 # The paper's recipe ------------------------------------------------------------------------------
 
 
-def theiner() -> dict[str, object]:
+def theiner():
     return run.resolve(["09-partitioning"], "theiner")["09-partitioning"]
 
 
@@ -37,23 +37,17 @@ def test_the_theiner_profile_is_that_papers_recipe():
     places = {"learning_rate": 0.01, "max_epochs": 15, "batch_size": 200, "schedule": "halving"}
     countries = {"learning_rate": 5e-3, "max_epochs": 10, "batch_size": 128}
     countries["schedule"] = "warm_restarts"
-    for config, expected in (
-        (experiment.location_config, both | places),
-        (experiment.training, both | countries),
-    ):
-        assert config.model_dump(include=set(expected)) == expected
+    for config, own in ((experiment.location_config, places), (experiment.training, countries)):
+        assert config.model_dump(include={*both, *own}) == both | own
     assert (experiment.tau_min, experiment.tau_d) == ((100, 125, 250), 50)
     assert (crops.TRAINING_EDGE, crops.TESTING_EDGE, crops.SIDE) == (320, 256, 224)
-    assert crops.AREA == (0.66, 1.0)
-    assert crops.ASPECT == (3 / 4, 4 / 3)
+    assert (crops.AREA, crops.ASPECT) == ((0.66, 1.0), (3 / 4, 4 / 3))
 
 
 # The experiment -----------------------------------------------------------------------------------
 
-TOWNS = {
-    "FR": [(44.84, -0.58), (45.76, 4.84)],
-    "JP": [(43.06, 141.35), (34.69, 135.50)],
-}
+TRAININGS = ("country_training", "location_training")
+TOWNS = [(44.84, -0.58), (45.76, 4.84), (43.06, 141.35), (34.69, 135.5)]  # in France and Japan
 
 
 @pytest.fixture(scope="module")
@@ -62,8 +56,7 @@ def photographs(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("photographs")
     rng = np.random.default_rng(0)
     rows = []
-    towns = [(country, place) for country, places in TOWNS.items() for place in places]
-    for number, (country, place) in enumerate(towns):
+    for number, (country, place) in enumerate(zip(["FR", "FR", "JP", "JP"], TOWNS, strict=True)):
         for _ in range(14):
             pixels = picture(40, 48, number) // 2 + rng.integers(0, 60, (40, 48, 3), np.uint8)
             Image.fromarray(pixels).save(root / f"{len(rows)}.png")
@@ -81,17 +74,9 @@ def experiment(photographs, tmp_path_factory):
     small = {"arch": "timm/resnet10t", "weights": "random", "image_size": 32, "precision": "fp32"}
     small |= {"max_epochs": 1, "batch_size": 16}
     parameters = theiner()
-    parameters |= {
-        "dataset": "folder",
-        "root": str(photographs),
-        "classes": ["FR", "JP"],
-        "image_size": 32,
-        "tau_min": [3, 8, 16],
-        "tau_d": 2,
-        "s2_tau_min": 1,
-        "country_training": parameters["country_training"] | small,
-        "location_training": parameters["location_training"] | small,
-    }
+    parameters |= {name: parameters[name] | small for name in TRAININGS}
+    parameters |= {"dataset": "folder", "root": str(photographs), "classes": ["FR", "JP"]}
+    parameters |= {"image_size": 32, "tau_min": [3, 8, 16], "tau_d": 2, "s2_tau_min": 1}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GEOLIB_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield LocationExperiment.from_parameters(parameters)
@@ -112,9 +97,8 @@ def test_the_shortened_recipe_runs(experiment):
 
 def test_what_was_trained_is_found_again(experiment, monkeypatch):
     first = experiment.location_model("semantic")
-    monkeypatch.setattr(
-        location.networks, "train_location", lambda *a, **k: pytest.fail("trained again")
-    )
+    again = "geolib.training.location.train_location"
+    monkeypatch.setattr(again, lambda *args, **options: pytest.fail("trained again"))
     again = LocationExperiment(**experiment.model_dump()).location_model("semantic")
     assert again.classifier.weights_sha256 == first.classifier.weights_sha256
 
@@ -166,12 +150,10 @@ def test_a_guess_holds_what_the_table_says(experiment):
 # Maps --------------------------------------------------------------------------------------------
 
 
-def guess_of(places: dict[str, tuple[float, float, float]], truth: tuple[float, float]) -> Guess:
+def guess_of(places, truth):
     """Round cells by name: latitude, longitude, probability."""
-    columns = ["latitude", "longitude", "probability"]
-    table = pd.DataFrame.from_dict(places, orient="index", columns=columns).reset_index(
-        names="name"
-    )
+    columns = ["name", "latitude", "longitude", "probability"]
+    table = pd.DataFrame([(name, *place) for name, place in places.items()], columns=columns)
     round_ = geopandas.points_from_xy(table["longitude"], table["latitude"]).buffer(0.3)
     cells = geopandas.GeoDataFrame(table, geometry=round_, crs="EPSG:4326")
     return Guess("SemP", cells, truth, (table["latitude"][0], table["longitude"][0]), 123.4)
@@ -189,26 +171,20 @@ def test_the_map_shows_the_true_place_and_the_answer():
     truth = (45.8, 4.8)
     west, south, east, north = world_map._view([guess_of(NEAR, truth)])
     for latitude, longitude in (truth, (44.8, -0.6), (43.6, 1.4)):
-        assert west < longitude < east
-        assert south < latitude < north
+        assert west < longitude < east and south < latitude < north
     assert east < 20  # not as far as the unlikely cell in Japan
 
 
-def test_names_do_not_lie_on_each_other():
-    cells = guess_of(NEAR, (45.8, 4.8)).cells
-    kept = world_map._apart(cells, (-4, 40, 8, 50))
-    assert [name.split(",")[0] for name in kept["name"]] == ["Bordeaux", "Toulouse"]
-
-
 def test_the_figure_says_what_the_models_say():
-    figure = world_map.guesses(
-        picture(40, 60), [guess_of(NEAR, (45.8, 4.8))] * 2, "Photograph: A. Author, CC BY-SA 4.0"
-    )
+    """Of the names of cells close together only the first is written."""
+    guesses = [guess_of(NEAR, (45.8, 4.8))] * 2
+    figure = world_map.guesses(picture(40, 60), guesses, "Photograph: A. Author, CC BY-SA 4.0")
     texts = [text.get_text() for text in figure.findobj(Text)]
     words = " ".join(texts)
     assert "SemP, 123 km off:\nBordeaux, Gironde, France" in words
     assert "A. Author, CC BY-SA 4.0" in words
-    assert texts.count("Bordeaux") == 2
+    named = [texts.count(name) for name in ("Bordeaux", "Pessac", "Toulouse", "Sapporo")]
+    assert named == [2, 0, 2, 0]
     points = [line.get_xydata() for line in figure.findobj(Line2D) if line.get_marker() == "o"]
     drawn = {tuple(point[0].tolist()) for point in points if len(point)}
     assert {(4.8, 45.8), (-0.6, 44.8)} <= drawn
@@ -220,17 +196,11 @@ def test_the_figure_says_what_the_models_say():
 def test_accuracy_table_by_hand():
     table = location.accuracy_table({"a": [0.5, 30.0, 100.0, np.inf]})
     values = table.set_index("quantity")["value"]
-    assert values[:5].to_dict() == {
-        "a_1": 0.25,
-        "a_25": 0.25,
-        "a_200": 0.75,
-        "a_750": 0.75,
-        "a_2500": 0.75,
-    }
+    shares = {"a_1": 0.25, "a_25": 0.25, "a_200": 0.75, "a_750": 0.75, "a_2500": 0.75}
+    assert values[:5].to_dict() == shares
     points = 5000 * np.exp(-np.array([0.5, 30, 100]) / 1492.7)
     assert values["score"] == pytest.approx(points.sum() / 4)
-    assert (table["low"] <= table["value"]).all()
-    assert (table["value"] <= table["high"]).all()
+    assert (table["low"] <= table["value"]).all() and (table["value"] <= table["high"]).all()
 
 
 def test_the_table_for_reading_puts_the_best_first():
@@ -244,8 +214,7 @@ def test_the_table_for_reading_puts_the_best_first():
 
 def test_partitionings_in_the_rows_of_table_1():
     rng = np.random.default_rng(0)
-    towns = np.array([(44.84, -0.58), (45.76, 4.84), (43.06, 141.35), (34.69, 135.5)])
-    points = towns.repeat([80, 40, 40, 40], axis=0) + rng.normal(0, 0.02, (200, 2))
+    points = np.array(TOWNS).repeat([80, 40, 40, 40], axis=0) + rng.normal(0, 0.02, (200, 2))
     found = location.configurations(points, (10, 30, 90), 5, 2)
     assert list(found)[:2] == ["SemP {10, 30, 90}", "SemP {10, 12, 15}"]
     assert len(found) == 8

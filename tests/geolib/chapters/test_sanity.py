@@ -9,21 +9,16 @@ import torch
 from PIL import Image
 from statsmodels.formula.api import ols
 from statsmodels.stats.anova import anova_lm
-from torch import nn
-from toys import SIDE, photograph
+from toys import COLOURS, SIDE, Oracle, explained
 
 from geolib import data, model
 from geolib.chapters import sanity
-from geolib.data import GeoImage
 from geolib.model import Classifier
 from geolib.model.classifier import Card
-from geolib.pipeline.shards import EvaluationConfig, Extracted
-from geolib.scoring import Elements, element_boxes
-from geolib.segmentation import Segments
+from geolib.pipeline.shards import EvaluationConfig
 from geoscenes import posterior
 
 SCENES = {"size": 96, "all_cues": True}
-
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -86,18 +81,6 @@ def test_weights_that_the_training_began_with_are_refused(resnet):
     assert abs(torch.corrcoef(torch.stack([other.flatten(), began_with.flatten()]))[0, 1]) < 0.1
 
 
-@pytest.mark.parametrize(
-    ("call", "message"),
-    [
-        (lambda network: sanity.randomised(network, ["layer9"], 0), r"layer9.*resnet18.*conv1"),
-        (lambda network: sanity.cascade(network, 12, 0), "2 to 11"),
-    ],
-)
-def test_modules_that_are_not_there_are_refused(call, message, resnet):
-    with pytest.raises(ValueError, match=message):
-        call(resnet)
-
-
 def test_the_cascade_goes_down_from_the_last_layer_to_all(resnet):
     levels = sanity.cascade(resnet, 3, seed=0)
     assert list(levels) == ["fc", "layer2.1", "conv1"]
@@ -108,6 +91,10 @@ def test_the_cascade_goes_down_from_the_last_layer_to_all(resnet):
     ]
     assert kept == sorted(kept, reverse=True)
     assert not torch.equal(levels["conv1"].network.conv1.weight, trained["conv1.weight"])
+    with pytest.raises(ValueError, match="2 to 11"):
+        sanity.cascade(resnet, 12, 0)
+    with pytest.raises(ValueError, match=r"layer9.*resnet18.*conv1"):
+        sanity.randomised(resnet, ["layer9"], 0)
 
 
 def test_permuted_labels_keep_images_and_counts():
@@ -126,61 +113,49 @@ def test_permuted_labels_keep_images_and_counts():
 # Similarity of explanations -----------------------------------------------------------------------
 
 
-def extracted(attribution, boxes, name="a"):
-    side = len(attribution)
-    masks = np.zeros((len(boxes), side, side), bool)
-    for mask, (x0, y0, x1, y1) in zip(masks, boxes, strict=True):
-        mask[y0:y1, x0:x1] = True
-    elements = Elements(masks, element_boxes(masks, 0.0), pd.DataFrame(index=range(len(masks))))
-    item = GeoImage(name, np.zeros((side, side, 3), np.uint8), None, None, None, None)
-    segments = Segments(masks)
-    attribution = torch.as_tensor(attribution)
-    return Extracted(item, torch.zeros(3, side, side), attribution, segments, elements)
-
-
 RAMP = np.linspace(0, 1, 256).reshape(16, 16)
+CORNER = explained(RAMP, [(0, 0, 4, 4)])
 
 
-def test_similarity_by_hand():
-    one = extracted(RAMP, [(0, 0, 4, 4)])
-    row = sanity.similarity([one], [one]).iloc[0]
-    assert row[["correlation", "ssim", "boxes"]].tolist() == pytest.approx([1] * 3)
-    # The map turned round orders pixels the other way. Boxes share 2 × 4 of 16 + 16 - 8 pixels.
-    row = sanity.similarity([one], [extracted(1 - RAMP, [(2, 0, 6, 4)])]).iloc[0]
-    assert row["correlation"] == pytest.approx(-1)
-    assert row["ssim"] < 0
-    assert row["boxes"] == pytest.approx(1 / 3)
-    # Ranks are compared, and not values.
-    row = sanity.similarity([extracted(RAMP, [])], [extracted(RAMP**3, [])]).iloc[0]
-    assert row["correlation"] == pytest.approx(1)
-    assert 0.3 < row["ssim"] < 0.99
+@pytest.mark.parametrize(
+    ("one", "other", "boxes", "beyond"),
+    [
+        (CORNER, CORNER, 1, None),
+        # Boxes share 2 × 4 of 16 + 16 - 8 pixels.
+        (CORNER, explained(RAMP, [(2, 0, 6, 4)]), 1 / 3, None),
+        # Whatever is compared with the whole image overlaps it by its own area, moved or not.
+        (CORNER, explained(RAMP, [(0, 0, 16, 16)]), 1 / 16, 0),
+        (CORNER, explained(RAMP, []), 0, 0),
+        (explained(RAMP, []), CORNER, np.nan, np.nan),  # nothing to agree with
+    ],
+)
+def test_overlap_of_boxes_by_hand(one, other, boxes, beyond):
+    row = sanity.similarity([one], [other]).iloc[0]
+    assert row["boxes"] == pytest.approx(boxes, nan_ok=True)
+    if beyond is not None:
+        assert row["beyond"] == pytest.approx(beyond, nan_ok=True)
 
 
-def test_constant_maps_and_missing_elements():
-    empty, full = extracted(0 * RAMP, []), extracted(RAMP, [(0, 0, 4, 4)])
-    table = sanity.similarity([empty, empty], [full, empty])
-    assert table[["correlation", "ssim"]].isna().all(axis=None)
-    assert table[["boxes", "beyond"]].isna().all(axis=None)  # nothing to agree with
-    assert sanity.similarity([full], [empty])["boxes"].tolist() == [0]
-
-
-def test_overlap_beyond_chance():
-    # Whatever is compared with the whole image overlaps it by its own area, moved or not.
-    whole, corner = extracted(RAMP, [(0, 0, 16, 16)]), extracted(RAMP, [(0, 0, 4, 4)])
-    row = sanity.similarity([corner], [whole]).iloc[0]
-    assert (row["boxes"], row["beyond"]) == pytest.approx((1 / 16, 0))
+def test_similarity_of_maps_by_hand():
+    """Ranks are correlated, and not values; constant maps have none."""
+    others = {"same": RAMP, "turned": 1 - RAMP, "cubed": RAMP**3, "constant": 0 * RAMP}
+    pairs = [CORNER] * len(others), [explained(values, []) for values in others.values()]
+    table = sanity.similarity(*pairs).set_axis(list(others))
+    expected = pytest.approx([1, -1, 1, np.nan], nan_ok=True)
+    assert table["correlation"].tolist() == expected
+    ssim = table["ssim"]
+    assert ssim["same"] == pytest.approx(1) and np.isnan(ssim["constant"])
+    assert ssim["turned"] < 0 and 0.3 < ssim["cubed"] < 0.99
     # A box of 16 of the 256 pixels hardly ever meets itself by chance.
-    assert 0.7 < sanity.similarity([corner], [corner])["beyond"][0] <= 1
+    assert 0.7 < sanity.similarity([CORNER], [CORNER])["beyond"][0] <= 1
 
 
 def test_changes_compare_the_pipeline_of_every_network_with_the_originals(resnet):
     images = data.load("geoscenes", "eval", 3, size=64)
     settings = {"segmenter": "grid", "top_p": 0.2, "s_min": 0.1}
     configs = {m: EvaluationConfig(attribution=m, **settings) for m in ("edges", "gradcam")}
-    others = {
-        "itself": resnet,
-        "untrained": sanity.randomised(resnet, sanity.parts(resnet), seed=0),
-    }
+    untrained = sanity.randomised(resnet, sanity.parts(resnet), seed=0)
+    others = {"itself": resnet, "untrained": untrained}
     table = sanity.resemblance(images, resnet, others, configs)
     found = table.groupby(["method", "network"])["correlation"].mean()
     assert len(table) == 2 * 4 * 3
@@ -200,14 +175,21 @@ def long(values):
     return pd.DataFrame(columns)
 
 
-def test_variance_components_by_hand():
-    # Image means 2 and 6, model means 3 and 5, nothing left over: mean squares 16, 4 and 0.
-    table = sanity.variance_components(long(np.array([[1.0, 3.0], [5.0, 7.0]])), "value")
-    assert table["variance"].tolist() == pytest.approx([8, 2, 0])
-    assert table["share"].tolist() == pytest.approx([0.8, 0.2, 0])
-    # All three mean squares are 4: nothing is left for images and models.
-    table = sanity.variance_components(long(np.array([[0.0, 0.0], [0.0, 4.0]])), "value")
-    assert table["variance"].tolist() == pytest.approx([0, 0, 4])
+@pytest.mark.parametrize(
+    ("values", "variance", "share"),
+    [
+        # Image means 2 and 6, model means 3 and 5, nothing left over: mean squares 16, 4 and 0.
+        ([[1, 3], [5, 7]], [8, 2, 0], [0.8, 0.2, 0]),
+        # All three mean squares are 4: nothing is left for images and models.
+        ([[0, 0], [0, 4]], [0, 0, 4], [0, 0, 1]),
+        (np.ones((3, 2)), [0, 0, 0], [np.nan] * 3),
+    ],
+)
+def test_variance_components_by_hand(values, variance, share):
+    table = sanity.variance_components(long(np.array(values, float)), "value")
+    assert table["variance"].tolist() == pytest.approx(variance)
+    assert table["share"].tolist() == pytest.approx(share, nan_ok=True)
+    assert table[["low", "high"]].isna().all(axis=None) == (not any(variance))
 
 
 def test_variance_components_agree_with_the_analysis_of_variance():
@@ -222,11 +204,6 @@ def test_variance_components_agree_with_the_analysis_of_variance():
     assert ((found["low"] <= found["share"]) & (found["share"] <= found["high"])).all()
     shuffled = sanity.variance_components(table.sample(frac=1, random_state=1), "value")
     pd.testing.assert_frame_equal(found, shuffled)
-
-
-def test_nothing_varies_or_something_is_missing():
-    flat = sanity.variance_components(long(np.ones((3, 2))), "value")
-    assert flat[["share", "low", "high"]].isna().all(axis=None)
     with pytest.raises(ValueError, match="3 images × 2 models with 1 values missing"):
         sanity.variance_components(long(np.arange(6.0).reshape(3, 2)).iloc[:-1], "value")
 
@@ -234,23 +211,15 @@ def test_nothing_varies_or_something_is_missing():
 # Mirrors ------------------------------------------------------------------------------------------
 
 
-class LooksLeft(nn.Module):
-    """Blue minus red, and red minus blue, over the left half."""
-
-    def __init__(self):
-        super().__init__()
-        self.features = nn.Conv2d(3, 2, 1, bias=False)
-        with torch.no_grad():
-            weight = torch.tensor([[-1.0, 0.0, 1.0], [1.0, 0.0, -1.0]])
-            self.features.weight.copy_(weight[:, :, None, None])
+class LooksLeft(Oracle):
+    """Over the left half, and not the planted box."""
 
     def forward(self, images):
         return self.features(images)[..., : images.shape[-1] // 2].mean((2, 3))
 
 
 def test_a_classifier_that_only_looks_left_flips_where_the_halves_differ(tmp_path):
-    red, blue = photograph("red", 0), photograph("blue", 1)
-    red[:], blue[:] = (230, 30, 30), (30, 30, 230)
+    red, blue = (np.full((SIDE, SIDE, 3), COLOURS[name], np.uint8) for name in ("red", "blue"))
     half = SIDE // 2
     pictures = {
         "blue/left.png": np.hstack([blue[:, :half], red[:, half:]]),
