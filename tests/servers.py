@@ -2,13 +2,9 @@
 
 Usage::
 
-    photo = Answer(jpeg, kind="image/jpeg")
     routes = {
         "/photo.jpg": [busy(1), Answer(status=500), photo],  # one per request, the last for ever
         "/cut.jpg": [replace(photo, cut=100), photo],        # breaks off after 100 bytes
-        "/slow.jpg": replace(photo, drip=0.5),               # 64 bytes every half second
-        "/page.jpg": Answer(b"<html>", kind="text/html"),
-        "/private.jpg": replace(photo, token="secret"),      # 401 without that bearer token
         "/tiles/*": lambda request: Answer(tile(request.path, request.query)),
         "/plain.txt": b"bytes alone are an answer, too",
     }
@@ -31,7 +27,8 @@ import io
 import re
 import socket
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
@@ -44,6 +41,7 @@ import pytest
 from PIL import Image
 
 DRIP_BYTES = 64
+COMMIT = "c0ffee" + "0" * 34
 
 
 @dataclass(frozen=True)
@@ -69,7 +67,6 @@ class Request:
     path: str
     query: Mapping[str, str]
     headers: Mapping[str, str]
-    body: bytes
 
 
 Route = bytes | Answer | Sequence["bytes | Answer"] | Callable[[Request], "bytes | Answer"]
@@ -88,14 +85,12 @@ def jpeg(name: str) -> bytes:
     return file.getvalue()
 
 
+def jpegs(names: Iterable[str]) -> dict[str, bytes]:
+    return {name: jpeg(name) for name in names}
+
+
 def hub(
-    repository: str,
-    files: Mapping[str, bytes],
-    *,
-    kind: str = "models",
-    revision: str = "main",
-    commit: str = "c0ffee" + "0" * 34,
-    token: str | None = None,
+    repository: str, files: Mapping[str, bytes], *, kind: str = "models", token: str | None = None
 ) -> dict[str, Route]:
     """Routes of a repository of the hub; with a token, of a gated one.
 
@@ -106,10 +101,9 @@ def hub(
     for name, body in files.items():
         storage = f"/storage/{hashlib.sha256(body).hexdigest()}"
         routes[storage] = body
-        for version in (revision, commit):
-            routes[f"/{prefix}{repository}/resolve/{version}/{name}"] = _resolved(
-                body, storage, commit, token
-            )
+        for version in ("main", COMMIT):
+            address = f"/{prefix}{repository}/resolve/{version}/{name}"
+            routes[address] = _resolved(body, storage, token)
     return routes
 
 
@@ -119,12 +113,10 @@ def use_hub(monkeypatch: pytest.MonkeyPatch, server: Server) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
 
 
-def _resolved(
-    body: bytes, storage: str, commit: str, token: str | None
-) -> Callable[[Request], Answer]:
+def _resolved(body: bytes, storage: str, token: str | None) -> Callable[[Request], Answer]:
     found = {
         "Location": storage,
-        "X-Repo-Commit": commit,
+        "X-Repo-Commit": COMMIT,
         "X-Linked-ETag": f'"{hashlib.sha256(body).hexdigest()}"',
         "X-Linked-Size": str(len(body)),
     }
@@ -144,7 +136,7 @@ class Server:
     def __init__(self, routes: dict[str, Route]) -> None:
         self.routes = routes
         self.requests: list[Request] = []
-        self._asked: dict[str, int] = {}
+        self._asked: Counter[str] = Counter()
         self._open: set[socket.socket] = set()
         self._lock = threading.Lock()
         self._port = 0
@@ -160,8 +152,7 @@ class Server:
         self._stopped = threading.Event()
         self._http = _Http(("127.0.0.1", self._port), _handler(self))
         self._port = self._http.server_address[1]
-        self._thread = threading.Thread(target=self._http.serve_forever, args=(0.01,), daemon=True)
-        self._thread.start()
+        threading.Thread(target=self._http.serve_forever, args=(0.01,), daemon=True).start()
 
     def kill(self) -> None:
         """Break every connection and refuse new ones; from a route, too."""
@@ -178,23 +169,20 @@ class Server:
         """The next answer of the request's route."""
         with self._lock:
             self.requests.append(request)
-            matches = (pattern for pattern in self.routes if fnmatch(request.path, pattern))
-            name = request.path if request.path in self.routes else next(matches, None)
-            turn = self._asked.get(request.path, 0)
-            self._asked[request.path] = turn + 1
-        if name is None:
+            turn = self._asked[request.path]
+            self._asked[request.path] += 1
+            matches = [name for name in self.routes if fnmatch(request.path, name)]
+        if not matches:
             return Answer(b"nothing here", 404, "text/plain")
-        route = self.routes[name]
+        route = self.routes[request.path if request.path in matches else matches[0]]
         if callable(route):
-            chosen = route(request)
-        elif isinstance(route, (bytes, Answer)):
-            chosen = route
-        else:
-            chosen = route[min(turn, len(route) - 1)]
-        made = Answer(chosen) if isinstance(chosen, bytes) else chosen
-        if made.token and request.headers.get("authorization") != f"Bearer {made.token}":
+            route = route(request)
+        elif not isinstance(route, bytes | Answer):
+            route = route[min(turn, len(route) - 1)]
+        answer = Answer(route) if isinstance(route, bytes) else route
+        if answer.token and request.headers.get("authorization") != f"Bearer {answer.token}":
             return Answer(b"who are you?", 401, "text/plain")
-        return made
+        return _ranged(answer, request)
 
 
 @contextmanager
@@ -233,28 +221,16 @@ def _handler(server: Server) -> type[BaseHTTPRequestHandler]:
 
         def reply(self) -> None:
             parts = urlsplit(self.path)
-            length = int(self.headers.get("Content-Length", 0))
-            request = Request(
-                self.command,
-                parts.path,
-                dict(parse_qsl(parts.query)),
-                {name.lower(): value for name, value in self.headers.items()},
-                self.rfile.read(length),
-            )
+            headers = {name.lower(): value for name, value in self.headers.items()}
+            request = Request(self.command, parts.path, dict(parse_qsl(parts.query)), headers)
             stopped = server._stopped
             answer = server.answer(request)
             if stopped.is_set():
                 self.close_connection = True
                 return
-            answer, extra = _ranged(answer, request)
             self.send_response(answer.status)
-            headers = {
-                "Content-Type": answer.kind,
-                "Content-Length": str(len(answer.body)),
-                **extra,
-                **answer.headers,
-            }
-            for name, value in headers.items():
+            described = {"Content-Type": answer.kind, "Content-Length": str(len(answer.body))}
+            for name, value in {**described, **answer.headers}.items():
                 self.send_header(name, value)
             self.end_headers()
             if request.method == "HEAD":
@@ -268,29 +244,22 @@ def _handler(server: Server) -> type[BaseHTTPRequestHandler]:
             if len(body) < len(answer.body) or stopped.is_set():
                 self.close_connection = True
 
-        do_GET = do_HEAD = do_POST = reply
+        do_GET = do_HEAD = reply
 
     return Handler
 
 
-def _ranged(answer: Answer, request: Request) -> tuple[Answer, dict[str, str]]:
+def _ranged(answer: Answer, request: Request) -> Answer:
     """The part of a body that was asked for, with the headers that say so."""
     if answer.status != 200:
-        return answer, {}
+        return answer
     etag = f'"{hashlib.md5(answer.body).hexdigest()}"' if answer.etag is None else answer.etag
-    extra = {"ETag": etag} if etag else {}
-    if not answer.ranges:
-        return answer, extra
-    extra["Accept-Ranges"] = "bytes"
-    asked = re.fullmatch(r"bytes=(\d*)-(\d*)", request.headers.get("range", ""))
-    if not asked or request.headers.get("if-range", etag) != etag:
-        return answer, extra
-    size = len(answer.body)
-    first, last = asked.groups()
-    start = int(first) if first else max(size - int(last), 0)
-    stop = min(int(last) + 1, size) if first and last else size
-    if start >= stop:
-        extra["Content-Range"] = f"bytes */{size}"
-        return replace(answer, body=b"", status=416), extra
-    extra["Content-Range"] = f"bytes {start}-{stop - 1}/{size}"
-    return replace(answer, body=answer.body[start:stop], status=206), extra
+    headers = {**({"ETag": etag} if etag else {}), **answer.headers}
+    asked = re.fullmatch(r"bytes=(\d+)-(\d*)", request.headers.get("range", ""))
+    if not answer.ranges or not asked or request.headers.get("if-range", etag) != etag:
+        return replace(answer, headers=headers)
+    size, start = len(answer.body), int(asked[1])
+    stop = min(int(asked[2]) + 1, size) if asked[2] else size
+    status, span = (206, f"{start}-{stop - 1}") if start < stop else (416, "*")
+    headers["Content-Range"] = f"bytes {span}/{size}"
+    return replace(answer, body=answer.body[start:stop], status=status, headers=headers)

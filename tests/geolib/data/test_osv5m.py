@@ -6,7 +6,6 @@ import io
 import json
 import sys
 import zipfile
-from collections import Counter
 from functools import partial
 from itertools import combinations
 
@@ -15,12 +14,11 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
 from s2sphere import Cell, CellId
-from servers import Answer, hub, jpeg, serve, use_hub
+from servers import Answer, hub, jpeg, jpegs, serve, use_hub
 from typer.testing import CliRunner
 
-from geolib import data
+from geolib import data, images
 from geolib.cli import app
 from geolib.data.osv5m import country_name, metadata, prepare, split_table
 from geolib.data.splits import CELL_LEVEL, places, splits
@@ -29,8 +27,7 @@ from geolib.download.collect import Summary, failures
 from geolib.sphere import EARTH_RADIUS_KM, s2_tokens
 
 MODULE = sys.modules["geolib.data.osv5m"]  # the attribute of that name is the function
-HEADER = "id,latitude,longitude,thumb_original_url,country,sequence,captured_at,city,"
-HEADER += "creator_username,creator_id"
+HEADER = "id,latitude,longitude,country,sequence,captured_at,city,creator_username,creator_id"
 SMALL = {"train": 6, "eval": 2, "validation": 1, "test": 1}
 EVERY_IMAGE = SMALL | {"train": 10}
 FR = [f"3859149887{n:06d}" for n in range(14)]
@@ -41,7 +38,7 @@ PHOTOS = [*FR, *IN]
 # Splits -------------------------------------------------------------------------------------------
 
 
-def table(rows: list[tuple], country: str = "FR") -> pd.DataFrame:
+def table(rows: list[tuple], country: str | np.ndarray = "FR") -> pd.DataFrame:
     """Rows of id, sequence, latitude and longitude."""
     made = pd.DataFrame(rows, columns=["id", "sequence", "latitude", "longitude"])
     return made.assign(country=country)
@@ -54,18 +51,8 @@ def apart(n: int, country: str = "FR", east: float = 0.0) -> pd.DataFrame:
 
 def test_places_are_what_sequences_and_cells_link():
     # a -s1- b, b =X= c, c -s2- d: one place. e =Y= f: another. g stands alone.
-    linked = pd.DataFrame(
-        [
-            ("d", "s2", "W"),
-            ("a", "s1", "V"),
-            ("f", "s4", "Y"),
-            ("b", "s1", "X"),
-            ("g", "s5", "Z"),
-            ("c", "s2", "X"),
-            ("e", "s3", "Y"),
-        ],
-        columns=["id", "sequence", "cell"],
-    )
+    rows = ["d s2 W", "a s1 V", "f s4 Y", "b s1 X", "g s5 Z", "c s2 X", "e s3 Y"]
+    linked = pd.DataFrame([row.split() for row in rows], columns=["id", "sequence", "cell"])
     found = dict(zip(linked.id, places(linked), strict=True))
     assert found == {"a": "a", "b": "a", "c": "a", "d": "a", "e": "e", "f": "e", "g": "g"}
 
@@ -90,17 +77,9 @@ def worlds(draw) -> pd.DataFrame:
     n = draw(st.integers(16, 60))
     n_sequences, n_spots = draw(st.integers(8, 60)), draw(st.integers(8, 60))
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    spots = rng.integers(0, n_spots, n)
-    return pd.DataFrame(
-        {
-            "id": rng.permutation(n).astype(str),
-            "sequence": [f"s{i}" for i in rng.integers(0, n_sequences, n)],
-            "latitude": 45 + spots / 10,
-            "longitude": 7.0,
-            "country": np.where(rng.random(n) < 0.5, "FR", "IT"),
-            "creator_username": "someone",
-        }
-    )
+    sequences, spots = rng.integers(0, n_sequences, n), rng.integers(0, n_spots, n)
+    rows = zip(rng.permutation(n).astype(str), sequences.astype(str), 45 + spots / 10, strict=True)
+    return table([(*row, 7.0) for row in rows], np.where(rng.random(n) < 0.5, "FR", "IT"))
 
 
 @settings(max_examples=25, deadline=None)
@@ -113,16 +92,13 @@ def test_splits_are_disjoint_complete_and_independent_of_order(world, seed, rand
         assert "places, too few" in str(error)
         return
     wanted = {"train": 3, "eval": 1, "validation": 1, "test": 1}
-    counts = Counter(zip(made.country, made.split, strict=True))
     for country in ("FR", "IT"):
-        assert {name: counts[country, name] for name in wanted} == wanted
+        assert made.split[made.country == country].value_counts().to_dict() == wanted
     for one, other in combinations(wanted, 2):
         a, b = made[made.split == one], made[made.split == other]
         for column in ("id", "sequence", "cell", "place", "latitude"):
             assert not set(a[column]) & set(b[column]), (one, other, column)
-    held = made[made.split.isin(["eval", "validation", "test"])]
-    assert held.place.is_unique
-
+    assert made.place[made.split.isin(["eval", "validation", "test"])].is_unique
     rows = list(range(len(world)))
     random.shuffle(rows)
     pd.testing.assert_frame_equal(splits(world.iloc[rows], ("FR", "IT"), sizes, seed), made)
@@ -190,7 +166,7 @@ def test_images_without_a_sequence_are_not_lumped_together():
 
 
 def line(name: str, country: str, north: float, sequence: str, author: str = "ann") -> str:
-    return f'{name},{north},1.5,,{country},{sequence},1500000000000,"Town, the",{author},11.0'
+    return f'{name},{north},1.5,{country},{sequence},1500000000000,"Town, the",{author},11.0'
 
 
 def test_metadata_are_read_piece_by_piece(tmp_path, monkeypatch):
@@ -205,12 +181,12 @@ def test_metadata_are_read_piece_by_piece(tmp_path, monkeypatch):
     path = tmp_path / "a.csv"
     path.write_text("\n".join([HEADER, *rows]))
     found = metadata(path, ("FR", "NA"), progress=False)
-    assert list(found.id) == ["385914988746550123456", "007", "9", "10"]
-    assert list(found.country) == ["NA", "FR", "FR", "NA"]
-    assert list(found.latitude) == [1.25, 2, 4, 5]
-    assert list(found.sequence.isna()) == [False, False, True, False]
-    assert found.sequence[3] == "NA"
-    assert found.creator_username[2] == "an unnamed author"
+    assert found.drop(columns="longitude").fillna("none").to_numpy().tolist() == [
+        ["385914988746550123456", 1.25, "NA", "s1", "ann"],
+        ["007", 2, "FR", "s1", "ann"],
+        ["9", 4, "FR", "none", "an unnamed author"],
+        ["10", 5, "NA", "NA", "ann"],
+    ]
     path.write_text("id,latitude,country\n1,2,FR\n")
     with pytest.raises(ValueError, match=r"a\.csv lacks the columns .*longitude, sequence"):
         metadata(path, progress=False)
@@ -231,23 +207,19 @@ def archive(names: list[str], method: int) -> bytes:
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w", method) as made:
         made.mkdir("00")
-        for name in names:
+        for name, photo in jpegs(names).items():
             # The local header of such a member is longer than its entry in the directory says.
             with made.open(f"00/{name}.jpg", "w", force_zip64=True) as member:
-                member.write(jpeg(name))
+                member.write(photo)
             made.writestr(f"00/9{name}.jpg", np.random.default_rng(1).bytes(20_000))
     return file.getvalue()
 
 
 ARCHIVES = [f"images/train/{i:02d}.zip" for i in range(3)]
+LINES = [line(name, "FR", 43 + i / 10, f"f{i}", f"marie{i}") for i, name in enumerate(FR)]
+LINES += [line(name, "IN", 20 + i / 10, f"i{i}", f"ravi{i}") for i, name in enumerate(IN)]
 FILES = {
-    "train.csv": "\n".join(
-        [
-            HEADER,
-            *(line(name, "FR", 43 + i / 10, f"f{i}", f"marie{i}") for i, name in enumerate(FR)),
-            *(line(name, "IN", 20 + i / 10, f"i{i}", f"ravi{i}") for i, name in enumerate(IN)),
-        ]
-    ).encode(),
+    "train.csv": "\n".join([HEADER, *LINES]).encode(),
     ARCHIVES[0]: archive(PHOTOS[::3], zipfile.ZIP_STORED),
     ARCHIVES[1]: archive(PHOTOS[1::3], zipfile.ZIP_DEFLATED),
     ARCHIVES[2]: archive(PHOTOS[2::3], zipfile.ZIP_STORED),
@@ -260,13 +232,10 @@ def root(tmp_path, monkeypatch):
     """Where photographs of a repository with three archives go; nothing is kept from elsewhere."""
     monkeypatch.setenv("GEOLIB_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("MAPILLARY_TOKEN", raising=False)
-    small = {"osv5m-metadata": ["train.csv"], "osv5m-train-images": ARCHIVES}
-    made = {
-        name: assets.manifest()[name].model_copy(
-            update={"files": dict.fromkeys(files, assets.File()), "revision": "main"}
-        )
-        for name, files in small.items()
-    }
+    made = {}
+    for name, files in {"osv5m-metadata": ["train.csv"], "osv5m-train-images": ARCHIVES}.items():
+        known = {"files": dict.fromkeys(files, assets.File()), "revision": "main"}
+        made[name] = assets.manifest()[name].model_copy(update=known)
     monkeypatch.setattr(assets, "manifest", lambda: made)
     monkeypatch.setattr(archives, "PER_SECOND", 200.0)
     monkeypatch.setattr(MODULE, "MAPILLARY_PER_SECOND", 200.0)
@@ -294,10 +263,6 @@ def drawn(root, *which: str) -> set[str]:
     return set(made.id[made.split.isin(which) if which else made.split.notna()])
 
 
-def photographs(names) -> dict[str, bytes]:
-    return {name: jpeg(name) for name in names}
-
-
 def listed(root, source="hub") -> pd.DataFrame:
     return failures(root / "images" / source).set_index("id")
 
@@ -320,7 +285,7 @@ def stored(server, file: str) -> str:
 def test_photographs_are_read_out_of_archives(server, root):
     assert fetched(root) == Summary(20, 0, 20, {}, 0)
     assert len(drawn(root)) == parts(server) == 20
-    assert kept(root) == photographs(drawn(root))
+    assert kept(root) == jpegs(drawn(root))
     storage = [r for r in server.requests if r.path.startswith("/storage/")]
     whole = [r for r in storage if "range" not in r.headers]
     assert len(whole) == 1, "only the metadata are downloaded whole"
@@ -343,9 +308,9 @@ def test_splits_can_be_fetched_one_by_one_and_are_drawn_anew_when_sizes_change(s
 
 
 def test_a_hub_that_dies_half_way_loses_and_repeats_nothing(server, root):
-    storages = {path: body for path, body in server.routes.items() if path.startswith("/storage/")}
     fetched(root, which=[])  # metadata and directories
     server.requests.clear()
+    storages = {path: body for path, body in server.routes.items() if path.startswith("/storage/")}
     served = []
 
     def until_killed(request):
@@ -364,7 +329,7 @@ def test_a_hub_that_dies_half_way_loses_and_repeats_nothing(server, root):
     server.requests.clear()
     assert fetched(root, which=which) == Summary(6, first.fetched, 6 - first.fetched, {}, 0)
     assert parts(server) == 6 - first.fetched
-    assert kept(root) == photographs(drawn(root, *which))
+    assert kept(root) == jpegs(drawn(root, *which))
 
 
 def test_a_hub_without_ranges_is_not_read_whole(server, root):
@@ -414,7 +379,7 @@ def test_archives_that_were_fetched_whole_need_no_network(server, root):
     server.requests.clear()
     assert fetched(root).complete
     assert [r for r in server.requests if "range" in r.headers] == []
-    assert kept(root) == photographs(drawn(root))
+    assert kept(root) == jpegs(drawn(root))
 
 
 # Mapillary ----------------------------------------------------------------------------------------
@@ -423,39 +388,35 @@ def test_archives_that_were_fetched_whole_need_no_network(server, root):
 class Mapillary:
     """Its API on one host, its photographs on another, as it is."""
 
-    def __init__(self, token: str = "MLY|1|secret") -> None:
-        self.token = token
-        self.answers: dict[str, Answer] = {}  # of the API, in place of the address
-        self.photos: dict[str, Answer] = {}  # of the storage, in place of the photograph
-        self.storage_url = ""
+    def __init__(self) -> None:
+        self.token = "MLY|1|secret"
+        self.answers: dict[str, Answer] = {}  # in place of the address, or of the photograph
 
     def api(self, request):
         name = request.path.strip("/")
         if request.headers.get("authorization") != f"OAuth {self.token}":
-            return self.error(400, 190, f"Malformed token {request.headers['authorization']}")
+            return refusal(400, 190, f"Malformed token {request.headers['authorization']}")
         assert request.query == {"fields": "thumb_original_url"}
-        address = {"thumb_original_url": f"{self.storage_url}/m1?of={name}&signature=s", "id": name}
+        address = {"thumb_original_url": f"{self.storage.url}/{name}.jpg?signature=s", "id": name}
         fine = Answer(json.dumps(address).encode(), kind="text/javascript; charset=UTF-8")
         return self.answers.get(name, fine)
 
-    def storage(self, request):
-        name = request.query["of"]
-        return self.photos.get(name, Answer(jpeg(name), kind="image/jpeg"))
+    def photograph(self, request):
+        name = request.path.strip("/")
+        return self.answers.get(name, Answer(jpeg(name.removesuffix(".jpg")), kind="image/jpeg"))
 
-    @staticmethod
-    def error(status: int, code: int, message: str = "no") -> Answer:
-        body = {"error": {"message": message, "type": "OAuthException", "code": code}}
-        return Answer(json.dumps(body).encode(), status, "application/json")
+
+def refusal(status: int, code: int, message: str = "no") -> Answer:
+    body = {"error": {"message": message, "type": "OAuthException", "code": code}}
+    return Answer(json.dumps(body).encode(), status, "application/json")
 
 
 @pytest.fixture
 def mapillary(server, monkeypatch):
     made = Mapillary()
-    with serve({"/*": made.api}) as api, serve({"/*": made.storage}) as storage:
-        monkeypatch.setattr(MODULE, "MAPILLARY", api.url)
-        monkeypatch.setenv("MAPILLARY_TOKEN", "MLY|1|secret")
-        made.storage_url = storage.url
-        made.api_server, made.storage_server = api, storage
+    monkeypatch.setenv("MAPILLARY_TOKEN", made.token)
+    with serve({"/*": made.api}) as made.asked, serve({"/*": made.photograph}) as made.storage:
+        monkeypatch.setattr(MODULE, "MAPILLARY", made.asked.url)
         yield made
 
 
@@ -464,21 +425,20 @@ originals = partial(fetched, source="mapillary")
 
 def test_originals_come_from_mapillary_and_the_token_stays_with_its_api(mapillary, root):
     assert originals(root) == Summary(20, 0, 20, {}, 0)
-    assert kept(root, "mapillary") == photographs(drawn(root))
-    assert len(mapillary.api_server.requests) == len(mapillary.storage_server.requests) == 20
-    for request in mapillary.storage_server.requests:
-        assert "secret" not in str(request)
-    assert not any("access_token" in r.query for r in mapillary.api_server.requests)
+    assert kept(root, "mapillary") == jpegs(drawn(root))
+    assert len(mapillary.asked.requests) == len(mapillary.storage.requests) == 20
+    assert not any("secret" in str(request) for request in mapillary.storage.requests)
+    assert not any("access_token" in request.query for request in mapillary.asked.requests)
 
 
 def test_what_mapillary_no_longer_has_is_listed(mapillary, root):
     gone, blank, wrong, stale = FR[:4]
     mapillary.answers = {
-        gone: mapillary.error(400, 100),
+        gone: refusal(400, 100),
         blank: Answer(b'{"id": "1"}', kind="application/json"),
         wrong: Answer(b"<html>", kind="text/html"),
+        f"{stale}.jpg": Answer(b"URL signature expired", 403, "text/plain"),
     }
-    mapillary.photos = {stale: Answer(b"URL signature expired", 403, "text/plain")}
     summary = originals(root, per_country=EVERY_IMAGE)
     assert summary == Summary(28, 0, 24, {"Absent": 1, "Broken": 3}, 0)
     found = listed(root, "mapillary")
@@ -496,12 +456,11 @@ def test_a_token_that_has_expired_is_named_but_not_repeated(mapillary, root, mon
     assert not listed(root, "mapillary").reason.str.contains("secret").any()
     monkeypatch.setenv("MAPILLARY_TOKEN", "MLY|1|renewed")
     assert originals(root) == Summary(20, 0, 20, {}, 0)
-    names = Counter(r.query["of"] for r in mapillary.storage_server.requests)
-    assert names == Counter(drawn(root)), "an image was fetched twice"
+    assert len(mapillary.storage.requests) == 20, "an image was fetched twice"
 
 
 def test_mapillarys_request_limit_is_named(mapillary, root):
-    mapillary.answers = dict.fromkeys(PHOTOS, mapillary.error(403, 4))
+    mapillary.answers = dict.fromkeys(PHOTOS, refusal(403, 4))
     with pytest.raises(http.Refused, match="request limit is reached"):
         originals(root)
 
@@ -524,16 +483,15 @@ def test_load_gives_what_was_prepared(server, root):
     assert train.labels == [0, 1] * 6
     assert set(train.ids) == drawn(root, "train")
     assert load("train", n=5).ids == train.ids[:5]
-    for item in (train[0], train[1]):
-        country, names, south, author = (("France", FR, 43, "marie"), ("India", IN, 20, "ravi"))[
-            item.label
-        ]
+    for item, country, names, south, author in [
+        (train[0], "France", FR, 43, "marie"),
+        (train[1], "India", IN, 20, "ravi"),
+    ]:
         number = names.index(item.id)
-        assert item.country == country
+        assert (item.country, item.longitude, item.licence) == (country, 1.5, "CC-BY-SA-4.0")
         assert item.latitude == pytest.approx(south + number / 10)
-        assert (item.longitude, item.licence) == (1.5, "CC-BY-SA-4.0")
         assert item.attribution == f"{author}{number} via Mapillary"
-        assert np.array_equal(item.image, np.array(Image.open(io.BytesIO(jpeg(item.id)))))
+        assert np.array_equal(item.image, images.read(jpeg(item.id)))
     ids = [load(split).ids for split in data.SPLITS]
     assert sorted(map(len, ids)) == [2, 2, 4, 12]
     assert len(set().union(*ids)) == 20

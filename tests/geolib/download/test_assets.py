@@ -8,7 +8,7 @@ from contextlib import ExitStack
 
 import pytest
 from pydantic import ValidationError
-from servers import Answer, hub, serve, use_hub
+from servers import COMMIT, Answer, hub, serve, use_hub
 from tenacity import wait_none
 from typer.testing import CliRunner
 
@@ -16,7 +16,6 @@ from geolib.cli import app
 from geolib.download import assets, http
 
 WEIGHTS = bytes(range(251)) * 400
-COMMIT = "c0ffee" + "0" * 34
 COMMON = {"title": "A toy", "needed_by": "tests", "licence": "CC0-1.0", "revision": "1"}
 
 
@@ -100,18 +99,10 @@ def test_addresses_and_names_agree_with_their_publishers():
     (file,) = known["resnet50-imagenet"].files
     assert known["resnet50-imagenet"].address(file) == ResNet50_Weights.IMAGENET1K_V2.url
     assert known["resnet50-imagenet"].files[file].sha256.startswith("11ad3fa6")
-    assert (
-        known["osv5m-test-images"]
-        .address("images/test/04.zip")
-        .endswith(
-            "/datasets/osv5m/osv5m/resolve/cff33609b56b54d8743b7ee7a416eb8433e9a681/images/test/04.zip"
-        )
-    )
-    assert (
-        known["sam3"]
-        .address("config.json")
-        .endswith("/facebook/sam3/resolve/3c879f39826c281e95690f02c7821c4de09afae7/config.json")
-    )
+    at = "datasets/osv5m/osv5m/resolve/cff33609b56b54d8743b7ee7a416eb8433e9a681/images/test/04.zip"
+    assert known["osv5m-test-images"].address("images/test/04.zip").endswith(f"/{at}")
+    at = "facebook/sam3/resolve/3c879f39826c281e95690f02c7821c4de09afae7/config.json"
+    assert known["sam3"].address("config.json").endswith(f"/{at}")
 
 
 @pytest.mark.parametrize(
@@ -250,10 +241,8 @@ def repository(declare, monkeypatch):
         def made(routes=None, token=None, **known):
             entry = {"hub": "team/toy", "revision": COMMIT, "files": {name: {} for name in FILES}}
             declare(toy={**entry, **known})
-            served = (
-                hub("team/toy", FILES, commit=COMMIT, token=token) if routes is None else routes
-            )
-            server = stack.enter_context(serve(served))
+            whole = hub("team/toy", FILES, token=token)
+            server = stack.enter_context(serve(whole if routes is None else routes))
             use_hub(monkeypatch, server)
             return server
 
@@ -286,7 +275,10 @@ def test_a_gated_repository_says_how_to_get_permission(repository, monkeypatch):
     assert {file.name: file.read_bytes() for file in folder.iterdir()} == FILES
 
 
-def test_an_old_token_in_the_way_of_an_open_repository_is_named(repository, monkeypatch):
+def test_an_old_token_and_a_file_that_has_moved_are_named(repository, monkeypatch):
+    repository({}, by_hand="The list is also at the library.")
+    with pytest.raises(http.Absent, match=r"has nothing at .* also at the library"):
+        assets.fetch("toy")
     monkeypatch.setenv("HF_TOKEN", "hf_expired")
     server = repository({"/*": Answer(status=401)})
     with pytest.raises(http.Refused, match=r"not accepted\. .*unset or renew HF_TOKEN"):
@@ -297,7 +289,7 @@ def test_an_old_token_in_the_way_of_an_open_repository_is_named(repository, monk
 def test_the_token_stays_with_the_hub(repository, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_right")
     address = f"/team/toy/resolve/{COMMIT}/model.safetensors"
-    inner = hub("team/toy", FILES, commit=COMMIT, token="hf_right")[address]
+    inner = hub("team/toy", FILES, token="hf_right")[address]
 
     def elsewhere(request):
         answer = inner(request)
@@ -312,7 +304,7 @@ def test_the_token_stays_with_the_hub(repository, monkeypatch):
 
 
 def test_the_checksum_of_the_hub_is_held_against_the_file(repository):
-    routes = hub("team/toy", FILES, commit=COMMIT)
+    routes = hub("team/toy", FILES)
     repository(routes | {"/storage/" + sha256(WEIGHTS): WEIGHTS[::-1]})
     with pytest.raises(http.Broken, match=f"expected {sha256(WEIGHTS)}"):
         assets.fetch("toy")
@@ -324,12 +316,6 @@ def test_a_file_that_the_hub_itself_calls_another_is_not_downloaded(repository):
     with pytest.raises(http.Broken, match=f"sha256 is {sha256(WEIGHTS)}, expected 0000"):
         assets.fetch("toy")
     assert [request.method for request in server.requests] == ["HEAD"]
-
-
-def test_a_file_that_has_moved_is_told_with_what_else_there_is(repository):
-    repository({}, by_hand="The list is also at the library.")
-    with pytest.raises(http.Absent, match=r"has nothing at .* also at the library"):
-        assets.fetch("toy")
 
 
 # --- the command ---
@@ -344,12 +330,13 @@ def test_the_list_shows_what_is_here_and_on_what_terms():
 def test_fetching_prints_the_place_and_what_is_left_to_do(declare, tmp_path):
     with serve({"/list.csv": b"IMG_ID,LAT,LON\n"}) as server:
         declare(toy={"url": server.url, "files": {"list.csv": {}}, "by_hand": "Bring photographs."})
+        place = tmp_path / "assets" / "toy" / "list.csv"
         result = CliRunner().invoke(app, ["fetch", "toy"])
         assert result.exit_code == 0
-        assert str(tmp_path / "assets" / "toy" / "list.csv") in result.stdout
+        assert str(place) in result.stdout
         assert "Bring photographs." in result.stdout
         server.kill()
-        (tmp_path / "assets" / "toy" / "list.csv").unlink()
+        place.unlink()
         result = CliRunner().invoke(app, ["fetch", "toy"])
         assert result.exit_code == 1
         assert "cannot be reached" in result.stderr

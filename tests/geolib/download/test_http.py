@@ -62,6 +62,7 @@ def test_a_server_that_recovers_is_asked_again(session, troubles, seconds):
     ("answer", "error", "words", "n_asked"),
     [
         (Answer(status=400), http.Failed, "400", 1),
+        (Answer(status=403), http.Refused, "403: a valid token is needed", 1),
         (replace(PHOTO, token="right"), http.Refused, "401: a valid token is needed", 1),
         (Answer(status=404), http.Absent, "has nothing at /a", 1),
         (Answer(status=410), http.Absent, "has nothing at /a", 1),
@@ -70,18 +71,23 @@ def test_a_server_that_recovers_is_asked_again(session, troubles, seconds):
         (replace(PHOTO, cut=5000), http.Broken, "broke off", 3),
         (Answer(b"<html>", kind="text/html"), http.Broken, "sent text/html instead of image/", 3),
         (replace(PHOTO, drip=0.05), http.Broken, r"too slow: only \d+ bytes came in 0\.2 sec", 3),
+        (None, http.Unreachable, "cannot be reached", 0),
     ],
 )
-def test_a_server_that_does_not_recover_is_given_up_in_words(
+def test_a_server_that_does_not_recover_is_given_up_in_words_without_the_query(
     monkeypatch, answer, error, words, n_asked
 ):
     monkeypatch.setattr(http, "ATTEMPTS", 1)
     with serve({"/a": answer}) as server, http.session() as session:
+        if answer is None:
+            server.kill()
         started = time.monotonic()
-        with pytest.raises(error, match=words):
-            http.read(session, f"{server.url}/a", kind="image/", deadline=0.2)
+        with pytest.raises(error, match=words) as caught:
+            http.read(session, f"{server.url}/a?token=secret", kind="image/", deadline=0.2)
         assert time.monotonic() - started < 6
         assert len(server.requests) == n_asked
+        assert server.url.removeprefix("http://") in str(caught.value)
+        assert "secret" not in str(caught.value)
 
 
 def test_a_token_that_is_sent_is_accepted_or_not(session):
@@ -92,28 +98,6 @@ def test_a_token_that_is_sent_is_accepted_or_not(session):
         with http.session(headers={"Authorization": "Bearer right"}) as trusted:
             assert http.read(trusted, url) == PHOTO.body
         assert len(server.requests) == 2  # asking again would not help
-
-
-@pytest.mark.parametrize(
-    ("route", "error"),
-    [
-        (Answer(status=403), http.Refused),
-        (Answer(status=404), http.Absent),
-        (Answer(status=500), http.Failed),
-        (replace(PHOTO, cut=10), http.Broken),
-        (Answer(b"", kind="text/html"), http.Broken),
-        (replace(PHOTO, drip=0.05), http.Broken),
-        (None, http.Unreachable),
-    ],
-)
-def test_no_message_holds_what_stands_behind_the_question_mark(monkeypatch, route, error):
-    monkeypatch.setattr(http, "ATTEMPTS", 0)
-    with serve({"/a": route}) as server, http.session() as session:
-        if route is None:
-            server.kill()
-        with pytest.raises(error, match=server.url.removeprefix("http://")) as caught:
-            http.read(session, f"{server.url}/a?token=secret", kind="image/", deadline=0.1)
-        assert "secret" not in str(caught.value)
 
 
 def test_the_rate_of_requests_is_limited_for_all_threads_together():
@@ -165,35 +149,71 @@ def test_headers_are_read_without_following_a_redirection(session):
 # --- files ---
 
 
-def get(session, server, folder, verify=anything, **options):
-    http.download(session, f"{server.url}/a", folder / "a", verify=verify, **options)
+@pytest.fixture
+def get(session, tmp_path):
+    """What a download of /a leaves in a folder."""
+
+    def get(server, verify=anything, **options):
+        path = tmp_path / "d" / "a"
+        http.download(session, f"{server.url}/a", path, verify=verify, **options)
+        assert list(path.parent.iterdir()) == [path]
+        return path.read_bytes()
+
+    return get
 
 
-@pytest.mark.parametrize("then", [LARGE, LARGE[::-1]], ids=["same", "another version"])
-def test_a_download_goes_on_where_it_broke_off_and_joins_no_two_versions(session, tmp_path, then):
-    with serve({"/a": [Answer(LARGE, cut=100_000), then]}) as server:
-        get(session, server, tmp_path / "d")
-        assert ranges(server) == [None, "bytes=100000-"]
-    assert (tmp_path / "d" / "a").read_bytes() == then
-    assert [file.name for file in (tmp_path / "d").iterdir()] == ["a"]
+@pytest.fixture
+def part(tmp_path):
+    """Where a download stands that is not whole yet."""
+    (tmp_path / "d").mkdir()
+    return tmp_path / "d" / "a.part"
 
 
-def test_what_has_come_is_kept_from_one_call_to_the_next(session, tmp_path):
+def has_come(part, content):
+    part.write_bytes(content)
+    part.with_name("a.part.from").write_text('"v"')
+
+
+def helpful(request: Request) -> Answer:
+    """Compresses what may be compressed."""
+    if "gzip" in request.headers.get("accept-encoding", ""):
+        return Answer(gzip.compress(LARGE), headers={"Content-Encoding": "gzip"}, cut=500)
+    return Answer(LARGE, cut=200_000)
+
+
+@pytest.mark.parametrize(
+    ("come", "route", "whole", "asked"),
+    [
+        (b"", [Answer(LARGE, cut=100_000), LARGE], LARGE, [None, "bytes=100000-"]),
+        (b"", [Answer(LARGE, cut=100_000), LARGE[::-1]], LARGE[::-1], [None, "bytes=100000-"]),
+        (bytes(400_000), Answer(LARGE, etag='"v"'), LARGE, ["bytes=400000-", None]),
+        (b"", helpful, LARGE, [None, "bytes=200000-"]),
+    ],
+    ids=["goes on", "another version", "more than there is", "compressed"],
+)
+def test_a_download_goes_on_where_it_broke_off_and_joins_no_two_versions(
+    get, part, come, route, whole, asked
+):
+    if come:
+        has_come(part, come)
+    with serve({"/a": route}) as server:
+        assert get(server) == whole
+        assert ranges(server) == asked
+
+
+def test_what_has_come_is_kept_from_one_call_to_the_next(get, part):
     with serve({"/a": Answer(LARGE, cut=60_000)}) as server:
         with pytest.raises(http.Broken, match="broke off"):
-            get(session, server, tmp_path)
-        assert (tmp_path / "a.part").read_bytes() == LARGE[:180_000]
-        assert not (tmp_path / "a").exists()
-        get(session, server, tmp_path)
+            get(server)
+        assert part.read_bytes() == LARGE[:180_000]
+        assert not part.with_suffix("").exists()
+        assert get(server) == LARGE
         starts = [60_000 * i for i in range(1, 6)]
         assert ranges(server) == [None, *(f"bytes={start}-" for start in starts)]
-    assert (tmp_path / "a").read_bytes() == LARGE
 
 
 @settings(
-    max_examples=25,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(
     cuts=st.lists(st.integers(0, 3000), max_size=6),
@@ -201,8 +221,7 @@ def test_what_has_come_is_kept_from_one_call_to_the_next(session, tmp_path):
     etag=st.sampled_from([None, "", 'W/"weak"']),
 )
 def test_whatever_breaks_off_a_file_is_whole_or_not_there(session, tmp_path, cuts, ranged, etag):
-    body = LARGE[:4000]
-    sound = Answer(body, ranges=ranged, etag=etag)
+    sound = Answer(LARGE[:4000], ranges=ranged, etag=etag)
     path = tmp_path / "file"
     path.unlink(missing_ok=True)
     with serve({"/a": [*(replace(sound, cut=cut) for cut in cuts), sound]}) as server:
@@ -211,30 +230,19 @@ def test_whatever_breaks_off_a_file_is_whole_or_not_there(session, tmp_path, cut
                 http.download(session, f"{server.url}/a", path, verify=anything)
                 break
             assert not path.exists()
-    assert path.read_bytes() == body
+    assert path.read_bytes() == sound.body
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_whole_file_is_not_sent_twice(session, tmp_path):
+def test_a_whole_file_is_not_sent_twice(get):
     def interrupted(part):
         raise KeyboardInterrupt
 
     with serve({"/a": LARGE}) as server:
         with pytest.raises(KeyboardInterrupt):
-            get(session, server, tmp_path, interrupted)
-        server.requests.clear()
-        get(session, server, tmp_path)
-        assert ranges(server) == ["bytes=301200-"]
-    assert (tmp_path / "a").read_bytes() == LARGE
-
-
-def test_more_than_there_is_was_not_of_this_file(session, tmp_path):
-    (tmp_path / "a.part").write_bytes(bytes(400_000))
-    (tmp_path / "a.part.from").write_text('"v"')
-    with serve({"/a": Answer(LARGE, etag='"v"')}) as server:
-        get(session, server, tmp_path)
-        assert ranges(server) == ["bytes=400000-", None]
-    assert (tmp_path / "a").read_bytes() == LARGE
+            get(server, interrupted)
+        assert get(server) == LARGE
+        assert ranges(server) == [None, "bytes=301200-"]
 
 
 LATER = Answer(LARGE[:9], 206, headers={"Content-Range": "bytes 0-8/301200"})
@@ -248,71 +256,55 @@ PAGE = Answer(b"<html>log in", kind="text/html; charset=utf-8")
         (PAGE, "sent a web page instead of a file", []),
     ],
 )
-def test_what_is_not_the_file_is_refused(session, tmp_path, answers, words, left):
+def test_what_is_not_the_file_is_refused(get, part, answers, words, left):
     with serve({"/a": answers}) as server, pytest.raises(http.Broken, match=words):
-        get(session, server, tmp_path)
-    assert [path.read_bytes() for path in tmp_path.glob("*.part")] == left
-    assert not (tmp_path / "a").exists()
+        get(server)
+    assert [path.read_bytes() for path in part.parent.glob("*.part")] == left
+    assert not part.with_suffix("").exists()
 
 
-def test_a_file_is_not_compressed_on_its_way(session, tmp_path):
-    def helpful(request: Request) -> Answer:
-        if "gzip" in request.headers.get("accept-encoding", ""):
-            return Answer(gzip.compress(LARGE), headers={"Content-Encoding": "gzip"}, cut=500)
-        return Answer(LARGE, cut=200_000)
-
-    with serve({"/a": helpful}) as server:
-        get(session, server, tmp_path)
-        assert ranges(server) == [None, "bytes=200000-"]
-    assert (tmp_path / "a").read_bytes() == LARGE
-
-
-def test_a_file_that_is_not_the_right_one_is_thrown_away(session, tmp_path):
+def test_a_file_that_is_not_the_right_one_is_thrown_away(get, part):
     def wrong(part):
         assert part.read_bytes() == LARGE
         raise http.Broken("not this one")
 
     with serve({"/a": LARGE}) as server:
         with pytest.raises(http.Broken, match="not this one"):
-            get(session, server, tmp_path, wrong)
+            get(server, wrong)
         assert len(server.requests) == 1
-        assert not (tmp_path / "a").exists()
-        assert not (tmp_path / "a.part").exists()
-        get(session, server, tmp_path)
+        assert not part.exists()
+        assert not part.with_suffix("").exists()
+        assert get(server) == LARGE
         assert ranges(server) == [None, None]
 
 
-def test_a_download_that_stalls_is_given_up_and_kept(session, tmp_path):
-    routes = {"/a": [*[Answer(LARGE, drip=0.05)] * 3, Answer(LARGE)]}
-    with serve(routes) as server:
+def test_a_download_that_stalls_is_given_up_and_kept(get, part):
+    with serve({"/a": [*[Answer(LARGE, drip=0.05)] * 3, Answer(LARGE)]}) as server:
         with pytest.raises(http.Broken, match="too slow"):
-            get(session, server, tmp_path, stall=0.2)
-        kept = (tmp_path / "a.part").stat().st_size
+            get(server, stall=0.2)
+        kept = part.stat().st_size
         assert 0 < kept < 3000
-        get(session, server, tmp_path, stall=0.2)
+        assert get(server, stall=0.2) == LARGE
         assert ranges(server)[-1] == f"bytes={kept}-"
-    assert (tmp_path / "a").read_bytes() == LARGE
 
 
-def test_a_disk_that_would_be_full_is_told_beforehand(session, tmp_path, monkeypatch):
-    (tmp_path / "a.part").write_bytes(LARGE[:1000])
-    (tmp_path / "a.part.from").write_text('"v"')
-    usage = shutil.disk_usage(tmp_path)
+def test_a_disk_that_would_be_full_is_told_beforehand(get, part, monkeypatch):
+    has_come(part, LARGE[:1000])
+    usage = shutil.disk_usage(part.parent)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=300_199))
     with serve({"/a": Answer(LARGE, etag='"v"')}) as server:
         with pytest.raises(OSError, match=r"0\.3 MB are needed") as caught:
-            get(session, server, tmp_path)
+            get(server)
         assert caught.value.errno == errno.ENOSPC
-        assert (tmp_path / "a.part").read_bytes() == LARGE[:1000]
+        assert part.read_bytes() == LARGE[:1000]
         monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=300_200))
-        get(session, server, tmp_path)
-    assert (tmp_path / "a").read_bytes() == LARGE
+        assert get(server) == LARGE
 
 
-def test_a_disk_that_fills_up_meanwhile_is_no_fault_of_the_server(session, tmp_path):
-    (tmp_path / "a.part").symlink_to("/dev/full")
+def test_a_disk_that_fills_up_meanwhile_is_no_fault_of_the_server(get, part):
+    part.symlink_to("/dev/full")
     with serve({"/a": LARGE}) as server:
         with pytest.raises(OSError) as caught:
-            get(session, server, tmp_path)
+            get(server)
         assert caught.value.errno == errno.ENOSPC
         assert len(server.requests) == 1
