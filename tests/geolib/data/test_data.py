@@ -2,7 +2,8 @@
 
 import warnings
 from collections import Counter
-from itertools import chain
+from collections.abc import Iterable
+from itertools import chain, count, product
 from pathlib import Path
 
 import numpy as np
@@ -22,11 +23,14 @@ SPLITS = ("train", "validation", "test")
 PLACED = "file,latitude,longitude\na.png,"
 
 
+def noise(content: int, side: int = 16) -> np.ndarray:
+    return np.random.default_rng(content).integers(0, 256, (side, side, 3), np.uint8)
+
+
 def write_photo(path: Path, content: int, side: int = 16) -> None:
     """A picture whose pixels, and so whose bytes, tell ``content``."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    pixels = np.random.default_rng(content).integers(0, 256, (side, side, 3), np.uint8)
-    Image.fromarray(pixels).save(path)
+    Image.fromarray(noise(content, side)).save(path)
 
 
 def country_folders(root: Path, **amounts: int) -> Path:
@@ -36,15 +40,21 @@ def country_folders(root: Path, **amounts: int) -> Path:
     return root
 
 
-def with_metadata(root: Path, rows: list[dict]) -> Path:
-    for content, row in enumerate(rows):
-        write_photo(root / row["file"], content)
-    pd.DataFrame(rows).to_csv(root / "metadata.csv", index=False)
+def with_metadata(root: Path, rows: list[tuple], contents: Iterable[int] = count()) -> Path:
+    """A photograph for each row of file, country, latitude and longitude, or the first of these."""
+    for row, content in zip(rows, contents, strict=False):
+        write_photo(root / row[0], content)
+    columns = ["file", "country", "latitude", "longitude"][: len(rows[0])]
+    pd.DataFrame(rows, columns=columns).to_csv(root / "metadata.csv", index=False)
     return root
 
 
 def everything(root: Path, **options) -> data.GeoDataset:
     return data.load("folder", "all", root=root, **options)
+
+
+def label_of(dataset: data.GeoDataset) -> dict[str, int | None]:
+    return dict(zip(dataset.ids, dataset.labels, strict=True))
 
 
 def splits(root: Path, **options) -> dict[str, data.GeoDataset]:
@@ -61,20 +71,18 @@ def test_country_folders_give_sorted_classes_and_labels(tmp_path):
     write_photo(tmp_path / "stray.png", 99)
     dataset = everything(tmp_path)
     assert dataset.classes == ("Chad", "Peru")
-    by_id = dict(zip(dataset.ids, dataset.labels, strict=True))
-    assert by_id == {"Chad/0.png": 0, "Peru/0.png": 1, "Peru/1.png": 1}
+    assert label_of(dataset) == {"Chad/0.png": 0, "Peru/0.png": 1, "Peru/1.png": 1}
     assert dataset.skipped == [("stray.png", "lies outside the folders of countries")]
     item = dataset[dataset.ids.index("Chad/0.png")]
-    expected = np.random.default_rng(1000).integers(0, 256, (16, 16, 3), np.uint8)
-    np.testing.assert_array_equal(item.image, expected)
+    np.testing.assert_array_equal(item.image, noise(1000))
     assert (item.country, item.label, item.latitude, item.scene) == ("Chad", 0, None, None)
 
 
 def test_photos_alone_have_no_labels(tmp_path):
-    for i in range(4):
-        write_photo(tmp_path / f"{i}.png", i)
+    write_photo(tmp_path / "a.png", 0)
+    write_photo(tmp_path / "b.png", 1)
     dataset = everything(tmp_path)
-    assert (dataset.classes, dataset.labels) == ((), [None] * 4)
+    assert (dataset.classes, dataset.labels) == ((), [None] * 2)
 
 
 @pytest.mark.parametrize(
@@ -110,14 +118,11 @@ def test_a_faulty_folder_is_named(tmp_path, files, options, message):
 # Classes -----------------------------------------------------------------------------------------
 
 
-def test_given_classes_keep_their_order(tmp_path):
+def test_given_classes_keep_their_order_and_other_takes_the_rest(tmp_path):
     country_folders(tmp_path, FR=1, IN=1)
     dataset = everything(tmp_path, classes=("IN", "JP", "FR"))
     assert dataset.classes == ("IN", "JP", "FR")
-    assert dict(zip(dataset.ids, dataset.labels, strict=True)) == {"FR/0.png": 2, "IN/0.png": 0}
-
-
-def test_other_takes_the_remaining_countries(tmp_path):
+    assert label_of(dataset) == {"FR/0.png": 2, "IN/0.png": 0}
     country_folders(tmp_path, FR=2, IN=1, JP=3)
     dataset = everything(tmp_path, classes=("FR", "other"))
     assert Counter(dataset.labels) == {0: 2, 1: 4}
@@ -128,15 +133,12 @@ def test_other_takes_the_remaining_countries(tmp_path):
 
 
 def test_metadata_columns_reach_the_items(tmp_path):
-    row = {
-        "file": "a.png",
-        "country": "NA",  # Namibia, not a missing value
-        "latitude": "-22.57",
-        "longitude": "17.08",
-        "licence": "CC0",
-        "attribution": "Someone",
-    }
-    with_metadata(tmp_path, [row, {"file": "b.png"}])
+    write_photo(tmp_path / "a.png", 0)
+    write_photo(tmp_path / "b.png", 1)
+    (tmp_path / "metadata.csv").write_text(  # NA is Namibia, not a missing value
+        "file,country,latitude,longitude,licence,attribution\n"
+        "a.png,NA,-22.57,17.08,CC0,Someone\nb.png,,,,,\n"
+    )
     dataset = everything(tmp_path)
     assert dataset.classes == ("NA",)
     a, b = (dataset[dataset.ids.index(name)] for name in ("a.png", "b.png"))
@@ -146,7 +148,7 @@ def test_metadata_columns_reach_the_items(tmp_path):
 
 
 def test_missing_and_unlisted_files_are_counted(tmp_path):
-    with_metadata(tmp_path, [{"file": f"{name}.png", "country": "FR"} for name in "ab"])
+    with_metadata(tmp_path, [("a.png", "FR"), ("b.png", "FR")])
     (tmp_path / "b.png").rename(tmp_path / "c.png")
     dataset = everything(tmp_path)
     assert dataset.ids == ["a.png"]
@@ -173,12 +175,7 @@ def test_shares_are_kept_per_class(tmp_path):
 def test_one_place_is_in_one_split(tmp_path):
     # Ten places 5 km apart, six photographs within 200 m of each.
     rows = [
-        {
-            "file": f"{place}-{i}.png",
-            "country": "FR",
-            "latitude": 45.0052 + 0.05 * place + 0.0003 * i,
-            "longitude": 1.003,
-        }
+        (f"{place}-{i}.png", "FR", 45.0052 + 0.05 * place + 0.0003 * i, 1.003)
         for place in range(10)
         for i in range(6)
     ]
@@ -199,22 +196,17 @@ def test_cells_are_about_a_kilometre_at_any_latitude():
 
 
 def test_copies_of_a_photo_stay_together(tmp_path):
-    for country in ("FR", "IN"):
-        for i in range(30):
-            write_photo(tmp_path / country / f"{i}.png", i if country == "FR" else 100 + i)
-            write_photo(tmp_path / country / f"copy-{i}.png", i if country == "FR" else 100 + i)
+    for photo in country_folders(tmp_path, FR=30, IN=30).rglob("*.png"):
+        photo.with_suffix(".copy.png").write_bytes(photo.read_bytes())
     split_of = {i: name for name, d in splits(tmp_path).items() for i in d.ids}
     assert len(split_of) == 120
     for photo, split in split_of.items():
-        country, _, name = photo.partition("/")
-        assert split_of[f"{country}/copy-{name.removeprefix('copy-')}"] == split
+        assert split_of[f"{photo.partition('.')[0]}.copy.png"] == split
 
 
 def test_a_class_within_one_place_is_split_by_content_with_a_warning(tmp_path):
-    rows = [{"country": "FR", "latitude": 45.005, "longitude": 1.0} for _ in range(20)]
-    rows += [{"country": "IN", "latitude": 20 + i, "longitude": 80.0} for i in range(20)]
-    rows = [{"file": f"{number}.png", **row} for number, row in enumerate(rows)]
-    with_metadata(tmp_path, rows)
+    rows = [(f"FR{i}.png", "FR", 45.005, 1.0) for i in range(20)]
+    with_metadata(tmp_path, [*rows, *((f"IN{i}.png", "IN", 20 + i, 80.0) for i in range(20))])
     with pytest.warns(UserWarning, match="too few places to split by location: FR; .*near-dup"):
         found = splits(tmp_path)
     assert labels(found) == [{0: 14, 1: 14}, {0: 3, 1: 3}, {0: 3, 1: 3}]
@@ -234,26 +226,19 @@ def test_splits_partition_the_photos_whatever_their_names(tmp_path_factory, data
     countries = data_.draw(
         st.lists(st.sampled_from(["FR", "IN", ""]), min_size=len(places), max_size=len(places))
     )
-    names = data_.draw(st.permutations(range(len(places))))
+    order = data_.draw(st.permutations(range(len(places))))
     seed = data_.draw(st.integers(0, 3))
 
-    def contents(named):
-        """Contents in each split when photograph i bears the name named[i]."""
-        root = tmp_path_factory.mktemp("photos")
-        rows = {}
-        for content, name in enumerate(named):
-            write_photo(root / f"{name:03}.png", content)
-            at = "" if places[content] == 0 else str(10.0 + places[content])
-            rows[f"{name:03}.png"] = (content, countries[content], at, at)
-        columns = ["content", "country", "latitude", "longitude"]
-        table = pd.DataFrame.from_dict(rows, orient="index", columns=columns).sort_index()
-        table.to_csv(root / "metadata.csv", index_label="file")
-        found = splits(root, seed=seed)
-        return {name: table.content[d.ids].tolist() for name, d in found.items()}
+    def contents(order):
+        """Contents in each split when photographs are named and listed in this order."""
+        at = [10.0 + place if place else "" for place in places]
+        rows = [(f"{name:03}.png", countries[i], at[i], at[i]) for name, i in enumerate(order)]
+        found = splits(with_metadata(tmp_path_factory.mktemp("photos"), rows, order), seed=seed)
+        return {name: [order[int(file[:3])] for file in d.ids] for name, d in found.items()}
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        one, other = contents(range(len(places))), contents(names)
+        one, other = contents(range(len(places))), contents(order)
     assert one == other
     assert sorted(chain(*one.values())) == list(range(len(places)))
 
@@ -300,11 +285,10 @@ def test_worker_processes_read_the_same(tmp_path):
 
 
 def test_batch_is_0_to_1_and_exact_without_resizing():
-    image = np.random.default_rng(0).integers(0, 256, (20, 20, 3), np.uint8)
-    batch = data.to_batch([image, image[::-1]], 20)
+    images = np.stack([noise(0, 20), noise(1, 20)])
+    batch = data.to_batch(images, 20)
     assert batch.dtype == torch.float32
-    np.testing.assert_array_equal(batch[0].permute(1, 2, 0).numpy(), image / np.float32(255))
-    np.testing.assert_array_equal(batch[1].permute(1, 2, 0).numpy(), image[::-1] / np.float32(255))
+    np.testing.assert_array_equal(batch.permute(0, 2, 3, 1).numpy(), images / np.float32(255))
 
 
 def test_resizing_averages_and_keeps_everything():
@@ -326,9 +310,8 @@ def test_resizing_averages_and_keeps_everything():
 
 def test_scene_splits_share_no_scene():
     seen = Counter()
-    for split in data.SPLITS:
-        for seed in range(3):
-            seen.update(data.load("geoscenes", split, n=50, seed=seed).ids)
+    for split, seed in product(data.SPLITS, range(3)):
+        seen.update(data.load("geoscenes", split, n=50, seed=seed).ids)
     assert max(seen.values()) == 1
     assert len(seen) == 600
 
@@ -352,10 +335,10 @@ def test_scene_items_match_their_labels():
 
 
 def test_scene_content_depends_on_the_options():
+    options = ({"size": 64}, {"size": 96}, {"size": 64, "countries": ("France", "India")})
     keys = {
-        data.load("geoscenes", split, n=1, **options).content_key(0)
-        for split in ("train", "eval")
-        for options in ({"size": 64}, {"size": 96}, {"size": 64, "countries": ("France", "India")})
+        data.load("geoscenes", split, n=1, **known).content_key(0)
+        for split, known in product(("train", "eval"), options)
     }
     assert len(keys) == 6
 
