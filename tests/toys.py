@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import re
@@ -33,6 +34,13 @@ CLASSES = ("blue", "red")
 COLOURS = {"blue": (30, 30, 230), "red": (230, 30, 30)}
 MEAN = (0.485, 0.456, 0.406)
 SAM_SIDE = 64  # pixels of the small SAMs' input
+# Options of attribution methods: enough to be exact on what is tested, few enough to be quick.
+QUICK = {
+    "scorecam": {"n_channels": 8},
+    "smoothgrad": {"n_samples": 3},
+    "integrated_gradients": {"steps": 3},
+    "integrated_gradients_squared": {"steps": 3, "n_samples": 2},
+}
 
 
 class Oracle(nn.Module):
@@ -146,20 +154,34 @@ class Plain(nn.Module):
 
 
 def small_network(name: str) -> nn.Module:
-    """A random "resnet", "mobilenet" or "convnext" of torchvision, of five classes."""
+    """A random "resnet", "mobilenet", "efficientnet" or "convnext" of torchvision, five classes."""
     torch.manual_seed(0)
     if name == "resnet":
         model = ResNet(models.resnet.BasicBlock, [1, 1, 1, 1], num_classes=5)
         model.target_layer = model.layer4[-1]
-    elif name == "mobilenet":
+        return model.eval()
+    if name == "mobilenet":
         model = MobileNetV2(num_classes=5, width_mult=0.25)
-        model.target_layer = model.features[-1]
+    elif name == "efficientnet":
+        model = models.efficientnet_b0(num_classes=5)
     else:
         stages = [CNBlockConfig(16, 32, 1), CNBlockConfig(32, 48, 1), CNBlockConfig(48, None, 2)]
         # As trained networks have it; the initial 1e-6 would make the blocks do nothing.
         model = ConvNeXt(stages, num_classes=5, layer_scale=1.0)
-        model.target_layer = model.features[-1][-1]
-    return model
+    model.target_layer = model.features[-1]
+    return model.eval()
+
+
+def condition(model: nn.Module) -> dict[str, Any]:
+    """All of a network that a pass could leave changed."""
+    modules, parameters = list(model.modules()), dict(model.named_parameters())
+    return {
+        "weights": copy.deepcopy(model.state_dict()),
+        "training": [module.training for module in modules],
+        "learning": [parameter.requires_grad for parameter in parameters.values()],
+        "slopes": {k: p.grad.clone() for k, p in parameters.items() if p.grad is not None},
+        "hooks": [len(module._forward_hooks) + len(module._backward_hooks) for module in modules],
+    }
 
 
 def photograph(colour: str, seed: int) -> np.ndarray:
@@ -221,42 +243,26 @@ def save_sam2(folder: Path) -> Path:
     from transformers import Sam2Config, Sam2ImageProcessor, Sam2Model
 
     torch.manual_seed(0)
+    backbone = {"model_type": "sam2_hiera_det_model", "hidden_size": 16}
+    backbone |= {"image_size": [SAM_SIDE] * 2, "global_attention_blocks": [3]}
+    backbone |= {"blocks_per_stage": [1, 1, 2, 1], "embed_dim_per_stage": [16, 32, 64, 128]}
+    backbone |= {"num_attention_heads_per_stage": [1, 1, 2, 2]}
+    backbone |= {"window_size_per_stage": [4, 4, 2, 2]}
+    backbone |= {"window_positional_embedding_background_size": [4, 4]}
+    vision = {"model_type": "sam2_vision_model", "backbone_config": backbone}
+    vision |= {"backbone_channel_list": [128, 64, 32, 16], "fpn_hidden_size": 32}
+    vision |= {"backbone_feature_sizes": [[16, 16], [8, 8], [4, 4]]}
+    prompts = {"hidden_size": 32, "image_size": SAM_SIDE, "patch_size": 16}
+    masks = {"hidden_size": 32, "mlp_dim": 64, "num_attention_heads": 2, "iou_head_hidden_dim": 32}
     config = Sam2Config(
-        vision_config={
-            "model_type": "sam2_vision_model",
-            "backbone_config": {
-                "model_type": "sam2_hiera_det_model",
-                "hidden_size": 16,
-                "image_size": [SAM_SIDE, SAM_SIDE],
-                "blocks_per_stage": [1, 1, 2, 1],
-                "embed_dim_per_stage": [16, 32, 64, 128],
-                "num_attention_heads_per_stage": [1, 1, 2, 2],
-                "window_size_per_stage": [4, 4, 2, 2],
-                "global_attention_blocks": [3],
-                "window_positional_embedding_background_size": [4, 4],
-            },
-            "backbone_channel_list": [128, 64, 32, 16],
-            "backbone_feature_sizes": [[16, 16], [8, 8], [4, 4]],
-            "fpn_hidden_size": 32,
-        },
-        prompt_encoder_config={
-            "hidden_size": 32,
-            "image_size": SAM_SIDE,
-            "patch_size": 16,
-            "mask_input_channels": 4,
-        },
-        mask_decoder_config={
-            "hidden_size": 32,
-            "mlp_dim": 64,
-            "num_attention_heads": 2,
-            "iou_head_hidden_dim": 32,
-        },
+        vision_config=vision,
+        prompt_encoder_config=prompts | {"mask_input_channels": 4},
+        mask_decoder_config=masks,
     )
     network = lively(Sam2Model(config))
     # Published checkpoints hold this embedding twice, equal.
-    network.prompt_encoder.shared_embedding.load_state_dict(
-        network.shared_image_embedding.state_dict()
-    )
+    shared = network.shared_image_embedding.state_dict()
+    network.prompt_encoder.shared_embedding.load_state_dict(shared)
     with torch.no_grad():
         for layer in network.mask_decoder.output_hypernetworks_mlps:
             layer.proj_out.weight.mul_(5)
@@ -272,32 +278,17 @@ def save_sam3(folder: Path, vocabulary: Sequence[str]) -> Path:
     torch.manual_seed(0)
     small = {"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 64}
     tokenizer = clip_tokenizer(vocabulary)
+    backbone = {"model_type": "sam3_vit_model", **small, "num_hidden_layers": 2}
+    backbone |= {"image_size": SAM_SIDE, "patch_size": 8, "pretrain_image_size": 32}
+    backbone |= {"window_size": 4, "global_attn_indexes": [1]}
+    vision = {"model_type": "sam3_vision_model", "backbone_config": backbone}
+    vision |= {"backbone_feature_sizes": [[32, 32], [16, 16], [8, 8]], "fpn_hidden_size": 32}
+    text = {"model_type": "clip_text_model", **small, "num_hidden_layers": 2, "projection_dim": 32}
+    text |= {"vocab_size": len(tokenizer), "max_position_embeddings": 32}
+    text |= {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id")}
     config = Sam3Config(
-        vision_config={
-            "model_type": "sam3_vision_model",
-            "fpn_hidden_size": 32,
-            "backbone_feature_sizes": [[32, 32], [16, 16], [8, 8]],
-            "backbone_config": {
-                "model_type": "sam3_vit_model",
-                **small,
-                "num_hidden_layers": 2,
-                "image_size": SAM_SIDE,
-                "patch_size": 8,
-                "window_size": 4,
-                "global_attn_indexes": [1],
-                "pretrain_image_size": 32,
-            },
-        },
-        text_config={
-            "model_type": "clip_text_model",
-            **small,
-            "vocab_size": len(tokenizer),
-            "projection_dim": 32,
-            "num_hidden_layers": 2,
-            "max_position_embeddings": 32,
-            "bos_token_id": tokenizer.bos_token_id,
-            "eos_token_id": tokenizer.eos_token_id,
-        },
+        vision_config=vision,
+        text_config=text,
         geometry_encoder_config={**small, "num_layers": 1},
         detr_encoder_config={**small, "num_layers": 1},
         detr_decoder_config={**small, "num_layers": 2, "num_queries": 6},
@@ -319,12 +310,9 @@ def clip_tokenizer(vocabulary: Sequence[str]) -> Any:
 
     learnt = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     learnt.pre_tokenizer = pre_tokenizers.Whitespace()
-    trainer = trainers.BpeTrainer(
-        vocab_size=2000,
-        end_of_word_suffix="</w>",
-        special_tokens=["<|startoftext|>", "<|endoftext|>"],
-        show_progress=False,
-    )
+    special = ["<|startoftext|>", "<|endoftext|>"]
+    settings = {"vocab_size": 2000, "end_of_word_suffix": "</w>", "show_progress": False}
+    trainer = trainers.BpeTrainer(special_tokens=special, **settings)
     learnt.train_from_iterator([words.lower() for words in vocabulary], trainer)
     model = json.loads(learnt.to_str())["model"]
     return CLIPTokenizer(vocab=model["vocab"], merges=[tuple(pair) for pair in model["merges"]])

@@ -1,12 +1,12 @@
 """Batch sizes: halved where memory runs out, with the results of the smaller batch."""
 
-from collections.abc import Callable
-from typing import Any
+import weakref
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from toys import QUICK, smooth_images
 
 from geolib import data, model
 from geolib.ablation import faithfulness
@@ -15,13 +15,6 @@ from geolib.masks import box_region
 from geolib.model.device import BatchSize, choose_batch_size, choose_device
 from geolib.scoring import Elements
 
-LIMIT = 5
-QUICK = {
-    "scorecam": {"n_channels": 7},
-    "smoothgrad": {"n_samples": 3},
-    "integrated_gradients": {"steps": 3},
-    "integrated_gradients_squared": {"steps": 3, "n_samples": 2},
-}
 HALVED = [
     "out of memory with 16 images at once: going on with 8; batch_size=8 avoids the attempt",
     "out of memory with 8 images at once: going on with 4; batch_size=4 avoids the attempt",
@@ -29,38 +22,34 @@ HALVED = [
 
 
 @pytest.fixture(scope="module")
-def classifier() -> model.Classifier:
+def classifier():
     return model.load("timm/resnet10t", weights="random", classes="ABC", image_size=64)
 
 
 @pytest.fixture
-def little_memory(monkeypatch) -> None:
+def little_memory(monkeypatch):
     """No more than five images go through a classifier at once."""
     forward = model.Classifier.forward
 
-    def limited(self: model.Classifier, images: torch.Tensor) -> torch.Tensor:
-        if len(images) > LIMIT:
+    def limited(self, images):
+        if len(images) > 5:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
         return forward(self, images)
 
     monkeypatch.setattr(model.Classifier, "forward", limited)
 
 
-def images(n: int) -> torch.Tensor:
-    return torch.rand(n, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-
-
-def messages(caught) -> list[str]:
+def messages(caught):
     return [str(warning.message) for warning in caught if "memory" in str(warning.message)]
 
 
 # The helper --------------------------------------------------------------------------------------
 
 
-def fits(limit: int, tried: list[int], error: Exception):
+def fits(limit, tried, error):
     """A function of a batch size for which memory suffices up to a limit."""
 
-    def function(size: int) -> str:
+    def function(size):
         tried.append(size)
         if size > limit:
             raise error
@@ -100,20 +89,14 @@ def test_what_halving_cannot_mend():
 
 
 def test_the_memory_of_the_failed_pass_is_free_before_the_next():
-    alive = []
+    held = []
 
-    class Held:
-        def __init__(self) -> None:
-            alive.append(self.__class__)
-
-        def __del__(self) -> None:
-            alive.pop()
-
-    def function(size: int) -> int:
-        assert not alive
-        held = Held()
+    def function(size):
+        assert all(reference() is None for reference in held)
+        tensor = torch.zeros(1)
+        held.append(weakref.ref(tensor))
         if size > 1:
-            raise torch.OutOfMemoryError(f"holding {held}")
+            raise torch.OutOfMemoryError(f"holding {tensor}")
         return size
 
     with pytest.warns(UserWarning):
@@ -128,8 +111,8 @@ def test_default_batch_sizes():
 # Every kind of forward pass ----------------------------------------------------------------------
 
 
-def halved(work: Callable[[int], Any]) -> tuple[Any, Any]:
-    """Work with 16 images at once, for which memory is short, and with 4."""
+def halved(work):
+    """Work with 16 images at once, for which memory is short, and with 4; what both return."""
     with pytest.warns(UserWarning) as caught:
         found = work(16)
     assert messages(caught) == HALVED
@@ -144,8 +127,10 @@ def test_prediction(classifier, little_memory):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_attribution(classifier, method, little_memory):
-    def work(n: int) -> torch.Tensor:
-        return attribute(classifier, images(6), method, batch_size=n, **QUICK.get(method, {}))
+    images, options = smooth_images(6), QUICK.get(method, {})
+
+    def work(n):
+        return attribute(classifier, images, method, batch_size=n, **options)
 
     asks = method not in ("random", "edges")
     found, expected = halved(work) if asks else (work(16), work(4))
@@ -156,10 +141,8 @@ def test_attribution(classifier, method, little_memory):
 def test_ablation(classifier, little_memory):
     boxes = np.array([[2, 3, 30, 34], [40, 20, 61, 64]])
     masks = np.stack([box_region([box], (64, 64)) for box in boxes])
-    elements = [Elements(masks, boxes, pd.DataFrame())] * 3
-    found, expected = halved(
-        lambda n: faithfulness(classifier, images(3), None, elements, batch_size=n)
-    )
+    given = classifier, smooth_images(3), None, [Elements(masks, boxes, pd.DataFrame())] * 3
+    found, expected = halved(lambda n: faithfulness(*given, batch_size=n))
     assert len(expected) == 3 * (1 + 2 + 20 + 4)
     pd.testing.assert_frame_equal(found, expected, check_exact=True)
 

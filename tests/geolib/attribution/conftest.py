@@ -1,0 +1,14 @@
+"""A network and images that every test of maps may use."""
+
+import pytest
+from toys import small_network, smooth_images
+
+
+@pytest.fixture(scope="module")
+def images():
+    return smooth_images(3)
+
+
+@pytest.fixture(scope="module")
+def resnet():
+    return small_network("resnet")
