@@ -6,6 +6,7 @@ import copy
 import json
 import math
 import re
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from torch import nn
 from torchvision import models
 from torchvision.models import ConvNeXt, MobileNetV2, ResNet
@@ -301,6 +303,24 @@ def save_sam3(folder: Path, vocabulary: Sequence[str]) -> Path:
     processor = Sam3ImageProcessor(size={"height": SAM_SIDE, "width": SAM_SIDE})
     Sam3Processor(processor, tokenizer).save_pretrained(folder)
     return folder
+
+
+def changed(
+    folder: Path,
+    place: Path,
+    weights: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]] | None = None,
+    **files: Mapping[str, Any],
+) -> Path:
+    """A copy of a network's folder with other weights, and other entries in its JSON files."""
+    shutil.copytree(folder, place)
+    path = place / "model.safetensors"
+    if weights is not None:
+        save_file(weights(load_file(path)), path, metadata={"format": "pt"})
+    for name, entries in files.items():
+        path = place / f"{name}.json"
+        held = json.loads(path.read_text()) if path.exists() else {}
+        path.write_text(json.dumps({**held, **entries}))
+    return place
 
 
 def clip_tokenizer(vocabulary: Sequence[str]) -> Any:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import shutil
+from unittest import mock
 
 import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
-from toys import lively, picture
+from toys import changed, lively, picture
 from transformers import SegformerConfig, SegformerForSemanticSegmentation, SegformerImageProcessor
 
 from geolib.segmentation.networks import ade20k
@@ -61,31 +60,28 @@ def test_maps_are_the_networks_largest_scores(folder):
 
 
 @pytest.mark.parametrize(
-    ("file", "change", "words"),
+    ("change", "words"),
     [
-        ("config.json", {"model_type": "sam2"}, "model_type is 'sam2'"),
-        ("preprocessor_config.json", {"do_center_crop": True}, "do_center_crop"),
-        ("config.json", None, r"no checkpoint at .*openmmlab/upernet"),
+        ({"config": {"model_type": "sam2"}}, "model_type is 'sam2'"),
+        ({"preprocessor_config": {"do_center_crop": True}}, "do_center_crop"),
     ],
 )
-def test_a_missing_network_and_another_are_refused(folder, tmp_path, file, change, words):
-    shutil.copytree(folder, tmp_path / "network")
-    path = tmp_path / "network" / file
-    changed = json.dumps(json.loads(path.read_text()) | (change or {}))
-    path.unlink()
-    if change is not None:
-        path.write_text(changed)
+def test_another_network_is_refused(folder, tmp_path, change, words):
     with pytest.raises(ValueError, match=words):
-        SemanticNetwork(tmp_path / "network")
+        SemanticNetwork(changed(folder, tmp_path / "network", **change))
+
+
+def test_a_missing_network_says_where_there_is_one(tmp_path):
+    (tmp_path / "model.safetensors").touch()
+    with pytest.raises(ValueError, match=r"no checkpoint at .*openmmlab/upernet"):
+        SemanticNetwork(tmp_path)
     with pytest.raises(ValueError, match="geolib fetch ade20k-upernet"):
         SemanticNetwork()
 
 
 def test_a_name_of_the_hub_is_looked_up_there(folder, monkeypatch):
-    asked = []
-    monkeypatch.setattr(
-        ade20k, "snapshot_download", lambda name, **options: asked.append(name) or str(folder)
-    )
+    download = mock.Mock(return_value=str(folder))
+    monkeypatch.setattr(ade20k, "snapshot_download", download)
     network = SemanticNetwork("someone/some-network", device="cpu")
-    assert asked == ["someone/some-network"]
+    assert download.call_args.args == ("someone/some-network",)
     assert network.key == SemanticNetwork(folder, device="cpu").key

@@ -1,31 +1,26 @@
 """SAM 3 and its text prompts: against the network asked directly, prompt by prompt."""
 
 import json
-import shutil
+from unittest import mock
 
 import numpy as np
 import pytest
 import torch
+import toys
 from PIL import Image
-from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
-from toys import BOX, CLASSES, classifier, one_of_each, peak_memory, photograph, picture, save_sam3
-from toys import SAM_SIDE as SIDE
-from toys import SIDE as CLASSIFIER_SIDE
+from toys import SAM_SIDE, changed, classifier, one_of_each, peak_memory, picture, save_sam3
 from transformers import CLIPTokenizer, Sam3Model
-from transformers.models.sam3.modeling_sam3 import (
-    Sam3ImageSegmentationOutput,
-    Sam3VisionEncoderOutput,
-)
+from transformers.models.sam3 import modeling_sam3
 
 from geolib import pipeline, segmentation
+from geolib.masks import iou
 from geolib.pipeline import EvaluationConfig, shards
 from geolib.segmentation import Segments
 from geolib.segmentation.networks.sam3 import concept_names
 
 PROMPTS = ["red car", "utility pole", "road", "white kilometre stone", "snow pole"]
 ALL = {"concepts": PROMPTS, "threshold": 0.0}
-
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -38,7 +33,8 @@ def folder(tmp_path_factory):
 @torch.no_grad()
 def asked_directly(segment, image, prompt, masked=True):
     """Mask probabilities [Q, S, S] and scores [Q] of one prompt: one whole pass for it alone."""
-    small = np.asarray(Image.fromarray(image).resize((SIDE, SIDE), Image.Resampling.BILINEAR))
+    size = (SAM_SIDE, SAM_SIDE)
+    small = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
     pixels = torch.from_numpy(small / 127.5 - 1).permute(2, 0, 1)[None].float()
     words = segment.function.processor.tokenizer(prompt, padding="max_length", max_length=32)
     out = segment.model(
@@ -46,9 +42,8 @@ def asked_directly(segment, image, prompt, masked=True):
         input_ids=torch.tensor([words["input_ids"]]),
         attention_mask=torch.tensor([words["attention_mask"]]) if masked else None,
     )
-    return out.pred_masks[0].sigmoid(), (out.pred_logits.sigmoid() * out.presence_logits.sigmoid())[
-        0
-    ]
+    scores = out.pred_logits.sigmoid() * out.presence_logits.sigmoid()
+    return out.pred_masks[0].sigmoid(), scores[0]
 
 
 def instances(segments):
@@ -100,13 +95,12 @@ def test_the_result_depends_neither_on_batches_nor_on_the_order_of_prompts(folde
     assert_same(alone, [one for one in reference if one[0] == PROMPTS[2]])
 
 
-def test_the_picture_is_encoded_once(folder, monkeypatch):
+def test_the_picture_is_encoded_once(folder):
     segment = segmentation.load("sam3", checkpoint=folder, prompts_per_batch=1, **ALL)
-    encoder, seen = segment.model.vision_encoder, []
-    encode = encoder.forward
-    monkeypatch.setattr(encoder, "forward", lambda *a, **k: (seen.append(1), encode(*a, **k))[1])
-    segment(picture(60, 90))
-    assert len(seen) == 1
+    encoder = segment.model.vision_encoder
+    with mock.patch.object(encoder, "forward", wraps=encoder.forward) as encode:
+        segment(picture(60, 90))
+    encode.assert_called_once()
 
 
 def test_its_own_threshold_is_the_default(folder):
@@ -144,36 +138,35 @@ def test_options_out_of_range(folder, options, words):
 
 def test_the_published_folder_holds_the_video_network(folder, tmp_path):
     """Its image network is one part, named detector_model; the tracker is left out."""
-    place = tmp_path / "video"
-    shutil.copytree(folder, place)
-    state = {f"detector_model.{k}": v for k, v in load_file(place / "model.safetensors").items()}
-    state |= {"tracker_model.memory": torch.ones(2), "tracker_neck.conv": torch.ones(2)}
-    save_file(state, place / "model.safetensors", metadata={"format": "pt"})
-    config = json.loads((place / "config.json").read_text())
-    video = {"model_type": "sam3_video", "detector_config": config}
-    (place / "config.json").write_text(json.dumps(video))
-    processor = json.loads((place / "processor_config.json").read_text())
-    processor |= {"processor_class": "Sam3VideoProcessor", "video_processor": {"size": 1}}
-    (place / "processor_config.json").write_text(json.dumps(processor))
+
+    def weights(state):
+        extra = {"tracker_model.memory": torch.ones(2), "tracker_neck.conv": torch.ones(2)}
+        return extra | {f"detector_model.{key}": value for key, value in state.items()}
+
+    video = changed(
+        *(folder, tmp_path / "video", weights),
+        processor_config={"processor_class": "Sam3VideoProcessor", "video_processor": {"size": 1}},
+    )
+    config = {"detector_config": json.loads((folder / "config.json").read_text())}
+    (video / "config.json").write_text(json.dumps({"model_type": "sam3_video", **config}))
     one, other = (
         segmentation.load("sam3", checkpoint=path, **ALL)(picture(60, 90))
-        for path in (folder, place)
+        for path in (folder, video)
     )
     assert_same(instances(one), instances(other))
 
-    missing = "detector_model.text_projection.weight"
-    del state[missing]
-    save_file(state, place / "model.safetensors", metadata={"format": "pt"})
+    gone = "detector_model.text_projection.weight"
+    part = changed(video, tmp_path / "part", lambda s: {k: s[k] for k in s if k != gone})
     with pytest.raises(ValueError, match=r"missing: text_projection.weight"):
-        segmentation.load("sam3", checkpoint=place, **ALL)
+        segmentation.load("sam3", checkpoint=part, **ALL)
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "processor_config.json"])
 def test_a_folder_that_is_not_whole_says_what_belongs_there(folder, tmp_path, name):
-    shutil.copytree(folder, tmp_path / "part")
-    (tmp_path / "part" / name).unlink()
+    part = changed(folder, tmp_path / "part")
+    (part / name).unlink()
     with pytest.raises(ValueError, match=r"SAM 3 in transformers'.*licence is accepted"):
-        segmentation.load("sam3", checkpoint=tmp_path / "part", **ALL)
+        segmentation.load("sam3", checkpoint=part, **ALL)
 
 
 COLOURS = ("red", "green", "blue")
@@ -193,7 +186,7 @@ def planted(folder, monkeypatch):
             others = image[[c for c in range(3) if c != channel]].amax(0)
             masks.append(torch.where(image[channel] > others + 0.5, 10.0, -10.0))
         present = torch.stack([mask.amax() for mask in masks])[:, None]
-        return Sam3ImageSegmentationOutput(
+        return modeling_sam3.Sam3ImageSegmentationOutput(
             pred_masks=torch.stack(masks)[:, None].repeat(1, 2, 1, 1),
             pred_boxes=torch.zeros(len(masks), 2, 4),
             pred_logits=torch.tensor([[-4.0, 4.0]]).repeat(len(masks), 1),
@@ -201,7 +194,8 @@ def planted(folder, monkeypatch):
         )
 
     def get_vision_features(self, pixels):
-        return Sam3VisionEncoderOutput(fpn_hidden_states=(pixels,), fpn_position_encoding=(pixels,))
+        levels = {"fpn_hidden_states": (pixels,), "fpn_position_encoding": (pixels,)}
+        return modeling_sam3.Sam3VisionEncoderOutput(**levels)
 
     monkeypatch.setattr(Sam3Model, "forward", forward)
     monkeypatch.setattr(Sam3Model, "get_vision_features", get_vision_features)
@@ -227,35 +221,32 @@ def test_each_word_finds_its_thing_and_an_absent_one_nothing(folder, planted, sh
     segments = segment(image, size=size)
     assert sorted(segments.labels) == ["blue sign", "red sign"]
     for label, mask in zip(segments.labels, segments.masks, strict=True):
-        (wanted,) = Segments(masks[label.split()[0]][None]).resize(size or shape).masks
-        assert (mask & wanted).sum() / (mask | wanted).sum() > 0.8
+        wanted = Segments(masks[label.split()[0]][None]).resize(size or shape).masks
+        assert iou(mask[None], wanted) > 0.8
 
 
 def test_the_planted_cause_is_named_and_its_effect_is_exact(folder, planted, tmp_path):
     """Photographs of 144 × 96 pixels whose class is the colour of one square."""
-    images = {c: photograph(c, seed=1).repeat(3, axis=0).repeat(2, axis=1) for c in CLASSES}
+    pixels = {colour: toys.photograph(colour, seed=1) for colour in toys.CLASSES}
+    images = {colour: image.repeat(3, 0).repeat(2, 1) for colour, image in pixels.items()}
     dataset = one_of_each(tmp_path / "photos", images)
+    options = {"checkpoint": str(folder), "concepts": ["red plate", "blue plate"]}
     config = EvaluationConfig(
-        segmenter="sam3",
-        segmenter_options={"checkpoint": str(folder), "concepts": ["red plate", "blue plate"]},
-        repeats=2,
-        shard_size=1,
-        precision="fp32",
+        segmenter="sam3", segmenter_options=options, repeats=2, shard_size=1, precision="fp32"
     )
     table = pipeline.evaluate(dataset, classifier(), config, progress=False)
     deleted = table[(table["region"] == "guided") & (table["test"] == "deletion")]
     assert deleted["probability"].to_numpy() == pytest.approx(0.5, abs=1e-6)
 
-    x0, y0, x1, y1 = BOX
+    x0, y0, x1, y1 = toys.BOX
     for shard in shards.shards(dataset, classifier(), config.shard_size):
         (found,) = shards.segments(shard, classifier(), config)
         assert list(found.labels) == [f"{shard.items[0].country} plate"]
         assert found.scores[0] == pytest.approx(torch.tensor(4.0).sigmoid().item(), abs=1e-3)
-        square = np.zeros((CLASSIFIER_SIDE, CLASSIFIER_SIDE), dtype=bool)
-        square[y0:y1, x0:x1] = True
-        assert (found.masks[0] & square).sum() / (found.masks[0] | square).sum() > 0.8
-    explained = pipeline.explain(classifier(), dataset[0], config)
-    assert len(explained.elements) == 1
+        square = np.zeros((1, toys.SIDE, toys.SIDE), dtype=bool)
+        square[:, y0:y1, x0:x1] = True
+        assert iou(found.masks, square) > 0.8
+    assert len(pipeline.explain(classifier(), dataset[0], config).elements) == 1
 
 
 def test_memory_does_not_grow_with_the_photograph(folder, planted):
