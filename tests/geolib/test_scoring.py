@@ -18,14 +18,7 @@ from geolib.scoring import (
 )
 from geolib.segmentation import Segments, salient_region
 
-MAP = np.array(
-    [
-        [1.0, 0.8, 0.0, 0.0],
-        [0.6, 0.4, 0.0, 0.0],
-        [0.0, 0.0, 0.2, 0.0],
-        [0.0, 0.0, 0.0, 0.0],
-    ]
-)
+MAP = np.array([[1, 0.8, 0, 0], [0.6, 0.4, 0, 0], [0, 0, 0.2, 0], [0, 0, 0, 0]])
 
 
 def mask(*rows):
@@ -37,32 +30,21 @@ def rectangle(height, width, x0, y0, x1, y1):
     return box_region([[x0, y0, x1, y1]], (height, width))
 
 
-maps = arrays(
-    float,
-    st.tuples(st.integers(2, 9), st.integers(2, 9)),
-    # Few distinct values, so that ties are the rule.
-    elements=st.sampled_from([0.0, 0.1, 0.25, 0.5, 0.7, 1.0]),
-)
-
-
-# --- the salient set -------------------------------------------------------------------------
+few = st.sampled_from([0.0, 0.1, 0.25, 0.5, 0.7, 1.0])  # so that ties are the rule
+maps = arrays(float, st.tuples(st.integers(2, 9), st.integers(2, 9)), elements=few)
 
 
 @pytest.mark.parametrize(
     ("values", "top_p", "expected"),
     [
-        # 16 pixels, k = 4: the four largest, no tie.
+        # Of 16 pixels the four largest, no tie.
         (MAP, 0.25, [[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]]),
-        # k = 2: the nine, and the three fives share one place.
+        # The nine, and the three fives share one place, or two.
         ([[9, 5, 5], [5, 0, 0]], 1 / 3, [[1, 1 / 3, 1 / 3], [1 / 3, 0, 0]]),
-        # k = 3: the nine, and the three fives share two places.
         ([[9, 5, 5], [5, 0, 0]], 1 / 2, [[1, 2 / 3, 2 / 3], [2 / 3, 0, 0]]),
-        # k = 4 of a constant map: all eight pixels share four places.
-        (np.zeros((2, 4)), 0.5, np.full((2, 4), 0.5)),
-        # k = 6: everything.
-        ([[9, 5, 5], [5, 0, 0]], 1.0, np.ones((2, 3))),
-        # k = round(0.2) = 0: nothing.
-        ([[0.7]], 0.2, [[0]]),
+        (np.zeros((2, 4)), 0.5, np.full((2, 4), 0.5)),  # all eight pixels share four places
+        ([[9, 5, 5], [5, 0, 0]], 1.0, np.ones((2, 3))),  # everything
+        ([[0.7]], 0.2, [[0]]),  # k = round(0.2) = 0: nothing
     ],
 )
 def test_salient_weights_by_hand(values, top_p, expected):
@@ -86,29 +68,22 @@ def test_salient_region_leaves_out_zeros_and_takes_in_ties():
     np.testing.assert_array_equal(tied, [[True, True, True, False]])
 
 
-# --- the score -------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("segment", "overlap", "mean", "center"),
     [
         # T (k = 4) is the upper left square. Its centroid (0.5, 0.5) rounds half up to (1, 1).
         (mask("##..", "##..", "....", "...."), 4 / 4, 2.8 / 4, 0.4),
-        # Centroid (0, 0.5) rounds to (0, 1).
-        (mask("##..", "....", "....", "...."), 2 / 2, 1.8 / 2, 0.8),
+        (mask("##..", "....", "....", "...."), 2 / 2, 1.8 / 2, 0.8),  # (0, 0.5) to (0, 1)
         # The left column: centroid (1.5, 0) rounds to (2, 0), where the map is zero.
         (mask("#...", "#...", "#...", "#..."), 2 / 4, 1.6 / 4, 0.0),
-        # One pixel outside T.
-        (mask("....", "....", "..#.", "...."), 0 / 1, 0.2, 0.2),
-        # The whole image: centroid (1.5, 1.5) rounds to (2, 2).
-        (np.ones((4, 4), bool), 4 / 16, 3.0 / 16, 0.2),
+        (mask("....", "....", "..#.", "...."), 0 / 1, 0.2, 0.2),  # one pixel outside T
+        (np.ones((4, 4), bool), 4 / 16, 3.0 / 16, 0.2),  # the whole image: (1.5, 1.5) to (2, 2)
         # Two corners: centroid (1, 1) falls outside; (0, 0) and (2, 2) are equally near and the
         # first in reading order counts.
         (mask("#...", "....", "..#.", "...."), 1 / 2, 1.2 / 2, 1.0),
         # An L: centroid (4/3, 1/3) rounds to (1, 0), which is inside.
         (mask("#...", "#...", "#...", ".#.."), 2 / 4, 1.6 / 4, 0.0),
-        # Nothing at all scores zero.
-        (np.zeros((4, 4), bool), 0, 0, 0),
+        (np.zeros((4, 4), bool), 0, 0, 0),  # nothing at all scores zero
     ],
 )
 def test_score_by_hand(segment, overlap, mean, center):
@@ -120,15 +95,7 @@ def test_score_by_hand(segment, overlap, mean, center):
 def test_centre_of_a_ring_is_its_nearest_pixel():
     # Centroid (3, 3) lies in the hole. The ring is thin above and below (distance 2) and reaches
     # in from the right (distance 1), so (3, 4) is nearest.
-    ring = mask(
-        ".......",
-        ".#####.",
-        ".#...#.",
-        ".#..##.",
-        ".#...#.",
-        ".#####.",
-        ".......",
-    )
+    ring = mask(".......", ".#####.", ".#...#.", ".#..##.", ".#...#.", ".#####.", ".......")
     rows, columns = np.nonzero(ring)
     assert (np.floor(rows.mean() + 0.5), np.floor(columns.mean() + 0.5)) == (3, 3)
     values = np.zeros((7, 7))
@@ -148,16 +115,9 @@ def test_box_centre_differs_from_the_centroid():
 
 
 def test_combinations_of_the_three_factors():
-    segment, expected = (
-        mask("##..", "....", "....", "....")[None],
-        {
-            "geometric": (1.0 * 0.9 * 0.8) ** (1 / 3),
-            "arithmetic": (1.0 + 0.9 + 0.8) / 3,
-            "overlap": 1.0,
-            "mean": 0.9,
-            "center": 0.8,
-        },
-    )
+    segment = mask("##..", "....", "....", "....")[None]
+    expected = {"overlap": 1.0, "mean": 0.9, "center": 0.8}
+    expected |= {"geometric": (1.0 * 0.9 * 0.8) ** (1 / 3), "arithmetic": (1.0 + 0.9 + 0.8) / 3}
     for combine, score in expected.items():
         scores = score_segments(MAP, segment, 0.25, combine=combine)["score"]
         assert scores.item() == pytest.approx(score), combine
@@ -191,8 +151,6 @@ def test_scores_do_not_depend_on_the_other_segments_or_on_the_container():
     np.testing.assert_array_equal(together, tensors)
 
 
-# --- suppression -----------------------------------------------------------------------------
-
 WHOLE = rectangle(10, 10, 0, 0, 10, 10)  # 100 pixels
 ALMOST = rectangle(10, 10, 0, 0, 10, 8)  # 80 of them
 LESS = rectangle(10, 10, 0, 0, 10, 7)  # 70 of them
@@ -209,13 +167,10 @@ LOWER = rectangle(10, 10, 0, 8, 10, 10)  # the 20 that ALMOST lacks
         ([WHOLE, ALMOST], [0.9, 0.5], {}, [0]),
         # ... and the better one is the one that stays, whichever is larger.
         ([WHOLE, ALMOST], [0.5, 0.9], {}, [1]),
-        # 70 / 100 is below the threshold.
-        ([WHOLE, LESS], [0.9, 0.5], {}, [0, 1]),
+        ([WHOLE, LESS], [0.9, 0.5], {}, [0, 1]),  # 70 / 100 is below the threshold
         ([WHOLE, LESS], [0.9, 0.5], {"threshold": 0.7}, [0]),
-        # Best first, in the order of the scores.
-        ([DETAIL, LOWER, LESS], [0.2, 0.9, 0.5], {}, [1, 2, 0]),
-        # Equal scores: in the order given.
-        ([ALMOST, WHOLE], [0.5, 0.5], {}, [0]),
+        ([DETAIL, LOWER, LESS], [0.2, 0.9, 0.5], {}, [1, 2, 0]),  # in the order of the scores
+        ([ALMOST, WHOLE], [0.5, 0.5], {}, [0]),  # equal scores: in the order given
         # Only kept segments suppress: ALMOST drops WHOLE, so LESS (70/80 of ALMOST) goes as well,
         # but with LESS best, ALMOST goes (70/80) and WHOLE (70/100) stays.
         ([WHOLE, ALMOST, LESS], [0.5, 0.9, 0.1], {}, [1]),
@@ -228,19 +183,13 @@ LOWER = rectangle(10, 10, 0, 8, 10, 10)  # the 20 that ALMOST lacks
         # Disjoint segments never suppress each other, even at threshold 0.
         ([ALMOST, LOWER], [0.9, 0.5], {"threshold": 0.0}, [0, 1]),
         ([WHOLE], [0.1], {}, [0]),
+        ([], [], {}, []),
     ],
 )
 def test_suppression_by_hand(masks, scores, options, kept):
-    assert suppress(np.stack(masks), np.array(scores), **options).tolist() == kept
-
-
-def test_suppressing_nothing():
-    kept = suppress(np.zeros((0, 5, 5), bool), np.zeros(0))
-    assert kept.shape == (0,)
-    assert kept.dtype == np.int64
-
-
-# --- boxes -----------------------------------------------------------------------------------
+    found = suppress(np.array(masks, bool).reshape(-1, 10, 10), np.array(scores), **options)
+    assert found.tolist() == kept
+    assert found.dtype == np.int64
 
 
 @pytest.mark.parametrize(
@@ -272,24 +221,19 @@ def test_boxes_of_scattered_pixels_enclose_them_all():
     assert element_boxes(scattered[None], 0).tolist() == [[1, 1, 5, 4]]
 
 
-# --- the whole step --------------------------------------------------------------------------
-
-
 def scene():
     """A 20 × 20 map with one bright square, and segments around it."""
     values = np.zeros((20, 20))
     values[4:10, 4:10] = 0.5
     values[6:8, 6:8] = 1.0
-    masks = np.stack(
-        [
-            rectangle(20, 20, 0, 10, 20, 20),  # 0: no attribution at all
-            rectangle(20, 20, 4, 4, 10, 10),  # 1: the square
-            rectangle(20, 20, 4, 4, 10, 9),  # 2: most of it, a near-duplicate of 1 (30/36)
-            rectangle(20, 20, 6, 6, 8, 8),  # 3: its bright core, nested
-            rectangle(20, 20, 0, 0, 20, 20),  # 4: everything
-        ]
-    )
-    return values, masks
+    boxes = [
+        (0, 10, 20, 20),  # 0: no attribution at all
+        (4, 4, 10, 10),  # 1: the square
+        (4, 4, 10, 9),  # 2: most of it, a near-duplicate of 1 (30/36)
+        (6, 6, 8, 8),  # 3: its bright core, nested
+        (0, 0, 20, 20),  # 4: everything
+    ]
+    return values, np.stack([rectangle(20, 20, *box) for box in boxes])
 
 
 def test_elements_by_hand():
@@ -310,33 +254,36 @@ def test_elements_by_hand():
     assert len(found) == 2
 
 
-def test_options_of_the_whole_step():
+@pytest.mark.parametrize(
+    ("options", "segments"),
+    [
+        ({"max_elements": 1}, [3]),
+        ({"s_min": 1.0}, [3]),  # a score equal to s_min is not below it
+        ({"threshold": 1.0}, [3, 2, 1]),
+        # Cut to the salient set, the whole image is the square again: a duplicate of 1 and worse
+        # than 2, which drops both.
+        ({"candidates": "salient"}, [3, 2]),
+    ],
+)
+def test_options_of_the_whole_step(options, segments):
     values, masks = scene()
-    kept = {"top_p": 0.09, "s_min": 0.1}
-    best = extract_elements(values, Segments(masks), max_elements=1, **kept)
-    assert best.table["segment"].tolist() == [3]
-    # A score equal to s_min is not below it.
-    strict = extract_elements(values, masks, top_p=0.09, s_min=1.0)
-    assert strict.table["segment"].tolist() == [3]
-    every = extract_elements(values, masks, threshold=1.0, **kept)
-    assert every.table["segment"].tolist() == [3, 2, 1]
+    found = extract_elements(values, Segments(masks), **{"top_p": 0.09, "s_min": 0.1, **options})
+    assert found.table["segment"].tolist() == segments
+
+
+def test_boxes_of_the_whole_step_are_padded_and_of_salient_segments_cut():
+    values, masks = scene()
     # Padding 50 % of the longer side: the core grows by 1, segment 2 by 3.
-    padded = extract_elements(values, masks, padding=0.5, **kept)
+    padded = extract_elements(values, masks, 0.09, 0.1, padding=0.5)
     assert padded.boxes.tolist() == [[5, 5, 9, 9], [1, 1, 13, 12]]
-    # Cut to the salient set, the whole image is the square again: a duplicate of 1 and worse than
-    # 2, which drops both.
-    cut = extract_elements(values, masks, candidates="salient", **kept)
-    assert cut.table["segment"].tolist() == [3, 2]
-    cut = extract_elements(values, masks[[0, 4]], candidates="salient", **kept)
+    cut = extract_elements(values, masks[[0, 4]], 0.09, 0.1, candidates="salient")
     assert cut.boxes.tolist() == [[4, 4, 10, 10]]
 
 
 def test_a_map_of_zeros_or_no_segment_gives_no_element():
     values, masks = scene()
-    for found in (
-        extract_elements(np.zeros_like(values), masks, s_min=0),
-        extract_elements(values, masks[:0]),
-    ):
+    for inputs in ((0 * values, masks), (values, masks[:0])):
+        found = extract_elements(*inputs, s_min=0)
         assert len(found) == 0
         assert found.shape == (20, 20)
         assert found.coverage == 0
@@ -350,9 +297,6 @@ def test_order_of_segments_changes_nothing_but_their_numbers():
     backward = extract_elements(values, masks[::-1], top_p=0.09)
     np.testing.assert_array_equal(forward.boxes, backward.boxes)
     np.testing.assert_array_equal(forward.table["segment"], 4 - backward.table["segment"])
-
-
-# --- wrong input -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
