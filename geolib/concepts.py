@@ -54,11 +54,7 @@ def dilate(mask: np.ndarray, dilation: int) -> np.ndarray:
 
 
 def concept_influence(
-    attribution: Array,
-    mask: Array,
-    k: int = K,
-    min_size: float = MIN_SIZE,
-    dilation: int = 0,
+    attribution: Array, mask: Array, k: int = K, min_size: float = MIN_SIZE, dilation: int = 0
 ) -> float:
     """Concept influence ci = tki / s̄ of one concept in one image (§3.2, eq. 1 to 3).
 

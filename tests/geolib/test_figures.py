@@ -32,37 +32,30 @@ def test_style_is_transparent_and_stays_inside_the_figure():
     assert not plt.get_fignums()
 
 
+def texts(found):
+    return [text.get_text() for text in found]
+
+
 def test_dots_stand_at_their_values_in_rows_groups_and_panels():
-    values = {
-        "deletion": {"guided": 0.4, "random": 0.9},
-        "insertion": {"guided": 0.7, "random": 0.5},
-    }
-    rows = [
-        {"test": test, "method": method, "kind": kind, "value": value, "low": 0.3, "high": 1}
-        for test, kinds in values.items()
-        for method in ("a", "b")
-        for kind, value in kinds.items()
-    ]
+    first = {("deletion", "guided"): 0.4, ("deletion", "random"): 0.9}
+    values = {**first, ("insertion", "guided"): 0.7, ("insertion", "random"): 0.5}
+    rows = [(*key, method, value, 0.3, 1) for key, value in values.items() for method in "ab"]
     # Tables that were put together may hold an index twice.
-    table = pd.DataFrame(rows, index=[0] * len(rows))
-    figure = figures.dots(
-        table, "method", by="kind", panels="test", label="x", lines={"whole": 0.95}
-    )
-    assert [axis.get_title() for axis in figure.axes] == list(values)
-    for axis, kinds in zip(figure.axes, values.values(), strict=True):
-        assert [text.get_text() for text in figure.axes[0].get_yticklabels()] == ["a", "b"]
+    columns = ["test", "kind", "method", "value", "low", "high"]
+    table = pd.DataFrame(rows, [0] * len(rows), columns)
+    more = {"by": "kind", "panels": "test", "label": "x", "lines": {"whole": 0.95}}
+    figure = figures.dots(table, "method", **more)
+    assert [axis.get_title() for axis in figure.axes] == ["deletion", "insertion"]
+    assert texts(figure.axes[0].get_yticklabels()) == ["a", "b"]
+    for axis in figure.axes:
         drawn = {line.get_label(): line for line in axis.lines if line.get_marker() == "o"}
-        for kind, value in kinds.items():
+        for kind in ("guided", "random"):
             x, y = drawn[kind].get_data()
-            assert (list(x), list(np.round(y))) == ([value, value], [0, 1])
+            assert (list(x), list(np.round(y))) == ([values[axis.get_title(), kind]] * 2, [0, 1])
         # No two dots of a row cover each other.
         places = np.concatenate([line.get_ydata() for line in drawn.values()])
         assert np.diff(np.sort(places)).min() > 0.2
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == [
-        "guided",
-        "random",
-        "whole",
-    ]
+    assert texts(figure.legends[0].get_texts()) == ["guided", "random", "whole"]
 
 
 def test_dots_without_groups_carry_their_values_and_marks():
@@ -70,7 +63,7 @@ def test_dots_without_groups_carry_their_values_and_marks():
     table["paper"] = [0.6, np.nan]
     figure = figures.dots(table, "set", label="x", marks={"paper": "the paper"}, form=".0%")
     axis = figure.axes[0]
-    assert [text.get_text() for text in axis.texts] == ["50%", "25%"]
+    assert texts(axis.texts) == ["50%", "25%"]
     diamonds = next(line for line in axis.lines if line.get_marker() == "D")
     assert diamonds.get_xdata()[0] == 0.6 and np.isnan(diamonds.get_xdata()[1])
     assert axis.get_ylim()[0] > axis.get_ylim()[1]  # the first row on top
@@ -79,30 +72,23 @@ def test_dots_without_groups_carry_their_values_and_marks():
 def test_a_heatmap_may_show_other_numbers_than_it_colours():
     counts = pd.DataFrame({"a": [3, 1], "b": [1, 0]}, index=["a", "b"])
     axis = classifier.confusion(counts).axes[0]
-    assert [text.get_text() for text in axis.texts] == ["3", "1", "1", "0"]
+    assert texts(axis.texts) == ["3", "1", "1", "0"]
     assert (axis.get_xlabel(), axis.get_ylabel()) == ("predicted", "true")
 
 
 def test_advantages_put_the_best_on_top():
-    table = pd.DataFrame(
-        {
-            "test": ["deletion", "deletion", "insertion", "insertion"],
-            "segmenter": ["a", "b"] * 2,
-            "advantage": [0.1, 0.3, 0.2, 0.1],
-            "ci_low": 0.0,
-            "ci_high": 0.5,
-        }
-    )
-    figure = faithfulness.advantages(table, "segmenter")
-    order = [[label.get_text() for label in axis.get_yticklabels()] for axis in figure.axes]
+    rows = [("deletion", 0.1, 0.3), ("insertion", 0.2, 0.1)]
+    table = pd.DataFrame(rows, columns=["test", "a", "b"])
+    table = table.melt("test", var_name="segmenter", value_name="advantage")
+    figure = faithfulness.advantages(table.assign(ci_low=0.0, ci_high=0.5), "segmenter")
+    order = [texts(axis.get_yticklabels()) for axis in figure.axes]
     assert order == [["b", "a"], ["a", "b"]]  # downwards
 
 
 def test_overlay_leaves_the_values_in_range_and_colours_the_salient():
-    image = np.full((4, 4, 3), 0.5)
     attribution = np.zeros((4, 4))
     attribution[0, 0] = 1
-    shown = figures.overlay(image, attribution)
+    shown = figures.overlay(np.full((4, 4, 3), 0.5), attribution)
     assert shown.min() >= 0
     assert shown.max() <= 1
     assert np.abs(shown[0, 0] - 0.5).max() > np.abs(shown[3, 3] - 0.5).max()
