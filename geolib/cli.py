@@ -109,8 +109,8 @@ def run(
             for one in run_.plan(*given)
         )
         return
-    for execution in run_.execute(*given, jobs=jobs):
-        console.print(execution.path)
+    for one in run_.execute(*given, jobs=jobs):
+        console.print(one.target)
 
 
 @app.command(epilog="Examples: `geolib book` · `geolib book --profile smoke`")

@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[1]
 GUIDE = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 
 
-def lint(folder: Path) -> subprocess.CompletedProcess[str]:
+def lint(folder):
     command = Path(sys.executable).with_name("lint-imports")
     return subprocess.run(
         [command, "--no-cache"],
@@ -34,7 +34,7 @@ def lint(folder: Path) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.fixture(scope="module")
-def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def copy(tmp_path_factory):
     folder = tmp_path_factory.mktemp("copy")
     for package in ("geolib", "geoscenes"):
         shutil.copytree(ROOT / package, folder / package)
@@ -42,7 +42,7 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_the_contracts_hold(copy: Path) -> None:
+def test_the_contracts_hold(copy):
     found = lint(copy)
     assert found.returncode == 0, found.stdout
 
@@ -55,7 +55,7 @@ def test_the_contracts_hold(copy: Path) -> None:
         ("geoscenes/camera.py", "geolib.images"),  # out of the benchmark
     ],
 )
-def test_a_forbidden_import_fails(copy: Path, module: str, forbidden: str) -> None:
+def test_a_forbidden_import_fails(copy, module, forbidden):
     path = copy / module
     source = path.read_text(encoding="utf-8")
     path.write_text(source + f"\n\ndef _late():\n    import {forbidden}\n", encoding="utf-8")
@@ -65,7 +65,7 @@ def test_a_forbidden_import_fails(copy: Path, module: str, forbidden: str) -> No
     assert f"{module.removesuffix('.py').replace('/', '.')} -> {forbidden}" in found.stdout
 
 
-def test_the_picture_shows_the_layers_of_the_contract() -> None:
+def test_the_picture_shows_the_layers_of_the_contract():
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     contract = settings["tool"]["importlinter"]["contracts"][0]
     layers = [{m.removeprefix("geolib.") for m in row.split(" | ")} for row in contract["layers"]]
@@ -78,7 +78,7 @@ def test_the_picture_shows_the_layers_of_the_contract() -> None:
     assert drawn == layers
 
 
-def test_the_additions_of_the_guide_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_additions_of_the_guide_work(tmp_path, monkeypatch):
     """Each block of the guide, run as it stands, and then used."""
     monkeypatch.setenv("GEOLIB_CACHE", str(tmp_path / "cache"))
     names = {

@@ -10,7 +10,6 @@ import tomllib
 import zipfile
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -24,19 +23,19 @@ CPU_PINNED = re.compile(r"^([A-Za-z0-9._-]+)==", re.MULTILINE)
 
 
 @pytest.fixture(scope="module")
-def project() -> dict[str, Any]:
+def project():
     return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 
 @pytest.fixture(scope="module")
-def entries() -> list[str]:
+def entries():
     """Entries of the lock: one requirement each, its hashes and comments with it."""
     lock = (ROOT / "requirements.lock").read_text(encoding="utf-8")
     return [e for e in re.split(r"\n(?=[A-Za-z0-9])", lock) if not e.startswith("#")]
 
 
 @pytest.fixture(scope="module")
-def locked(entries: list[str]) -> dict[str, list[Version]]:
+def locked(entries):
     versions: dict[str, list[Version]] = {}
     for entry in entries:
         match = PINNED.match(entry)
@@ -45,13 +44,11 @@ def locked(entries: list[str]) -> dict[str, list[Version]]:
     return versions
 
 
-def _yaml(name: str) -> Any:
+def _yaml(name):
     return yaml.safe_load((ROOT / name).read_text(encoding="utf-8"))
 
 
-def test_the_lock_satisfies_every_dependency(
-    project: dict[str, Any], locked: dict[str, list[Version]]
-) -> None:
+def test_the_lock_satisfies_every_dependency(project, locked):
     asked = [*project["dependencies"], *chain(*project["optional-dependencies"].values())]
     for requirement in map(Requirement, asked):
         versions = locked.get(canonicalize_name(requirement.name), [])
@@ -59,19 +56,17 @@ def test_the_lock_satisfies_every_dependency(
         assert all(v in requirement.specifier for v in versions), f"{requirement}: {versions}"
 
 
-def test_every_entry_of_the_lock_has_hashes(entries: list[str]) -> None:
+def test_every_entry_of_the_lock_has_hashes(entries):
     assert len(entries) > 100
     assert [e.splitlines()[0] for e in entries if "--hash=sha256:" not in e] == []
 
 
-def test_the_lock_names_no_index_and_no_address(entries: list[str]) -> None:
+def test_the_lock_names_no_index_and_no_address(entries):
     lock = (ROOT / "requirements.lock").read_text(encoding="utf-8")
     assert re.findall(r"https?://\S+|--(?:extra-)?index-url|--find-links", lock) == []
 
 
-def test_conda_brings_torch_and_the_lock_all_else(
-    project: dict[str, Any], locked: dict[str, list[Version]], tmp_path: Path
-) -> None:
+def test_conda_brings_torch_and_the_lock_all_else(project, locked, tmp_path):
     packages = _yaml("environment.yml")["dependencies"]
     asked = {r.name: r.specifier for r in map(Requirement, project["dependencies"])}
     brought = {"pytorch-cpu": asked["torch"], "torchvision": asked["torchvision"]}
@@ -95,7 +90,7 @@ def test_conda_brings_torch_and_the_lock_all_else(
     assert "pip install --no-deps --editable ." in (ROOT / "postBuild").read_text(encoding="utf-8")
 
 
-def test_citation_and_licence_agree_with_the_package(project: dict[str, Any]) -> None:
+def test_citation_and_licence_agree_with_the_package(project):
     citation = _yaml("CITATION.cff")
     assert citation["version"] == project["version"]
     assert citation["license"] == project["license"] == "Apache-2.0"
@@ -103,7 +98,7 @@ def test_citation_and_licence_agree_with_the_package(project: dict[str, Any]) ->
     assert "Apache License" in licence and "END OF TERMS AND CONDITIONS" in licence
 
 
-def test_the_table_of_contents_names_files_that_exist() -> None:
+def test_the_table_of_contents_names_files_that_exist():
     toc = _yaml("_toc.yml")
     named = [toc["root"], *(c["file"] for part in toc["parts"] for c in part["chapters"])]
     missing = [n for n in named if not any((ROOT / f"{n}{s}").is_file() for s in (".md", ".ipynb"))]
@@ -112,7 +107,7 @@ def test_the_table_of_contents_names_files_that_exist() -> None:
     assert {Path(n).name for n in named if n.startswith("book/")} == written
 
 
-def test_the_address_of_the_repository_is_one_setting() -> None:
+def test_the_address_of_the_repository_is_one_setting():
     address = _yaml("_config.yml")["repository"]["url"]
     texts = [*ROOT.glob("*.*"), *ROOT.glob("book/*.md"), *ROOT.glob("notebooks/*.md")]
     texts += [*ROOT.glob("geolib/**/*.py"), *ROOT.glob(".github/**/*.yml")]
@@ -120,7 +115,7 @@ def test_the_address_of_the_repository_is_one_setting() -> None:
     assert naming == ["_config.yml"]
 
 
-def test_ci_runs_the_command_of_the_readme() -> None:
+def test_ci_runs_the_command_of_the_readme():
     assert "make test" in (ROOT / "README.md").read_text(encoding="utf-8")
     assert "make test" in (ROOT / ".ci/run").read_text(encoding="utf-8")
     test, book = (_yaml(f".github/workflows/{name}.yml") for name in ("test", "book"))
@@ -130,7 +125,7 @@ def test_ci_runs_the_command_of_the_readme() -> None:
     assert "3.11" in test["jobs"]["test"]["strategy"]["matrix"]["python"]
 
 
-def test_actions_are_pinned_by_hash_and_updated() -> None:
+def test_actions_are_pinned_by_hash_and_updated():
     used = [
         line.partition("uses: ")[2]
         for path in ROOT.glob(".github/workflows/*.yml")
@@ -143,7 +138,7 @@ def test_actions_are_pinned_by_hash_and_updated() -> None:
     assert "github-actions" in ecosystems
 
 
-def test_a_wheel_carries_the_data_and_reads_them(tmp_path: Path) -> None:
+def test_a_wheel_carries_the_data_and_reads_them(tmp_path):
     # Where uv is not installed, make has put a copy of it there.
     uv = shutil.which("uv") or shutil.which("uv", path=str(ROOT / "_build" / "uv" / "bin"))
     if uv is None:

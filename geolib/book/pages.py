@@ -15,7 +15,7 @@ import nbformat
 from nbformat import NotebookNode
 
 from geolib.book import claims, results
-from geolib.book.run import Execution, RunError, build_folder, execute, html_folder, locked
+from geolib.book.run import Plan, RunError, build_folder, execute, html_folder, locked
 from geolib.runtime.here import repository_root
 
 # The ledger of claims with its verdicts, for pages and, beside them, for other programs.
@@ -34,12 +34,12 @@ def book(
     Arguments and errors are those of :func:`geolib.book.run.execute`; warnings of the pages are
     errors, too.
     """
-    executions = execute((), profile, parameters, jobs=jobs, root=root)
+    executed = execute((), profile, parameters, jobs=jobs, root=root)
     with locked(build_folder(profile, root)):
-        return _render(_assemble(executions, profile, root), profile, root)
+        return _render(_assemble(executed, profile, root), profile, root)
 
 
-def _assemble(executions: Sequence[Execution], profile: str, root: Path | None) -> Path:
+def _assemble(executed: Sequence[Plan], profile: str, root: Path | None) -> Path:
     """Source tree of the book, written so that unchanged files keep their times.
 
     Configuration, pages and executed notebooks stand at their paths in the repository: links to
@@ -52,19 +52,19 @@ def _assemble(executions: Sequence[Execution], profile: str, root: Path | None) 
         path.relative_to(repository).as_posix(): path.read_bytes()
         for path in (repository / "_config.yml", repository / "_toc.yml", *pages)
     }
-    notebooks = {e.name: nbformat.read(e.path, as_version=4) for e in executions}
-    executed = {f"notebooks/{e.name}.ipynb": e.path for e in executions}
-    files |= {relative: path.read_bytes() for relative, path in executed.items()}
-    for execution in executions:
-        for path, content in results.attached(execution.path).items():
-            files[f"book/_static/{path}"] = content
+    copies = {f"notebooks/{one.name}.ipynb": one.target for one in executed}
+    files |= {relative: path.read_bytes() for relative, path in copies.items()}
+    notebooks: dict[str, NotebookNode] = {}
     figures: dict[str, dict[str, str]] = {}
-    for name, notebook in notebooks.items():
-        for label, (content, suffix, alt) in _figures(name, notebook).items():
-            path = f"figures/{name}.{label}{suffix}"
+    for one in executed:
+        for path, content in results.attached(one.target).items():
+            files[f"book/_static/{path}"] = content
+        notebooks[one.name] = nbformat.read(one.target, as_version=4)
+        for label, (content, suffix, alt) in _figures(one.name, notebooks[one.name]).items():
+            path = f"figures/{one.name}.{label}{suffix}"
             files[path] = content
-            figures[f"{name}.{label}"] = {"path": path, "alt": alt}
-    recorded = {e.name: results.collect(e.path) for e in executions}
+            figures[f"{one.name}.{label}"] = {"path": path, "alt": alt}
+    recorded = {one.name: results.collect(one.target) for one in executed}
     about_run = _run_results(profile, notebooks)
     ledger = claims.ledger(claims.findings(recorded))
     summary = {
@@ -85,7 +85,7 @@ def _assemble(executions: Sequence[Execution], profile: str, root: Path | None) 
         target.parent.mkdir(parents=True, exist_ok=True)
         target.unlink(missing_ok=True)
         try:  # executed copies are large: one file under two names, where the disk can
-            os.link(executed[relative], target)
+            os.link(copies[relative], target)
         except (KeyError, OSError):
             target.write_bytes(content)
     return source
@@ -99,13 +99,13 @@ def _figures(name: str, notebook: NotebookNode) -> dict[str, tuple[bytes, str, s
         label = settings.get("figure", {}).get("name")
         if label is None:
             continue
-        images = [o.data for o in cell.outputs if "image/png" in o.get("data", {})]
-        svgs = [o.data for o in cell.outputs if "image/svg+xml" in o.get("data", {})]
+        # Of each kind the first.
+        shown = {k: v for o in reversed(cell.outputs) for k, v in o.get("data", {}).items()}
         alt = settings.get("image", {}).get("alt", "")
-        if svgs:
-            figures[label] = (svgs[0]["image/svg+xml"].encode(), ".svg", alt)
-        elif images:
-            figures[label] = (b64decode(images[0]["image/png"]), ".png", alt)
+        if "image/svg+xml" in shown:
+            figures[label] = (shown["image/svg+xml"].encode(), ".svg", alt)
+        elif "image/png" in shown:
+            figures[label] = (b64decode(shown["image/png"]), ".png", alt)
         else:
             raise RunError(f"{name}: the cell of figure {label!r} shows no image")
     return figures

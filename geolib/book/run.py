@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jupytext.cli
 import nbformat
@@ -47,18 +47,8 @@ class RunError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Execution:
-    """One executed notebook: where its copy stands and what the run took."""
-
-    name: str
-    path: Path
-    seconds: float
-    skipped: bool
-
-
-@dataclass(frozen=True)
 class Plan:
-    """What is to be done for a notebook.
+    """What a run does for a notebook; its executed copy is ``target``.
 
     ``why`` lists what has changed since its last run, and is empty if nothing has; ``seconds`` is
     what that run took, None if there was none, and ``expected`` this or what its profile says.
@@ -138,20 +128,17 @@ def resolve(
     it. What is unknown is a ValueError, as is text in place of a number and the reverse.
     """
     known = names(root)
-    for name in notebooks:
-        if name not in known:
-            raise ValueError(_unknown("notebook", name, known))
+    _check_known("notebook", notebooks, known)
     declared = {name: declared_parameters(_notebooks(root) / f"{name}.ipynb") for name in known}
     settings = _read_profile(profile, root)
     shared, own = settings.get("shared") or {}, settings.get("notebooks") or {}
-    for name in (*own, *(settings.get("seconds") or {})):
-        if name not in known:
-            raise ValueError(f"profile {profile!r}: " + _unknown("notebook", name, known))
-    _check_declared(f"profile {profile!r}", shared, declared)
+    where = f"profile {profile!r}"
+    _check_known("notebook", (*own, *(settings.get("seconds") or {})), known, f"{where}: ")
+    _check_known("parameter", shared, sorted(set().union(*declared.values())), f"{where}: ")
     for name, values in own.items():
-        _check_declared(f"profile {profile!r}, {name}", values or {}, {name: declared[name]})
+        _check_known("parameter", values or {}, sorted(declared[name]), f"{where}, {name}: ")
     selected = {name: declared[name] for name in notebooks}
-    _check_declared("parameters", overrides or {}, selected)
+    _check_known("parameter", overrides or {}, sorted(set().union(*selected.values())))
     resolved = {}
     for name, defaults in selected.items():
         given = {**shared, **(own.get(name) or {}), **(overrides or {})}
@@ -194,7 +181,7 @@ def execute(
     *,
     jobs: int | None = None,
     root: Path | None = None,
-) -> list[Execution]:
+) -> list[Plan]:
     """Execute notebooks into the build folder, skipping those that nothing has changed for.
 
     A notebook is executed again when its source, its parameters, the content of the files they
@@ -225,22 +212,20 @@ def execute(
     with locked(build_folder(profile, root)):
         plans = plan(notebooks, profile, parameters, root=root)
         (build_folder(profile, root) / "notebooks").mkdir(exist_ok=True)
-        done = {p.name: Execution(p.name, p.target, p.seconds or 0, True) for p in plans}
         for one in plans:
             if not one.why:
                 _console.print(f"{one.name}: unchanged")
-        due = [one for one in plans if one.why]
+        # The longest first: none is then left to run alone in the end.
+        due = sorted((one for one in plans if one.why), key=lambda one: -one.expected)
         first = [one for one in due if one.name == FIRST]
         rest = [one for one in due if one.name != FIRST]
-        # The longest first: none is then left to run alone in the end.
-        rest.sort(key=lambda one: -one.expected)
         for batch, at_once in ((first, 1), (rest, jobs)):
             if batch:
-                done |= {e.name: e for e in _run(batch, profile, at_once)}
-    return [done[one.name] for one in plans]
+                _run(batch, profile, at_once)
+    return plans
 
 
-def _run(plans: Sequence[Plan], profile: str, jobs: int) -> Iterator[Execution]:
+def _run(plans: Sequence[Plan], profile: str, jobs: int) -> None:
     """Execute notebooks, each in its kernel's process, as many at a time as there are jobs."""
     about = {"profile": profile, "machine": provenance.machine()}
     threads = max(1, (os.cpu_count() or 1) // jobs)
@@ -273,7 +258,6 @@ def _run(plans: Sequence[Plan], profile: str, jobs: int) -> Iterator[Execution]:
                     failed = failed or error
                     continue
                 _console.print(f"{one.name}: executed in {seconds:.0f} s")
-                yield Execution(one.name, one.target, seconds, skipped=False)
     if failed is not None:
         raise failed
 
@@ -286,17 +270,18 @@ def _kernels(threads: int) -> Iterator[type[AsyncKernelManager]]:
     ended = False
 
     def end() -> None:
-        for one in started:
-            process: Any = one.provisioner
-            if one.has_kernel:
-                with suppress(ProcessLookupError):
-                    os.killpg(process.pgid, signal.SIGKILL)  # its workers, too
+        for process in [cast(Any, one.provisioner) for one in started if one.has_kernel]:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pgid, signal.SIGKILL)  # its workers, too
 
     async def start(manager: AsyncKernelManager, **options: Any) -> None:
-        await AsyncKernelManager.start_kernel(manager, env=environment, **options)
-        started.append(manager)
-        if ended:
+        if not ended:
+            await AsyncKernelManager.start_kernel(manager, env=environment, **options)
+            started.append(manager)
+        if ended:  # a client of a kernel that is no more would wait for it
             end()
+            await manager.cleanup_resources()
+            raise RuntimeError("the run was interrupted before this kernel had started")
 
     try:
         yield type("Kernel", (AsyncKernelManager,), {"start_kernel": start})
@@ -356,60 +341,53 @@ def _execute_one(one: Plan, about: Mapping[str, Any], kernel: type[AsyncKernelMa
         "commit": provenance.commit(one.source.parent),
         "versions": provenance.versions(),
     }
-    _fold_parameters(notebook)
-    _drop_progress_bars(notebook)
+    _tidy(notebook)
     nbformat.write(notebook, one.part)
     results.collect(one.part)
     one.part.replace(one.target)
     return seconds
 
 
-def _fold_parameters(notebook: NotebookNode) -> None:
-    """Let the page show the values of the run, folded, in place of the notebook's defaults."""
+def _tidy(notebook: NotebookNode) -> None:
+    """Fold the values of the run, shown in place of the defaults, and drop progress bars.
+
+    A finished bar is no result, and a page would load its code from elsewhere.
+    """
+    notebook.metadata.pop("widgets", None)
     for cell in notebook.cells:
         tags = cell.metadata.get("tags", [])
         if "injected-parameters" in tags:
             cell.metadata["tags"] = [*tags, "hide-input"]
         elif "parameters" in tags:
             cell.metadata["tags"] = [*tags, "remove-cell"]
-
-
-def _drop_progress_bars(notebook: NotebookNode) -> None:
-    """Drop finished progress bars: no result, and a page would load their code from elsewhere."""
-    notebook.metadata.pop("widgets", None)
-    for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs = [o for o in cell.outputs if WIDGET not in o.get("data", {})]
 
 
-def pair(root: Path | None = None) -> list[Path]:
+def pair(root: Path | None = None) -> None:
     """Regenerate every ``.ipynb`` from its MyST source.
 
     Outputs survive only in cells tagged both ``nbval-check-output`` and ``keep_output``.
     """
-    pairs = []
     for source in sorted(_notebooks(root).glob("[0-9][0-9]-*.md")):
         jupytext.cli.jupytext(["--quiet", "--to", "ipynb", "--update", str(source)])
         target = source.with_suffix(".ipynb")
         notebook = nbformat.read(target, as_version=4)
         _strip(notebook)
         nbformat.write(notebook, target)
-        pairs.append(target)
-    return pairs
 
 
-def keep_outputs(profile: str = "smoke", *, root: Path | None = None) -> None:
+def keep_outputs(root: Path | None = None) -> None:
     """Execute the notebooks and store the outputs that nbval compares in the notebooks."""
-    for execution in execute(profile=profile, root=root):
-        target = _notebooks(root) / f"{execution.name}.ipynb"
-        notebook = nbformat.read(target, as_version=4)
-        executed = {cell.id: cell for cell in nbformat.read(execution.path, as_version=4).cells}
+    for one in execute(profile="smoke", root=root):
+        notebook = nbformat.read(one.source, as_version=4)
+        executed = {cell.id: cell for cell in nbformat.read(one.target, as_version=4).cells}
         for cell in notebook.cells:
             if is_kept(cell):
                 cell.outputs = executed[cell.id].outputs
                 cell.execution_count = executed[cell.id].execution_count
         _strip(notebook)
-        nbformat.write(notebook, target)
+        nbformat.write(notebook, one.source)
 
 
 def is_kept(cell: NotebookNode) -> bool:
@@ -429,24 +407,19 @@ def _notebooks(root: Path | None) -> Path:
 
 def _read_profile(profile: str, root: Path | None) -> dict[str, Any]:
     folder = _notebooks(root) / "profiles"
-    path = folder / f"{profile}.yaml"
-    if not path.is_file():
-        known = sorted(p.stem for p in folder.glob("*.yaml"))
-        raise ValueError(_unknown("profile", profile, known))
-    settings = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    for key in settings:
-        if key not in _SECTIONS:
-            raise ValueError(f"{path.name}: " + _unknown("section", key, _SECTIONS))
+    _check_known("profile", [profile], sorted(p.stem for p in folder.glob("*.yaml")))
+    settings = yaml.safe_load((folder / f"{profile}.yaml").read_text(encoding="utf-8")) or {}
+    _check_known("section", settings, _SECTIONS, f"{profile}.yaml: ")
     return settings
 
 
-def _check_declared(
-    where: str, given: Iterable[str], declared: Mapping[str, Mapping[str, Any]]
-) -> None:
-    known = sorted({name for parameters in declared.values() for name in parameters})
+def _check_known(kind: str, given: Iterable[str], known: Sequence[str], where: str = "") -> None:
     for name in given:
         if name not in known:
-            raise ValueError(f"{where}: " + _unknown("parameter", name, known))
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f" (did you mean {close[0]!r}?)" if close else ""
+            listed = ", ".join(known) or "none"
+            raise ValueError(f"{where}unknown {kind} {name!r}{hint}; known: {listed}")
 
 
 def _check_kind(notebook: str, name: str, value: Any, default: Any) -> None:
@@ -457,12 +430,6 @@ def _check_kind(notebook: str, name: str, value: Any, default: Any) -> None:
             f"parameter {name!r} of {notebook} is {value!r} ({type(value).__name__}); "
             f"a {type(default).__name__} like {default!r} was expected"
         )
-
-
-def _unknown(kind: str, name: str, known: Sequence[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
-    hint = f" (did you mean {close[0]!r}?)" if close else ""
-    return f"unknown {kind} {name!r}{hint}; known: {', '.join(known) or 'none'}"
 
 
 @contextmanager

@@ -23,12 +23,7 @@ from sphinx.util.docutils import SphinxDirective
 from geolib.book.sphinx_results import look_up, table
 
 CLAIMS = "claims.json"
-SIGNS = {
-    "reproduced": "✓",
-    "not reproduced": "✗",
-    "inconclusive": "?",
-    "not testable here": "–",
-}
+SIGNS = {"reproduced": "✓", "not reproduced": "✗", "inconclusive": "?", "not testable here": "–"}
 Row = Mapping[str, Any]
 
 

@@ -6,13 +6,13 @@ import os
 from pathlib import Path
 
 import pytest
-from html_checks import Page, pages
+from html_checks import pages
 
 ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="session")
-def html() -> Path:
+def html():
     """Folder of the built pages: ``GEOLIB_BOOK``, or those of the smoke profile."""
     folder = Path(os.environ.get("GEOLIB_BOOK", ROOT / "_build" / "smoke" / "html")).resolve()
     if not (folder / "index.html").is_file():
@@ -21,6 +21,6 @@ def html() -> Path:
 
 
 @pytest.fixture(scope="session")
-def book(html: Path) -> dict[Path, Page]:
+def book(html):
     """Pages of the book by path."""
     return {page.path: page for page in pages(html)}

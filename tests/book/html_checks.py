@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from bs4 import BeautifulSoup, Tag
+from bs4 import BeautifulSoup
 
 GENERATED = {"genindex.html", "py-modindex.html", "search.html", "index.html"}
 # As Python and pandas print them: "none" is also the name of a segmenter.
@@ -24,31 +24,31 @@ class Page:
     root: Path
 
     @cached_property
-    def soup(self) -> BeautifulSoup:
+    def soup(self):
         return BeautifulSoup(self.path.read_text(encoding="utf-8"), "html.parser")
 
     @cached_property
-    def article(self) -> Tag:
+    def article(self):
         return self.soup.find("article") or self.soup
 
     @cached_property
-    def anchors(self) -> set[str]:
+    def anchors(self):
         return {
             str(tag[key]) for key in ("id", "name") for tag in self.soup.find_all(attrs={key: True})
         }
 
     @property
-    def name(self) -> str:
+    def name(self):
         return self.path.relative_to(self.root).as_posix()
 
 
-def pages(root: Path) -> list[Page]:
+def pages(root):
     """Pages that people wrote, in order of their names."""
     found = sorted(p for p in root.rglob("*.html") if "_static" not in p.parts)
     return [Page(p, root) for p in found if p.relative_to(root).as_posix() not in GENERATED]
 
 
-def missing_images(page: Page) -> list[str]:
+def missing_images(page):
     """Images whose file is absent or empty, or that the network would have to bring."""
     problems = []
     for image in page.soup.find_all("img"):
@@ -61,7 +61,7 @@ def missing_images(page: Page) -> list[str]:
     return problems
 
 
-def poor_alternative_texts(page: Page) -> list[str]:
+def poor_alternative_texts(page):
     """Images without a text in words: none, a file's name or path, or a hash."""
     problems = []
     for image in page.article.find_all("img"):
@@ -71,7 +71,7 @@ def poor_alternative_texts(page: Page) -> list[str]:
     return problems
 
 
-def empty_numbers(page: Page) -> list[str]:
+def empty_numbers(page):
     """Quoted results, cells of tables and printed lines that hold no value."""
     problems = []
     for span in page.soup.select("span.result"):
@@ -85,7 +85,7 @@ def empty_numbers(page: Page) -> list[str]:
     return problems
 
 
-def broken_links(page: Page, book: dict[Path, Page]) -> list[str]:
+def broken_links(page, book):
     """Links to a file or a place of the book that is not there."""
     problems = []
     for link in page.soup.find_all("a", href=True):
@@ -102,7 +102,7 @@ def broken_links(page: Page, book: dict[Path, Page]) -> list[str]:
     return problems
 
 
-def tracebacks(page: Page) -> list[str]:
+def tracebacks(page):
     """Cells that failed."""
     outputs = page.soup.select(".cell_output")
     return [
@@ -112,12 +112,12 @@ def tracebacks(page: Page) -> list[str]:
     ]
 
 
-def network_resources(page: Page) -> list[str]:
+def network_resources(page):
     """Scripts and style sheets that a reader's browser would fetch from elsewhere."""
     sources = [tag["src"] for tag in page.soup.find_all("script", src=True)]
     sources += [tag["href"] for tag in page.soup.find_all("link", rel="stylesheet", href=True)]
     return [f"{page.name}: loads {s}" for s in sources if urlsplit(str(s)).netloc]
 
 
-def _around(tag: Tag) -> str:
+def _around(tag):
     return " ".join((tag.parent or tag).get_text().split())[:80]

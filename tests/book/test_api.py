@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -32,7 +31,7 @@ CONTRACTS = {
 }
 
 
-def listed() -> list[str]:
+def listed():
     names = []
     for block in re.findall(r"```\{eval-rst\}\n(.*?)```", PAGE, re.DOTALL):
         module = re.search(r"currentmodule:: (\S+)", block)
@@ -42,7 +41,7 @@ def listed() -> list[str]:
     return names
 
 
-def locate(name: str) -> Any:
+def locate(name):
     """The object of a dotted name; its longest importable beginning is a module."""
     parts = name.split(".")
     for cut in range(len(parts), 0, -1):
@@ -57,20 +56,20 @@ def locate(name: str) -> Any:
     raise AssertionError(f"nothing is called {name}")
 
 
-def test_the_list_is_short_and_holds_the_contracts() -> None:
+def test_the_list_is_short_and_holds_the_contracts():
     names = listed()
     assert len(names) == len(set(names)) <= 75
     assert {f"geolib.{m}.{name}" for m, named in CONTRACTS.items() for name in named} <= set(names)
 
 
 @pytest.mark.parametrize("name", listed())
-def test_every_public_name_says_what_it_is(name: str) -> None:
+def test_every_public_name_says_what_it_is(name):
     found = locate(name)
     if not name.rsplit(".", 1)[1].isupper():
         assert (found.__doc__ or "").strip(), name
 
 
-def test_references_of_docstrings_and_pages_lead_somewhere() -> None:
+def test_references_of_docstrings_and_pages_lead_somewhere():
     role = re.compile(r"(?::|\{py:)(?:func|class|mod|data|meth|attr|exc)[:}]`~?\.?([\w.]+)`")
     texts = [*ROOT.glob("geolib/**/*.py"), *ROOT.glob("geoscenes/**/*.py")]
     texts += [*ROOT.glob("book/*.md"), *ROOT.glob("notebooks/*.md")]

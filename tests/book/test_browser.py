@@ -9,7 +9,6 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from html_checks import Page
 
 pytestmark = [pytest.mark.book, pytest.mark.timeout(300)]
 
@@ -70,14 +69,14 @@ function scrolls(element, article, style) {
 
 
 @pytest.fixture(scope="session")
-def chromium() -> str:
+def chromium():
     for name in ("chromium", "google-chrome", "chromium-browser"):
         if path := shutil.which(name):
             return path
     pytest.skip("no Chromium: none of chromium, google-chrome, chromium-browser is installed")
 
 
-def _run(chromium: str, profile: Path, *arguments: str) -> str:
+def _run(chromium, profile, *arguments):
     command = [chromium, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
     command += ["--disable-dev-shm-usage", f"--user-data-dir={profile}"]
     done = subprocess.run(
@@ -87,9 +86,7 @@ def _run(chromium: str, profile: Path, *arguments: str) -> str:
 
 
 @pytest.fixture(scope="session")
-def report(
-    chromium: str, book: dict[Path, Page], tmp_path_factory: pytest.TempPathFactory
-) -> list[dict]:
+def report(chromium, book, tmp_path_factory):
     folder = tmp_path_factory.mktemp("browser")
     probe = folder / "probe.html"
     probe.write_text(PROBE % json.dumps([path.as_uri() for path in book]), encoding="utf-8")
@@ -108,19 +105,19 @@ def report(
     return measured
 
 
-def _where(entries: list[dict], key: str) -> list[tuple]:
+def _where(entries, key):
     return [(Path(e["page"]).name, e["width"], e["theme"], e[key]) for e in entries]
 
 
-def test_nothing_runs_off_the_page(report: list[dict]) -> None:
+def test_nothing_runs_off_the_page(report):
     assert _where([e for e in report if e["overflow"] > 0 or e["wide"]], "wide") == []
 
 
-def test_every_image_is_drawn(report: list[dict]) -> None:
+def test_every_image_is_drawn(report):
     assert _where([e for e in report if e["unseen"]], "unseen") == []
 
 
-def test_themes_differ_and_are_legible(report: list[dict]) -> None:
+def test_themes_differ_and_are_legible(report):
     for entry in report:
         dark = entry["theme"] == "dark"
         assert (entry["background"] < 0.2) == dark, entry
@@ -128,11 +125,11 @@ def test_themes_differ_and_are_legible(report: list[dict]) -> None:
         assert entry["font"] >= 14, entry
 
 
-def test_figures_have_no_light_box_in_the_dark(report: list[dict]) -> None:
+def test_figures_have_no_light_box_in_the_dark(report):
     assert _where([e for e in report if e["theme"] == "dark" and e["boxed"]], "boxed") == []
 
 
-def test_the_first_page_can_be_photographed(chromium: str, html: Path, tmp_path: Path) -> None:
+def test_the_first_page_can_be_photographed(chromium, html, tmp_path):
     from PIL import Image
 
     shot = tmp_path / "home.png"

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from pathlib import Path
 
 import pytest
-from html_checks import Page
 
 from geolib.book import claims, results
 
@@ -15,16 +13,16 @@ pytestmark = pytest.mark.book
 
 
 @pytest.fixture(scope="module")
-def ledger(html: Path) -> list[dict]:
+def ledger(html):
     return json.loads((html / "claims.json").read_text(encoding="utf-8"))["claims"]
 
 
 @pytest.fixture(scope="module")
-def page(html: Path, book: dict[Path, Page]) -> Page:
+def page(html, book):
     return book[html / "book/claims.html"]
 
 
-def test_the_ledger_is_that_of_the_executed_chapters(html: Path, ledger: list[dict]) -> None:
+def test_the_ledger_is_that_of_the_executed_chapters(html, ledger):
     chapters = sorted((html / "_sources/notebooks").glob("[0-9][0-9]-*.ipynb"))
     recorded = {path.stem: results.collect(path) for path in chapters}
     found = claims.findings(recorded)
@@ -32,7 +30,7 @@ def test_the_ledger_is_that_of_the_executed_chapters(html: Path, ledger: list[di
     assert claims.ledger(found).to_dict("records") == ledger
 
 
-def test_the_page_shows_exactly_these_verdicts(page: Page, ledger: list[dict]) -> None:
+def test_the_page_shows_exactly_these_verdicts(page, ledger):
     rows = page.soup.select("table.claims tbody tr")
     shown = [
         (row["id"], row.select_one("td:last-child .claim-badge").get_text()[2:]) for row in rows
@@ -40,7 +38,7 @@ def test_the_page_shows_exactly_these_verdicts(page: Page, ledger: list[dict]) -
     assert shown == [(f"claim-{row['name']}", row["verdict"]) for row in ledger]
 
 
-def test_the_counts_above_are_those_of_the_table(page: Page, ledger: list[dict]) -> None:
+def test_the_counts_above_are_those_of_the_table(page, ledger):
     counts = Counter(row["verdict"] for row in ledger)
     legend = [badge.get_text() for badge in page.soup.select(".claims-summary .claim-badge")]
     assert sorted(legend) == sorted(f"{count} {verdict}" for verdict, count in counts.items())
@@ -48,13 +46,13 @@ def test_the_counts_above_are_those_of_the_table(page: Page, ledger: list[dict])
     assert sum(int(number) for _, number in pieces) == len(ledger)
 
 
-def test_scenes_earn_no_bare_verdict(ledger: list[dict]) -> None:
+def test_scenes_earn_no_bare_verdict(ledger):
     scenes = [row["verdict"] for row in ledger if claims.SYNTHETIC in (row["data"] or "")]
     assert scenes
     assert [v for v in scenes if not v.endswith((" on GeoScenes", "not testable here"))] == []
 
 
-def test_every_finding_links_to_its_chapter(page: Page, ledger: list[dict]) -> None:
+def test_every_finding_links_to_its_chapter(page, ledger):
     for row in ledger:
         if row["value"] is not None:
             links = page.soup.select(f"#claim-{row['name']} a")

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
-
 import pytest
 from html_checks import (
     Page,
@@ -29,8 +26,8 @@ SOUND = """
 
 
 @pytest.fixture
-def page(tmp_path: Path) -> Callable[[str], Page]:
-    def write(html: str) -> Page:
+def page(tmp_path):
+    def write(html):
         (tmp_path / "figure.png").write_bytes(b"x")
         (tmp_path / "empty.png").write_bytes(b"")
         (tmp_path / "two.html").write_text('<h1 id="there">Two</h1>')
@@ -40,7 +37,7 @@ def page(tmp_path: Path) -> Callable[[str], Page]:
     return write
 
 
-def _links(page: Page) -> list[str]:
+def _links(page):
     return broken_links(page, {p.path: p for p in pages(page.root)})
 
 
@@ -55,7 +52,7 @@ CHECKS = {
 
 
 @pytest.mark.parametrize("check", CHECKS)
-def test_a_sound_page_has_no_problem(check: str, page: Callable[[str], Page]) -> None:
+def test_a_sound_page_has_no_problem(check, page):
     assert CHECKS[check](page(SOUND)) == []
 
 
@@ -87,14 +84,12 @@ def test_a_sound_page_has_no_problem(check: str, page: Callable[[str], Page]) ->
         ("network", "<head>", '<head><link rel="stylesheet" href="//example.org/a.css">'),
     ],
 )
-def test_a_broken_page_is_found(
-    check: str, sound: str, broken: str, page: Callable[[str], Page]
-) -> None:
+def test_a_broken_page_is_found(check, sound, broken, page):
     assert sound in SOUND
     assert len(CHECKS[check](page(SOUND.replace(sound, broken)))) == 1
 
 
-def test_generated_pages_are_left_out(page: Callable[[str], Page]) -> None:
+def test_generated_pages_are_left_out(page):
     root = page(SOUND).root
     (root / "genindex.html").write_text("<html>")
     assert [p.name for p in pages(root)] == ["one.html", "two.html"]

@@ -12,7 +12,6 @@ import jupytext
 import nbformat
 import pytest
 import yaml
-from nbformat import NotebookNode
 
 from geolib.book import run
 
@@ -36,11 +35,11 @@ CHAPTERS = (
 )
 
 
-def _notebook(name: str) -> NotebookNode:
+def _notebook(name):
     return nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
 
 
-def _compared(outputs: list[NotebookNode]) -> list[Any]:
+def _compared(outputs):
     """Outputs as nbval compares them: without what may differ between two replays."""
     rules = configparser.RawConfigParser()
     rules.read(ROOT / "notebooks/nbval-sanitize.cfg")
@@ -56,18 +55,18 @@ def _compared(outputs: list[NotebookNode]) -> list[Any]:
     return json.loads(text)
 
 
-def _tags(cell: NotebookNode) -> set[str]:
+def _tags(cell):
     return set(cell.metadata.get("tags", ()))
 
 
-def test_every_source_has_its_notebook_and_the_reverse() -> None:
+def test_every_source_has_its_notebook_and_the_reverse():
     folder = ROOT / "notebooks"
     assert tuple(run.names(ROOT)) == CHAPTERS
     assert sorted(p.stem for p in folder.glob("*.md")) == list(CHAPTERS)
 
 
 @pytest.mark.parametrize("name", CHAPTERS)
-def test_a_pair_has_not_drifted(name: str) -> None:
+def test_a_pair_has_not_drifted(name):
     source = jupytext.read(ROOT / "notebooks" / f"{name}.md")
     paired = _notebook(name)
     assert [(c.cell_type, c.source, c.metadata) for c in paired.cells] == [
@@ -76,7 +75,7 @@ def test_a_pair_has_not_drifted(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", CHAPTERS)
-def test_kept_outputs_are_there_name_no_machine_and_are_no_others(name: str) -> None:
+def test_kept_outputs_are_there_name_no_machine_and_are_no_others(name):
     code = [cell for cell in _notebook(name).cells if cell.cell_type == "code"]
     kept = [cell for cell in code if run.is_kept(cell)]
     assert kept, "nbval compares nothing"
@@ -93,7 +92,7 @@ def test_kept_outputs_are_there_name_no_machine_and_are_no_others(name: str) -> 
 
 @pytest.mark.book
 @pytest.mark.parametrize("name", CHAPTERS)
-def test_kept_outputs_are_those_of_the_smoke_run(name: str) -> None:
+def test_kept_outputs_are_those_of_the_smoke_run(name):
     """What nbval checks, on the copies that the smoke book is built from: none is run twice."""
     executed = ROOT / "_build/smoke/notebooks" / f"{name}.ipynb"
     if not executed.is_file():
@@ -104,8 +103,8 @@ def test_kept_outputs_are_those_of_the_smoke_run(name: str) -> None:
         assert _compared(again[cell.id].outputs) == _compared(cell.outputs), "run `make notebooks`"
 
 
-def test_outputs_are_compared_as_nbval_compares_them() -> None:
-    def printed(text: str) -> list[NotebookNode]:
+def test_outputs_are_compared_as_nbval_compares_them():
+    def printed(text):
         return [nbformat.v4.new_output("stream", text=text)]
 
     sound = printed("3 images in 20 s, at /tmp/a/b\n")
@@ -116,7 +115,7 @@ def test_outputs_are_compared_as_nbval_compares_them() -> None:
 
 
 @pytest.mark.parametrize("name", CHAPTERS)
-def test_parameters_come_first_with_the_values_of_the_smoke_profile(name: str) -> None:
+def test_parameters_come_first_with_the_values_of_the_smoke_profile(name):
     first = next(cell for cell in _notebook(name).cells if cell.cell_type == "code")
     assert "parameters" in _tags(first)
     defaults = run.declared_parameters(ROOT / "notebooks" / f"{name}.ipynb")
@@ -125,11 +124,11 @@ def test_parameters_come_first_with_the_values_of_the_smoke_profile(name: str) -
 
 
 @pytest.mark.parametrize("profile", ["smoke", "default", "paper", "theiner"])
-def test_profiles_name_known_parameters_only(profile: str) -> None:
+def test_profiles_name_known_parameters_only(profile):
     assert set(run.resolve(CHAPTERS, profile, root=ROOT)) == set(CHAPTERS)
 
 
-def test_the_smoke_profile_sets_every_shared_parameter_of_the_others() -> None:
+def test_the_smoke_profile_sets_every_shared_parameter_of_the_others():
     shared = {
         profile: set(
             yaml.safe_load((ROOT / f"notebooks/profiles/{profile}.yaml").read_text())["shared"]
@@ -140,7 +139,7 @@ def test_the_smoke_profile_sets_every_shared_parameter_of_the_others() -> None:
 
 
 @pytest.mark.parametrize("name", CHAPTERS)
-def test_figures_have_alternative_texts_and_captions(name: str) -> None:
+def test_figures_have_alternative_texts_and_captions(name):
     figures = 0
     for cell in _notebook(name).cells:
         settings = cell.metadata.get("mystnb", {})
@@ -156,7 +155,7 @@ def test_figures_have_alternative_texts_and_captions(name: str) -> None:
     assert figures, "the chapter shows no figure"
 
 
-def test_names_of_figures_are_unique() -> None:
+def test_names_of_figures_are_unique():
     labels = [
         cell.metadata["mystnb"]["figure"]["name"]
         for name in CHAPTERS

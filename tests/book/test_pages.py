@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -28,33 +27,32 @@ pytestmark = pytest.mark.book
 Book = dict[Path, Page]
 
 
-def _chapters(book: Book) -> list[Page]:
+def _chapters(book):
     return [page for page in book.values() if page.name.startswith("notebooks/")]
 
 
-def _repository() -> tuple[str, str]:
+def _repository():
     """Owner/name of the repository and its branch, as the one setting has them."""
     settings = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))["repository"]
     return urlsplit(settings["url"]).path.strip("/"), settings["branch"]
 
 
-def _links(page: Page) -> set[str]:
+def _links(page):
     return {unquote(str(link["href"])) for link in page.soup.find_all("a", href=True)}
 
 
 @pytest.mark.parametrize(
-    "check",
-    [missing_images, poor_alternative_texts, empty_numbers, tracebacks, network_resources],
+    "check", [missing_images, poor_alternative_texts, empty_numbers, tracebacks, network_resources]
 )
-def test_pages_are_whole(check: Callable[[Page], list[str]], book: Book) -> None:
+def test_pages_are_whole(check, book):
     assert [problem for page in book.values() for problem in check(page)] == []
 
 
-def test_no_internal_link_is_broken(book: Book) -> None:
+def test_no_internal_link_is_broken(book):
     assert [problem for page in book.values() for problem in broken_links(page, book)] == []
 
 
-def test_every_page_of_the_table_of_contents_is_built(html: Path, book: Book) -> None:
+def test_every_page_of_the_table_of_contents_is_built(html, book):
     toc = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
     chapters = [entry["file"] for part in toc["parts"] for entry in part["chapters"]]
     expected = {html / f"{name}.html" for name in [toc["root"], *chapters]}
@@ -62,7 +60,7 @@ def test_every_page_of_the_table_of_contents_is_built(html: Path, book: Book) ->
     assert [page.name for page in book.values() if page.article.find("h1") is None] == []
 
 
-def test_the_first_page_is_reached_and_says_which_run_it_shows(html: Path, book: Book) -> None:
+def test_the_first_page_is_reached_and_says_which_run_it_shows(html, book):
     redirect = (html / "index.html").read_text(encoding="utf-8")
     target = re.search(r"url=([^\"]+)", redirect)
     assert target is not None
@@ -73,7 +71,7 @@ def test_the_first_page_is_reached_and_says_which_run_it_shows(html: Path, book:
     assert home.article.find("img") is not None, "the first page shows no figure"
 
 
-def test_chapters_are_fully_executed(html: Path, book: Book) -> None:
+def test_chapters_are_fully_executed(html, book):
     notebooks = sorted((ROOT / "notebooks").glob("[0-9][0-9]-*.ipynb"))
     assert {page.path.stem for page in _chapters(book)} == {path.stem for path in notebooks}
     for page in _chapters(book):
@@ -83,7 +81,7 @@ def test_chapters_are_fully_executed(html: Path, book: Book) -> None:
         assert page.soup.select(".cell_output"), f"{page.name} shows no output"
 
 
-def test_every_chapter_links_to_its_own_notebook(html: Path, book: Book) -> None:
+def test_every_chapter_links_to_its_own_notebook(html, book):
     repository, branch = _repository()
     for page in _chapters(book):
         path = f"notebooks/{page.path.stem}.ipynb"
@@ -96,7 +94,7 @@ def test_every_chapter_links_to_its_own_notebook(html: Path, book: Book) -> None
         assert not any("colab" in link for link in _links(page))
 
 
-def test_links_into_the_repository_name_tracked_files(book: Book) -> None:
+def test_links_into_the_repository_name_tracked_files(book):
     git = shutil.which("git")
     if git is None or not (ROOT / ".git").exists():
         pytest.skip("not a git checkout: there is no list of tracked files")

@@ -1,7 +1,6 @@
 """Notebooks are executed when something changed, and the book shows what was executed."""
 
-from __future__ import annotations
-
+import asyncio
 import json
 import os
 import re
@@ -11,11 +10,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections import UserList
 from pathlib import Path
-from typing import Any
 
-import jupytext
 import nbformat
 import pytest
 import yaml
@@ -81,7 +78,7 @@ print("total", total)
 
 
 @pytest.fixture(autouse=True)
-def code(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+def code(monkeypatch):
     """Fingerprint of the package's code, which tests change at will."""
     state = {"fingerprint": "one"}
     monkeypatch.setattr(provenance.cache, "fingerprint", lambda modules: state["fingerprint"])
@@ -89,70 +86,87 @@ def code(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
 
 
 @pytest.fixture
-def project(tmp_path: Path) -> Path:
-    """A repository with two notebooks and three profiles."""
+def project(tmp_path):
+    """A repository with two notebooks and two profiles."""
     notebooks = tmp_path / "notebooks"
     (notebooks / "profiles").mkdir(parents=True)
     (notebooks / "01-toy.md").write_text(TOY)
     (notebooks / "02-other.md").write_text(TOY.replace("rate = 0.5\n", "").replace("toy", "other"))
     for profile, n in (("smoke", 3), ("default", 5)):
-        (notebooks / "profiles" / f"{profile}.yaml").write_text(
-            yaml.safe_dump({"shared": {"n": n}, "notebooks": {"02-other": {"word": "b"}}})
-        )
+        _write_profile(tmp_path, profile, shared={"n": n}, notebooks={"02-other": {"word": "b"}})
     run.pair(tmp_path)
     return tmp_path
 
 
-@pytest.fixture
-def executions(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Papermill replaced by a copy; returns the names of what was executed."""
-    executed: list[str] = []
+def _write_profile(project, profile, **settings):
+    (project / f"notebooks/profiles/{profile}.yaml").write_text(yaml.safe_dump(settings))
 
-    def copy(source: Path, target: Path, **options: Any) -> nbformat.NotebookNode:
-        executed.append(source.stem)
+
+def _edit(project, name, old, new):
+    source = project / f"notebooks/{name}.md"
+    assert old in source.read_text()
+    source.write_text(source.read_text().replace(old, new))
+    run.pair(project)
+
+
+def _code(path):
+    return [c for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code"]
+
+
+def _stream(text):
+    return [nbformat.v4.new_output("stream", text=text)]
+
+
+@pytest.fixture
+def executed(monkeypatch):
+    """Papermill replaced by a copy whose code cells show ``shows(name, parameters)``; the names."""
+    names = UserList()
+    names.shows = lambda name, parameters: []
+
+    def copy(source, target, **options):
+        names.append(source.stem)
         notebook = nbformat.read(source, as_version=4)
         notebook.metadata["papermill"] = {"parameters": options["parameters"]}
+        cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+        shown = names.shows(source.stem, options["parameters"])
+        for cell, outputs in zip(cells, shown, strict=False):
+            cell.outputs, cell.execution_count = outputs, 1
         nbformat.write(notebook, target)
         return notebook
 
     monkeypatch.setattr(run.papermill, "execute_notebook", copy)
-    return executed
+    return names
 
 
 # Parameters
 
 
-def test_parameters_come_from_notebook_then_profile_then_command_line(project: Path) -> None:
-    resolved = run.resolve(
-        ["01-toy", "02-other"], "default", {"word": "c", "rate": 1.0}, root=project
-    )
-    assert resolved == {
+def test_parameters_come_from_notebook_then_profile_then_command_line(project):
+    both = ["01-toy", "02-other"]
+    assert run.resolve(both, "default", {"word": "c", "rate": 1.0}, root=project) == {
         "01-toy": {"n": 5, "rate": 1.0, "word": "c"},
         "02-other": {"n": 5, "word": "c"},
     }
-    resolved = run.resolve(["01-toy", "02-other"], "default", root=project)
-    assert resolved == {
+    assert run.resolve(both, "default", root=project) == {
         "01-toy": {"n": 5, "rate": 0.5, "word": "a"},
         "02-other": {"n": 5, "word": "b"},
     }
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("name", "profile", "given", "message"),
     [
-        ((["01-tyo"], "smoke", {}), r"unknown notebook '01-tyo' \(did you mean '01-toy'.*02-other"),
-        ((["01-toy"], "smok", {}), r"unknown profile 'smok' \(did you mean 'smoke'.*default"),
-        ((["01-toy"], "smoke", {"nn": 1}), r"unknown parameter 'nn'.*known: n, rate, word"),
-        ((["02-other"], "smoke", {"rate": 1.0}), r"unknown parameter 'rate'.*known: n, word"),
-        ((["01-toy"], "smoke", {"n": "many"}), r"parameter 'n' of 01-toy is 'many' \(str\)"),
-        ((["01-toy"], "smoke", {"word": 3}), r"parameter 'word' of 01-toy is 3 \(int\)"),
+        ("01-tyo", "smoke", {}, r"unknown notebook '01-tyo' \(did you mean '01-toy'.*02-other"),
+        ("01-toy", "smok", {}, r"unknown profile 'smok' \(did you mean 'smoke'.*default"),
+        ("01-toy", "smoke", {"nn": 1}, r"unknown parameter 'nn'.*known: n, rate, word"),
+        ("02-other", "smoke", {"rate": 1.0}, r"unknown parameter 'rate'.*known: n, word"),
+        ("01-toy", "smoke", {"n": "many"}, r"parameter 'n' of 01-toy is 'many' \(str\)"),
+        ("01-toy", "smoke", {"word": 3}, r"parameter 'word' of 01-toy is 3 \(int\)"),
     ],
 )
-def test_what_is_unknown_or_misfit_is_an_error(
-    arguments: tuple, message: str, project: Path
-) -> None:
+def test_what_is_unknown_or_misfit_is_an_error(name, profile, given, message, project):
     with pytest.raises(ValueError, match=message):
-        run.resolve(*arguments, root=project)
+        run.resolve([name], profile, given, root=project)
 
 
 @pytest.mark.parametrize(
@@ -165,16 +179,14 @@ def test_what_is_unknown_or_misfit_is_an_error(
         ({"mine": {}}, "unknown section 'mine'; known: shared, notebooks, seconds"),
     ],
 )
-def test_a_profile_holds_no_unknown_name(settings: dict, message: str, project: Path) -> None:
-    (project / "notebooks/profiles/smoke.yaml").write_text(yaml.safe_dump(settings))
+def test_a_profile_holds_no_unknown_name(settings, message, project):
+    _write_profile(project, "smoke", **settings)
     with pytest.raises(ValueError, match=message):
         run.resolve(["01-toy"], "smoke", root=project)
 
 
-def test_a_derived_default_is_refused(project: Path) -> None:
-    source = project / "notebooks/01-toy.md"
-    source.write_text(source.read_text().replace("rate = 0.5", "rate = n / 2"))
-    run.pair(project)
+def test_a_derived_default_is_refused(project):
+    _edit(project, "01-toy", "rate = 0.5", "rate = n / 2")
     with pytest.raises(ValueError, match=r"'rate' of 01-toy\.ipynb defaults to n / 2"):
         run.resolve(["01-toy"], "smoke", root=project)
 
@@ -182,18 +194,11 @@ def test_a_derived_default_is_refused(project: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "value"),
     [
-        ("3", 3),
-        ("0.5", 0.5),
-        ("1e-3", 0.001),
-        ("true", True),
-        ("null", None),
-        ("scorecam", "scorecam"),
-        ("gradcam++", "gradcam++"),
-        ("[a, b]", ["a", "b"]),
-        ("'3'", "3"),
+        *(("3", 3), ("0.5", 0.5), ("1e-3", 0.001), ("true", True), ("null", None), ("'3'", "3")),
+        *(("scorecam", "scorecam"), ("gradcam++", "gradcam++"), ("[a, b]", ["a", "b"])),
     ],
 )
-def test_values_of_the_command_line(text: str, value: Any) -> None:
+def test_values_of_the_command_line(text, value):
     parsed = run.parse_value(text)
     assert parsed == value and type(parsed) is type(value)
 
@@ -201,52 +206,47 @@ def test_values_of_the_command_line(text: str, value: Any) -> None:
 # What is executed again
 
 
-def _skipped(project: Path, **options: Any) -> list[bool]:
-    return [e.skipped for e in run.execute(profile="smoke", root=project, jobs=1, **options)]
+def _skipped(project, profile="smoke", **options):
+    return [not one.why for one in run.execute((), profile, root=project, jobs=1, **options)]
 
 
-def test_nothing_is_executed_twice(project: Path, executions: list[str]) -> None:
+def test_nothing_is_executed_twice_and_profiles_have_their_own_folders(project, executed):
     assert _skipped(project) == [False, False]
     assert _skipped(project) == [True, True]
-    assert executions == ["01-toy", "02-other"]
+    assert executed == ["01-toy", "02-other"]
+    assert _skipped(project, "default") == [False, False]
+    assert _skipped(project) == [True, True]
+    assert len(executed) == 4
 
 
-def _edit_source(project: Path) -> None:
-    source = project / "notebooks/02-other.md"
-    source.write_text(source.read_text().replace("sum(", "max("))
-    run.pair(project)
-
-
-def _edit_kept_output(project: Path) -> None:
+def _edit_kept_output(project):
     path = project / "notebooks/01-toy.ipynb"
     notebook = nbformat.read(path, as_version=4)
-    notebook.cells[-1].outputs = [nbformat.v4.new_output("stream", text="total 3\n")]
+    notebook.cells[-1].outputs = _stream("total 3\n")
     nbformat.write(notebook, path)
 
 
 @pytest.mark.parametrize(
-    ("edit", "options", "skipped"),
+    ("edit", "parameters", "skipped"),
     [
-        (None, {"parameters": {"rate": 0.75}}, [False, True]),  # the second has no such parameter
-        (_edit_source, {}, [True, False]),
+        (None, {"rate": 0.75}, [False, True]),  # the second has no such parameter
+        (lambda project: _edit(project, "02-other", "sum(", "max("), {}, [True, False]),
         (_edit_kept_output, {}, [True, True]),
         ("code", {}, [False, False]),
     ],
 )
 def test_a_change_executes_the_notebooks_that_it_concerns(
-    edit: Any, options: dict, skipped: list[bool], project: Path, executions: list[str], code: dict
-) -> None:
+    edit, parameters, skipped, project, executed, code
+):
     _skipped(project)
     if edit == "code":
         code["fingerprint"] = "two"
     elif edit:
         edit(project)
-    assert _skipped(project, **options) == skipped
+    assert _skipped(project, parameters=parameters) == skipped
 
 
-def test_moved_and_fresh_clones_execute_nothing(
-    project: Path, executions: list[str], tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def test_moved_and_fresh_clones_execute_nothing(project, executed, tmp_path_factory):
     _skipped(project)
     elsewhere = tmp_path_factory.mktemp("elsewhere") / "clone"
     # Without copying times: every file is new, as in a fresh clone beside an old build.
@@ -257,14 +257,12 @@ def test_moved_and_fresh_clones_execute_nothing(
     assert _skipped(project) == [True, True]
 
 
-def test_a_dry_run_says_what_would_run_and_why(
-    project: Path, executions: list[str], code: dict[str, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def why(**options: Any) -> list[list[str]]:
+def test_a_dry_run_says_what_would_run_and_why(project, executed, code):
+    def why(**options):
         return [one.why for one in run.plan(profile="smoke", root=project, **options)]
 
     assert why() == [["it has not run yet"]] * 2
-    assert executions == []
+    assert executed == []
     _skipped(project)
     assert why() == [[], []]
     assert why(parameters={"rate": 0.75}) == [["its parameters"], []]
@@ -273,18 +271,19 @@ def test_a_dry_run_says_what_would_run_and_why(
     assert all(one.seconds is not None for one in run.plan(profile="smoke", root=project))
 
 
-def test_a_notebook_depends_on_the_code_that_it_imports(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_notebook_depends_on_the_code_that_it_imports(monkeypatch):
     """An edit of ``partitioning`` leaves chapters 1 to 8 alone; a docstring leaves all alone."""
     monkeypatch.undo()
     cache = provenance.cache
     notebooks = sorted((REPOSITORY / "notebooks").glob("[0-9][0-9]-*.ipynb"))
+    found = [provenance.modules(nbformat.read(path, as_version=4)) for path in notebooks]
     assert len(notebooks) > 10
 
-    def prints(edit: Callable[[str], str] = lambda source: source) -> list[str]:
+    def prints(edit=lambda source: source):
         folder = REPOSITORY / "geolib" / "partitioning"
         read = Path.read_text
 
-        def edited(path: Path, *args: Any, **options: Any) -> str:
+        def edited(path, *args, **options):
             text = read(path, *args, **options)
             return edit(text) if folder in path.parents else text
 
@@ -293,7 +292,6 @@ def test_a_notebook_depends_on_the_code_that_it_imports(monkeypatch: pytest.Monk
         try:
             with monkeypatch.context() as patch:
                 patch.setattr(Path, "read_text", edited)
-                found = [provenance.modules(nbformat.read(p, as_version=4)) for p in notebooks]
                 return [cache.fingerprint(tuple(sorted(modules))) for modules in found]
         finally:
             cache.fingerprint.cache_clear()
@@ -306,9 +304,7 @@ def test_a_notebook_depends_on_the_code_that_it_imports(monkeypatch: pytest.Monk
     assert differ == ["09-partitioning", "10-concept-influence"]
 
 
-def test_a_changed_file_that_a_parameter_names_executes(
-    project: Path, executions: list[str]
-) -> None:
+def test_a_changed_file_that_a_parameter_names_executes(project, executed):
     photos = project / "photos"
     photos.mkdir()
     (photos / "a.jpg").write_bytes(b"a")
@@ -319,19 +315,10 @@ def test_a_changed_file_that_a_parameter_names_executes(
     assert _skipped(project, **options) == [False, False]
 
 
-def test_profiles_have_their_own_folders(project: Path, executions: list[str]) -> None:
-    _skipped(project)
-    run.execute(profile="default", root=project, jobs=1)
-    assert _skipped(project) == [True, True]
-    assert len(executions) == 4
-
-
-def test_a_killed_run_leaves_nothing_that_counts_as_done(
-    project: Path, executions: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_killed_run_leaves_nothing_that_counts_as_done(project, executed, monkeypatch):
     whole = run.papermill.execute_notebook
 
-    def killed(source: Path, target: Path, **options: Any) -> None:
+    def killed(source, target, **options):
         whole(source, target, **options)
         raise KeyboardInterrupt
 
@@ -343,30 +330,42 @@ def test_a_killed_run_leaves_nothing_that_counts_as_done(
     assert _skipped(project) == [False, False]
 
 
-def test_two_runs_at_once_take_turns(project: Path, executions: list[str]) -> None:
+def test_two_runs_at_once_take_turns(project, executed):
     folder = run.build_folder("smoke", project)
     folder.mkdir(parents=True)
     second = threading.Thread(target=_skipped, args=(project,))
     with FileLock(folder / ".lock"):
         second.start()
         time.sleep(0.5)
-        assert executions == []
+        assert executed == []
     second.join(timeout=30)
-    assert executions == ["01-toy", "02-other"]
+    assert executed == ["01-toy", "02-other"]
+
+
+def test_the_longest_start_first(project, executed):
+    _write_profile(project, "smoke", seconds={"02-other": 9})
+    done = run.execute(profile="smoke", root=project, jobs=1)
+    assert executed == ["02-other", "01-toy"]
+    assert [one.name for one in done] == ["01-toy", "02-other"]
+
+
+def test_no_jobs_are_refused(project):
+    with pytest.raises(ValueError, match="jobs=0; expected at least 1"):
+        run.execute(root=project, jobs=0)
 
 
 # A real kernel
 
 
-def test_a_notebook_is_executed_and_a_failure_shows_where(project: Path) -> None:
+def test_a_notebook_is_executed_and_a_failure_shows_where(project):
     (done,) = run.execute(["01-toy"], "default", root=project)
-    executed = nbformat.read(done.path, as_version=4)
-    assert executed.cells[-1].outputs[0].text == "total 10\n"
-    assert executed.metadata["geolib"]["parameters"] == {"n": 5, "rate": 0.5, "word": "a"}
-    assert str(project) not in json.dumps(executed.metadata), "a path of this machine leaks"
-    assert "widgets" not in executed.metadata and "widget-view" not in done.path.read_text()
-    assert executed.cells[-2].outputs[0].text == "5\n", "a bar's cell keeps what it printed"
-    tags = [set(cell.metadata.get("tags", ())) for cell in executed.cells]
+    notebook = nbformat.read(done.target, as_version=4)
+    assert notebook.cells[-1].outputs[0].text == "total 10\n"
+    assert notebook.metadata["geolib"]["parameters"] == {"n": 5, "rate": 0.5, "word": "a"}
+    assert str(project) not in json.dumps(notebook.metadata), "a path of this machine leaks"
+    assert "widgets" not in notebook.metadata and "widget-view" not in done.target.read_text()
+    assert notebook.cells[-2].outputs[0].text == "5\n", "a bar's cell keeps what it printed"
+    tags = [set(cell.metadata.get("tags", ())) for cell in notebook.cells]
     assert {"parameters", "remove-cell"} in tags
     assert {"injected-parameters", "hide-input"} in tags
 
@@ -376,117 +375,99 @@ def test_a_notebook_is_executed_and_a_failure_shows_where(project: Path) -> None
     assert message.startswith("01-toy failed: TypeError: 'float' object cannot be interpreted")
     count = int(re.search(r"See In \[(\d+)\] of the half-executed copy", message)[1])
     half = Path(message.rsplit(": ", 1)[1])
-    assert half != done.path
-    cells = nbformat.read(half, as_version=4).cells
-    (failed,) = [cell for cell in cells if cell.get("execution_count") == count]
+    assert half != done.target
+    (failed,) = [cell for cell in _code(half) if cell.get("execution_count") == count]
     assert "total = sum(range(n))" in failed.source
-    assert run.execute(["01-toy"], "default", root=project)[0].skipped
+    assert not run.execute(["01-toy"], "default", root=project)[0].why
 
 
-def test_two_at_a_time_and_one_that_fails(project: Path) -> None:
+def test_two_at_a_time_and_one_that_fails(project):
     """The other one is finished, and an order of any kind gives the same copies."""
     with pytest.raises(run.RunError, match=r"0\d-\w+ failed: TypeError"):
         run.execute((), "smoke", {"n": -0.5}, root=project)
     folder = run.build_folder("smoke", project) / "notebooks"
     assert not (folder / "01-toy.ipynb").exists()
     done = run.execute(profile="smoke", root=project, jobs=2)
-    assert [execution.name for execution in done] == ["01-toy", "02-other"]
-    texts = [nbformat.read(e.path, as_version=4).cells[-1].outputs[0].text for e in done]
-    assert texts == ["total 3\n", "total 3\n"]
+    assert [one.name for one in done] == ["01-toy", "02-other"]
+    assert [_code(one.target)[-1].outputs[0].text for one in done] == ["total 3\n"] * 2
 
 
-def test_the_longest_start_first(project: Path, executions: list[str]) -> None:
-    profile = project / "notebooks/profiles/smoke.yaml"
-    profile.write_text(profile.read_text() + "seconds: {02-other: 9}\n")
-    done = run.execute(profile="smoke", root=project, jobs=1)
-    assert executions == ["02-other", "01-toy"]
-    assert [execution.name for execution in done] == ["01-toy", "02-other"]
+INTERRUPTED = """
+import signal, sys
+from pathlib import Path
+from geolib.book import run
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where tests run in background
+run.execute(["01-toy"], "smoke", root=Path(sys.argv[1]))
+"""
 
 
-def test_an_interrupted_run_leaves_no_kernel(project: Path) -> None:
-    source = project / "notebooks/01-toy.md"
+def test_an_interrupted_run_leaves_no_kernel(project):
     pid = project / "pid"
     waits = f"import os, pathlib, time\npathlib.Path({str(pid)!r}).write_text(str(os.getpid()))\n"
-    waits += "time.sleep(99)\n"
-    source.write_text(source.read_text().replace("total = sum", f"{waits}total = sum"))
-    run.pair(project)
-    code = (
-        "import sys; from pathlib import Path; from geolib.book import run; "
-        "run.execute(['01-toy'], 'smoke', root=Path(sys.argv[1]))"
-    )
-    process = subprocess.Popen(
-        [sys.executable, "-c", code, str(project)], stderr=subprocess.DEVNULL
-    )
-    _wait_until(lambda: pid.is_file() and pid.read_text())
+    _edit(project, "01-toy", "total = sum", f"{waits}time.sleep(99)\ntotal = sum")
+    command = [sys.executable, "-c", INTERRUPTED, str(project)]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    while not (pid.is_file() and pid.read_text()):
+        assert process.poll() is None
+        time.sleep(0.1)
     process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=30) != 0
-    _wait_until(lambda: not _runs(int(pid.read_text())))
+    assert process.wait(timeout=90) != 0  # the cell alone would sleep longer
+    with pytest.raises(ProcessLookupError):
+        for _ in range(600):
+            os.kill(int(pid.read_text()), 0)
+            time.sleep(0.1)
     assert not (run.build_folder("smoke", project) / "notebooks/01-toy.ipynb").exists()
 
 
-def _wait_until(true: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 120
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+def test_neither_a_starting_nor_a_later_kernel_outlives_an_interruption(monkeypatch):
+    start = run.AsyncKernelManager.start_kernel
+    interrupted = run._kernels(1).gen
+    launched = []
 
+    async def interrupt_while_it_starts(manager, **options):
+        await start(manager, **options)
+        launched.append(manager.provisioner.process)
+        with pytest.raises(KeyboardInterrupt):
+            interrupted.throw(KeyboardInterrupt)
 
-def _runs(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    return True
-
-
-def test_no_jobs_are_refused(project: Path) -> None:
-    with pytest.raises(ValueError, match="jobs=0; expected at least 1"):
-        run.execute(root=project, jobs=0)
+    monkeypatch.setattr(run.AsyncKernelManager, "start_kernel", interrupt_while_it_starts)
+    kernel = next(interrupted)
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="interrupted"):
+            asyncio.run(kernel(kernel_name="python3").start_kernel())
+    (process,) = launched
+    assert process.wait(timeout=90) == -signal.SIGKILL
 
 
 # Pairs
 
 
-def test_pairing_changes_nothing_the_second_time(project: Path) -> None:
+def test_pairing_changes_nothing_the_second_time(project):
     before = {path: path.read_bytes() for path in (project / "notebooks").glob("*.ipynb")}
     run.pair(project)
     assert before == {path: path.read_bytes() for path in before}
     assert len(before) == 2
 
 
-def test_pairing_keeps_tagged_outputs_and_strips_the_others(project: Path) -> None:
+def test_pairing_keeps_tagged_outputs_and_strips_the_others(project):
     path = project / "notebooks/01-toy.ipynb"
     notebook = nbformat.read(path, as_version=4)
     for cell in notebook.cells:
         if cell.cell_type == "code":
-            cell.outputs = [nbformat.v4.new_output("stream", text="kept\n")]
-            cell.execution_count = 7
+            cell.outputs, cell.execution_count = _stream("kept\n"), 7
     nbformat.write(notebook, path)
     run.pair(project)
-    code = [c for c in nbformat.read(path, as_version=4).cells if c.cell_type == "code"]
-    assert [len(cell.outputs) for cell in code] == [0, 0, 0, 0, 1]
-    assert [cell.execution_count for cell in code] == [None, None, None, None, 7]
+    assert [len(cell.outputs) for cell in _code(path)] == [0, 0, 0, 0, 1]
+    assert [cell.execution_count for cell in _code(path)] == [None, None, None, None, 7]
 
 
-def test_kept_outputs_come_from_the_executed_copy(
-    project: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def executed(source: Path, target: Path, **options: Any) -> nbformat.NotebookNode:
-        notebook = nbformat.read(source, as_version=4)
-        notebook.metadata["papermill"] = {}
-        for cell in notebook.cells:
-            if cell.cell_type == "code":
-                cell.outputs = [nbformat.v4.new_output("stream", text=f"{source.stem}\n")]
-                cell.execution_count = 1
-        return notebook
-
-    monkeypatch.setattr(run.papermill, "execute_notebook", executed)
+def test_kept_outputs_come_from_the_executed_copy(project, executed, monkeypatch):
+    executed.shows = lambda name, parameters: [_stream(f"{name}\n")] * 5
     monkeypatch.setattr(run.os, "cpu_count", lambda: 1)  # one job runs in this process
-    run.keep_outputs(root=project)
+    run.keep_outputs(project)
     for name in ("01-toy", "02-other"):
-        cells = nbformat.read(project / f"notebooks/{name}.ipynb", as_version=4).cells
-        kept = [cell.outputs[0].text for cell in cells if cell.get("outputs")]
-        assert kept == [f"{name}\n"]
+        cells = _code(project / f"notebooks/{name}.ipynb")
+        assert [cell.outputs[0].text for cell in cells if cell.outputs] == [f"{name}\n"]
 
 
 # Results in prose
@@ -507,7 +488,7 @@ RESULTS = {"06-x": {"advantage": 0.34567, "n_images": 100, "best": "gradcam++", 
         ("06-x.whole", "12"),
     ],
 )
-def test_a_result_is_quoted_in_its_format(text: str, expected: str) -> None:
+def test_a_result_is_quoted_in_its_format(text, expected):
     assert format_result(text, RESULTS) == expected
 
 
@@ -520,7 +501,7 @@ def test_a_result_is_quoted_in_its_format(text: str, expected: str) -> None:
         ("06-x.best:.2f", r"format '\.2f' does not fit 06-x\.best"),
     ],
 )
-def test_a_missing_result_or_a_misfit_format_is_an_error(text: str, message: str) -> None:
+def test_a_missing_result_or_a_misfit_format_is_an_error(text, message):
     with pytest.raises(ValueError, match=message):
         format_result(text, RESULTS)
 
@@ -529,12 +510,12 @@ def test_a_missing_result_or_a_misfit_format_is_an_error(text: str, message: str
 
 
 @pytest.fixture
-def small_book(project: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Path]:
+def small_book(project, executed):
     """A book of one page and one chapter, whose chapter is executed without a kernel."""
-    (project / "notebooks/02-other.md").unlink()
-    (project / "notebooks/02-other.ipynb").unlink()
+    for suffix in ("md", "ipynb"):
+        (project / f"notebooks/02-other.{suffix}").unlink()
     for profile in ("smoke", "default"):
-        (project / f"notebooks/profiles/{profile}.yaml").write_text("shared: {n: 3}\n")
+        _write_profile(project, profile, shared={"n": 3})
     shutil.copy(REPOSITORY / "_config.yml", project)
     shutil.copytree(REPOSITORY / "book/_static", project / "book/_static")
     (project / "book/references.bib").touch()
@@ -547,35 +528,24 @@ def small_book(project: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], P
         "`the chapter </notebooks/01-toy>`.\n```\n\n```{run-table} parameters\n```\n"
     )
 
-    def executed(source: Path, target: Path, **options: Any) -> nbformat.NotebookNode:
-        n = options["parameters"]["n"]
-        notebook = nbformat.read(source, as_version=4)
-        notebook.metadata["papermill"] = {}
-        code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    def shows(name, parameters):
+        n = parameters["n"]
         svg = f"<svg xmlns='http://www.w3.org/2000/svg' width='{10 * n}' height='9'></svg>"
-        outputs = [{run.results.MIME: {"total": n}}, {"image/svg+xml": svg}]
-        for cell, data in zip(code[1:], outputs, strict=False):
-            cell.outputs = [nbformat.v4.new_output("display_data", data=data)]
-        return notebook
+        for data in ({}, {run.results.MIME: {"total": n}}, {"image/svg+xml": svg}):
+            yield [nbformat.v4.new_output("display_data", data=data)]
 
-    monkeypatch.setattr(run.papermill, "execute_notebook", executed)
-    return lambda **options: pages.book(root=project, jobs=1, **options)
+    executed.shows = shows
+    return lambda **options: pages.book("smoke", root=project, jobs=1, **options)
 
 
-def test_the_book_shows_the_run_and_follows_it(
-    small_book: Callable[..., Path], project: Path
-) -> None:
-    index = small_book(profile="smoke")
+def test_the_book_shows_the_run_and_follows_it(small_book, project):
+    index = small_book()
     assert index == project / "_build/smoke/html/index.html"
     home, chapter = index.parent / "book/index.html", index.parent / "notebooks/01-toy.html"
     text = home.read_text()
     for expected in (
-        '<span class="result">smoke</span>',
-        '<span class="result">3.0</span>',
-        'alt="A red square"',
-        "/blob/main/data/cues.yaml",
-        "<math",
-        "<p>rate</p>",
+        *('<span class="result">smoke</span>', '<span class="result">3.0</span>'),
+        *('alt="A red square"', "/blob/main/data/cues.yaml", "<math", "<p>rate</p>"),
     ):
         assert expected in text
     assert 'alt="A red square"' in chapter.read_text()
@@ -583,12 +553,12 @@ def test_the_book_shows_the_run_and_follows_it(
     # Nothing changed: no page is read again.
     parsed = sorted((project / "_build/smoke/doctrees").rglob("*.doctree"))
     before = [path.stat().st_mtime_ns for path in parsed]
-    small_book(profile="smoke")
+    small_book()
     assert before == [path.stat().st_mtime_ns for path in parsed]
     assert len(before) == 2
 
     # Another value: the number and the figure change on the page that only quotes them.
-    small_book(profile="smoke", parameters={"n": 4})
+    small_book(parameters={"n": 4})
     assert '<span class="result">4.0</span>' in home.read_text()
     shown = [p.read_text() for p in (index.parent / "_images").glob("01-toy.fig-toy*")]
     assert any("width='40'" in svg for svg in shown)
@@ -599,20 +569,13 @@ def test_the_book_shows_the_run_and_follows_it(
     page.write_text(sound + "\n{result}`01-toy.gone`\n")
     for _ in range(2):
         with pytest.raises(run.RunError, match="did not build"):
-            small_book(profile="smoke")
+            small_book()
     page.write_text(sound)
-    assert small_book(profile="smoke").is_file()
-
-
-def test_the_default_book_has_the_short_address(project: Path) -> None:
+    assert small_book().is_file()
     assert run.html_folder("default", project) == project / "_build/html"
 
 
-def test_a_named_figure_without_an_image_is_an_error() -> None:
+def test_a_named_figure_without_an_image_is_an_error():
     cell = nbformat.v4.new_code_cell(metadata={"mystnb": {"figure": {"name": "fig-a"}}})
     with pytest.raises(run.RunError, match="'fig-a' shows no image"):
         pages._figures("06-x", nbformat.v4.new_notebook(cells=[cell]))
-
-
-def test_the_toy_source_is_a_notebook() -> None:
-    assert [c.cell_type for c in jupytext.reads(TOY, fmt="md:myst").cells].count("code") == 5
