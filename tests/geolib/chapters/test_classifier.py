@@ -13,22 +13,14 @@ from geolib.chapters import classifier
 from geolib.chapters.experiment import Experiment
 
 
-def test_training_note_names_each_departure_and_only_those():
-    paper = {
-        **{"arch": "resnet50", "weights": "imagenet", "image_size": 224, "max_epochs": 300},
-        **{"patience": 30, "schedule": "constant", "batch_size": 64, "horizontal_flip": True},
-        **{"learning_rate": 3e-4},
-    }
+def test_notes_name_each_departure_and_only_those_and_the_gap_in_points():
+    paper = model.PAPER.model_dump(include=set(Experiment.model_fields) - {"seed"})
     assert "exactly as the paper" in classifier.training_note(Experiment(**paper))
     changed = classifier.training_note(Experiment(**paper | {"max_epochs": 9}))
-    assert "most epochs 9 instead of 300" in changed
-    assert ";" not in changed
-    assert "nothing was trained" in classifier.training_note(Experiment(checkpoint="x.safetensors"))
-
-
-def test_accuracy_note_states_the_gap_in_points():
+    assert "most epochs 9 instead of 300" in changed and ";" not in changed
     assert "4.0 percentage points" in classifier.accuracy_note(0.90, {"upright": 0.94})
     assert "unknown" in classifier.accuracy_note(0.90, {})
+    assert "nothing was trained" in classifier.training_note(Experiment(checkpoint="x.safetensors"))
 
 
 def test_learning_curves_name_the_epoch_kept():
@@ -58,9 +50,8 @@ def test_calibration_by_hand():
     # Two images at 0.6, one of them right: gap 0.1. Two at 0.95, both right: gap 0.05.
     found = table([0, 1, 0, 1], [0, 0, 0, 1], [0.58, 0.58, 0.95, 0.95])
     curve = classifier.calibration(found, n_bins=10)
-    assert curve["n_images"].tolist() == [2, 2]
-    np.testing.assert_allclose(curve["confidence"], [0.58, 0.95])
-    np.testing.assert_allclose(curve["accuracy"], [0.5, 1.0])
+    expected = {"confidence": [0.58, 0.95], "accuracy": [0.5, 1.0], "n_images": [2, 2]}
+    assert curve.to_dict("list") == {name: pytest.approx(v) for name, v in expected.items()}
     assert classifier.calibration_error(curve) == pytest.approx((0.08 + 0.05) / 2)
 
 
@@ -70,6 +61,5 @@ def test_calibration_error_agrees_with_torchmetrics():
     right = rng.random(500) < confidence**2
     found = table(np.zeros(500, int), np.where(right, 0, 1), confidence)
     expected = binary_calibration_error(torch.tensor(confidence), torch.tensor(right).int(), 15)
-    assert classifier.calibration_error(classifier.calibration(found, n_bins=15)) == pytest.approx(
-        float(expected), abs=1e-6
-    )
+    error = classifier.calibration_error(classifier.calibration(found, n_bins=15))
+    assert error == pytest.approx(expected.item(), abs=1e-6)

@@ -17,14 +17,6 @@ from geoscenes import semantic
 pytestmark = pytest.mark.usefixtures("own_cache")
 
 
-@pytest.mark.parametrize(("observed", "expected"), [(1.5, 0.4), (9.0, 0.2), (0.0, 0.2), (1.0, 1)])
-def test_p_value_by_hand(observed, expected):
-    shifted = np.array([0.5, 0.8, 1.0, 1.2, 1.5, 1.0, 1.0, 1.0, 1.0])
-    assert room.shift_p_value(observed, shifted) == pytest.approx(expected)
-
-
-# --- A dataset ------------------------------------------------------------------------------------
-
 NAMES = ("sky", "road", "tree")
 SIDE = 20
 
@@ -176,13 +168,16 @@ def test_the_ledger_gets_the_first_size_that_enough_images_reach():
     }
 
 
-def test_medians_and_their_differences():
+def test_p_values_medians_and_their_differences_by_hand():
+    shifted = np.array([0.5, 0.8, 1.0, 1.2, 1.5, 1.0, 1.0, 1.0, 1.0])
+    found = [room.shift_p_value(observed, shifted) for observed in (1.5, 9.0, 0.0, 1.0)]
+    assert found == pytest.approx([0.4, 0.2, 0.2, 1])
     one, other = np.arange(1.0, 42), np.arange(11.0, 52)
     value, low, high = room.median_interval(one)
     assert value == 21 and 11 < low < 21 < high < 31
     value, low, high = room.median_interval(one, other)
     assert value == -10 and low < -10 < high < 2
-    assert np.isnan(room.median_interval(np.array([2.0]))[1])
+    assert np.isnan([room.median_interval(np.array(few))[1] for few in ([2.0], [])]).all()
     assert np.isnan(room.median_interval(np.array([]))[0])
 
 

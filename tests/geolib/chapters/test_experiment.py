@@ -20,13 +20,10 @@ pytestmark = pytest.mark.usefixtures("own_cache")
 def test_the_paper_profile_is_the_papers_recipe(chapter):
     experiment = Experiment.from_parameters(run.resolve([chapter], "paper")[chapter])
     assert experiment.training == model.TrainConfig()
-    training = experiment.training
-    rates = (training.learning_rate, training.weight_decay, training.label_smoothing)
-    assert rates == (3e-4, 0.02, 0.1)
-    assert (training.arch, training.weights) == ("resnet50", "imagenet")
-    assert (experiment.training.max_epochs, experiment.training.patience) == (300, 30)
-    assert experiment.training.horizontal_flip
-    assert experiment.image_size == 224
+    recipe = {"learning_rate": 3e-4, "weight_decay": 0.02, "label_smoothing": 0.1}
+    recipe |= {"arch": "resnet50", "weights": "imagenet", "image_size": 224}
+    recipe |= {"max_epochs": 300, "patience": 30, "horizontal_flip": True}
+    assert experiment.training.model_dump(include={*recipe}) == recipe
     assert (experiment.n_eval, experiment.repeats, experiment.smoothgrad_samples) == (600, 10, 50)
     assert (experiment.dataset, experiment.classes) == ("osv5m", ("FR", "IN", "JP"))
 
@@ -40,27 +37,22 @@ def test_the_default_profile_keeps_loss_and_optimiser(chapter):
     assert not experiment.training.horizontal_flip  # the driving side is a cue
 
 
-def test_splits_share_no_scene():
-    experiment = Experiment(n_train=30, n_validation=20, n_test=20, n_eval=10)
+def test_splits_share_no_scene_and_methods_are_compared_on_the_first_to_explain():
+    experiment = Experiment(n_train=30, n_validation=20, n_test=20, n_eval=10, n_compare=4)
     splits = experiment.train, experiment.validation, experiment.test, experiment.evaluation
-    ids = [name for split in splits for name in split.ids]
-    assert len(set(ids)) == 80
-
-
-def test_methods_are_compared_on_the_first_evaluation_images():
-    experiment = Experiment(n_eval=10, n_compare=4)
-    assert experiment.compared.ids == experiment.evaluation.ids[:4]
-    assert Experiment(n_eval=10).compared.ids == experiment.evaluation.ids
-    experiment = experiment.variant(n_costly=2)
-    assert experiment.compared_with("scorecam").ids == experiment.evaluation.ids[:2]
-    assert experiment.compared_with("gradcam").ids == experiment.compared.ids
+    assert len({name for split in splits for name in split.ids}) == 80
+    ids = experiment.evaluation.ids
+    assert experiment.compared.ids == ids[:4]
+    assert Experiment(n_eval=10).compared.ids == ids
+    few = experiment.variant(n_costly=2)
+    assert few.compared_with("scorecam").ids == ids[:2]
+    assert few.compared_with("gradcam").ids == ids[:4]
 
 
 def test_unknown_settings_are_refused_but_not_those_of_a_notebook():
     with pytest.raises(ValidationError, match="n_images"):
         Experiment(n_images=3)
-    experiment = Experiment.from_parameters({"n_eval": 5, "methods": ["gradcam"], "In": []})
-    assert experiment.n_eval == 5
+    assert Experiment.from_parameters({"n_eval": 5, "methods": ["gradcam"], "In": []}).n_eval == 5
 
 
 @pytest.fixture
@@ -76,8 +68,7 @@ def test_a_classifier_is_trained_once_and_found_again(on_photographs, own_cache,
     monkeypatch.setattr(model, "train", lambda *args, **kwargs: pytest.fail("trained again"))
     again = Experiment(**settings).classifier
     assert again.weights_sha256 == first.weights_sha256
-    assert again.classes == ("blue", "red")
-    assert again.trained_on == "folder"
+    assert (again.classes, again.trained_on) == (("blue", "red"), "folder")
     assert not list((own_cache / "unfinished").glob("*"))
 
 
@@ -86,8 +77,7 @@ def test_outcomes_hold_each_pair_once(on_photographs, monkeypatch):
     chosen = {"checkpoint": "x", "top_p": 0.1, "s_min": 0.3, "repeats": 2}
     experiment = Experiment(**on_photographs, **chosen)
     pairs = [("gradcam", "grid"), ("gradcam++", "grid"), ("gradcam", "grid")]
-    table = experiment.outcomes(pairs)
-    guided = table[(table["region"] == "guided") & (table["test"] == "deletion")]
+    guided = experiment.outcomes(pairs).query("region == 'guided' and test == 'deletion'")
     assert len(guided) == 2 * len(experiment.evaluation)
     assert experiment.tuned.note == "p = 0.1 and s_min = 0.3, as given"
     assert experiment.ceilings() == {}

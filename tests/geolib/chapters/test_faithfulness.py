@@ -14,8 +14,7 @@ def comparison(low, high):
     row |= {"p_value": 0.01, "p_holm": 0.02, "coverage": 0.12, "random_coverage": 0.12}
     row |= {"rate_without_elements": 0.0, "advantage_matched": 0.3, "n_images": 40}
     row |= {"segmenter": "grid"}
-    rows = [{**row, "test": test} for test in ("deletion", "insertion")]
-    return pd.DataFrame(rows)
+    return pd.DataFrame({**row, "test": test} for test in ("deletion", "insertion"))
 
 
 @pytest.mark.parametrize(
@@ -29,9 +28,7 @@ def comparison(low, high):
 )
 def test_the_verdict_flips_with_the_interval(low, high, words):
     text = faithfulness.verdict(comparison(low, high).set_index("test"), "gradcam", "grid")
-    assert text.count(words) == 2
-    assert "40 images" in text
-    assert "12%" in text
+    assert text.count(words) == 2 and "40 images" in text and "12%" in text
 
 
 def test_comparison_table_is_sorted_best_first():
@@ -47,5 +44,4 @@ def test_a_method_without_elements_is_named():
     assert "at least one element" in faithfulness.empty_note(table, "segmenter")
     table.loc[table["segmenter"] == "slic", "rate_without_elements"] = 0.9
     note = faithfulness.empty_note(table, "segmenter")
-    assert "`slic` (90% of the images)" in note
-    assert "grid" not in note
+    assert "`slic` (90% of the images)" in note and "grid" not in note

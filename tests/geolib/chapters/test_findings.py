@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from types import SimpleNamespace
 
 import numpy as np
@@ -17,26 +18,29 @@ SAMS = ("mobilesam", "sam2", "sam3")
 OTHERS = ("slic", "grid", *SAMS)
 PAIRS = [(method, "felzenszwalb") for method in ("gradcam++", "smoothgrad", "random")]
 PAIRS += [("gradcam++", name) for name in OTHERS]
-FEW = {"coverage_gap": 0.0, "n_elements": 3}
 COLUMNS = ["image_id", "attribution", "segmenter", "test", "region", "coverage", "correct"]
+
+
+def table_of(wins, coverage=None) -> pd.DataFrame:
+    """Outcomes by whether, for each pair and image, guided boxes do what is asked of them.
+
+    Random ones then do not.
+    """
+    rows = []
+    for pair, of_pair in wins.items():
+        share = (coverage or {}).get(pair[1], 0.2)
+        for i, wins_here in enumerate(of_pair):
+            rows.append((f"{i:04}", *pair, "original", "original", share, True))
+            for test, region in product(("deletion", "insertion"), ("guided", "random")):
+                correct = bool(wins_here) ^ (test == "deletion") ^ (region == "random")
+                rows.append((f"{i:04}", *pair, test, region, share, correct))
+    return pd.DataFrame(rows, columns=COLUMNS).assign(coverage_gap=0.0, n_elements=3)
 
 
 def outcomes(guided_wins: bool, pairs=PAIRS, coverage=None) -> pd.DataFrame:
     """Outcomes in which guided boxes win, or lose, on all images but every fifth."""
-    rows = []
-    for attribution, segmenter in pairs:
-        share = (coverage or {}).get(segmenter, 0.2)
-        for i in range(N):
-            wins = guided_wins == (i % 5 > 0)
-            for test, region, correct in (
-                ("original", "original", True),
-                ("deletion", "guided", not wins),
-                ("deletion", "random", wins),
-                ("insertion", "guided", wins),
-                ("insertion", "random", not wins),
-            ):
-                rows.append((str(i), attribution, segmenter, test, region, share, correct))
-    return pd.DataFrame(rows, columns=COLUMNS).assign(**FEW)
+    wins = [guided_wins == (i % 5 > 0) for i in range(N)]
+    return table_of(dict.fromkeys(pairs, wins), coverage)
 
 
 def faithfulness(table: pd.DataFrame, dataset: str = "GeoScenes") -> findings.Found:
@@ -48,7 +52,7 @@ def named(*endings: str) -> list[str]:
     return [f"object-{test}{end}" for test in ("deletion", "insertion") for end in endings]
 
 
-def test_verdicts_flip_when_the_data_do() -> None:
+def test_verdicts_flip_when_the_data_do():
     tested = named("", "-configurations", "-gradcampp", "-smoothgrad", "-sam2", "-sam3")
     for wins, status in ((True, "reproduced"), (False, "not reproduced")):
         found = faithfulness(outcomes(wins))
@@ -56,20 +60,19 @@ def test_verdicts_flip_when_the_data_do() -> None:
         assert table.loc[tested, "verdict"].unique().tolist() == [f"{status} on GeoScenes"]
 
 
-def test_advantages_by_hand() -> None:
+def test_advantages_by_hand():
     # 32 of 40 images win by one, 8 lose by one.
     found = faithfulness(outcomes(True))
     main = found["object-deletion"]
-    assert main is not None and main.value == pytest.approx(0.6)
+    assert main.value == pytest.approx(0.6)
     assert main.low < 0.6 < main.high and main.n == N
     pair = "gradcam++ with felzenszwalb"
     assert main.data == f"GeoScenes, {pair}, no element in 0% of the images, 40 images"
     # Right on all images before, on 32 of 40 when only the elements are shown.
-    kept = found["object-keeps-information"]
-    assert kept is not None and kept.value == pytest.approx(-0.2)
+    assert found["object-keeps-information"].value == pytest.approx(-0.2)
 
 
-def test_every_name_is_a_claim_and_what_was_not_run_has_no_finding() -> None:
+def test_every_name_is_a_claim_and_what_was_not_run_has_no_finding():
     found = faithfulness(outcomes(True, PAIRS[:3]))
     assert set(found) <= set(claims.claims())
     known = {name for name, finding in found.items() if finding}
@@ -77,18 +80,19 @@ def test_every_name_is_a_claim_and_what_was_not_run_has_no_finding() -> None:
     assert known == {*tested, "object-keeps-information"}
 
 
-def test_the_weakest_configuration_leaves_controls_out() -> None:
+def test_the_weakest_configuration_leaves_controls_out():
     good = outcomes(True, PAIRS[:2])
     bad = outcomes(False, [("random", "felzenszwalb"), ("gradcam++", "grid")])
-    found = faithfulness(pd.concat([good, bad]))["object-deletion-configurations"]
-    assert found is not None and found.value == pytest.approx(0.6)
+    alone = good[good["attribution"] == "gradcam++"]
+    worse = pd.concat([good, outcomes(False, [("gradcam++", "slic")])])
+    found, one, weakest = (
+        faithfulness(table)["object-deletion-configurations"]
+        for table in (pd.concat([good, bad]), alone, worse)
+    )
+    assert (found.value, weakest.value) == pytest.approx((0.6, -0.6))
     told = "GeoScenes, 2 configurations, no element in up to 0% of the images, 40 images"
     assert found.data == told
-    one = faithfulness(good[good["attribution"] == "gradcam++"])["object-deletion-configurations"]
-    assert one is not None and found.low < one.low, "two configurations need a wider interval"
-    worse = faithfulness(pd.concat([good, outcomes(False, [("gradcam++", "slic")])]))
-    weakest = worse["object-deletion-configurations"]
-    assert weakest is not None and weakest.value == pytest.approx(-0.6)
+    assert found.low < one.low, "two configurations need a wider interval"
 
 
 def without_elements(n: int) -> pd.DataFrame:
@@ -100,20 +104,16 @@ def without_elements(n: int) -> pd.DataFrame:
     return table
 
 
-def test_configurations_without_elements_stay_in() -> None:
+def test_configurations_without_elements_stay_in():
     found = faithfulness(without_elements(30))
     for test in ("deletion", "insertion"):
-        alone = found[f"object-{test}-smoothgrad"]
-        assert alone is not None and alone.n == N
-        assert alone.value == pytest.approx(6 / 40), "8 of the other 10 images win, 2 lose"
+        alone, every = (found[f"object-{test}-{name}"] for name in ("smoothgrad", "configurations"))
+        # 8 of the other 10 images win, 2 lose.
+        assert (alone.value, every.value) == pytest.approx((6 / 40, 6 / 40)) and alone.n == N
         assert alone.data == "GeoScenes, felzenszwalb, no element in 75% of the images, 40 images"
-        every = found[f"object-{test}-configurations"]
-        assert every is not None and every.value == pytest.approx(6 / 40)
         told = "GeoScenes, 2 configurations, no element in up to 75% of the images, 40 images"
         assert every.data == told
-
-
-def test_a_configuration_that_never_keeps_an_element_decides_nothing() -> None:
+    # A configuration that never keeps an element decides nothing.
     found = faithfulness(without_elements(N))
     for name in ("object-deletion-smoothgrad", "object-deletion-configurations"):
         verdict = claims.verdict(claims.claims()[name], found[name])
@@ -134,46 +134,31 @@ def covered(names: tuple[str, ...]) -> pd.DataFrame:
     return table
 
 
-def test_coverage_goes_with_what_the_tests_do() -> None:
+def test_coverage_goes_with_what_the_tests_do():
     found = faithfulness(covered(FIVE))
     finding = found["object-coverage-deletion"]
-    wrong = [7 / 40, 8 / 40, 10 / 40, 14 / 40, 20 / 40]
-    assert finding is not None
+    wrong = [7, 8, 10, 14, 20]
     assert finding.value == pytest.approx(np.corrcoef(range(5), wrong)[0, 1])
     assert finding.low > 0.5
     names = "felzenszwalb; mobilesam; sam2; sam3; slic"
     told = f"GeoScenes, gradcam++, these segmenters only: {names}, 40 images"
     assert finding.data == told
+    yardstick = findings.only_these(["slic", "grid"])
+    assert yardstick == "these segmenters only: slic; grid; yardsticks included"
     # In the insertion test all segmenters do the same: there is no correlation to speak of.
     assert found["object-coverage-insertion"] is None
-
-
-def test_yardsticks_make_no_correlation() -> None:
-    with_grid = faithfulness(covered((*FIVE, "grid")))["object-coverage-deletion"]
-    assert with_grid == faithfulness(covered(FIVE))["object-coverage-deletion"]
+    # Yardsticks make none; four segmenters are too few.
+    assert faithfulness(covered((*FIVE, "grid")))["object-coverage-deletion"] == finding
     few = faithfulness(covered((*FIVE[:4], "grid", "none")))["object-coverage-deletion"]
-    assert few is None, "four segmenters and two yardsticks"
+    assert few is None
 
 
-def test_data_names_the_segmenters_and_whether_some_are_yardsticks() -> None:
-    assert findings.only_these(("slic", "sam2")) == "these segmenters only: slic; sam2"
-    named = findings.only_these(["slic", "grid"])
-    assert named == "these segmenters only: slic; grid; yardsticks included"
-
-
-def test_the_means_of_segmenters_are_compared_and_not_the_best_of_each_image() -> None:
+def test_the_means_of_segmenters_are_compared_and_not_the_best_of_each_image():
     """Independent shares of 0.6, 0.5 and 0.4: the others' maximum image by image would be 0.7."""
     # Every combination of outcomes, as often as independence makes it: 1000 images.
     draws = pd.DataFrame(np.indices((10, 10, 10)).reshape(3, -1).T, columns=SAMS)
     effects = (draws < [5, 4, 6]).astype(float)
-    rows = [
-        (f"{i:04}", "gradcam++", name, test, region, 0.2, bool(hit) == (test == "insertion"))
-        for name, hits in effects.items()
-        for i, hit in enumerate(hits)
-        for test in ("deletion", "insertion", "original")
-        for region in (("guided", "random") if test != "original" else ("original",))
-    ]
-    table = pd.DataFrame(rows, columns=COLUMNS).assign(**FEW)
+    table = table_of({("gradcam++", name): hits for name, hits in effects.items()})
     chosen = table[table["segmenter"] == "sam3"]
     found = findings.faithfulness(table, chosen, "gradcam++", "sam3", "GeoScenes")
     apart = [
@@ -181,24 +166,25 @@ def test_the_means_of_segmenters_are_compared_and_not_the_best_of_each_image() -
         for one, other in (("sam3", "mobilesam"), ("sam3", "sam2"), ("sam2", "mobilesam"))
     ]
     for name, value, ends in (
-        ("object-sam3-deletion-best", 0.1, apart[0]),
-        ("object-sam3-insertion-best", 0.1, apart[0]),
-        ("object-sam2-deletion-worst", -0.1, apart[2]),
+        ("sam3-deletion-best", 0.1, apart[0]),
+        ("sam3-insertion-best", 0.1, apart[0]),
+        ("sam2-deletion-worst", -0.1, apart[2]),
     ):
-        finding = found[name]
-        assert finding is not None and finding.value == pytest.approx(value)
-        assert (finding.low, finding.high) == pytest.approx((ends.low, ends.high))
-        assert claims.verdict(claims.claims()[name], finding) == "reproduced on GeoScenes"
+        finding = found[f"object-{name}"]
+        measured = finding.value, finding.low, finding.high
+        assert measured == pytest.approx((value, ends.low, ends.high))
+        known = claims.claims()[f"object-{name}"]
+        assert claims.verdict(known, finding) == "reproduced on GeoScenes"
     assert (apart[0].low, apart[0].high) < (apart[1].low, apart[1].high)
 
 
-def kept(n_segments: int, coverage: float) -> SimpleNamespace:
+def kept(n_segments, coverage):
     """Stands in for an extracted image."""
     return SimpleNamespace(segments=range(n_segments), elements=SimpleNamespace(coverage=coverage))
 
 
 @pytest.mark.parametrize("missing", SAMS)
-def test_sams_are_judged_only_when_all_are_there(missing: str) -> None:
+def test_sams_are_judged_only_when_all_are_there(missing):
     names = [name for name in SAMS if name != missing]
     found = faithfulness(outcomes(True, [("gradcam++", n) for n in ("felzenszwalb", *names)]))
     judged = ("sam3-deletion-best", "sam3-insertion-best", "sam2-deletion-worst")
@@ -207,7 +193,7 @@ def test_sams_are_judged_only_when_all_are_there(missing: str) -> None:
     assert len(segments) == 4 and not any(segments.values())
 
 
-def test_segments_are_compared_by_their_means() -> None:
+def test_segments_are_compared_by_their_means():
     images = {
         "mobilesam": [kept(10, 0.2), kept(30, 0.3)],
         "sam2": [kept(4, 0.1), kept(8, 0.1)],
@@ -222,11 +208,10 @@ def test_segments_are_compared_by_their_means() -> None:
     assert covers == pytest.approx([0.1 - 0.25, 0.4 - 0.25])
     assert len(values) == 4
     few = found["object-sam2-few"]
-    assert few is not None and (few.low, few.high) == (-22, -6)
-    assert few.data == "GeoScenes, 2 images"
+    assert (few.low, few.high, few.data) == (-22, -6, "GeoScenes, 2 images")
 
 
-def test_elements_are_counted_over_images(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_elements_are_counted_over_images(monkeypatch):
     marks = {
         1: (["whole", "part"], [True, False], ["sign", "car"]),
         2: (["shapeless"], [False], [None]),
@@ -235,7 +220,7 @@ def test_elements_are_counted_over_images(monkeypatch: pytest.MonkeyPatch) -> No
     }
     images = [SimpleNamespace(number=n, elements=range(len(marks[n][0]))) for n in marks]
 
-    def mark(one: SimpleNamespace) -> pd.DataFrame:
+    def mark(one):
         columns = ("kind", "overlapping", "category")
         return pd.DataFrame(dict(zip(columns, marks[one.number], strict=True)))
 
@@ -247,18 +232,17 @@ def test_elements_are_counted_over_images(monkeypatch: pytest.MonkeyPatch) -> No
     assert values == pytest.approx({f"object-{name}": share for name, share in shares.items()})
     assert found["object-part"].data == "GeoScenes, 6 elements, 3 images"
     assert found["object-diverse"].n == 2, "one image shows no object"
-
-
-def test_photographs_have_no_outlines_to_count() -> None:
+    # Of photographs the outlines are not known.
+    monkeypatch.undo()
     photograph = SimpleNamespace(item=SimpleNamespace(scene=None), elements=range(3))
     assert set(findings.elements([photograph], "photographs of a folder").values()) == {None}
 
 
-def test_accuracies_are_per_cent_and_belong_to_their_photographs() -> None:
+def test_accuracies_are_per_cent_and_belong_to_their_photographs():
     row = {"value": 0.874, "low": 0.868, "high": 0.88, "n_images": 600.0}
     found = findings.accuracies({"test": row}, "OSV-5M")
     finding = found["object-accuracy-test"]
-    assert finding is not None and (finding.low, finding.n) == (pytest.approx(86.8), 600)
+    assert (finding.low, finding.n) == (pytest.approx(86.8), 600)
     known = claims.claims()["object-accuracy-test"]
     assert claims.verdict(known, finding) == "reproduced on OSV-5M"
     scenes = findings.accuracies({"test": row}, "GeoScenes")["object-accuracy-test"]
@@ -266,14 +250,11 @@ def test_accuracies_are_per_cent_and_belong_to_their_photographs() -> None:
 
 
 @pytest.mark.parametrize("values", [[], [0.3]])
-def test_one_image_has_no_interval(values: list[float]) -> None:
+def test_one_image_has_no_interval(values):
     assert findings.mean(values, "GeoScenes") is None
     assert findings.over_images(lambda chosen: 1.0, len(values), "GeoScenes") is None
 
 
-@pytest.mark.parametrize(
-    ("dataset", "name"),
-    [("geoscenes", "GeoScenes"), ("osv5m", "OSV-5M"), ("folder", "photographs of a folder")],
-)
-def test_only_scenes_are_called_scenes(dataset: str, name: str) -> None:
-    assert findings.dataset_name(dataset) == name
+def test_only_scenes_are_called_scenes():
+    names = {"geoscenes": "GeoScenes", "osv5m": "OSV-5M", "folder": "photographs of a folder"}
+    assert {dataset: findings.dataset_name(dataset) for dataset in names} == names

@@ -64,13 +64,10 @@ def test_only_the_named_modules_are_randomised(name, parts, changed, request):
     assert all(torch.equal(before[k], after[k]) for k in before)
 
 
-def test_the_seed_decides_and_other_names_do_not(resnet):
-    one = sanity.randomised(resnet, ["fc"], seed=1).network.fc.weight
-    assert torch.equal(one, sanity.randomised(resnet, ["conv1", "fc"], seed=1).network.fc.weight)
-    assert not torch.equal(one, sanity.randomised(resnet, ["fc"], seed=2).network.fc.weight)
-
-
-def test_weights_that_the_training_began_with_are_refused(resnet):
+def test_the_seed_alone_decides_and_is_not_the_one_of_the_training(resnet):
+    asked = (["fc"], 1), (["conv1", "fc"], 1), (["fc"], 2)
+    one, same, other = (sanity.randomised(resnet, *each).network.fc.weight for each in asked)
+    assert torch.equal(one, same) and not torch.equal(one, other)
     trained = untrained()
     trained.training_config = {"seed": 5}
     with pytest.raises(ValueError, match=r"seed=5 .* began with; choose another"):
@@ -85,12 +82,10 @@ def test_the_cascade_goes_down_from_the_last_layer_to_all(resnet):
     levels = sanity.cascade(resnet, 3, seed=0)
     assert list(levels) == ["fc", "layer2.1", "conv1"]
     trained = resnet.network.state_dict()
-    kept = [
-        sum(torch.equal(v, trained[k]) for k, v in network.network.state_dict().items())
-        for network in levels.values()
-    ]
+    found = [network.network.state_dict() for network in levels.values()]
+    kept = [sum(torch.equal(v, trained[k]) for k, v in weights.items()) for weights in found]
     assert kept == sorted(kept, reverse=True)
-    assert not torch.equal(levels["conv1"].network.conv1.weight, trained["conv1.weight"])
+    assert not torch.equal(found[2]["conv1.weight"], trained["conv1.weight"])
     with pytest.raises(ValueError, match="2 to 11"):
         sanity.cascade(resnet, 12, 0)
     with pytest.raises(ValueError, match=r"layer9.*resnet18.*conv1"):
@@ -100,8 +95,7 @@ def test_the_cascade_goes_down_from_the_last_layer_to_all(resnet):
 def test_permuted_labels_keep_images_and_counts():
     images = data.load("geoscenes", "train", 60, size=32)
     permuted = sanity.permuted_labels(images, seed=3)
-    assert permuted.ids == images.ids
-    assert permuted.content_key(7) == images.content_key(7)
+    assert permuted.ids == images.ids and permuted.content_key(7) == images.content_key(7)
     assert sorted(permuted.labels) == sorted(images.labels)
     agreeing = np.mean(np.equal(permuted.labels, images.labels))
     assert 0.1 < agreeing < 0.6  # a third by chance
@@ -285,8 +279,7 @@ def test_groups_of_scenes_without_traffic():
     written = data.load("geoscenes", "eval", 1, **SCENES)[0].scene.without("driving_side")
     bare = written
     for kind in sorted(sanity.WRITING):
-        if bare.cues[kind] is not None:
-            bare = bare.without(kind)
+        bare = bare if bare.cues[kind] is None else bare.without(kind)
     for scene, group in ((written, "writing"), (bare, "neither")):
         observed = sanity._observe(scene, data.COUNTRIES)
         assert observed["group"] == group

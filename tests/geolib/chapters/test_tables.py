@@ -8,20 +8,14 @@ import pytest
 
 from geolib.chapters import tables
 
-MARKS = pd.DataFrame(
-    {
-        "method": ["a", "a", "a", "b", "b"],
-        "image_id": [1, 2, 3, 2, 1],
-        "mark": [0.5, 0.7, 0.9, 0.6, 0.1],
-    }
-)
-
 
 def test_means_and_differences_are_taken_image_by_image():
-    found = tables.grouped_means(MARKS, "mark", "method").set_index("method")
+    rows = [("a", 1, 0.5), ("a", 2, 0.7), ("a", 3, 0.9), ("b", 2, 0.6), ("b", 1, 0.1)]
+    marks = pd.DataFrame(rows, columns=["method", "image_id", "mark"])
+    found = tables.grouped_means(marks, "mark", "method").set_index("method")
     assert found["value"].to_dict() == pytest.approx({"a": 0.7, "b": 0.35})
     assert (found["low"] <= found["value"]).all() and (found["value"] <= found["high"]).all()
-    differences = tables.difference(MARKS, "mark", "method", "a", "b")
+    differences = tables.difference(marks, "mark", "method", "a", "b")
     assert differences.to_dict() == pytest.approx({1: 0.4, 2: 0.1})
 
 
@@ -46,16 +40,11 @@ def test_a_cell(numbers, text):
 
 
 def test_a_column_is_shown_with_its_bounds_if_it_has_any():
-    table = pd.DataFrame(
-        {"bias": [0.5], "bias_low": [0.0], "bias_high": [1.0], "n": [3], "p": [0.2]}
-    )
+    columns = ["bias", "bias_low", "bias_high", "n", "p"]
+    table = pd.DataFrame([(0.5, 0.0, 1.0, 3, 0.2)], columns=columns)
     columns = {"bias": ("bias", "+.1f"), "images": ("n", ".0f"), "own": (("p", "bias", "n"), ".1f")}
-    shown = tables.shown(table, columns)
-    assert shown.iloc[0].tolist() == [
-        f"+0.5 (+0.0{tables.TO}+1.0)",
-        "3",
-        f"0.2 (0.5{tables.TO}3.0)",
-    ]
+    shown = tables.shown(table, columns).iloc[0].tolist()
+    assert shown == ["+0.5 (+0.0\u00a0to\u00a0+1.0)", "3", "0.2 (0.5\u00a0to\u00a03.0)"]
     with pytest.raises(KeyError, match="bais"):
         tables.shown(table, {"bias": ("bais", ".1f")})
 
