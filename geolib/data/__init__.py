@@ -11,25 +11,13 @@ from typing import Any
 from geolib.data.folder import folder
 from geolib.data.osv5m import osv5m
 from geolib.data.panoramax import panoramax
-from geolib.data.pixels import PixelBatch, pixel_batches, resize, to_batch
-from geolib.data.records import SPLITS, GeoDataset, GeoImage, PhotoRecord, Skipped
+from geolib.data.pixels import PixelBatch, pixel_batches, to_batch
+from geolib.data.records import GeoDataset, GeoImage, PhotoRecord, Skipped
 from geolib.data.scenes import geoscenes
 from geoscenes import COUNTRIES
 
-__all__ = [
-    "COUNTRIES",
-    "DATASETS",
-    "SPLITS",
-    "GeoDataset",
-    "GeoImage",
-    "PhotoRecord",
-    "PixelBatch",
-    "Skipped",
-    "load",
-    "pixel_batches",
-    "resize",
-    "to_batch",
-]
+__all__ = ["COUNTRIES", "DATASETS", "GeoDataset", "GeoImage", "PhotoRecord", "PixelBatch"]
+__all__ += ["Skipped", "load", "pixel_batches", "to_batch"]
 
 DATASETS: dict[str, Callable[..., GeoDataset]] = {
     "geoscenes": geoscenes,
@@ -46,22 +34,16 @@ def load(
 
     Parameters
     ----------
-    name
-        ``"geoscenes"``, ``"folder"``, ``"osv5m"`` or ``"panoramax"``; see the functions of these
-        names for their options.
-    split
-        ``"train"``, ``"validation"``, ``"test"``, ``"eval"`` (the images that the pipeline
+    name : ``"geoscenes"``, ``"folder"``, ``"osv5m"`` or ``"panoramax"``; the functions of these
+        names describe their ``options``.
+    split : ``"train"``, ``"validation"``, ``"test"``, ``"eval"`` (the images that the pipeline
         explains), or ``"all"`` (``folder`` and ``panoramax`` only).
-    n
-        Number of images; at most as many as there are, all of them by default.
-    seed
-        Decides which images (``folder``) or scenes (``geoscenes``) belong to which split. Splits
-        of one seed share no image.
+    n : number of images, at most as many as there are; all of them by default.
+    seed : decides which images belong to which split. Splits of one seed share no image.
 
     Raises
     ------
-    ValueError
-        If the name, the split or an option's value is not known.
+    ValueError : if the name, the split or an option's value is not known.
     """
     if name not in DATASETS:
         raise ValueError(f"name={name!r} is not a dataset; known: {', '.join(sorted(DATASETS))}")

@@ -31,6 +31,7 @@ SOURCES = ("hub", "mapillary")
 FETCH_ORDER = ("eval", "test", "validation", "train")
 COLUMNS = ("id", "latitude", "longitude", "country", "sequence", "creator_username")
 CHUNK_ROWS = 200_000
+WORKERS = 8
 # Mapillary allows 60,000 requests a minute.
 MAPILLARY_PER_SECOND = 20.0
 MAPILLARY = "https://graph.mapillary.com"
@@ -57,14 +58,10 @@ def osv5m(
 
     Parameters
     ----------
-    split, n, seed
-        As for :func:`geolib.data.load`.
-    root
-        Folder that :func:`prepare` filled; by default ``osv5m`` in the cache folder.
-    countries
-        ISO 3166 codes; the classes are their English names, in this order.
-    source
-        ``"hub"`` (the photographs as OSV-5M publishes them) or ``"mapillary"`` (originals).
+    split, n, seed : as for :func:`geolib.data.load`.
+    root : folder that :func:`prepare` filled; by default ``osv5m`` in the cache folder.
+    countries : ISO 3166 codes; the classes are their English names, in this order.
+    source : ``"hub"`` (the photographs as OSV-5M publishes them) or ``"mapillary"`` (originals).
 
     Raises ValueError if the data are not there, with the command that fetches them, or if a split,
     a country or a source is not known.
@@ -78,10 +75,9 @@ def osv5m(
     turn = rows.groupby("country").cumcount()
     label = rows.country.map({code: i for i, code in enumerate(countries)})
     rows = rows.assign(turn=turn, label=label).sort_values(["turn", "label"])[:n]
-    there = {path.stem for path in folder.glob("*.jpg")}
-    found = rows[rows.id.isin(there)]
-    missing = rows.id[~rows.id.isin(there)]
-    if found.empty:
+    there = rows.id.isin([path.stem for path in folder.glob("*.jpg")])
+    missing = rows.id[~there]
+    if not there.any():
         raise ValueError(f"no photograph of split={split!r} is in {folder}; fetch them: {command}")
     if len(missing):
         warnings.warn(
@@ -89,19 +85,13 @@ def osv5m(
             f"to try them again: {command}",
             stacklevel=2,
         )
-    records = [
-        PhotoRecord(
-            row["id"],
-            folder / f"{row['id']}.jpg",
-            classes[row["label"]],
-            row["label"],
-            row["latitude"],
-            row["longitude"],
-            LICENCE,
-            f"{row['creator_username']} via Mapillary",
-        )
-        for row in found.to_dict("records")
-    ]
+    known = rows[["id", "label", "latitude", "longitude"]].assign(
+        country=rows.label.map(dict(enumerate(classes))),
+        licence=LICENCE,
+        attribution=rows.creator_username + " via Mapillary",
+    )
+    found: list[Any] = known[there].to_dict("records")
+    records = [PhotoRecord(path=folder / f"{row['id']}.jpg", **row) for row in found]
     reasons = failures(folder).set_index("id")["reason"]
     skipped = [Skipped(name, reasons.get(name, "not fetched yet")) for name in missing]
     return GeoDataset("osv5m", classes, split, records, skipped)
@@ -115,8 +105,6 @@ def prepare(
     seed: int = 0,
     source: str = "hub",
     per_country: Mapping[str, int] = PER_COUNTRY,
-    workers: int = 8,
-    progress: bool = True,
 ) -> Summary:
     """Fetch metadata, make the splits and fetch their photographs; goes on where it stopped.
 
@@ -126,14 +114,9 @@ def prepare(
 
     Parameters
     ----------
-    root, countries, source
-        As for :func:`osv5m`.
-    which
-        Splits whose photographs are fetched, in this order.
-    seed, per_country
-        As for :func:`geolib.data.splits.splits`.
-    workers
-        Number of threads.
+    root, countries, source : as for :func:`osv5m`.
+    which : splits whose photographs are fetched, in this order.
+    seed, per_country : as for :func:`geolib.data.splits.splits`.
 
     Raises
     ------
@@ -156,7 +139,7 @@ def prepare(
     with FileLock(path.parent / LOCK):
         table = pd.read_parquet(path) if path.is_file() else pd.DataFrame()
         if table.attrs.get("per_country") != per_country:
-            rows = metadata(assets.fetch(METADATA, shown=progress), countries, progress=progress)
+            rows = metadata(assets.fetch(METADATA), countries)
             table = splits(rows, countries, per_country, seed)
             table.attrs["per_country"] = dict(per_country)
             with http.whole(path) as part:
@@ -165,12 +148,10 @@ def prepare(
         if source == "mapillary":
             fetch = _from_mapillary(str(token))
         else:
-            hub = archives.session()
-            known = archives.addresses(IMAGES)
-            index = path.parent / "index"
-            members = archives.locate(ids, known, index, hub, workers, progress)
+            hub, known = archives.session(), archives.addresses(IMAGES)
+            members = archives.locate(ids, known, path.parent / "index", hub, WORKERS)
             fetch = archives.reader(hub, known, members)
-    return collect(ids, folder, fetch, workers=workers, progress=progress)
+    return collect(ids, folder, fetch, WORKERS)
 
 
 def split_table(
@@ -195,9 +176,7 @@ def country_name(code: str) -> str:
 # Metadata -----------------------------------------------------------------------------------------
 
 
-def metadata(
-    path: Path, countries: Sequence[str] = COUNTRIES, *, progress: bool = True
-) -> pd.DataFrame:
+def metadata(path: Path, countries: Sequence[str]) -> pd.DataFrame:
     """What is known of the images of some countries, read piece by piece from a CSV file.
 
     Columns: ``id`` (text), ``latitude``, ``longitude`` (degrees), ``country`` (ISO 3166 code),
@@ -214,8 +193,7 @@ def metadata(
         "chunksize": CHUNK_ROWS,
     }
     tables = []
-    size = path.stat().st_size
-    with path.open("rb") as file, progress_bar(path.name, size, "B", progress) as bar:
+    with path.open("rb") as file, progress_bar(path.name, path.stat().st_size, "B") as bar:
         for chunk in pd.read_csv(file, **reading):
             tables.append(chunk[chunk.country.isin(countries)])
             bar.update(file.tell() - bar.n)

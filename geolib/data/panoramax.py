@@ -64,7 +64,6 @@ def panoramax(
     per_area: int = PER_AREA,
     root: str | Path | None = None,
     api: str = API,
-    progress: bool = True,
 ) -> GeoDataset:
     """Street photographs of some areas, fetched once and then read from disk.
 
@@ -74,20 +73,14 @@ def panoramax(
 
     Parameters
     ----------
-    split, n, seed
-        As for :func:`geolib.data.load`; ``"all"`` takes every photograph.
-    areas
-        Name of the country → where in it to look: ``(west, south, east, north)`` in degrees, or
+    split, n, seed : as for :func:`geolib.data.load`; ``"all"`` takes every photograph.
+    areas : name of the country → where in it to look: ``(west, south, east, north)`` in degrees, or
         ``(latitude, longitude, radius)`` in degrees and kilometres. The names are the classes, in
         this order.
-    dates
-        When the pictures were taken: ``"2023"``, ``"2023-05/2024"``, ``("2023-05-01", "..")``.
-    per_area
-        Photographs per area, at most.
-    root
-        Folder of the photographs; by default one of its own per request, in the cache.
-    api
-        The catalogue of the federation, or that of one of its servers.
+    dates : when the pictures were taken: ``"2023"``, ``"2023-05/2024"``, ``("2023-05-01", "..")``.
+    per_area : photographs per area, at most.
+    root : folder of the photographs; by default one of its own per request, in the cache.
+    api : the catalogue of the federation, or that of one of its servers.
 
     Raises
     ------
@@ -100,7 +93,7 @@ def panoramax(
     digest = hashlib.sha256(json.dumps(asked).encode()).hexdigest()
     place = Path(root or cache_root() / "panoramax" / digest[:16]).expanduser()
     if not _is_settled(place, asked):
-        done = prepare(place, areas, dates=dates, per_area=per_area, api=api, progress=progress)
+        done = prepare(place, areas, dates=dates, per_area=per_area, api=api)
         if not done.complete:
             warnings.warn(f"{done}; see data.load(...).skipped", stacklevel=3)
     found = folder(split, n, seed, root=place, classes=tuple(areas))
@@ -116,7 +109,6 @@ def prepare(
     dates: str | Sequence[str] | None = None,
     per_area: int = PER_AREA,
     api: str = API,
-    progress: bool = True,
 ) -> Summary:
     """Find photographs and fetch those that are missing; a killed run goes on where it stopped.
 
@@ -138,7 +130,7 @@ def prepare(
     session = http.session(PER_SECOND)
     with FileLock(root / ".search.lock"):
         if not _is_answered(root, asked):
-            _keep(root, asked, *_search(session, asked, progress))
+            _keep(root, asked, *_search(session, asked))
     table = _read_metadata(root)
     address = dict(zip(table["file"].map(_id), table["address"], strict=True))
 
@@ -150,7 +142,7 @@ def prepare(
             host = urlsplit(address[name]).netloc
             raise http.Absent(f"{host} has withdrawn the picture") from error
 
-    return collect(address, root, fetch, workers=WORKERS, progress=progress)
+    return collect(address, root, fetch, WORKERS)
 
 
 def answers(api: str = API, seconds: float = 3.0) -> bool:
@@ -313,7 +305,7 @@ class _Http(StacApiIO):
 
 
 def _search(
-    session: requests.Session, asked: Mapping[str, Any], progress: bool
+    session: requests.Session, asked: Mapping[str, Any]
 ) -> tuple[pd.DataFrame, Counter[str]]:
     """Rows of the metadata table, and why how many pictures were left out."""
     rows: dict[str, dict[str, object]] = {}
@@ -321,7 +313,7 @@ def _search(
     for country, area in asked["areas"].items():
         region = _region(country, area)
         cells: set[str] = set()
-        with progress_bar(f"searching {country}", asked["per_area"], "image", progress) as bar:
+        with progress_bar(f"searching {country}", asked["per_area"], "image") as bar:
             for item in _items(session, asked, _bbox(region)):
                 try:
                     picture = _Picture.model_validate(item)

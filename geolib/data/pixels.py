@@ -29,15 +29,12 @@ def to_batch(items: Sequence[GeoImage | np.ndarray], image_size: int) -> torch.T
 
     Parameters
     ----------
-    items
-        Dataset items, or arrays ``uint8 [H,W,3]``.
-    image_size
-        Side S in pixels.
+    items : of a dataset, or arrays ``uint8 [H,W,3]``.
+    image_size : side S in pixels.
 
     Returns
     -------
-    torch.Tensor
-        ``float32 [B,3,S,S]``, RGB, 0…1, not normalised.
+    torch.Tensor, ``float32 [B,3,S,S]``: RGB, 0…1, not normalised.
     """
     arrays = [item.image if isinstance(item, GeoImage) else item for item in items]
     pixels = np.stack([resize(array, image_size) for array in arrays])
@@ -93,7 +90,6 @@ def pixel_batches(
     batch_size: int,
     *,
     items: Dataset[Any] | None = None,
-    workers: int | None = None,
     progress: bool = True,
 ) -> Iterator[PixelBatch]:
     """Read or draw a dataset in batches, in parallel and in order, with bounded memory.
@@ -102,24 +98,17 @@ def pixel_batches(
 
     Parameters
     ----------
-    dataset
-        Unreadable items are left out, and noted in ``dataset.skipped``.
-    image_size, batch_size
-        Side S in pixels, and the largest number of images in a batch.
-    items
-        Pairs of index and pixels, or error, in place of whole images, resized.
-    workers
-        Processes; by default one per core for more than 100 images, else none.
-    progress
-        Whether to show a progress bar.
+    dataset : its unreadable items are left out, and noted in ``dataset.skipped``.
+    image_size, batch_size : side S in pixels, and the largest number of images in a batch.
+    items : pairs of index and pixels, or error, in place of whole images, resized.
+    progress : whether to show a progress bar.
 
     Yields
     ------
-    PixelBatch
-        ``indices`` of the items, ``pixels`` of type ``uint8 [B,S,S,3]``.
+    PixelBatch : ``indices`` of the items, ``pixels`` of type ``uint8 [B,S,S,3]``.
     """
     source: Any = ResizedPixels(dataset, image_size) if items is None else items
-    workers = default_workers(len(dataset)) if workers is None else workers
+    workers = default_workers(len(dataset))
     in_batches: dict[str, Any] = {"batch_size": batch_size, "collate_fn": collate}
     kinds = {getattr(record, "drawn", None) for record in dataset.records}
     (drawn,) = kinds if len(kinds) == 1 else (None,)
@@ -130,8 +119,8 @@ def pixel_batches(
     loader: DataLoader[Any] = DataLoader(
         source, num_workers=workers, worker_init_fn=single_threaded, **in_batches
     )
-    description = f"{dataset.name} {dataset.split}"
-    with progress_bar(description, len(dataset), "image", progress) as bar:
+    title = f"{dataset.name} {dataset.split}"
+    with progress_bar(title, len(dataset), "image", progress) as bar:
         for batch in loader:
             for index, error in batch.unreadable:
                 dataset.skip(error, index)

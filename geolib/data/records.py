@@ -97,11 +97,8 @@ class GeoDataset(Dataset[GeoImage]):
         records: Sequence[Record],
         skipped: Iterable[Skipped] = (),
     ) -> None:
-        self.name = name
-        self.classes = tuple(classes)
-        self.split = split
-        self.records = tuple(records)
-        self.skipped = list(skipped)
+        self.name, self.classes, self.split = name, tuple(classes), split
+        self.records, self.skipped = tuple(records), list(skipped)
 
     @property
     def ids(self) -> list[str]:
@@ -120,14 +117,12 @@ class GeoDataset(Dataset[GeoImage]):
     @property
     def identity(self) -> dict[str, Any]:
         """What tells its images and labels from any others."""
-        keys = [record.content_key() for record in self.records]
-        images = list(zip(self.ids, self.labels, keys, strict=True))
+        images = [(record.id, record.label, record.content_key()) for record in self.records]
         return {"name": self.name, "classes": list(self.classes), "images": images}
 
     def subset(self, indices: Iterable[int]) -> GeoDataset:
         """Dataset of the items at ``indices``, in that order; ``skipped`` is shared."""
-        records = [self.records[i] for i in indices]
-        part = GeoDataset(self.name, self.classes, self.split, records)
+        part = GeoDataset(self.name, self.classes, self.split, [self.records[i] for i in indices])
         part.skipped = self.skipped
         return part
 

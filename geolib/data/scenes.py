@@ -84,15 +84,8 @@ class SceneRecord:
 
     def read(self) -> GeoImage:
         scene = render(self.seed, self.country, **self.options)
-        return GeoImage(
-            self.id,
-            scene.image,
-            self.country,
-            self.label,
-            scene.latitude,
-            scene.longitude,
-            scene=scene,
-        )
+        place = scene.latitude, scene.longitude
+        return GeoImage(self.id, scene.image, self.country, self.label, *place, scene=scene)
 
 
 def geoscenes(
@@ -111,15 +104,11 @@ def geoscenes(
 
     Parameters
     ----------
-    split, n, seed
-        As for :func:`load`; ``n`` defaults to 3000 for training, 300 for testing and validation,
-        100 for ``"eval"``.
-    size
-        Side of the square image in pixels.
-    countries
-        The classes.
-    options
-        ``regional``, ``shortcut`` and other options of :func:`geoscenes.render`.
+    split, n, seed : as for :func:`load`; ``n`` defaults to 3000 for training, 300 for testing and
+        validation, 100 for ``"eval"``.
+    size : side of the square image in pixels.
+    countries : the classes.
+    options : ``regional``, ``shortcut`` and other options of :func:`geoscenes.render`.
     """
     check_split(split, SPLITS)
     amount = n or {"train": 3000, "eval": 100}.get(split, 300)

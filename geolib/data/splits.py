@@ -39,24 +39,19 @@ def splits(
 
     Parameters
     ----------
-    metadata
-        Columns ``id``, ``latitude``, ``longitude``, ``country`` and ``sequence``; the order of
-        rows plays no role.
-    countries
-        ISO 3166 codes.
-    per_country
-        Images of each split and country.
+    metadata : columns ``id``, ``latitude``, ``longitude``, ``country`` and ``sequence``; the
+        order of rows plays no role.
+    countries : ISO 3166 codes.
+    per_country : images of each split and country.
 
     Returns
     -------
-    pandas.DataFrame
-        All images of the countries in random order, with ``cell`` (S2 token), ``place`` (smallest
-        id in it) and ``split``, which is missing for images that were not drawn.
+    DataFrame, all images of the countries in random order, with ``cell`` (S2 token), ``place``
+    (smallest id in it) and ``split``, which is missing for images that were not drawn.
 
     Raises
     ------
-    ValueError
-        If an id is listed twice, or a country has too few images or places.
+    ValueError : if an id is listed twice, or a country has too few images or places.
     """
     table = metadata[metadata.country.isin(countries)]
     if table.id.duplicated().any():

@@ -38,7 +38,6 @@ def locate(
     folder: Path,
     hub: requests.Session,
     workers: int,
-    progress: bool,
 ) -> pd.DataFrame:
     """Where in the hub's archives images lie; each archive's directory is read once and kept.
 
@@ -50,7 +49,7 @@ def locate(
     found, errors = [], []
     with (
         ThreadPoolExecutor(workers) as executor,
-        progress_bar("directories", len(archives), "archive", progress) as bar,
+        progress_bar("directories", len(archives), "archive") as bar,
     ):
         running = [executor.submit(_directory, hub, *item, folder) for item in archives.items()]
         for future in running:

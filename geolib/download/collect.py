@@ -55,9 +55,7 @@ def collect(
     wanted: Iterable[str],
     folder: str | Path,
     fetch: Callable[[str], bytes],
-    *,
-    workers: int = 8,
-    progress: bool = True,
+    workers: int,
 ) -> Summary:
     """Fetch images into ``FOLDER/ID.jpg``; those that are there are left alone.
 
@@ -69,13 +67,10 @@ def collect(
 
     Parameters
     ----------
-    wanted
-        Ids of the images, usable as file names; repetitions count once.
-    fetch
-        Gives the bytes of the image with an id, or raises one of the errors of ``download.http``;
-        called from several threads at once. Retries and the rate limit are those of its session.
-    workers
-        Number of threads.
+    wanted : ids of the images, usable as file names; repetitions count once.
+    fetch : gives the bytes of the image with an id, or raises one of the errors of
+        ``download.http``; called from so many threads at once as there are ``workers``. Retries
+        and the rate limit are those of its session.
 
     Raises
     ------
@@ -98,7 +93,7 @@ def collect(
         there = {path.stem for path in folder.glob("*.jpg")}
         missing = [name for name in names if name not in there]
         run = _Run(folder, fetch, there)
-        with progress_bar(folder.name, len(missing), "image", progress) as bar:
+        with progress_bar(folder.name, len(missing), "image") as bar:
             run.get_all(missing, workers, bar.update)
     summary = Summary(
         wanted=len(names),

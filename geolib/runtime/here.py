@@ -34,7 +34,7 @@ def cache_root() -> Path:
     return Path(configured).expanduser() if configured else user_cache_path("geolib")
 
 
-def progress_bar(description: str, total: int, unit: str, shown: bool) -> tqdm[Any]:
+def progress_bar(description: str, total: int, unit: str, shown: bool = True) -> tqdm[Any]:
     """A bar that is advanced with ``update``; to be used as a context.
 
     ``TQDM_DISABLE=1`` hides it: tqdm itself forgets that variable in notebooks.

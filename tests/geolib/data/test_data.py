@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from geolib import data
+from geolib.data import pixels
 from geolib.data.folder import _cell
 from geolib.images import UnreadableImage
 
@@ -270,12 +271,13 @@ def test_unreadable_photos_are_skipped_and_counted(tmp_path):
     }
 
 
-def test_worker_processes_read_the_same(tmp_path):
+def test_worker_processes_read_the_same(tmp_path, monkeypatch):
     country_folders(tmp_path, FR=7)
     (tmp_path / "FR" / "2.png").write_text("not a picture")
     alone, helped = everything(tmp_path), everything(tmp_path)
-    expected = list(data.pixel_batches(alone, 16, 3, workers=0, progress=False))
-    found = list(data.pixel_batches(helped, 16, 3, workers=2, progress=False))
+    expected = list(data.pixel_batches(alone, 16, 3, progress=False))
+    monkeypatch.setattr(pixels, "default_workers", lambda n_images: 2)
+    found = list(data.pixel_batches(helped, 16, 3, progress=False))
     assert [b.indices for b in found] == [b.indices for b in expected]
     assert all(torch.equal(a.pixels, b.pixels) for a, b in zip(found, expected, strict=True))
     assert helped.skipped == alone.skipped
@@ -295,13 +297,13 @@ def test_resizing_averages_and_keeps_everything():
     # Halving both sides with an anti-aliasing filter keeps the mean; nothing is cropped.
     image = np.zeros((40, 80, 3), np.uint8)
     image[:, 40:] = 200
-    resized = data.resize(image, 20)
+    resized = pixels.resize(image, 20)
     assert resized.shape == (20, 20, 3)
     assert abs(resized.mean() - 100) < 1
     assert (resized[:, :8] == 0).all()
     assert (resized[:, 12:] == 200).all()
     board = np.indices((40, 40)).sum(0) % 2 * 255
-    grey = data.resize(np.repeat(board[..., None], 3, 2).astype(np.uint8), 20)
+    grey = pixels.resize(np.repeat(board[..., None], 3, 2).astype(np.uint8), 20)
     np.testing.assert_allclose(grey[2:-2, 2:-2], 127.5, atol=8)
 
 
@@ -310,7 +312,7 @@ def test_resizing_averages_and_keeps_everything():
 
 def test_scene_splits_share_no_scene():
     seen = Counter()
-    for split, seed in product(data.SPLITS, range(3)):
+    for split, seed in product((*SPLITS, "eval"), range(3)):
         seen.update(data.load("geoscenes", split, n=50, seed=seed).ids)
     assert max(seen.values()) == 1
     assert len(seen) == 600

@@ -21,6 +21,7 @@ from typer.testing import CliRunner
 from geolib import data, images
 from geolib.cli import app
 from geolib.data.osv5m import country_name, metadata, prepare, split_table
+from geolib.data.records import SPLITS
 from geolib.data.splits import CELL_LEVEL, places, splits
 from geolib.download import archives, assets, http
 from geolib.download.collect import Summary, failures
@@ -180,7 +181,7 @@ def test_metadata_are_read_piece_by_piece(tmp_path, monkeypatch):
     ]
     path = tmp_path / "a.csv"
     path.write_text("\n".join([HEADER, *rows]))
-    found = metadata(path, ("FR", "NA"), progress=False)
+    found = metadata(path, ("FR", "NA"))
     assert found.drop(columns="longitude").fillna("none").to_numpy().tolist() == [
         ["385914988746550123456", 1.25, "NA", "s1", "ann"],
         ["007", 2, "FR", "s1", "ann"],
@@ -189,7 +190,7 @@ def test_metadata_are_read_piece_by_piece(tmp_path, monkeypatch):
     ]
     path.write_text("id,latitude,country\n1,2,FR\n")
     with pytest.raises(ValueError, match=r"a\.csv lacks the columns .*longitude, sequence"):
-        metadata(path, progress=False)
+        metadata(path, ("FR",))
 
 
 @pytest.mark.parametrize("code", ["XX", "France", "fr", "001", ""])
@@ -250,8 +251,7 @@ def server(root, monkeypatch):
 
 
 def fetched(root, **options) -> Summary:
-    given = {"per_country": SMALL, "countries": CODES, "progress": False}
-    return prepare(root, **given | options)
+    return prepare(root, **{"per_country": SMALL, "countries": CODES} | options)
 
 
 def kept(root, source="hub") -> dict[str, bytes]:
@@ -450,7 +450,7 @@ def test_what_mapillary_no_longer_has_is_listed(mapillary, root):
 def test_a_token_that_has_expired_is_named_but_not_repeated(mapillary, root, monkeypatch):
     mapillary.token = "MLY|1|renewed"
     with pytest.raises(http.Refused, match="the token in MAPILLARY_TOKEN") as caught:
-        originals(root, workers=2)
+        originals(root)
     assert "secret" not in str(caught.value)
     assert "20 images wanted" in str(caught.value)
     assert not listed(root, "mapillary").reason.str.contains("secret").any()
@@ -492,7 +492,7 @@ def test_load_gives_what_was_prepared(server, root):
         assert item.latitude == pytest.approx(south + number / 10)
         assert item.attribution == f"{author}{number} via Mapillary"
         assert np.array_equal(item.image, images.read(jpeg(item.id)))
-    ids = [load(split).ids for split in data.SPLITS]
+    ids = [load(split).ids for split in SPLITS]
     assert sorted(map(len, ids)) == [2, 2, 4, 12]
     assert len(set().union(*ids)) == 20
 
@@ -517,7 +517,7 @@ def test_load_says_what_is_missing(server, root):
 
 
 def test_the_command_fetches_and_says_what_came(server, root, monkeypatch):
-    monkeypatch.setattr(MODULE, "prepare", partial(prepare, per_country=SMALL, progress=False))
+    monkeypatch.setattr(MODULE, "prepare", partial(prepare, per_country=SMALL))
     arguments = ["osv5m", "--countries", "FR,IN", "--root", str(root)]
     result = CliRunner().invoke(app, [*arguments, "--split", "eval"])
     assert result.exit_code == 0, result.output

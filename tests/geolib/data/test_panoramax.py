@@ -116,8 +116,7 @@ def quick(monkeypatch, tmp_path):
 
 
 def options(server, **more) -> dict:
-    given = {"areas": {"France": FRANCE}, "api": f"{server.url}/api", "progress": False}
-    return given | more
+    return {"areas": {"France": FRANCE}, "api": f"{server.url}/api"} | more
 
 
 def left_out(root) -> dict[str, int]:

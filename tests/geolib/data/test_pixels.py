@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from geolib import data, images
+from geolib.data import pixels
 
 
 def smooth(width: int, height: int) -> Image.Image:
@@ -64,7 +65,7 @@ def test_batches_stay_near_those_of_the_whole_photograph(tmp_path):
     for width, height in [(1600, 1200), (900, 1300), (300, 200)]:
         (tmp_path / f"{width}.jpg").write_bytes(encoded(smooth(width, height), quality=85))
     dataset = data.load("folder", "all", root=tmp_path)
-    (batch,) = data.pixel_batches(dataset, 100, 3, workers=0, progress=False)
+    (batch,) = data.pixel_batches(dataset, 100, 3, progress=False)
     whole = data.to_batch([dataset[i] for i in batch.indices], 100).permute(0, 2, 3, 1) * 255
     difference = (batch.pixels.float() - whole).abs()
     assert difference.mean() < 0.5
@@ -75,23 +76,26 @@ def test_scenes_are_drawn_once_and_damage_is_mended(monkeypatch, tmp_path):
     monkeypatch.setenv("GEOLIB_CACHE", str(tmp_path))
     scenes = data.load("geoscenes", "train", 70, size=48)
 
-    def pixels(dataset: data.GeoDataset, size: int = 48, **options) -> np.ndarray:
-        found = list(data.pixel_batches(dataset, size, 32, progress=False, **options))
+    def drawn_pixels(dataset: data.GeoDataset, size: int = 48) -> np.ndarray:
+        found = list(data.pixel_batches(dataset, size, 32, progress=False))
         assert [i for batch in found for i in batch.indices] == list(range(len(dataset)))
         assert max(len(batch.indices) for batch in found) <= 32
         return np.concatenate([batch.pixels.numpy() for batch in found])
 
-    first = pixels(scenes, workers=2)
+    with monkeypatch.context() as patch:
+        patch.setattr(pixels, "default_workers", lambda n_images: 2)
+        first = drawn_pixels(scenes)
     np.testing.assert_array_equal(first, [scenes[i].image for i in range(70)])
     drawn, record = [], type(scenes.records[0])
     read = record.read
     monkeypatch.setattr(record, "read", lambda self: drawn.append(self.id) or read(self))
-    np.testing.assert_array_equal(pixels(scenes), first)
+    np.testing.assert_array_equal(drawn_pixels(scenes), first)
     assert not drawn
     # One that begins alike shares whole files; what differs is drawn.
-    np.testing.assert_array_equal(pixels(data.load("geoscenes", "train", 66, size=48)), first[:66])
+    shorter = data.load("geoscenes", "train", 66, size=48)
+    np.testing.assert_array_equal(drawn_pixels(shorter), first[:66])
     assert drawn == scenes.ids[64:66]
-    assert pixels(scenes, 24).shape == (70, 24, 24, 3)
+    assert drawn_pixels(scenes, 24).shape == (70, 24, 24, 3)
     file = max(tmp_path.rglob("pixels.webp"), key=lambda path: path.stat().st_size)
     file.write_bytes(file.read_bytes()[:-5] + b"wrong")
     drawn.clear()
@@ -99,5 +103,5 @@ def test_scenes_are_drawn_once_and_damage_is_mended(monkeypatch, tmp_path):
     manifest = file.with_name("manifest.json")
     manifest.write_text(manifest.read_text() + "\n")
     with pytest.warns(UserWarning, match=r"damaged cache entry .* of pixels\.webp differs"):
-        np.testing.assert_array_equal(pixels(scenes, workers=0), first)
+        np.testing.assert_array_equal(drawn_pixels(scenes), first)
     assert drawn == scenes.ids[:64]

@@ -23,8 +23,8 @@ from geolib.download.collect import Summary, collect, failures
 NAMES = [f"{n:04d}" for n in range(40)]
 
 
-def gather(folder, fetch, names=NAMES, **options) -> Summary:
-    return collect(names, folder, fetch, progress=False, **options)
+def gather(folder, fetch, names=NAMES, workers=8) -> Summary:
+    return collect(names, folder, fetch, workers)
 
 
 def kept(folder) -> dict[str, bytes]:
@@ -119,9 +119,8 @@ import sys
 from geolib.download import http
 from geolib.download.collect import collect
 url, folder = sys.argv[1:]
-session = http.session()
-collect([f"{n:04d}" for n in range(40)], folder, lambda name: http.read(session, f"{url}/{name}"),
-        workers=4, progress=False)
+session, names = http.session(), [f"{n:04d}" for n in range(40)]
+collect(names, folder, lambda name: http.read(session, f"{url}/{name}"), workers=4)
 """
 
 
