@@ -1,4 +1,4 @@
-"""What all tests share: no test reads or fills the cache of whoever runs them."""
+"""What all tests share: a cache that is not their user's, and a number of generated examples."""
 
 from __future__ import annotations
 
@@ -7,6 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("geolib", deadline=None, max_examples=60)
+settings.load_profile("geolib")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -23,8 +23,9 @@ from torchvision.models import ConvNeXt, MobileNetV2, ResNet
 from torchvision.models.convnext import CNBlockConfig
 
 from geolib import data
+from geolib.images import UnreadableImage
 from geolib.masks import box_region
-from geolib.model import Classifier
+from geolib.model import Classifier, TrainConfig
 from geolib.model.classifier import Card
 from geolib.pipeline.shards import Extracted
 from geolib.scoring import Elements
@@ -43,6 +44,16 @@ QUICK = {
     "integrated_gradients": {"steps": 3},
     "integrated_gradients_squared": {"steps": 3, "n_samples": 2},
 }
+# A training of seconds on patches.
+SMALL = TrainConfig(
+    arch="timm/resnet10t",
+    weights="random",
+    image_size=32,
+    batch_size=16,
+    max_epochs=4,
+    learning_rate=1e-3,
+    precision="fp32",
+)
 
 
 class Oracle(nn.Module):
@@ -203,6 +214,37 @@ def write_photographs(root: Path, n: int) -> None:
         for i in range(n):
             pixels = photograph(colour, seed=2 * i + (colour == "red"))
             Image.fromarray(pixels).save(root / colour / f"{i}.png")
+
+
+class Item:
+    """A record of a picture; without one it cannot be read."""
+
+    def __init__(self, number: int, picture: np.ndarray | None, label: int | None = None) -> None:
+        self.id, self.picture, self.label = f"{number}", picture, label
+
+    def content_key(self) -> str:
+        return f"{self.id} {'' if self.picture is None else self.picture.sum()}"
+
+    def read(self) -> data.GeoImage:
+        if self.picture is None:
+            raise UnreadableImage(self.id, "broken on purpose")
+        return data.GeoImage(self.id, self.picture, None, self.label, None, None)
+
+
+def patch(number: int, n_classes: int = 3) -> np.ndarray:
+    """Noise with a patch, at a random place, whose colour tells the class."""
+    rng = np.random.default_rng(number)
+    image = rng.integers(96, 160, (32, 32, 3), np.uint8)
+    hue = 2 * np.pi * (number % n_classes) / n_classes
+    y, x = rng.integers(0, 16, 2)
+    image[y : y + 16, x : x + 16] = 128 + 120 * np.cos(hue + np.array([0, 2, 4]) * np.pi / 3)
+    return image
+
+
+def patches(n: int, n_classes: int = 3, first: int = 0, split: str = "train") -> data.GeoDataset:
+    """Patches of so many classes, one after the other."""
+    items = [Item(i, patch(i, n_classes), i % n_classes) for i in range(first, first + n)]
+    return data.GeoDataset("folder", tuple("ABCDEFGHIJ"[:n_classes]), split, items)
 
 
 def one_of_each(root: Path, images: Mapping[str, np.ndarray]) -> data.GeoDataset:

@@ -29,6 +29,7 @@ from geolib.partitioning import OfflineGeocoder, Partitioning, Preset, great_cir
 from geolib.runtime import cache
 from geolib.runtime.here import data_file
 from geolib.training import location as networks
+from geolib.training.batches import Examples
 from geolib.training.kept import trained_once
 from geoscenes import render
 
@@ -119,25 +120,25 @@ class LocationExperiment(Experiment):
 
     def location_model(self, kind: Kind = "semantic") -> networks.LocationModel:
         """The network with one head per partitioning, trained once, from the country classifier."""
-        cells = self.partitionings(kind)
-        train, validation = self.images("train"), self.images("validation")
-        found = (
-            np.stack([one.assign(self.coordinates(split)) for one in cells], axis=1)
-            for split in ("train", "validation")
-        )
-        targets = networks.Targets([one.labels for one in cells], *found)
-        content = json.dumps([targets.heads, targets.train.tolist(), targets.validation.tolist()])
-        initial, config = self.classifier, self.location_config
+        cells, initial, config = self.partitionings(kind), self.classifier, self.location_config
+        heads = [one.labels for one in cells]
+
+        def examples(split: str) -> Examples:
+            found = [one.assign(self.coordinates(split)) for one in cells]
+            return Examples(self.images(split), torch.from_numpy(np.stack(found, axis=1)))
+
+        train, validation = examples("train"), examples("validation")
+        content = json.dumps([heads, train.targets.tolist(), validation.targets.tolist()])
         params = {
             "config": config.model_dump(mode="json"),
             "initial": initial.weights_sha256,
-            "train": train.identity,
-            "validation": validation.identity,
+            "train": train.images.identity,
+            "validation": validation.images.identity,
             "targets": hashlib.sha256(content.encode()).hexdigest(),
         }
 
         def fit(unfinished: Path) -> networks.LocationModel:
-            given = (train, validation, targets, config)
+            given = (train, validation, heads, config)
             return networks.train_location(*given, initial=initial, checkpoints=unfinished)
 
         return trained_once("location", params, MODULES, fit, networks.load_location)

@@ -61,16 +61,11 @@ def ceiling_table(
     rows = []
     pairs = product(configurations.items(), points.items())
     for (name, partitionings), (data, coordinates) in pairs:
-        finest = partitionings[0]
-        own = own_cell_km(finest, coordinates)
-        row = {
-            "configuration": name,
-            "data": data,
-            "classes": n_unique_classes(partitionings),
-            "fine": finest.n_classes,
-            "unassigned": float(np.isinf(own).mean()),
-        }
-        for bound, km in (("best", nearest_cell_km(finest, coordinates)), ("faultless", own)):
+        finest, classes = partitionings[0], n_unique_classes(partitionings)
+        own, nearest = own_cell_km(finest, coordinates), nearest_cell_km(finest, coordinates)
+        row = {"configuration": name, "data": data, "classes": classes, "fine": finest.n_classes}
+        row["unassigned"] = float(np.isinf(own).mean())
+        for bound, km in (("best", nearest), ("faultless", own)):
             shares = geolocation_accuracy(km, radii)
             row |= {f"{bound} {radius}": share for radius, share in shares.items()}
         rows.append(row)

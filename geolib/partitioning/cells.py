@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
-import pandas as pd
 from numpy.typing import ArrayLike
 
 from geolib.partitioning.distance import grouped_means
@@ -68,10 +67,9 @@ class Partitioning(ABC):
 
         int64 [C], -1 for a cell that the coarser one does not cover; TypeError for another kind.
         """
-        if not isinstance(coarser, type(self)):
-            raise TypeError(
-                f"coarser is a {type(coarser).__name__}; expected a {type(self).__name__}"
-            )
+        own, other = type(self), type(coarser)
+        if not issubclass(other, own):
+            raise TypeError(f"coarser is a {other.__name__}; expected a {own.__name__}")
         return self._parents_in(coarser)
 
     @abstractmethod
@@ -116,8 +114,7 @@ class Partitioning(ABC):
         kind = saved.pop("partitioning", None)
         if kind != cls.kind:
             raise ValueError(
-                f"path={str(path)!r} holds a partitioning of kind {kind!r}; {cls.__name__} expects"
-                f" {cls.kind!r}, written by its save()"
+                f"path={str(path)!r} holds kind {kind!r}; {cls.__name__} expects {cls.kind!r}"
             )
         return table, saved
 
@@ -128,18 +125,11 @@ def make_cells(
     """Table of cells, each with a key, a name and samples: points [N,2] and their classes [N]."""
     import geopandas
 
-    means = grouped_means(points, classes, len(keys))
-    frame = pd.DataFrame(
-        {
-            "key": keys,
-            "name": names,
-            "latitude": means[:, 0],
-            "longitude": means[:, 1],
-            "n_samples": np.bincount(classes[classes >= 0], minlength=len(keys)),
-            "approximate": False,
-        }
-    )
-    return geopandas.GeoDataFrame(frame, geometry=[None] * len(keys), crs=CRS)
+    latitude, longitude = grouped_means(points, classes, len(keys)).T
+    columns = {"key": keys, "name": names, "latitude": latitude, "longitude": longitude}
+    columns["n_samples"] = np.bincount(classes[classes >= 0], minlength=len(keys))
+    columns["approximate"] = np.zeros(len(keys), bool)
+    return geopandas.GeoDataFrame(columns, geometry=[None] * len(keys), crs=CRS)
 
 
 def n_unique_classes(partitionings: Iterable[Partitioning]) -> int:
@@ -150,7 +140,5 @@ def n_unique_classes(partitionings: Iterable[Partitioning]) -> int:
 def _check_suffix(path: str | Path) -> Path:
     checked = Path(path)
     if checked.suffix not in SUFFIXES:
-        raise ValueError(
-            f"path={str(path)!r} ends in {checked.suffix!r}; expected {' or '.join(SUFFIXES)}"
-        )
+        raise ValueError(f"path ends in {checked.suffix!r}; expected {' or '.join(SUFFIXES)}")
     return checked

@@ -114,10 +114,7 @@ def degrees_of(vectors: np.ndarray) -> np.ndarray:
 
 def _check_km(km: ArrayLike) -> np.ndarray:
     distances = np.asarray(km, dtype=np.float64)
-    if not (distances >= 0).all():
-        wrong = distances[~(distances >= 0)].flat[0]
-        raise ValueError(
-            f"km holds {wrong}; expected distances of 0 or more, infinite where nothing was"
-            " predicted"
-        )
+    wrong = distances[~(distances >= 0)]
+    if wrong.size:
+        raise ValueError(f"km holds {wrong[0]}; expected 0 or more, inf where nothing is predicted")
     return distances

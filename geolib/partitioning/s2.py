@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import s2sphere
@@ -86,10 +86,10 @@ def s2_partitionings(
         )
     points = check_coordinates("coordinates", coordinates)
     ids = s2_leaves(points)
-    tree = _quadtree(ids, tau_min)
+    tree, low, high = _quadtree(ids, tau_min)
     partitionings = []
     for tau_max in sorted(tau_maxs):
-        found = np.sort(tree.ids[(tree.low <= tau_max) & (tau_max < tree.high)])
+        found = np.sort(tree[(low <= tau_max) & (tau_max < high)])
         if not found.size:
             raise ValueError(
                 f"tau_min={tau_min} and tau_max={tau_max} leave no cell of {len(points)} images;"
@@ -99,12 +99,8 @@ def s2_partitionings(
         named = [s2sphere.CellId(cell) for cell in found.tolist()]
         keys = [cell.to_token() for cell in named]
         names = [f"S2 cell {cell.to_token()} (level {cell.level()})" for cell in named]
-        parameters = {
-            "tau_min": tau_min,
-            "tau_max": tau_max,
-            "n_samples": len(points),
-            "n_unassigned": int((classes == UNASSIGNED).sum()),
-        }
+        parameters = {"tau_min": tau_min, "tau_max": tau_max, "n_samples": len(points)}
+        parameters["n_unassigned"] = int((classes == UNASSIGNED).sum())
         cells = make_cells(keys, names, points, classes)
         partitionings.append(S2Partitioning(cells, parameters))
     return partitionings
@@ -118,28 +114,20 @@ def matching_tau_max(coordinates: ArrayLike, n_classes: int, tau_min: int = TAU_
     points = check_coordinates("coordinates", coordinates)
     if not 1 <= tau_min <= len(points):
         raise ValueError(f"tau_min={tau_min}; expected 1 to {len(points)}, the number of images")
-    tree = _quadtree(s2_leaves(points), tau_min)
+    _, low, high = _quadtree(s2_leaves(points), tau_min)
     # The number of cells changes only where the interval of a cell begins or is over.
-    bounds = np.unique(np.concatenate(([tau_min], tree.low, tree.high)))
+    bounds = np.unique(np.concatenate(([tau_min], low, high)))
     candidates = bounds[(bounds >= tau_min) & (bounds <= len(points))]
-    begun = np.sort(tree.low).searchsorted(candidates, side="right")
-    over = np.sort(tree.high).searchsorted(candidates, side="right")
+    begun = np.sort(low).searchsorted(candidates, side="right")
+    over = np.sort(high).searchsorted(candidates, side="right")
     return int(candidates[np.abs(begun - over - n_classes).argmin()])
 
 
-class _Quadtree(NamedTuple):
-    """All cells with τ_min images or more; a cell is a class for low ≤ τ_max < high."""
+def _quadtree(ids: np.ndarray, tau_min: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """All cells with τ_min images or more; each is a class for low ≤ τ_max < high.
 
-    ids: np.ndarray
-    low: np.ndarray
-    high: np.ndarray
-
-
-def _quadtree(ids: np.ndarray, tau_min: int) -> _Quadtree:
-    """Count the images in every cell, level by level, on sorted leaves.
-
-    A cell is a class when it need not be split (its images are at most τ_max, or it is a leaf)
-    and its parent must be (the parent's images are more than τ_max).
+    That is when it need not be split (its images are at most τ_max, or it is a leaf) and its
+    parent must be. Images are counted level by level on sorted leaves.
     """
     ordered = np.sort(ids)
     in_parent = np.full(len(ordered), np.iinfo(np.int64).max)
@@ -151,7 +139,8 @@ def _quadtree(ids: np.ndarray, tau_min: int) -> _Quadtree:
         low = n if level < LEAF_LEVEL else np.zeros_like(n)
         levels.append((cells[kept], low[kept], in_parent[first[kept]]))
         in_parent = np.repeat(n, n)
-    return _Quadtree(*(np.concatenate(parts) for parts in zip(*levels, strict=True)))
+    cells, low, high = map(np.concatenate, zip(*levels, strict=True))
+    return cells, low, high
 
 
 def _leaf_ranges(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

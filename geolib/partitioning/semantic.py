@@ -71,8 +71,7 @@ class SemanticPartitioning(Partitioning):
         parameters: dict[str, Any],
     ) -> None:
         super().__init__(cells, parameters)
-        self.hierarchy = hierarchy
-        self.geocoder = geocoder
+        self.hierarchy, self.geocoder = hierarchy, geocoder
         classes: dict[str | None, int] = {key: i for i, key in enumerate(cells["key"])}
         classes[None] = UNASSIGNED
         found = hierarchy.within(cells["key"])
@@ -132,12 +131,9 @@ class SemanticPartitioning(Partitioning):
         cells, parameters = cls._read(path)
         geocoder = OfflineGeocoder() if geocoder is None else geocoder
         if geocoder.name != parameters["geocoder"]:
-            raise ValueError(
-                f"geocoder is {geocoder.name!r}, but the partitioning was built with"
-                f" {parameters['geocoder']!r}; pass that one"
-            )
-        hierarchy = Hierarchy(*parameters.pop("hierarchy"))
-        return cls(cells, hierarchy, geocoder, parameters)
+            needed = parameters["geocoder"]
+            raise ValueError(f"geocoder is {geocoder.name!r}; the cells need {needed!r}")
+        return cls(cells, Hierarchy(*parameters.pop("hierarchy")), geocoder, parameters)
 
 
 def semantic_partitionings(
@@ -151,11 +147,11 @@ def semantic_partitionings(
     """Partition the earth at one or several τ_min, geocoding once (§3.1.1, §3.1.2).
 
     Of coordinates [N,2] in degrees, latitude first, one per image, and their addresses, if the
-    geocoder has given them. τ_min is the fewest images on
-    the paths through a location that becomes a class; locations of fewer than τ_D are dropped
-    first, with ``area_only`` (SemP_a) also those without an area. One partitioning per τ_min from
-    fine to coarse, that is in rising order of τ_min; cells of a finer one lie in cells of a coarser
-    one. ValueError for invalid coordinates or thresholds, and when none carries τ_min images.
+    geocoder has given them. τ_min is the fewest images on the paths through a location that becomes
+    a class; locations of fewer than τ_D are dropped first, with ``area_only`` (SemP_a) also those
+    without an area. One partitioning per τ_min, in rising order, that is from fine to coarse; finer
+    cells lie in coarser ones. ValueError for invalid coordinates or thresholds, and when no
+    location carries τ_min images.
     """
     points = check_coordinates("coordinates", coordinates)
     if not tau_mins or min(tau_mins) < 1:
@@ -181,13 +177,8 @@ def semantic_partitionings(
         number = {None: UNASSIGNED} | {key: i for i, key in enumerate(keys)}
         classes = np.array([number[key] for key in samples])
         cells = make_cells(keys, [hierarchy.label(key) for key in keys], points, classes)
-        parameters = {
-            "geocoder": geocoder.name,
-            "tau_min": tau_min,
-            "tau_d": tau_d,
-            "area_only": area_only,
-            "n_samples": len(points),
-            "n_unassigned": samples.count(None),
-        }
+        parameters = {"geocoder": geocoder.name, "tau_min": tau_min, "tau_d": tau_d}
+        parameters |= {"area_only": area_only, "n_samples": len(points)}
+        parameters["n_unassigned"] = samples.count(None)
         partitionings.append(SemanticPartitioning(cells, hierarchy, geocoder, parameters))
     return partitionings

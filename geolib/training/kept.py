@@ -10,8 +10,6 @@ from typing import Any, Protocol, TypeVar
 from geolib import data, model
 from geolib.runtime import cache
 
-WEIGHTS = "{stage}.safetensors"
-
 
 class Saved(Protocol):
     """A network that can be written to a file."""
@@ -35,7 +33,7 @@ def trained_once(
     the file of a network; the rest is as for :func:`geolib.runtime.cache.key`.
     """
     unfinished = cache.cache_root() / "unfinished" / cache.key("training", params, modules)
-    name = WEIGHTS.format(stage=stage)
+    name = f"{stage}.safetensors"
 
     def build(folder: Path) -> None:
         train(unfinished).save(folder / name)

@@ -73,30 +73,18 @@ def load_location(path: str | Path) -> LocationModel:
     return LocationModel(classifier, json.loads(sizes)).eval()
 
 
-class Targets(NamedTuple):
-    """Cells of a training, and the cell of each image.
-
-    ``heads`` holds the names of the cells of each head, fine to coarse; ``train`` and
-    ``validation`` are ``int64 [N,heads]``, -1 for an image in no cell of a head.
-    """
-
-    heads: Sequence[Sequence[str]]
-    train: np.ndarray
-    validation: np.ndarray
-
-
 def train_location(
-    train: GeoDataset,
-    validation: GeoDataset,
-    targets: Targets,
+    train: Examples,
+    validation: Examples,
+    heads: Sequence[Sequence[str]],
     config: TrainConfig,
     *,
     initial: Classifier | None = None,
     checkpoints: str | Path | None = None,
-    progress: bool = True,
 ) -> LocationModel:
     """Train all heads at once; the loss is the sum of their cross-entropies (§3.1.3).
 
+    Of images and the cell of each under every head; ``heads`` names the cells, fine to coarse.
     From ``initial``, in the paper's appendix A a classifier of countries, by default from the
     network and the weights that ``config`` names; the rest is as for :func:`geolib.model.train`.
     The model is in evaluation mode on the CPU. ValueError if targets and images do not match.
@@ -104,29 +92,16 @@ def train_location(
     # Here, and not above: Lightning takes seconds to import.
     from geolib.training.recipe import fit
 
-    classifier = fit(
-        _examples(train, targets.train, targets.heads),
-        _examples(validation, targets.validation, targets.heads),
-        targets.heads,
-        config,
-        initial=initial,
-        checkpoints=checkpoints,
-        progress=progress,
-    )
-    return LocationModel(classifier, [len(head) for head in targets.heads]).eval()
-
-
-def _examples(images: GeoDataset, found: np.ndarray, heads: Sequence[Sequence[str]]) -> Examples:
-    cells = np.asarray(found, dtype=np.int64)
-    if cells.shape != (len(images), len(heads)):
-        raise ValueError(
-            f"targets of the {images.split} split have shape {cells.shape}; expected "
-            f"({len(images)}, {len(heads)}), a row per image and a column per head"
-        )
-    sizes = np.array([len(head) for head in heads])
-    if (cells < -1).any() or (cells >= sizes).any():
-        raise ValueError(f"targets lie outside -1…C-1 for heads of {sizes.tolist()} cells")
-    return Examples(images, torch.from_numpy(cells))
+    sizes = [len(head) for head in heads]
+    for images, targets in (train, validation):
+        if targets.shape != (len(images), len(heads)):
+            raise ValueError(
+                f"targets of the {images.split} split have shape {tuple(targets.shape)}; expected "
+                f"({len(images)}, {len(heads)}), a row per image and a column per head"
+            )
+        if (targets < -1).any() or (targets >= torch.tensor(sizes)).any():
+            raise ValueError(f"targets lie outside -1…C-1 for heads of {sizes} cells")
+    return LocationModel(fit(train, validation, heads, config, initial, checkpoints), sizes).eval()
 
 
 class Located(NamedTuple):
@@ -150,7 +125,6 @@ def probabilities(
     *,
     crops: bool = False,
     precision: str = "auto",
-    progress: bool = True,
 ) -> Located:
     """Probability of every cell of every head; unreadable images are left out.
 
@@ -163,13 +137,13 @@ def probabilities(
     views = five_crops(dataset, size) if crops else None
     parts = [torch.empty(0, sum(model.sizes))]
     indices: list[int] = []
-    for batch in pixel_batches(dataset, size, n_images, items=views, progress=progress):
+    for batch in pixel_batches(dataset, size, n_images, items=views):
         pixels = batch.pixels if crops else batch.pixels[:, None]
         images = as_images(pixels.flatten(0, 1), torch.device("cpu"))
         found = log_probabilities(classifier, images, precision=precision)
         heads = [head.softmax(1) for head in found.split(model.sizes, dim=1)]
-        of_views = torch.cat(heads, dim=1).float().unflatten(0, (-1, pixels.shape[1]))
-        parts.append(of_views.mean(1))
+        scores = torch.cat(heads, dim=1).float()
+        parts.append(scores.unflatten(0, (-1, pixels.shape[1])).mean(1))
         indices += batch.indices
     return Located(torch.tensor(indices, dtype=torch.int64), torch.cat(parts))
 

@@ -93,16 +93,8 @@ def train(
         )
     if len(train.classes) < 2:
         raise ValueError(f"train has the classes {train.classes}; a classifier needs at least two")
-    return fit(
-        _labelled(train),
-        _labelled(validation),
-        [train.classes],
-        config,
-        initial=initial,
-        checkpoints=checkpoints,
-        device=device,
-        progress=progress,
-    )
+    examples = _labelled(train), _labelled(validation)
+    return fit(*examples, [train.classes], config, initial, checkpoints, device, progress)
 
 
 def _labelled(dataset: GeoDataset) -> Examples:
@@ -122,7 +114,6 @@ def fit(
     validation: Examples,
     heads: Sequence[Sequence[str]],
     config: TrainConfig,
-    *,
     initial: Classifier | None = None,
     checkpoints: str | Path | None = None,
     device: str | torch.device = "auto",
@@ -237,11 +228,10 @@ def _untrained(
         classifier = with_classes(initial, classes, seed)
         classifier.image_size = size
         return classifier
+    options: Any = {"weights": config.weights, "classes": classes, "image_size": size, "seed": seed}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", HeadReplaced)
-        return load(
-            config.arch, weights=config.weights, classes=classes, image_size=size, seed=seed
-        )
+        return load(config.arch, **options)
 
 
 def _devices(device: torch.device, process: Process) -> dict[str, Any]:
@@ -271,11 +261,8 @@ class Recipe(lightning.LightningModule):
         super().__init__()
         # A step of its own: it may take several passes, where memory is short.
         self.automatic_optimization = False
-        self.classifier = classifier
-        self.config = config
-        self.batches = batches
-        self.labels = labels
-        self.heads = list(heads)
+        self.classifier, self.config = classifier, config
+        self.batches, self.labels, self.heads = batches, labels, list(heads)
         self.fitting = BatchSize(config.batch_size)
         self.history: list[dict[str, float]] = []
         # Loss, hits and number of images so far, of this process.
@@ -417,12 +404,9 @@ def summed_cross_entropy(
     head (-1) adds nothing to its loss. The mean is over all B images, so that a batch's loss is
     the mean of its parts'.
     """
-    losses = [
-        F.cross_entropy(
-            scores, wanted, ignore_index=-1, reduction="sum", label_smoothing=label_smoothing
-        )
-        for scores, wanted in zip(logits, targets.T, strict=True)
-    ]
+    options: Any = {"ignore_index": -1, "reduction": "sum", "label_smoothing": label_smoothing}
+    heads = zip(logits, targets.T, strict=True)
+    losses = [F.cross_entropy(scores, wanted, **options) for scores, wanted in heads]
     return torch.stack(losses).sum() / len(targets)
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import shapely
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from servers import Answer, busy, serve
 from tenacity import wait_none
@@ -48,7 +48,6 @@ def test_an_address_goes_from_fine_to_coarse_without_levels_that_have_no_name():
     assert windhoek.names[-1] == "Namibia"  # whose code is no missing value
 
 
-@settings(max_examples=20, deadline=None)
 @given(st.floats(-90, 90), st.floats(-180, 180))
 @example(-16.9, -179.95)  # across the antimeridian, and on it
 @example(-18.0, 180.0)

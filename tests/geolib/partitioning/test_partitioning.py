@@ -13,7 +13,7 @@ import shapely
 from geopandas import GeoSeries
 from geopandas.testing import assert_geodataframe_equal
 from geopy.distance import great_circle
-from hypothesis import assume, example, given, settings
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from geolib.partitioning import (
@@ -96,7 +96,6 @@ messy = st.lists(
 # --- distances and scores --------------------------------------------------------------------
 
 
-@settings(deadline=None, max_examples=60)
 @given(a=points, b=points)
 @example(a=(0.0, 0.0), b=(0.0, 180.0))
 @example(a=(90.0, 0.0), b=(-90.0, 77.0))  # pole to pole
@@ -160,7 +159,6 @@ def test_spherical_mean(coordinates, expected):
         assert abs((longitude - expected[1] + 180) % 360 - 180) < 1e-9
 
 
-@settings(deadline=None, max_examples=60)
 @given(cluster=st.lists(points, min_size=2, max_size=20), seed=st.integers(0, 9))
 def test_spherical_mean_is_the_same_in_every_order_to_the_last_bit(cluster, seed):
     shuffled = np.random.default_rng(seed).permutation(cluster)
@@ -227,7 +225,6 @@ def test_a_location_is_called_what_it_is_called_most_often():
     assert build_hierarchy(addresses).names == {"k": "Wien"}
 
 
-@settings(deadline=None, max_examples=60)
 @given(addresses=messy, tau_d=st.integers(1, 4), seed=st.integers(0, 9))
 def test_hierarchy_is_a_forest_of_the_frequent_locations(addresses, tau_d, seed):
     hierarchy = build_hierarchy(addresses, tau_d)
@@ -297,7 +294,6 @@ def test_area_only_leaves_points_out(area_only, label):
     assert built.assign(coordinates).tolist() == [0, 0, 0]
 
 
-@settings(deadline=None, max_examples=60)
 @given(
     addresses=messy,
     tau_mins=st.lists(st.integers(1, 6), min_size=1, max_size=3, unique=True),
@@ -432,7 +428,6 @@ def slow_quadtree(leaves, tau_min, tau_max):
     return list(visit(faces, leaves))
 
 
-@settings(deadline=None, max_examples=30)
 @given(
     coordinates=clusters(),
     tau_min=st.integers(1, 4),
@@ -461,7 +456,6 @@ def test_laws_of_s2_partitionings(coordinates, tau_min, more):
     same(built, s2_partitionings(coordinates[::-1], tau_maxs, tau_min))
 
 
-@settings(deadline=None, max_examples=30)
 @given(coordinates=clusters(), wanted=st.integers(1, 20), tau_min=st.integers(1, 3))
 def test_matching_tau_max_is_the_best_of_all(coordinates, wanted, tau_min):
     assume(len(coordinates) >= tau_min)
@@ -573,7 +567,6 @@ def test_ceilings_by_hand():
     assert row.to_dict() == pytest.approx(expected)
 
 
-@settings(deadline=None, max_examples=30)
 @given(cells=clusters(), asked=clusters())
 def test_no_cell_is_nearer_than_the_nearest(cells, asked):
     partitioning = S2Partitioning.build(cells, tau_min=1, tau_max=2)

@@ -5,7 +5,6 @@ Run by torchrun, as ``test_distributed.py FOLDER``, this file is one of the proc
 
 import json
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +14,8 @@ import numpy as np
 import pytest
 import torch
 from lightning.fabric.plugins.io import TorchCheckpointIO
-from test_training import SMALL, noted_steps, patches
+from test_training import killed_before, noted_steps
+from toys import SMALL, patches
 
 from geolib import model
 from geolib.training import recipe
@@ -27,6 +27,7 @@ TRAIN, VALIDATION = 47, 16
 ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "GLOO_SOCKET_IFNAME": "lo",
+    "PYTHONPATH": os.pathsep.join(sys.path),
     # Without it a restarted process finds the addresses of those before it (pytorch issue 135712).
     "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
 }
@@ -36,9 +37,8 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no 
 
 def fit(checkpoints: Path | None) -> model.Classifier:
     validation = patches(VALIDATION, first=1000, split="validation")
-    return model.train(
-        patches(TRAIN), validation, CONFIG, checkpoints=checkpoints, device="cpu", progress=False
-    )
+    options = {"checkpoints": checkpoints, "device": "cpu", "progress": False}
+    return model.train(patches(TRAIN), validation, CONFIG, **options)
 
 
 def one_process(folder: Path) -> None:
@@ -49,20 +49,14 @@ def one_process(folder: Path) -> None:
     torch.set_num_threads(1)
     rank = int(os.environ["RANK"])
     doomed = rank == 1 and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0"
-    recipe.CHECKPOINT_SECONDS = 0
-    save, step = TorchCheckpointIO.save_checkpoint, recipe.Recipe.training_step
+    save = TorchCheckpointIO.save_checkpoint
 
     def noted_save(*arguments, **options):
         (folder / f"{rank}-wrote").touch()
         save(*arguments, **options)
 
-    def killed_step(self, batch, batch_idx):
-        if doomed and (self.current_epoch, batch_idx) == (1, 2):
-            os.kill(os.getpid(), signal.SIGKILL)
-        step(self, batch, batch_idx)
-
     TorchCheckpointIO.save_checkpoint = noted_save
-    recipe.Recipe.training_step = killed_step
+    killed_before(*((1, 2) if doomed else ()))
     made = noted_steps(pytest.MonkeyPatch())
     classifier = fit(folder / "checkpoints")
     classifier.save(folder / f"{rank}.safetensors")
@@ -71,16 +65,10 @@ def one_process(folder: Path) -> None:
 
 def torchrun(*command: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Two processes on this machine."""
-    return subprocess.run(
-        [
-            *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
-            *("--local-addr=127.0.0.1", "--nproc-per-node=2", *command),
-        ],
-        env=os.environ | ENVIRONMENT | environment,
-        capture_output=True,
-        text=True,
-        timeout=500,
-    )
+    launcher = "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1"
+    command = sys.executable, "-m", *launcher, "--nproc-per-node=2", *command
+    environment = os.environ | ENVIRONMENT | environment
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=500)
 
 
 @pytest.fixture(scope="module")
@@ -123,12 +111,10 @@ def test_geolib_train_as_the_launched_command(tmp_path):
         photo = tmp_path / "photos" / "AB"[number % 2] / f"{number}.png"
         photo.parent.mkdir(parents=True, exist_ok=True)
         cv2.imwrite(str(photo), rng.integers(0, 255, (32, 32, 3), np.uint8))
-    command = [
-        *("--no-python", str(Path(sys.executable).with_name("geolib")), "train"),
-        *("--dataset", "folder", "--root", str(tmp_path / "photos"), "--arch", "timm/resnet10t"),
-        *("--image-size", "32", "--max-epochs", "1", "--output", str(tmp_path / "c.safetensors")),
-    ]
-    done = torchrun(*command, GEOLIB_CACHE=str(tmp_path / "cache"))
+    command = f"--dataset folder --root {tmp_path}/photos --arch timm/resnet10t --image-size 32"
+    command += f" --max-epochs 1 --output {tmp_path}/c.safetensors"
+    geolib = "--no-python", str(Path(sys.executable).with_name("geolib")), "train"
+    done = torchrun(*geolib, *command.split(), GEOLIB_CACHE=str(tmp_path / "cache"))
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("accuracy on") == done.stdout.count("c.safetensors") == 1
     assert model.load(tmp_path / "c.safetensors").classes == ("A", "B")

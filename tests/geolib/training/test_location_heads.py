@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
-from test_training import stopped_before
+import toys
+from test_training import SGD, stopped_before
 from torch.nn import functional as F
 from torchvision.transforms.v2 import functional as T
+from toys import Item
 
 from geolib import attribution, data, model
-from geolib.images import UnreadableImage
 from geolib.model.classifier import take_classes, with_classes
 from geolib.training import crops
 from geolib.training import recipe as recipe_
+from geolib.training.batches import Examples
 from geolib.training.location import (
     LocationModel,
-    Targets,
     down_the_hierarchy,
     load_location,
     probabilities,
@@ -28,65 +27,47 @@ from geolib.training.recipe import summed_cross_entropy
 
 SIZES = (4, 2)
 HEADS = [["a", "b", "c", "d"], ["ab", "cd"]]
-SMALL = model.TrainConfig(
-    arch="timm/resnet10t",
-    weights="random",
-    image_size=32,
-    batch_size=8,
-    max_epochs=3,
-    learning_rate=2e-3,
-    label_smoothing=0,
-    precision="fp32",
-)
-SGD = {"optimizer": "sgd", "momentum": 0.9, "weight_decay": 1e-4}
+CHANGES = {"batch_size": 8, "max_epochs": 3, "learning_rate": 2e-3, "label_smoothing": 0}
+SMALL = toys.SMALL.model_copy(update=CHANGES)
 
 
-def small_model(arch: str = "timm/resnet10t") -> LocationModel:
-    names = [name for head in HEADS for name in head]
-    return LocationModel(model.load(arch, weights="random", classes=names, image_size=32), SIZES)
+def network(classes: list[str], arch: str = SMALL.arch) -> model.Classifier:
+    return model.load(arch, weights="random", classes=classes, image_size=32)
+
+
+def small_model(arch: str = SMALL.arch) -> LocationModel:
+    return LocationModel(network([*HEADS[0], *HEADS[1]], arch), SIZES)
 
 
 def noise(n: int) -> torch.Tensor:
     return torch.rand(n, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
 
-class Tile:
-    """A given picture, or one of four colours, as its number says."""
+def tile(number: int) -> Item:
+    """A noisy picture of one of four colours, as its number says."""
+    colours = np.array([[220, 40, 40], [220, 160, 40], [40, 160, 220], [40, 40, 220]])
+    noise = np.random.default_rng(number).integers(-30, 30, (40, 48, 3))
+    return Item(number, (colours[number % 4] + noise).astype(np.uint8))
 
-    label = None
 
-    def __init__(self, number: int, picture: Any = None, *, broken: bool = False) -> None:
-        self.id, self.number, self.picture, self.broken = f"{number}", number, picture, broken
-
-    def content_key(self) -> str:
-        return f"tile {self.number}"
-
-    def read(self) -> data.GeoImage:
-        if self.broken:
-            raise UnreadableImage(self.id, "broken on purpose")
-        image = self.picture
-        if image is None:
-            colours = np.array([[220, 40, 40], [220, 160, 40], [40, 160, 220], [40, 40, 220]])
-            noise = np.random.default_rng(self.number).integers(-30, 30, (40, 48, 3))
-            image = (colours[self.number % 4] + noise).astype(np.uint8)
-        return data.GeoImage(self.id, image, None, None, None, None)
+def dataset(*items: Item, split: str = "train") -> data.GeoDataset:
+    return data.GeoDataset("folder", (), split, items)
 
 
 def tiles(n: int, first: int = 0, split: str = "train") -> data.GeoDataset:
-    return data.GeoDataset("folder", (), split, [Tile(first + i) for i in range(n)])
+    return dataset(*map(tile, range(first, first + n)), split=split)
 
 
-def cells(n: int, first: int = 0) -> np.ndarray:
-    fine = (first + np.arange(n)) % 4
-    return np.stack([fine, fine // 2], axis=1)
+def cells(n: int) -> torch.Tensor:
+    fine = torch.arange(n) % 4
+    return torch.stack([fine, fine // 2], dim=1)
 
 
-UNSEEN = tiles(8, 1000, "validation")
-TARGETS = Targets(HEADS, cells(32), cells(8, 1000))
+TRAIN, UNSEEN = Examples(tiles(32), cells(32)), Examples(tiles(8, 1000, "validation"), cells(8))
 
 
-def small_run(config: model.TrainConfig = SMALL, **options) -> LocationModel:
-    return train_location(tiles(32), UNSEEN, TARGETS, config, progress=False, **options)
+def small_run(config: model.TrainConfig = SMALL, train=TRAIN, **options) -> LocationModel:
+    return train_location(train, UNSEEN, HEADS, config, **options)
 
 
 def varied(**changes) -> model.TrainConfig:
@@ -115,9 +96,8 @@ def test_an_image_in_no_cell_of_a_head_adds_nothing_to_its_loss():
     # Nothing is learnt where no image of a batch has a cell, and nothing is NaN.
     assert float(summed_cross_entropy(logits, torch.full((3, 2), -1))) == 0
     # A batch's loss is the mean of its parts', however it is cut.
-    parts = [
-        summed_cross_entropy([a[i : i + 1] for a in logits], targets[i : i + 1]) for i in range(3)
-    ]
+    images = zip(*(head.split(1) for head in logits), strict=True)
+    parts = map(summed_cross_entropy, images, targets.split(1))
     assert float(sum(parts)) / 3 == pytest.approx(float(expected) / 3)
 
 
@@ -150,26 +130,14 @@ def test_learning_rates_halve_or_run_three_cosine_cycles_an_epoch(schedule, expe
     np.testing.assert_allclose(np.reshape(found, expected.shape), 0.01 * expected)
 
 
-def test_the_optimiser_is_sgd_with_momentum(monkeypatch):
-    seen = []
-
-    def note(self, optimizer):
-        group = optimizer.param_groups[0]
-        seen.append((type(optimizer).__name__, group["momentum"], group["weight_decay"]))
-
-    monkeypatch.setattr(recipe_.Recipe, "on_before_optimizer_step", note)
-    small_run(varied(max_epochs=1, **SGD))
-    assert set(seen) == {("SGD", 0.9, 1e-4)}
-
-
 # Crops -------------------------------------------------------------------------------------------
 
 
-def striped(height: int, width: int, split: str = "test") -> data.GeoDataset:
+def striped(height: int, width: int) -> data.GeoDataset:
     """Two pictures whose brightness rises to the right, and redness downwards."""
     down, right = np.mgrid[0:height, 0:width]
     image = np.stack([255 * down / height, 255 * right / width, np.zeros_like(down)], -1)
-    return data.GeoDataset("folder", (), split, [Tile(i, image.astype(np.uint8)) for i in range(2)])
+    return dataset(*(Item(i, image.astype(np.uint8)) for i in range(2)))
 
 
 def test_five_crops_are_the_corners_and_the_centre():
@@ -202,7 +170,7 @@ def test_random_crops_of_a_wide_photograph_repeat():
 
 
 def test_random_crops_of_a_square_keep_the_areas_and_shapes_of_the_recipe():
-    random = crops.random_crops(striped(200, 200, "train"), 56, seed=0)
+    random = crops.random_crops(striped(200, 200), 56, seed=0)
     areas, shapes = [], []
     for epoch in range(60):
         _, found = random[epoch, epoch % 2]
@@ -232,9 +200,8 @@ def test_batches_with_their_epoch():
 
 @pytest.mark.parametrize("with_crops", [True, False])
 def test_testing_is_the_mean_of_the_softmax_over_five_crops_or_that_of_the_whole(with_crops):
-    network = small_model()
-    images = data.GeoDataset("folder", (), "test", [Tile(0), Tile(7, broken=True), Tile(1)])
-    found = probabilities(network, images, crops=with_crops, precision="fp32", progress=False)
+    places, images = small_model(), dataset(tile(0), Item(7, None), tile(1))
+    found = probabilities(places, images, crops=with_crops, precision="fp32")
     assert found.indices.tolist() == [0, 2]
     assert [entry.id for entry in images.skipped] == ["7"]
     for row, index in enumerate(found.indices.tolist()):
@@ -244,7 +211,7 @@ def test_testing_is_the_mean_of_the_softmax_over_five_crops_or_that_of_the_whole
             parts = T.five_crop(T.resize(image, [37], antialias=True), [32, 32])
             views = torch.stack(parts).float() / 255
         with torch.inference_mode():
-            logits = network.cpu().eval()(views)
+            logits = places.cpu().eval()(views)
         for head, scores in zip(found.heads(SIZES), logits, strict=True):
             np.testing.assert_allclose(head[row], scores.softmax(1).mean(0), atol=1e-5)
 
@@ -266,44 +233,40 @@ def test_f_star_by_hand(heads, parents, expected):
 
 @pytest.mark.parametrize("arch", ["timm/resnet10t", "squeezenet1_1", "mobilenet_v3_small"])
 def test_heads_are_views_of_the_same_features(arch):
-    network, images = small_model(arch).eval(), noise(2)
+    places, images = small_model(arch).eval(), noise(2)
     with torch.inference_mode():
-        logits = network(images)
+        logits = places(images)
         assert [tuple(scores.shape) for scores in logits] == [(2, 4), (2, 2)]
         for i, names in enumerate(HEADS):
-            head = network.head(i)
+            head = places.head(i)
             assert head.classes == tuple(names)
             assert head.image_size == 32
             torch.testing.assert_close(head(images), logits[i])
-        torch.testing.assert_close(network.head(-1)(images), logits[1])
+        torch.testing.assert_close(places.head(-1)(images), logits[1])
     with pytest.raises(IndexError):
-        network.head(2)
-
-
-def test_a_head_can_be_explained():
-    maps = attribution.attribute(small_model().head(0), noise(2), "gradcam", precision="fp32")
+        places.head(2)
+    maps = attribution.attribute(places.head(0), images, "gradcam", precision="fp32")
     assert maps.shape == (2, 32, 32)
     assert maps.max() <= 1
 
 
 def test_saved_and_loaded(tmp_path):
-    network, images = small_model().eval(), noise(2)
-    network.save(tmp_path / "places.safetensors")
+    places, images = small_model().eval(), noise(2)
+    places.save(tmp_path / "places.safetensors")
     again = load_location(tmp_path / "places.safetensors")
     assert again.sizes == SIZES
-    assert again.classifier.weights_sha256 == network.classifier.weights_sha256
+    assert again.classifier.weights_sha256 == places.classifier.weights_sha256
     with torch.inference_mode():
-        for one, other in zip(again(images), network(images), strict=True):
-            assert torch.equal(one, other)
-    network.head(0).save(tmp_path / "head.safetensors")
+        assert all(map(torch.equal, again(images), places(images)))
+    places.head(0).save(tmp_path / "head.safetensors")
     with pytest.raises(ValueError, match="holds a classifier, not a location model"):
         load_location(tmp_path / "head.safetensors")
     with pytest.raises(ValueError, match=r"\(4, 3\) do not add up to the 6 classes"):
-        LocationModel(network.classifier, (4, 3))
+        LocationModel(places.classifier, (4, 3))
 
 
 def test_other_classes_keep_the_backbone():
-    countries = model.load("timm/resnet10t", weights="random", classes=["A", "B"], image_size=32)
+    countries = network(["A", "B"])
     before = countries.weights_sha256
     renewed = with_classes(countries, ["x", "y", "z"], seed=1)
     kept, now = countries.network.state_dict(), renewed.network.state_dict()
@@ -321,20 +284,18 @@ def test_other_classes_keep_the_backbone():
 
 def test_it_learns_both_heads_and_keeps_the_weights_of_the_least_summed_loss():
     trained = small_run()
-    found = probabilities(trained, tiles(16, 5000), progress=False)
-    for head, column in zip(found.heads(SIZES), cells(16, 5000).T, strict=True):
+    found = probabilities(trained, tiles(16, 5000))
+    for head, column in zip(found.heads(SIZES), cells(16).numpy().T, strict=True):
         assert (head.argmax(1) == column).mean() > 0.8
-    batch = data.to_batch([UNSEEN[i] for i in range(8)], 32)
+    batch = data.to_batch(list(UNSEEN.images), 32)
     with torch.inference_mode():
-        loss = summed_cross_entropy(trained(batch), torch.from_numpy(TARGETS.validation))
+        loss = summed_cross_entropy(trained(batch), UNSEEN.targets)
     kept = trained.classifier.history["validation_loss"].min()
     assert kept == pytest.approx(float(loss), abs=1e-4)
 
 
 def test_it_starts_from_the_country_classifier():
-    countries = model.load(
-        "timm/resnet10t", weights="random", classes=["A", "B"], image_size=48, seed=5
-    )
+    countries = model.load(SMALL.arch, weights="random", classes=["A", "B"], image_size=48, seed=5)
     still = varied(learning_rate=1e-30, freeze_batch_norm=True, max_epochs=1)
     classifier = small_run(still, initial=countries).classifier
     assert classifier.image_size == 32
@@ -359,23 +320,22 @@ def test_a_training_on_crops_that_stopped_resumes_to_the_same_weights(tmp_path):
 
 def test_crops_are_trained_on():
     """Unreadable photographs are left out, and the parts differ from the whole."""
-    images = data.GeoDataset("folder", (), "train", [*tiles(16).records, Tile(16, broken=True)])
-    targets = Targets(HEADS, cells(17), cells(8, 1000))
+    train = Examples(dataset(*tiles(16).records, Item(16, None)), cells(17))
     weights = set()
     for with_crops in (True, False):
-        given = (images, UNSEEN, targets, varied(crops=with_crops, max_epochs=1))
         with pytest.warns(UserWarning, match="1 unreadable images are left out"):
-            weights.add(train_location(*given, progress=False).classifier.weights_sha256)
+            trained = small_run(varied(crops=with_crops, max_epochs=1), train)
+        weights.add(trained.classifier.weights_sha256)
     assert len(weights) == 2
 
 
 @pytest.mark.parametrize(
-    ("train", "message"),
+    ("targets", "message"),
     [
         (cells(32)[:, :1], r"train split have shape \(32, 1\); expected \(32, 2\)"),
         (cells(32) + 1, "outside -1…C-1"),
     ],
 )
-def test_targets_that_do_not_match(train, message):
+def test_targets_that_do_not_match(targets, message):
     with pytest.raises(ValueError, match=message):
-        train_location(tiles(32), tiles(8), Targets(HEADS, train, cells(8)), SMALL)
+        small_run(train=Examples(tiles(32), targets))

@@ -4,7 +4,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
@@ -15,61 +15,17 @@ import pytest
 import torch
 from torch.nn import functional as F
 from torchvision.transforms.v2 import functional as T
+from toys import SMALL, Item, patch, patches
 
 from geolib import data, model
-from geolib.images import UnreadableImage
 from geolib.model.device import BatchSize
 from geolib.training import batches, recipe
 from geolib.training.augmentation import augment
 
 MOBILENET = Path(__file__).parents[4] / "shared" / "weights" / "mobilenet_v2-imagenet1k.safetensors"
-SMALL = model.TrainConfig(
-    arch="timm/resnet10t",
-    weights="random",
-    image_size=32,
-    batch_size=16,
-    max_epochs=4,
-    learning_rate=1e-3,
-    precision="fp32",
-)
 DROPOUT = {"arch": "mobilenet_v3_small", "schedule": "one_cycle"}
-
-
-class Patch:
-    """Noise with a patch, at a random place, whose colour tells the class."""
-
-    def __init__(self, number: int, n_classes: int, label: int | None = None) -> None:
-        self.id = f"{number}"
-        self.number, self.n_classes = number, n_classes
-        self.label = number % n_classes if label is None else label
-
-    def content_key(self) -> str:
-        return f"{self.number} of {self.n_classes}"
-
-    def read(self) -> data.GeoImage:
-        rng = np.random.default_rng(self.number)
-        image = rng.integers(96, 160, (32, 32, 3), np.uint8)
-        hue = 2 * np.pi * (self.number % self.n_classes) / self.n_classes
-        color = 128 + 120 * np.cos(hue + np.array([0, 2, 4]) * np.pi / 3)
-        y, x = rng.integers(0, 16, 2)
-        image[y : y + 16, x : x + 16] = color
-        return data.GeoImage(self.id, image, None, self.label, None, None)
-
-
-class Unlabelled(Patch):
-    label = property(lambda self: None, lambda self, value: None)
-
-
-class Broken(Patch):
-    def read(self) -> data.GeoImage:
-        raise UnreadableImage(self.id, "broken on purpose")
-
-
-def patches(n: int, n_classes: int = 3, first: int = 0, split: str = "train") -> data.GeoDataset:
-    classes = tuple("ABCDEFGHIJ"[:n_classes])
-    return data.GeoDataset(
-        "folder", classes, split, [Patch(first + i, n_classes) for i in range(n)]
-    )
+SGD = {"optimizer": "sgd", "momentum": 0.9, "weight_decay": 1e-4}
+FROZEN = {"freeze_batch_norm": True}
 
 
 def small_run(options: dict | None = None, **arguments) -> model.Classifier:
@@ -85,8 +41,7 @@ def trained() -> model.Classifier:
 
 
 def running_means(classifier: model.Classifier) -> list[torch.Tensor]:
-    buffers = classifier.named_buffers()
-    return [buffer for name, buffer in buffers if name.endswith("running_mean")]
+    return [b for name, b in classifier.named_buffers() if name.endswith("running_mean")]
 
 
 # The recipe --------------------------------------------------------------------------------------
@@ -113,20 +68,22 @@ def test_settings_are_checked_and_frozen():
         model.PAPER.seed = 1
 
 
-@pytest.mark.parametrize("schedule", ["constant", "one_cycle"])
-def test_optimiser_and_schedule(schedule, monkeypatch):
+@pytest.mark.parametrize("options", [{}, {"schedule": "one_cycle"}, SGD])
+def test_optimiser_and_schedule(options, monkeypatch):
     rates = []
 
     def note(self, optimizer):
         (group,) = optimizer.param_groups
-        assert type(optimizer) is torch.optim.AdamW and group["weight_decay"] == 0.02
+        found = type(optimizer), group["weight_decay"], group.get("momentum")
+        adam, sgd = (torch.optim.AdamW, 0.02, None), (torch.optim.SGD, 1e-4, 0.9)
+        assert found == (sgd if options == SGD else adam)
         rates.append(group["lr"])
 
     monkeypatch.setattr(recipe.Recipe, "on_before_optimizer_step", note)
-    small_run({"schedule": schedule, "max_epochs": 3})
+    small_run({**options, "max_epochs": 3})
     rates = np.array(rates)
     assert len(rates) == 9
-    if schedule == "constant":
+    if "schedule" not in options:
         assert set(rates) == {1e-3}
     else:
         assert rates.max() == pytest.approx(1e-3, rel=0.05)
@@ -188,8 +145,7 @@ def test_bfloat16_training_and_inference_agree_with_float32():
 
 @pytest.mark.skipif(not MOBILENET.is_file(), reason=f"no weights at {MOBILENET}")
 def test_folded_batch_norm_stays_frozen_when_fine_tuning():
-    options = {"arch": "mobilenet_v2", "weights": str(MOBILENET), "max_epochs": 2}
-    classifier = small_run(options)
+    classifier = small_run({"arch": "mobilenet_v2", "weights": str(MOBILENET), "max_epochs": 2})
     means = running_means(classifier)
     assert len(means) == 52
     assert all((mean == 0).all() for mean in means)
@@ -198,14 +154,13 @@ def test_folded_batch_norm_stays_frozen_when_fine_tuning():
 
 def test_batch_norm_of_an_untrained_network_learns_its_statistics(trained):
     assert any((mean != 0).any() for mean in running_means(trained))
-    frozen = small_run({"freeze_batch_norm": True, "max_epochs": 1})
+    frozen = small_run({**FROZEN, "max_epochs": 1})
     assert all((mean == 0).all() for mean in running_means(frozen))
 
 
 def test_early_stopping(tmp_path):
     # Weights that do not move: the first validation loss is never undercut.
-    still = {"learning_rate": 1e-30, "freeze_batch_norm": True}
-    config = {**still, "patience": 2, "max_epochs": 9}
+    config = {**FROZEN, "learning_rate": 1e-30, "patience": 2, "max_epochs": 9}
     classifier = small_run(config, checkpoints=tmp_path)
     assert len(classifier.history) == 3
     again = small_run(config, checkpoints=tmp_path)
@@ -232,32 +187,46 @@ def test_streaming_from_disk_gives_the_same(trained, monkeypatch):
     assert small_run().weights_sha256 == trained.weights_sha256
 
 
-def noted_steps(monkeypatch) -> list[tuple[int, int]]:
-    """Epoch and batch of the steps that are made from now on."""
-    made = []
+def before_steps(monkeypatch: pytest.MonkeyPatch, act: Callable[[tuple[int, int]], None]) -> None:
+    """From now on `act` is called with the epoch and the batch of each step before it is made."""
     step = recipe.Recipe.training_step
 
-    def note(self, batch, batch_idx):
-        made.append((self.current_epoch, batch_idx))
-        return step(self, batch, batch_idx)
+    def training_step(self, batch, batch_idx):
+        act((self.current_epoch, batch_idx))
+        step(self, batch, batch_idx)
 
-    monkeypatch.setattr(recipe.Recipe, "training_step", note)
+    monkeypatch.setattr(recipe.Recipe, "training_step", training_step)
+
+
+def noted_steps(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """Epoch and batch of the steps that are made from now on."""
+    made = []
+    before_steps(monkeypatch, made.append)
     return made
 
 
 @contextmanager
-def stopped_before(epoch: int, batch: int) -> Iterator[None]:
+def stopped_before(*last: int) -> Iterator[None]:
     """A training in this block breaks off before a step."""
-    step = recipe.Recipe.training_step
 
-    def until(self, pixels, batch_idx):
-        if (self.current_epoch, batch_idx) == (epoch, batch):
+    def stop(step):
+        if step == last:
             raise OSError("stopped on purpose")
-        step(self, pixels, batch_idx)
 
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(OSError, match="on purpose"):
-        patch.setattr(recipe.Recipe, "training_step", until)
+    with pytest.MonkeyPatch.context() as context, pytest.raises(OSError, match="on purpose"):
+        before_steps(context, stop)
         yield
+
+
+def killed_before(*last: int) -> None:
+    """This process, which saves every step, is killed before a step."""
+    recipe.CHECKPOINT_SECONDS = 0
+
+    def kill(step):
+        if step == last:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    before_steps(pytest.MonkeyPatch(), kill)
 
 
 def test_a_training_that_stopped_resumes_to_the_same_weights(trained, tmp_path, monkeypatch):
@@ -276,23 +245,14 @@ def test_a_training_that_stopped_resumes_to_the_same_weights(trained, tmp_path, 
 def test_a_killed_epoch_goes_on_where_its_last_checkpoint_was_made(tmp_path, monkeypatch):
     """With dropout, a learning rate that changes each step, and worker processes that read."""
     code = f"""
-import os, signal, sys
-sys.path.insert(0, {str(Path(__file__).parent)!r})
 import torch
 torch.set_num_threads({torch.get_num_threads()})
-from test_training import DROPOUT, small_run
-from geolib.training import recipe
-
-recipe.CHECKPOINT_SECONDS = 0
-step = recipe.Recipe.training_step
-def killed(self, batch, batch_idx):
-    if (self.current_epoch, batch_idx) == (2, 1):
-        os.kill(os.getpid(), signal.SIGKILL)
-    step(self, batch, batch_idx)
-recipe.Recipe.training_step = killed
+from test_training import DROPOUT, killed_before, small_run
+killed_before(2, 1)
 small_run(DROPOUT, checkpoints={str(tmp_path)!r})
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, env=os.environ)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, env=environment)
     assert done.returncode == -signal.SIGKILL, done.stderr.decode()
     undisturbed = small_run(DROPOUT)
     made = noted_steps(monkeypatch)
@@ -308,7 +268,7 @@ small_run(DROPOUT, checkpoints={str(tmp_path)!r})
 
 
 def test_batches_beyond_the_memory_go_through_in_parts(monkeypatch):
-    frozen = {"freeze_batch_norm": True, "max_epochs": 2}
+    frozen = {**FROZEN, "max_epochs": 2}
     whole = small_run(frozen)
     with monkeypatch.context() as patch:
         patch.setattr(recipe, "BatchSize", lambda images: BatchSize(4))
@@ -379,18 +339,13 @@ def test_more_processes_than_images_in_a_batch():
 # Augmentation ------------------------------------------------------------------------------------
 
 
-def mid_range_images(n: int) -> torch.Tensor:
-    """Values that no jitter drives out of 0…1, so that clipping plays no part."""
-    return 0.4 + 0.2 * torch.rand(n, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-
-
-def random_draws(n: int) -> torch.Tensor:
-    return torch.rand(4, n, generator=torch.Generator().manual_seed(1))
+def uniform(*shape: int) -> torch.Tensor:
+    return torch.rand(shape, generator=torch.Generator().manual_seed(0))
 
 
 def test_jitter_agrees_with_torchvision():
-    images = mid_range_images(5)
-    draws = random_draws(5)
+    # Values that no jitter drives out of 0…1, so that clipping plays no part.
+    images, draws = 0.4 + 0.2 * uniform(5, 3, 8, 8), uniform(4, 5)
     found = augment(images, draws, False, 0.3)
     for i in range(5):
         brightness, contrast, saturation = (1 + 0.3 * (2 * draws[1:, i] - 1)).tolist()
@@ -401,8 +356,8 @@ def test_jitter_agrees_with_torchvision():
 
 
 def test_every_second_image_is_mirrored():
-    images = mid_range_images(1).expand(400, 3, 8, 8)
-    found = augment(images, random_draws(400), True, 0)
+    images = uniform(1, 3, 8, 8).expand(400, 3, 8, 8)
+    found = augment(images, uniform(4, 400), True, 0)
     mirrored = (found == images.flip(3)).flatten(1).all(1)
     kept = (found == images).flatten(1).all(1)
     assert (mirrored ^ kept).all()
@@ -410,9 +365,9 @@ def test_every_second_image_is_mirrored():
 
 
 def test_augmentation_can_be_off_and_stays_in_range():
-    images = torch.rand(6, 3, 8, 8)
-    assert torch.equal(augment(images, random_draws(6), False, 0), images)
-    found = augment(images, random_draws(6), True, 0.9)
+    images, draws = uniform(6, 3, 8, 8), uniform(4, 6)
+    assert torch.equal(augment(images, draws, False, 0), images)
+    found = augment(images, draws, True, 0.9)
     assert found.min() >= 0
     assert found.max() <= 1
 
@@ -425,26 +380,28 @@ def test_loss_that_is_not_finite_stops_the_training():
         small_run({"learning_rate": 1e30})
 
 
+def unfit(item: Item) -> data.GeoDataset:
+    return data.GeoDataset("folder", ("A", "B"), "validation", [item])
+
+
 @pytest.mark.parametrize(
-    ("n_classes", "records", "message"),
+    ("n_classes", "validation", "message"),
     [
-        ((3, 2), [Patch(0, 2)], r"validation has the classes \('A', 'B'\)"),
-        ((1, 1), [Patch(0, 1)], "at least two"),
-        ((2, 2), [Unlabelled(0, 2)], "validation split holds no labelled image"),
-        ((2, 2), [Broken(0, 2)], "validation split holds no readable image"),
+        (3, patches(1, 2, split="validation"), r"validation has the classes \('A', 'B'\)"),
+        (1, patches(1, 1), "at least two"),
+        (2, unfit(Item(0, patch(0))), "validation split holds no labelled image"),
+        (2, unfit(Item(0, None, 0)), "validation split holds no readable image"),
     ],
 )
 @pytest.mark.filterwarnings("ignore:.*unreadable")
-def test_datasets_that_do_not_go_together(n_classes, records, message):
-    validation = data.GeoDataset("folder", tuple("AB"[: n_classes[1]]), "validation", records)
+def test_datasets_that_do_not_go_together(n_classes, validation, message):
     with pytest.raises(ValueError, match=message):
-        model.train(patches(6, n_classes[0]), validation, SMALL, progress=False)
+        model.train(patches(6, n_classes), validation, SMALL, progress=False)
 
 
 def test_unlabelled_and_unreadable_images_are_left_out(trained):
-    mixed = patches(48)
-    useless = (Unlabelled(500, 3), Broken(501, 3))
-    mixed = data.GeoDataset("folder", mixed.classes, "train", (*mixed.records, *useless))
+    useless = Item(500, patch(500)), Item(501, None, 0)
+    mixed = data.GeoDataset("folder", tuple("ABC"), "train", (*patches(48).records, *useless))
     validation = patches(12, first=1000, split="validation")
     with pytest.warns(UserWarning) as caught:
         classifier = model.train(mixed, validation, SMALL, progress=False)
