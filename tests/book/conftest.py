@@ -1,7 +1,5 @@
 """The built book that the tests of this folder open."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """What can be wrong with a built page, each as a function from pages to a list of problems."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 from functools import cached_property
@@ -48,7 +46,7 @@ def pages(root):
     return [Page(p, root) for p in found if p.relative_to(root).as_posix() not in GENERATED]
 
 
-def missing_images(page):
+def missing_images(page, book):
     """Images whose file is absent or empty, or that the network would have to bring."""
     problems = []
     for image in page.soup.find_all("img"):
@@ -61,7 +59,7 @@ def missing_images(page):
     return problems
 
 
-def poor_alternative_texts(page):
+def poor_alternative_texts(page, book):
     """Images without a text in words: none, a file's name or path, or a hash."""
     problems = []
     for image in page.article.find_all("img"):
@@ -71,7 +69,7 @@ def poor_alternative_texts(page):
     return problems
 
 
-def empty_numbers(page):
+def empty_numbers(page, book):
     """Quoted results, cells of tables and printed lines that hold no value."""
     problems = []
     for span in page.soup.select("span.result"):
@@ -93,16 +91,15 @@ def broken_links(page, book):
         if href.scheme or href.netloc:
             continue
         target = (page.path.parent / unquote(href.path)).resolve() if href.path else page.path
+        place = unquote(href.fragment)
         if not target.is_file():
             problems.append(f"{page.name}: link to {link['href']!r}, which does not exist")
-        elif (
-            href.fragment and target in book and unquote(href.fragment) not in book[target].anchors
-        ):
+        elif place and target in book and place not in book[target].anchors:
             problems.append(f"{page.name}: link to {link['href']!r}, which has no such place")
     return problems
 
 
-def tracebacks(page):
+def tracebacks(page, book):
     """Cells that failed."""
     outputs = page.soup.select(".cell_output")
     return [
@@ -112,7 +109,7 @@ def tracebacks(page):
     ]
 
 
-def network_resources(page):
+def network_resources(page, book):
     """Scripts and style sheets that a reader's browser would fetch from elsewhere."""
     sources = [tag["src"] for tag in page.soup.find_all("script", src=True)]
     sources += [tag["href"] for tag in page.soup.find_all("link", rel="stylesheet", href=True)]
@@ -121,3 +118,13 @@ def network_resources(page):
 
 def _around(tag):
     return " ".join((tag.parent or tag).get_text().split())[:80]
+
+
+CHECKS = {
+    "images": missing_images,
+    "alt": poor_alternative_texts,
+    "numbers": empty_numbers,
+    "links": broken_links,
+    "tracebacks": tracebacks,
+    "network": network_resources,
+}

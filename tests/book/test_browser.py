@@ -1,7 +1,5 @@
 """The built book in a browser: light and dark, on a desktop and on a phone."""
 
-from __future__ import annotations
-
 import html as html_module
 import json
 import shutil
@@ -9,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 pytestmark = [pytest.mark.book, pytest.mark.timeout(300)]
 
@@ -79,10 +78,8 @@ def chromium():
 def _run(chromium, profile, *arguments):
     command = [chromium, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
     command += ["--disable-dev-shm-usage", f"--user-data-dir={profile}"]
-    done = subprocess.run(
-        [*command, *arguments], capture_output=True, text=True, timeout=240, check=True
-    )
-    return done.stdout
+    command += arguments
+    return subprocess.run(command, capture_output=True, text=True, timeout=240, check=True).stdout
 
 
 @pytest.fixture(scope="session")
@@ -90,14 +87,8 @@ def report(chromium, book, tmp_path_factory):
     folder = tmp_path_factory.mktemp("browser")
     probe = folder / "probe.html"
     probe.write_text(PROBE % json.dumps([path.as_uri() for path in book]), encoding="utf-8")
-    dom = _run(
-        chromium,
-        folder / "profile",
-        "--allow-file-access-from-files",
-        "--virtual-time-budget=120000",
-        "--dump-dom",
-        probe.as_uri(),
-    )
+    options = ["--allow-file-access-from-files", "--virtual-time-budget=120000", "--dump-dom"]
+    dom = _run(chromium, folder / "profile", *options, probe.as_uri())
     written = dom.partition('<pre id="report">')[2].partition("</pre>")[0]
     assert written, "the browser measured nothing"
     measured = json.loads(html_module.unescape(written))
@@ -109,11 +100,8 @@ def _where(entries, key):
     return [(Path(e["page"]).name, e["width"], e["theme"], e[key]) for e in entries]
 
 
-def test_nothing_runs_off_the_page(report):
+def test_nothing_runs_off_the_page_and_every_image_is_drawn(report):
     assert _where([e for e in report if e["overflow"] > 0 or e["wide"]], "wide") == []
-
-
-def test_every_image_is_drawn(report):
     assert _where([e for e in report if e["unseen"]], "unseen") == []
 
 
@@ -130,18 +118,9 @@ def test_figures_have_no_light_box_in_the_dark(report):
 
 
 def test_the_first_page_can_be_photographed(chromium, html, tmp_path):
-    from PIL import Image
-
     shot = tmp_path / "home.png"
-    address = (html / "index.html").as_uri()
-    _run(
-        chromium,
-        tmp_path / "profile",
-        "--window-size=1280,900",
-        "--virtual-time-budget=10000",
-        f"--screenshot={shot}",
-        address,
-    )
+    options = ["--window-size=1280,900", "--virtual-time-budget=10000", f"--screenshot={shot}"]
+    _run(chromium, tmp_path / "profile", *options, (html / "index.html").as_uri())
     with Image.open(shot) as image:
         assert image.size == (1280, 900)
         assert len(image.convert("L").getcolors(256) or ()) > 50, "the page is blank"

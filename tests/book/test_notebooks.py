@@ -1,7 +1,5 @@
 """The notebooks of the repository: pairs, kept outputs, parameters and figures."""
 
-from __future__ import annotations
-
 import configparser
 import json
 import re
@@ -16,23 +14,8 @@ import yaml
 from geolib.book import run
 
 ROOT = Path(__file__).parents[2]
-CHAPTERS = (
-    "01-data",
-    "02-classifier",
-    "03-attribution",
-    "04-segmentation",
-    "05-elements",
-    "06-faithfulness",
-    "07-your-photos",
-    "08-combicam",
-    "09-partitioning",
-    "10-concept-influence",
-    "11-causes",
-    "12-controls",
-    "13-sanity",
-    "14-shortcuts",
-    "15-human-study",
-)
+CHAPTERS = sorted(path.stem for path in (ROOT / "notebooks").glob("*.md"))
+PROFILES = ("smoke", "default", "paper", "theiner")
 
 
 def _notebook(name):
@@ -59,10 +42,12 @@ def _tags(cell):
     return set(cell.metadata.get("tags", ()))
 
 
-def test_every_source_has_its_notebook_and_the_reverse():
-    folder = ROOT / "notebooks"
-    assert tuple(run.names(ROOT)) == CHAPTERS
-    assert sorted(p.stem for p in folder.glob("*.md")) == list(CHAPTERS)
+def test_every_source_has_its_notebook_and_its_place_in_the_book_and_the_reverse():
+    toc = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
+    named = [Path(entry["file"]) for part in toc["parts"] for entry in part["chapters"]]
+    in_book = [path.name for path in named if path.parent.name == "notebooks"]
+    assert len(CHAPTERS) == 15
+    assert run.names(ROOT) == CHAPTERS == sorted(in_book)
 
 
 @pytest.mark.parametrize("name", CHAPTERS)
@@ -123,18 +108,12 @@ def test_parameters_come_first_with_the_values_of_the_smoke_profile(name):
     assert run.resolve([name], "smoke", root=ROOT)[name] == defaults
 
 
-@pytest.mark.parametrize("profile", ["smoke", "default", "paper", "theiner"])
-def test_profiles_name_known_parameters_only(profile):
-    assert set(run.resolve(CHAPTERS, profile, root=ROOT)) == set(CHAPTERS)
-
-
-def test_the_smoke_profile_sets_every_shared_parameter_of_the_others():
-    shared = {
-        profile: set(
-            yaml.safe_load((ROOT / f"notebooks/profiles/{profile}.yaml").read_text())["shared"]
-        )
-        for profile in ("smoke", "default", "paper", "theiner")
-    }
+def test_profiles_name_known_parameters_and_smoke_sets_all_that_are_shared():
+    shared = {}
+    for profile in PROFILES:
+        assert set(run.resolve(CHAPTERS, profile, root=ROOT)) == set(CHAPTERS)
+        text = (ROOT / f"notebooks/profiles/{profile}.yaml").read_text(encoding="utf-8")
+        shared[profile] = set(yaml.safe_load(text)["shared"])
     assert shared["default"] | shared["paper"] <= shared["smoke"]
 
 
@@ -156,10 +135,6 @@ def test_figures_have_alternative_texts_and_captions(name):
 
 
 def test_names_of_figures_are_unique():
-    labels = [
-        cell.metadata["mystnb"]["figure"]["name"]
-        for name in CHAPTERS
-        for cell in _notebook(name).cells
-        if cell.metadata.get("mystnb", {}).get("figure")
-    ]
+    settings = [c.metadata.get("mystnb", {}) for name in CHAPTERS for c in _notebook(name).cells]
+    labels = [one["figure"]["name"] for one in settings if one.get("figure")]
     assert len(labels) == len(set(labels))
