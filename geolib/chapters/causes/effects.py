@@ -46,10 +46,8 @@ def counterfactuals(
     scene: Scene, countries: Sequence[str] = COUNTRIES
 ) -> Iterator[tuple[SceneObject, str, Scene]]:
     """Every scene that differs from this one in one object: the object, the change, the scene.
-
-    "without" leaves it out, with what is fixed to it, such as a car's plate; "swapped:COUNTRY" is
-    for cues only, since whatever is no cue looks alike everywhere.
-    """
+    "without" leaves it out, with what is fixed to it; "swapped:COUNTRY" is for cues only, since
+    whatever is no cue looks alike everywhere."""
     for thing in scene.objects:
         yield thing, WITHOUT, scene.without(thing.id)
         if thing.cue:
@@ -59,10 +57,8 @@ def counterfactuals(
 
 
 def covering_cues(scene: Scene) -> set[str]:
-    """Objects that stand before a cue, or that a cue is fixed to; their ids.
-
-    Without such an object a cue shows more of itself, or goes too: part of the effect is the cue's.
-    """
+    """Objects that stand before a cue, or that a cue is fixed to: part of their effect is the
+    cue's, which shows more of itself without them, or goes too; their ids."""
     cues = {thing.id for thing in scene.objects if thing.cue}
     found = {item.host for item in scene.items if item.host is not None and item.id in cues}
     covers = scene.covers  # far to near
@@ -82,12 +78,9 @@ def scene_effects(
     countries: Sequence[str] = COUNTRIES,
     batch_size: int | None = None,
 ) -> pd.DataFrame:
-    """Causal effect of every object of some scenes, at the classifier's size, on a prediction.
-
-    A row per scene × object × intervention with ``COLUMNS``: visible ``pixels``; ``effect``, what
-    the true label loses of its log-probability, and ``effect_on_prediction``, what the class
-    predicted before loses; ``flipped``, whether the decision changes.
-    """
+    """A row with ``COLUMNS`` for every scene × object × intervention: ``effect``, what the label
+    loses of its log-probability, ``effect_on_prediction``, what the class predicted before loses,
+    and whether the decision is ``flipped``."""
     if len(labels) != len(items):
         raise ValueError(f"labels has {len(labels)} entries for {len(items)} items")
     n_classes = len(classifier.classes)
@@ -123,16 +116,12 @@ def scene_effects(
 def _changes(
     item: GeoImage, size: int, countries: Sequence[str], pictures: list[np.ndarray]
 ) -> Iterator[dict[str, Any]]:
-    """A row per change of a scene, with the places in ``pictures`` of before and after it.
-
-    New pictures are appended; one that equals the scene has its place, and exactly no effect.
-    """
+    """A row per change of a scene, with the places in ``pictures`` of before and after it. New ones
+    are appended; one that equals the scene has its place, and exactly no effect."""
     scene = scene_of(item)
     if scene.size != size:
-        raise ValueError(
-            f"image {item.id!r} has {scene.size} pixels a side, the classifier sees {size}: render "
-            f"scenes with size={size}"
-        )
+        sizes = f"{scene.size} pixels a side, the classifier sees {size}"
+        raise ValueError(f"image {item.id!r} has {sizes}: render scenes with size={size}")
     before = len(pictures)
     pictures.append(scene.image)
     numbers = {scene.image.tobytes(): before}
@@ -141,28 +130,17 @@ def _changes(
         after = numbers.setdefault(other.image.tobytes(), len(pictures))
         if after == len(pictures):
             pictures.append(other.image)
-        yield {
-            "country": scene.country,
-            "object": thing.id,
-            "category": thing.category,
-            "cue": thing.cue,
-            "look": thing.look,
-            "pixels": int(thing.mask.sum()),
-            "covers_cue": thing.id in covering,
-            "intervention": intervention,
-            "before": before,
-            "after": after,
-        }
+        kind = {"category": thing.category, "cue": thing.cue, "look": thing.look}
+        seen = {"pixels": int(thing.mask.sum()), "covers_cue": thing.id in covering}
+        change = {"intervention": intervention, "before": before, "after": after}
+        yield {"country": scene.country, "object": thing.id, **kind, **seen, **change}
 
 
 # A dataset ----------------------------------------------------------------------------------------
 
 
 def dataset_effects(dataset: GeoDataset, classifier: Classifier) -> pd.DataFrame:
-    """Causal effect of every object of a dataset of scenes, see :func:`scene_effects`; cached.
-
-    Cues are swapped for those of the dataset's classes.
-    """
+    """The :func:`scene_effects` of a dataset, cues swapped for those of its classes; cached."""
     if not len(dataset):
         raise ValueError("dataset holds no images")
     tables = []
@@ -190,12 +168,10 @@ def shard_effects(shard: Shard, classifier: Classifier) -> pd.DataFrame:
 def object_effects(
     table: pd.DataFrame, intervention: str = WITHOUT, target: str = "label"
 ) -> pd.DataFrame:
-    """One effect per object, from the table of :func:`scene_effects`.
+    """One effect per object, from :func:`scene_effects`, and whether it ``flips`` the decision.
 
-    "swapped" is the mean over the other countries, as if one of them were drawn (the most damaging
-    would be larger by chance, the more there are); what is no cue looks alike everywhere, and has
-    the effect zero. ``target`` is the true class, "label", or that of the whole scene,
-    "prediction". ``flips``: whether removing it changes the decision, or any swap does.
+    "swapped" is the mean over the other countries, as if one were drawn (the largest would grow
+    with their number), and zero of what is no cue. ``target``: the "label", or the "prediction".
     """
     check_choice("intervention", intervention, INTERVENTIONS)
     check_choice("target", target, TARGETS)
@@ -213,10 +189,8 @@ def object_effects(
 
 def by_category(table: pd.DataFrame, *, min_images: int = 8) -> pd.DataFrame:
     """Mean effect of each kind of visible object, removed and swapped; largest of removal first.
-
-    Of what is no cue only objects that cover none count: what comes to light behind the others, or
-    goes with them, is not their own effect. Kinds that too few scenes show are left out.
-    """
+    Objects that cover a cue and are none do not count: part of the effect is not theirs. Nor do
+    kinds that too few scenes show."""
     both = [object_effects(table, name).assign(intervention=name) for name in INTERVENTIONS]
     found = pd.concat(both).reset_index()
     own = found["cue"] | (~found["covers_cue"] & (found["intervention"] == WITHOUT))

@@ -10,14 +10,7 @@ import pandas as pd
 from scipy.stats import rankdata
 
 from geolib import segmentation, statistics
-from geolib.chapters.causes.effects import (
-    INTERVENTIONS,
-    TARGETS,
-    WITHOUT,
-    object_effects,
-    scene_of,
-    shard_effects,
-)
+from geolib.chapters.causes.effects import object_effects, scene_of, shard_effects
 from geolib.chapters.experiment import Experiment
 from geolib.chapters.tables import mean_row
 from geolib.concepts import concept_influence, scaled_k
@@ -65,20 +58,17 @@ class Objects:
     effect: np.ndarray  # float [N], log-probability lost when the object goes, or is swapped
     flips: np.ndarray  # bool [N], whether the decision changes
 
-    @property
-    def causes(self) -> np.ndarray:
-        """Where the objects are whose effect is at least ``CAUSAL``, bool [H,W]."""
-        return np.any(self.masks[self.effect >= CAUSAL], axis=0)
+    def effect_of(self, on: np.ndarray) -> np.ndarray:
+        """Effects of what elements lie on, int [K] of :func:`lies_on`; zero on the ground."""
+        return np.append(self.effect, 0.0)[on]
 
 
 # One scene ----------------------------------------------------------------------------------------
 
 
 def lies_on(masks: np.ndarray, objects: np.ndarray) -> np.ndarray:
-    """Index of the object, of bool [M,H,W], that each element, bool [N,H,W], lies on; −1 for none.
-
-    The first with the most pixels in common, unless more of the element's show no object at all.
-    """
+    """Index of the object, of bool [M,H,W], that each element, bool [N,H,W], lies on: the first
+    with the most pixels in common; −1 where more of the element's show no object at all."""
     if not len(masks) or not len(objects):
         return np.full(len(masks), -1)
     shared = intersections(masks, objects)
@@ -88,11 +78,8 @@ def lies_on(masks: np.ndarray, objects: np.ndarray) -> np.ndarray:
 
 
 def rank_correlation(scores: np.ndarray, effects: np.ndarray) -> float:
-    """Spearman's rank correlation of scores with effects.
-
-    Scores that tell nothing apart are a failure to find effects that differ: they earn zero. NaN
-    only where there is nothing to find, for fewer than two effects or equal ones.
-    """
+    """Spearman's rank correlation of scores with effects. Scores that tell nothing apart earn zero;
+    NaN only where there is nothing to find, for fewer than two effects or equal ones."""
     if len(effects) < 2 or np.ptp(effects) == 0:
         return np.nan
     if np.ptp(scores) == 0:
@@ -103,13 +90,11 @@ def rank_correlation(scores: np.ndarray, effects: np.ndarray) -> float:
 def mark(scores: np.ndarray, masks: np.ndarray, objects: Objects) -> dict[str, float]:
     """How well a ranking of segments, ``scores`` [N] best first, finds the causes in one scene.
 
-    The ``MEASURES`` of a ranking, NaN where undefined: correlations of scores with the effects of
-    the objects that segments lie on (zero on the ground), over objects with the best score on each,
-    with effects shared out by pixels, and with their sizes; of the k best elements (score above
-    zero) the share on a cue, and of cues, or objects that flip the decision, the share found.
+    The ``MEASURES`` of a ranking, NaN where undefined. A segment has the effect of the object that
+    it lies on, zero on the ground, and is an element where it scores above zero.
     """
     on = lies_on(masks, objects.masks)
-    effect = _effect_of(on, objects)
+    effect = objects.effect_of(on)
     best = np.full(len(objects.effect), -np.inf)  # score on each object, zero where none lies on it
     np.maximum.at(best, on[on >= 0], scores[on >= 0])
     best[np.isinf(best)] = 0
@@ -130,10 +115,6 @@ def mark(scores: np.ndarray, masks: np.ndarray, objects: Objects) -> dict[str, f
     return marks
 
 
-def _effect_of(on: np.ndarray, objects: Objects) -> np.ndarray:
-    return np.append(objects.effect, 0.0)[on]
-
-
 def _share_found(wanted: np.ndarray, found: np.ndarray) -> float:
     """Share of the wanted objects, bool [M], that are among those found, int [K]."""
     return float(np.isin(np.flatnonzero(wanted), found).mean()) if wanted.any() else np.nan
@@ -145,7 +126,7 @@ def mark_map(attribution: np.ndarray, objects: Objects) -> dict[str, float]:
     ``pointing``: share of its maxima on a cause; ``mass``: share of its sum (of zeros: as an even
     map); ``area``: the causes' share of the image, which is what a blind map scores in both.
     """
-    causes = objects.causes
+    causes = np.any(objects.masks[objects.effect >= CAUSAL], axis=0)
     if not causes.any():
         return dict.fromkeys(("pointing", "mass", "area"), np.nan)
     values = attribution.astype(float)
@@ -161,10 +142,7 @@ def mark_map(attribution: np.ndarray, objects: Objects) -> dict[str, float]:
 
 
 def causal_objects(item: GeoImage, found: pd.DataFrame) -> Objects:
-    """Objects of a scene of which at least 30 pixels are visible.
-
-    ``found`` are its objects' effects, of :func:`object_effects`, indexed by object.
-    """
+    """Objects of a scene that show at least 30 pixels; ``found`` are the effects of all of them."""
     scene = scene_of(item)
     seen = [o for o in scene.objects if int(o.mask.sum()) >= MIN_PIXELS]
     rows = found.loc[[o.id for o in seen]]
@@ -180,18 +158,15 @@ def experiment_marks(
     costly: Collection[str] = (),
     *,
     scores: str = "element",
-    intervention: str = WITHOUT,
-    target: str = "label",
+    **reading: str,
 ) -> pd.DataFrame:
     """How well attribution methods with segmenters find the causes, a row per method and scene.
 
-    All segments are ranked by one of ``SCORES``, near-duplicates removed as in §3.3 of arXiv
-    2605.00912; its threshold plays no part. For the effects see :func:`object_effects`. ``costly``
-    methods see the compared scenes, the others all.
+    All segments are ranked by one of ``SCORES``, near-duplicates removed (§3.3 of arXiv
+    2605.00912). ``costly`` methods see the compared scenes, the others all. ``reading`` are the
+    options of :func:`object_effects`.
     """
     check_choice("scores", scores, SCORES)
-    check_choice("intervention", intervention, INTERVENTIONS)
-    check_choice("target", target, TARGETS)
     tables, size = [], EvaluationConfig().shard_size
     for name in methods:
         images = experiment.compared if name in costly else experiment.evaluation
@@ -199,8 +174,8 @@ def experiment_marks(
             for shard in shards.shards(images, experiment.classifier, size):
                 for segmenter in segmenters:
                     config = experiment.config(name, segmenter)
-                    ways = (scores, intervention, target)
-                    tables.append(_shard_marks(shard, experiment.classifier, config, ways))
+                    marked = _shard_marks(shard, experiment.classifier, config, scores, reading)
+                    tables.append(marked)
                 bar.update(len(shard.dataset))
     if not tables:
         raise ValueError("methods, segmenters and the evaluation images must each hold some")
@@ -211,14 +186,16 @@ def experiment_marks(
 
 
 def _shard_marks(
-    shard: Shard, classifier: Classifier, config: EvaluationConfig, ways: tuple[str, str, str]
+    shard: Shard,
+    classifier: Classifier,
+    config: EvaluationConfig,
+    scores: str,
+    reading: Mapping[str, str],
 ) -> pd.DataFrame:
-    scores, intervention, target = ways
-
     def make() -> pd.DataFrame:
         maps = shards.attribution_maps(shard, classifier, config).numpy()
         segments = shards.segments(shard, classifier, config)
-        effects = object_effects(shard_effects(shard, classifier), intervention, target)
+        effects = object_effects(shard_effects(shard, classifier), **reading)
         method = {"attribution": config.attribution, "segmenter": config.segmenter}
         rows = []
         for item, one, found in zip(shard.items, maps, segments, strict=True):
@@ -235,7 +212,7 @@ def _shard_marks(
         "classifier": shard.weights_sha256,
         "config": config.model_dump(mode="json", include=used),
         "segmenter": segmentation.shared(config.segmenter, **config.segmenter_options).key,
-        "marks": ways,
+        "marks": [scores, reading],
     }
     return cache.table("marks", params, (__name__,), make)
 
@@ -256,7 +233,7 @@ def _rank(
     elif scores == "size":
         values = masks.mean((1, 2))
     else:
-        values = _effect_of(lies_on(masks, objects.masks), objects)
+        values = objects.effect_of(lies_on(masks, objects.masks))
     kept = suppress(masks, values, config.suppression)
     return values[kept], masks[kept]
 
@@ -264,12 +241,10 @@ def _rank(
 def against_reference(
     table: pd.DataFrame, measure: str, against: Mapping[str, str]
 ) -> pd.DataFrame:
-    """A mark of every method, and its difference from a reference, with intervals over scenes.
+    """A mark of every method, and its difference from a reference where both are defined.
 
-    ``against`` says which method each is compared with: ``{"attribution": "random"}`` for the same
-    segmenter under a random map, ``{"segmenter": "truth"}`` for the same map with true outlines;
-    on the scenes in which both are defined. Best first, those that are ``undefined`` in most scenes
-    last; the reference itself has no difference.
+    ``against`` is what the reference has otherwise: ``{"attribution": "random"}`` is a random map
+    with the same segmenter. Best first, those that are ``undefined`` in most scenes last.
     """
     check_choice("measure", measure, MEASURES)
     for column in against:

@@ -82,10 +82,7 @@ def methods_picture(panels: Mapping[str, pd.DataFrame], controls: Collection[str
 
 
 def comparison_table(comparison: pd.DataFrame, names: Sequence[str]) -> Styler:
-    """How well methods find causes, best first, beside their differences from a reference.
-
-    ``comparison`` is that of ``marks.against_reference``; ``names`` are those of its rows.
-    """
+    """The rows of ``marks.against_reference`` under their names."""
     differences = ["difference", "difference_low", "difference_high"]
     texts = {"mark": cells(comparison), "more": cells(comparison, "+.3f", differences)}
     columns = {"mark": "mark", "more": "more than reference", "p_holm": "p (Holm)"}
@@ -135,10 +132,8 @@ def effects_note(table: pd.DataFrame, kinds: pd.DataFrame, answers: pd.DataFrame
 
 
 def ranking_note(found: Mapping[str, pd.DataFrame], attribution: str) -> str:
-    """Which methods are ahead of each control, and what difference would have been seen.
-
-    ``found`` holds, for each control, all methods against it (``marks.against_reference``).
-    """
+    """Which methods are ahead of each control, and what difference would have been seen; ``found``
+    holds, for each control, all methods against it."""
     listed = []
     for name, table in found.items():
         ahead = table.loc[table["difference_low"] > 0, "attribution"]

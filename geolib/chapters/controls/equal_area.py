@@ -1,8 +1,7 @@
 """Segmenters compared at the same coverage (§5 of arXiv 2605.00912).
 
-The paper finds that a segmenter with more segments does better in both tests, and takes coverage
-for the reason. Here regions grow, best element first, from nothing to the whole image, so that
-every segmenter is asked at every coverage.
+Regions grow, best element first, from nothing to the whole image, so that every segmenter is asked
+at every coverage.
 """
 
 from __future__ import annotations
@@ -37,11 +36,9 @@ SIGNS = {"deletion": -1, "insertion": 1}
 
 
 def pixel_order(boxes: Array, shape: tuple[int, int]) -> np.ndarray:
-    """The order in which pixels join a region that grows box by box, int64 [H,W], 0 … H·W − 1.
-
-    Boxes [M,4], best first, grow in turn about their centres over what no earlier one has taken;
-    then comes the rest, the nearest to them first (without a box, to the image's centre).
-    """
+    """The order in which pixels join a region that grows, int64 [H,W], 0 … H·W − 1: boxes [M,4],
+    best first, in turn about their centres over what no earlier one has taken; then the rest, the
+    nearest to them first (without a box, to the image's centre)."""
     corners = to_numpy(boxes)
     turn = np.full(shape, len(corners))
     when = np.zeros(shape)
@@ -77,11 +74,9 @@ def responses(
     *,
     coverages: Sequence[float] = COVERAGES,
 ) -> pd.DataFrame:
-    """Deletion and insertion of regions that grow from nothing to the whole image.
-
-    Elements of every score above zero make the curve, ``grown``, and it moved as a whole,
-    ``shifted``; those above ``s_min`` are ``guided``. ``segmenter`` holds the names of ``configs``.
-    """
+    """Deletion and insertion of regions that grow over elements of every score above zero,
+    ``grown``, and of these moved as a whole, ``shifted``; those above ``s_min`` are ``guided``.
+    ``segmenter`` holds the names of ``configs``."""
     runs = []
     for config in configs.values():
         once = config.model_copy(update={"repeats": 1})
@@ -128,10 +123,8 @@ def _mean_height(curve: pd.DataFrame) -> float:
 
 
 def ranking(per_image: pd.DataFrame) -> pd.DataFrame:
-    """Segmenters by their area of :func:`areas`, best first within each test.
-
-    ``behind`` is how much worse it is than the best one's, image by image (no value for the best).
-    """
+    """Segmenters by their area of :func:`areas`, best first within each test; ``behind``: how much
+    worse it is than the best one's, image by image (no value for the best)."""
     rows = []
     for test, group in per_image.groupby("test"):
         wide = group.pivot(index="image_id", columns="segmenter", values="area")
@@ -164,11 +157,9 @@ def by_coverage_alone(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def explained(own: pd.DataFrame, data: str) -> dict[str, Finding | None]:
-    """Share of the differences between segmenters that coverage alone explains, for the ledger.
-
-    One minus the sum of squares of reached − expected over that of reached, each of the segmenters'
-    means less what they share: 1 where all have one curve, negative where coverage misleads.
-    """
+    """Share of the differences between segmenters that coverage alone explains, for the ledger: one
+    minus the sum of squares of reached − expected over that of reached, of the segmenters' means
+    less what they share."""
     found = {}
     for test, group in own.groupby("test"):
         wide = group.pivot(index="image_id", columns="segmenter", values=["reached", "expected"])

@@ -15,10 +15,8 @@ from geolib.figures import GUIDED, INK, RANDOM, WIDTH, class_colours, styled
 
 @styled
 def specification_curve(curve: pd.DataFrame, choices: Mapping[str, str]) -> Figure:
-    """Advantage under every specification, smallest first, above the choices that make it.
-
-    ``curve`` is that of ``specifications``, ``choices`` are its columns with their headings.
-    """
+    """Advantage under every specification, smallest first, above the choices that make it:
+    columns of the ``curve`` with their headings."""
     rows = curve.sort_values("value", kind="stable").reset_index(drop=True)
     rows = rows.astype(dict.fromkeys(choices, str))
     labels = [(column, value) for column in choices for value in sorted(rows[column].unique())]
@@ -59,10 +57,8 @@ def specification_curve(curve: pd.DataFrame, choices: Mapping[str, str]) -> Figu
 
 @styled
 def masked_against_true(table: pd.DataFrame, fills: Sequence[str]) -> Figure:
-    """Effect of hiding an object against the effect of its real absence, a panel per fill.
-
-    ``table`` has a row per object and fill: ``fill``, ``true``, ``masked``, ``cue``.
-    """
+    """Effect of hiding an object against that of its real absence, a panel per fill; ``table`` has
+    a row per object and fill: ``fill``, ``true``, ``masked``, ``cue``."""
     columns = 3
     lines = -(-len(fills) // columns)
     figure, axes = plt.subplots(
@@ -90,10 +86,8 @@ def masked_against_true(table: pd.DataFrame, fills: Sequence[str]) -> Figure:
 
 @styled
 def coverage_response(curves: pd.Series, own: pd.DataFrame, label: str) -> Figure:
-    """Response to a growing region, a panel per test and a line per segmenter (of ``equal_area``).
-
-    Dots are what each segmenter's own elements reach, dashed is what other places do.
-    """
+    """Response to a growing region, a panel per test and a line per segmenter; dots are what their
+    own elements reach, dashed is what other places do."""
     names = list(dict.fromkeys(own["segmenter"]))
     dots = own.groupby(["test", "segmenter"])[["coverage", "reached"]].mean()
     figure, axes = plt.subplots(1, 2, figsize=(WIDTH, 3.8), sharey=True)

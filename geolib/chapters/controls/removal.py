@@ -8,9 +8,8 @@ else equal to the pixel: :func:`removals` compares the two object by object, and
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from hashlib import sha256
 from itertools import combinations
 from typing import Any
 
@@ -21,11 +20,11 @@ import torch
 from geolib import statistics
 from geolib.ablation import FILLS, ablate
 from geolib.chapters.baselines import donor_indices
-from geolib.chapters.causes.effects import dataset_effects, object_effects, scene_of
+from geolib.chapters.causes.effects import scene_of
 from geolib.chapters.controls.specifications import verdicts
 from geolib.chapters.elements import MIN_PIXELS
 from geolib.chapters.tables import cells, grouped_means
-from geolib.data import GeoDataset, GeoImage, to_batch
+from geolib.data import GeoDataset, to_batch
 from geolib.masks import box_region
 from geolib.model import Classifier, choose_device
 from geolib.model.prediction import log_probabilities
@@ -82,36 +81,19 @@ def _without(scene: Scene, names: Iterable[str]) -> np.ndarray:
     return scene.image
 
 
-@dataclass(frozen=True)
-class _Subject:
-    """A scene whose objects are hidden: what the network makes of pictures of it."""
-
-    place: int
-    item: GeoImage
-    label: int
-    image: torch.Tensor
-    donor: torch.Tensor  # another scene, of which fills may take the same place
-    classifier: Classifier
-
-    def hidden(self, regions: np.ndarray, fill: str) -> torch.Tensor:
-        """Copies ``[N,3,S,S]`` of the scene, each with one of the regions filled."""
-        copies, donors = (one.expand(len(regions), -1, -1, -1) for one in (self.image, self.donor))
-        return ablate(copies, regions, "deletion", fill, donors=donors)
-
-    def log_probabilities(self, pictures: Sequence[torch.Tensor]) -> np.ndarray:
-        """Float32, because bfloat16 rounds away what small objects do."""
-        found = log_probabilities(self.classifier, torch.cat(list(pictures)), precision="fp32")
-        return found.double().numpy()
-
-
-def _scene_by_scene(
+def _outcomes(
     stage: str,
     dataset: GeoDataset,
     classifier: Classifier,
-    ways: Mapping[str, Any],
-    one: Callable[[_Subject], pd.DataFrame],
+    fills: Sequence[str],
+    choose: Callable[[int, Scene], pd.DataFrame],
+    **ways: Any,
 ) -> pd.DataFrame:
-    """The tables of all scenes, kept in the cache; ``ways`` are what else they depend on."""
+    """What sets of a scene's objects leave of the true class, by ``TRUE`` and every fill; cached.
+
+    ``choose`` gives, for the scene at a place of the dataset, a row per set: ``objects``, places
+    among the hideable ones, and ``pixels``, one of ``REGIONS``. ``ways``: what else it depends on.
+    """
     labels = shards.true_labels(dataset, classifier)
 
     def make() -> pd.DataFrame:
@@ -122,60 +104,68 @@ def _scene_by_scene(
         tables = []
         with progress_bar("objects hidden", len(items), "scene", True) as bar:
             for i, item in enumerate(items):
-                label = labels[item.id]
-                tables.append(one(_Subject(i, item, label, images[i], donors[i], classifier)))
                 bar.update()
-        return pd.concat([table for table in tables if len(table)], ignore_index=True)
+                scene, label = scene_of(item), labels[item.id]
+                chosen = choose(i, scene).assign(image_id=item.id)
+                if chosen.empty:
+                    continue
+                sets = chosen[["objects", "pixels"]].drop_duplicates()  # methods share sets
+                pictures = _pictures(scene, sets, images[i], donors[i], fills)
+                # Float32, because bfloat16 rounds away what small objects do.
+                found = log_probabilities(classifier, pictures, precision="fp32").numpy()
+                each = found[1:].reshape(1 + len(fills), len(sets), -1)
+                for fill, values in zip((TRUE, *fills), each, strict=True):
+                    right = values.argmax(1) == label
+                    outcomes = sets.assign(log_probability=values[:, label], correct=right)
+                    table = chosen.assign(fill=fill, whole=found[0, label])
+                    tables.append(table.merge(outcomes, on=["objects", "pixels"]))
+        return pd.concat(tables, ignore_index=True).drop(columns="objects")
 
     params = {"images": dataset.identity, "labels": labels, "classifier": classifier.weights_sha256}
-    return cache.table(stage, {**params, **ways}, (__name__,), make)
+    return cache.table(stage, {**params, "fills": list(fills), **ways}, (__name__,), make)
+
+
+def _pictures(
+    scene: Scene, sets: pd.DataFrame, image: torch.Tensor, donor: torch.Tensor, fills: Sequence[str]
+) -> torch.Tensor:
+    """The scene, the scene without each set of objects, and with each of them behind each fill."""
+    objects = hideable(scene)
+    gone = {one: _without(scene, [objects[i].id for i in one]) for one in sets["objects"].unique()}
+    pixels = {name: object_regions(scene, objects, name) for name in sets["pixels"].unique()}
+    hidden = [pixels[name][list(one)].any(0) for one, name in sets.itertuples(index=False)]
+    copies, donors = (one.expand(len(sets), -1, -1, -1) for one in (image, donor))
+    filled = [ablate(copies, np.stack(hidden), "deletion", fill, donors=donors) for fill in fills]
+    truly = to_batch([gone[one] for one in sets["objects"]], image.shape[-1])
+    return torch.cat([image[None], truly, *filled])
 
 
 def removals(
     dataset: GeoDataset, classifier: Classifier, *, fills: Sequence[str] = FILLS
 ) -> pd.DataFrame:
-    """What each hideable object's removal costs the true class, by region and fill.
+    """Log-probability of the true class that is lost without each hideable object, by region and
+    fill: when it is really removed, ``true``, and ``masked``."""
 
-    Log-probability lost when it is really removed, ``true``, and ``masked``.
-    """
+    def each_alone(_: int, scene: Scene) -> pd.DataFrame:
+        rows = [(one.id, one.cue, (i,)) for i, one in enumerate(hideable(scene))]
+        table = pd.DataFrame(rows, columns=["object", "cue", "objects"])
+        return table.merge(pd.DataFrame({"pixels": REGIONS}), "cross")
 
-    def hide(subject: _Subject) -> pd.DataFrame:
-        scene = scene_of(subject.item)
-        objects = hideable(scene)
-        if not objects:
-            return pd.DataFrame()
-        regions = {name: object_regions(scene, objects, name) for name in REGIONS}
-        pairs = [(name, fill) for name in REGIONS for fill in fills]
-        masked = [subject.hidden(regions[name], fill) for name, fill in pairs]
-        found = subject.log_probabilities([subject.image[None], *masked])[:, subject.label]
-        lost = (found[0] - found[1:]).reshape(len(pairs), len(objects))
-        named = pd.DataFrame({"object": [o.id for o in objects], "cue": [o.cue for o in objects]})
-        named["image_id"] = subject.item.id
-        return pd.concat(
-            named.assign(region=name, fill=fill, masked=each)
-            for (name, fill), each in zip(pairs, lost, strict=True)
-        )
-
-    table = _scene_by_scene("removals", dataset, classifier, {"fills": list(fills)}, hide)
-    true = object_effects(dataset_effects(dataset, classifier))["effect"]
-    return table.join(true.rename("true"), ["image_id", "object"])
+    table = _outcomes("removals", dataset, classifier, fills, each_alone)
+    table["masked"] = table["whole"] - table["log_probability"]
+    keys, gone = ["image_id", "object", "pixels"], table["fill"] == TRUE
+    true = table[gone].set_index(keys)["masked"].rename("true")
+    return table[~gone].join(true, keys).rename(columns={"pixels": "region"})
 
 
 def agreement(table: pd.DataFrame) -> pd.DataFrame:
-    """Rank correlation of masked deletion with true removal over the objects of a scene, and its
-    ``bias``, masked − true: means over scenes by region × fill of :func:`removals`, best first.
-
-    Within each scene: that all objects of one matter more than those of another, both ways of
-    deleting find easily.
-    """
-    by = ["region", "fill"]
-    scenes = table.groupby([*by, "image_id"], sort=False)
-    each = scenes.apply(_correlation).rename("correlation").reset_index()
-    means = grouped_means(each, "correlation", by)
-    each = scenes[["masked", "true"]].mean().reset_index()
-    bias = grouped_means(each.assign(bias=each["masked"] - each["true"]), "bias", by)
-    names = {"value": "bias", "low": "bias_low", "high": "bias_high"}
-    means = means.merge(bias.drop(columns="n").rename(columns=names), on=by)
+    """Rank correlation of masked deletion with true removal over the objects of each scene, and
+    its ``bias``, masked − true: means over scenes by region × fill, best first."""
+    by, names = ["region", "fill"], {"value": "bias", "low": "bias_low", "high": "bias_high"}
+    more = table.assign(bias=table["masked"] - table["true"])
+    scenes = more.groupby([*by, "image_id"], sort=False)
+    each = scenes["bias"].mean().to_frame().assign(rank=scenes.apply(_correlation)).reset_index()
+    bias = grouped_means(each, "bias", by).drop(columns="n").rename(columns=names)
+    means = grouped_means(each, "rank", by).merge(bias, on=by)
     return means.sort_values("value", ascending=False, kind="stable", ignore_index=True)
 
 
@@ -199,23 +189,18 @@ def object_tests(
     top_p: float = TOP_P,
     fills: Sequence[str] = FILLS,
 ) -> pd.DataFrame:
-    """The paper's deletion test on true objects, with masks and with real removal.
+    """The paper's deletion test on true objects, with masks and with real removal: an outcome table
+    of the ``TOP`` objects by the score of each of ``maps`` ``[B,S,S]``, and of ``REPEATS`` sets of
+    as many random ones; ``fill`` says how they are deleted."""
 
-    Deleted are the ``TOP`` objects by the score of each of ``maps`` ``[B,S,S]``, and ``REPEATS``
-    sets of as many random ones (:func:`chosen_sets`). ``fill`` says how, in an outcome table.
-    """
+    def chosen(i: int, scene: Scene) -> pd.DataFrame:
+        own = {name: found[i].numpy() for name, found in maps.items()}
+        return chosen_sets(scene, own, top_p=top_p)
 
-    def delete(subject: _Subject) -> pd.DataFrame:
-        own = {name: found[subject.place].numpy() for name, found in maps.items()}
-        chosen = chosen_sets(scene_of(subject.item), own, top_p=top_p)
-        return chosen if chosen.empty else _sets_deleted(subject, chosen, fills)
-
-    digests = {
-        name: hashlib.sha256(found.contiguous().numpy().tobytes()).hexdigest()
-        for name, found in maps.items()
-    }
-    ways = {"maps": digests, "ways": [list(fills), top_p]}
-    return _scene_by_scene("object-tests", dataset, classifier, ways, delete)
+    pixels = {name: found.contiguous().numpy().tobytes() for name, found in maps.items()}
+    ways = {"maps": {n: sha256(held).hexdigest() for n, held in pixels.items()}, "top_p": top_p}
+    table = _outcomes("object-tests", dataset, classifier, fills, chosen, **ways)
+    return table.assign(segmenter="truth", test="deletion")
 
 
 def chosen_sets(
@@ -225,31 +210,31 @@ def chosen_sets(
     repeats: int = REPEATS,
     top_p: float = TOP_P,
 ) -> pd.DataFrame:
-    """Sets of a scene's :func:`hideable` objects to delete, a row per map and set.
-
-    Guided are the ``top`` by score, at most half of them, none of score zero. Random are sets whose
-    boxes cover as much, to within ``TOLERANCE``, those that share few with the guided one first.
-    """
-    columns = ["attribution", "region", "repeat", "objects", "coverage"]
+    """Sets of a scene's :func:`hideable` objects to delete, a row per map and set: the ``top`` by
+    score, at most half of them, none of score zero; and random ones whose boxes cover as much, to
+    within ``TOLERANCE``, those that share few with the guided one first."""
+    columns = ["attribution", "region", "repeat", "objects", "coverage", "coverage_gap"]
     objects = hideable(scene)
     most = min(top, len(objects) // 2)
     if not most:
         return pd.DataFrame(columns=columns)
     masks, boxes = (object_regions(scene, objects, name) for name in ("mask", "box"))
     rows: list[tuple[Any, ...]] = []
-    for name, one in maps.items():
-        scores = score_segments(one, masks, top_p)["score"].to_numpy()
+    for name, found in maps.items():
+        scores = score_segments(found, masks, top_p)["score"].to_numpy()
         n_deleted = min(most, int((scores > 0).sum()))
         guided = tuple(sorted(np.argsort(-scores, kind="stable")[:n_deleted].tolist()))
         target = _covered(boxes, guided)
-        rows.append((name, "guided", 0, guided, target))
+        rows.append((name, "guided", 0, guided, target, 0.0))
         every = list(combinations(range(len(objects)), n_deleted))
         order = np.random.default_rng(scene.seed).permutation(len(every))[:CANDIDATES]
         others = [every[i] for i in order if every[i] != guided] or [guided]
-        ranked = sorted(others, key=lambda s: _unlike(s, guided, _covered(boxes, s) - target))
-        for repeat, chosen in enumerate(ranked[:repeats]):
-            rows.append((name, "random", repeat, chosen, _covered(boxes, chosen)))
-    return pd.DataFrame(rows, columns=columns)
+        covers = {one: _covered(boxes, one) for one in others}
+        ranked = sorted(others, key=lambda one: _unlike(one, guided, covers[one] - target))
+        for repeat, other in enumerate(ranked[:repeats]):
+            rows.append((name, "random", repeat, other, covers[other], covers[other] - target))
+    table = pd.DataFrame(rows, columns=columns)
+    return table.assign(pixels="box", n_elements=table["objects"].map(len))
 
 
 def _covered(boxes: np.ndarray, chosen: Sequence[int]) -> float:
@@ -261,42 +246,10 @@ def _unlike(chosen: Sequence[int], guided: Sequence[int], gap: float) -> tuple[f
     return max(abs(gap), TOLERANCE), len({*chosen} & {*guided})
 
 
-def _sets_deleted(subject: _Subject, chosen: pd.DataFrame, fills: Sequence[str]) -> pd.DataFrame:
-    """Outcomes of deleting each set of a scene's objects, in every way."""
-    scene = scene_of(subject.item)
-    objects = hideable(scene)
-    boxes = object_regions(scene, objects, "box")
-    sets = list(dict.fromkeys(chosen["objects"]))  # methods share sets
-    regions = np.stack([boxes[list(one)].any(0) for one in sets])
-    gone = [_without(scene, [objects[i].id for i in one]) for one in sets]
-    variants = {TRUE: to_batch(gone, subject.classifier.image_size)}
-    variants |= {fill: subject.hidden(regions, fill) for fill in fills}
-    found = subject.log_probabilities(list(variants.values())).reshape(len(variants), len(sets), -1)
-    guided = chosen[chosen["region"] == "guided"].set_index("attribution")["coverage"]
-    place = chosen["objects"].map({one: i for i, one in enumerate(sets)}).to_numpy()
-    named = chosen.drop(columns="objects").assign(
-        image_id=subject.item.id,
-        segmenter="truth",
-        test="deletion",
-        coverage_gap=chosen["coverage"] - chosen["attribution"].map(guided),
-        n_elements=chosen["objects"].map(len),
-    )
-    return pd.concat(
-        named.assign(
-            fill=fill,
-            log_probability=values[place, subject.label],
-            correct=values[place].argmax(1) == subject.label,
-        )
-        for fill, values in zip(variants, found, strict=True)
-    )
-
-
 def conclusions(outcomes: pd.DataFrame) -> pd.DataFrame:
-    """What each way of deleting concludes about each method, and whether the verdict ``changes``.
-
-    ``difference`` from the advantage in log-probability under true removal, image by image;
-    ``p_difference`` corrected over all rows. Without a difference only the certainty changes.
-    """
+    """What each way of deleting concludes about each method, and its ``change`` from true removal:
+    ``difference`` in advantage (log-probability), image by image; ``p_difference`` corrected over
+    all rows. Without a difference only the certainty changes."""
     keys = ["attribution", "fill"]
     each = statistics.advantages(outcomes, keys, "log_probability")
     wide = each.pivot(index=["attribution", "image_id"], columns="fill", values="advantage")

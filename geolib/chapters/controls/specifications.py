@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike
 from geolib import statistics
 from geolib.ablation import faithfulness
 from geolib.chapters.baselines import donor_indices, torus_shifts
-from geolib.chapters.tables import mean_row
+from geolib.chapters.tables import grouped_means
 from geolib.data import GeoDataset
 from geolib.model import Classifier, choose_device
 from geolib.pipeline import shards
@@ -51,11 +51,8 @@ Choose = Callable[[Sequence[Extracted]], Tested]
 
 @dataclass(frozen=True)
 class Specification:
-    """One set of the choices that the paper leaves open.
-
-    Scores combined otherwise than by the geometric mean keep as many elements of an image as that
-    one does, because ``s_min`` belongs to its range.
-    """
+    """One set of the choices that the paper leaves open. Scores combined otherwise than by the
+    geometric mean keep as many elements of an image as it does: ``s_min`` belongs to its range."""
 
     config: EvaluationConfig
     combine: str = "geometric"
@@ -64,11 +61,8 @@ class Specification:
 
 
 def sweeps(config: EvaluationConfig, choices: Mapping[str, Iterable[Any]]) -> list[Specification]:
-    """Specifications that depart from ``config`` in one choice each.
-
-    ``choices`` are values tried of each field of the configuration, or of ``combine``. A value that
-    ``config`` has already is left out: it would count twice.
-    """
+    """Specifications that depart from ``config`` in one choice each: ``choices`` are values of its
+    fields, or of ``combine``. One that it has already is left out: it would count twice."""
     plain = Specification(config)
     found = []
     for name, value in ((name, value) for name, values in choices.items() for value in values):
@@ -92,10 +86,8 @@ def outcome_tables(
     runs: Sequence[tuple[EvaluationConfig, Mapping[str, Any], Choose]],
 ) -> Iterator[pd.DataFrame]:
     """Deletion and insertion with further regions of one's own, for each of some runs; cached.
-
     A run has its settings, what else it depends on beside the module's code, and a function that
-    chooses what is tested of the images. Pixels are read once, if at all.
-    """
+    chooses what is tested of the images."""
     parts = list(shards.shards(dataset, classifier, EvaluationConfig().shard_size))
     judged = any(config.label == "true" for config, _, _ in runs)
     labels = shards.true_labels(dataset, classifier) if judged else {}
@@ -141,10 +133,8 @@ def outcomes(
     *,
     nulls: bool = True,
 ) -> pd.DataFrame:
-    """Deletion and insertion under many specifications, with columns ``varied`` and ``setting``.
-
-    ``nulls`` adds the baselines of :func:`null_regions`, and masks in place of boxes.
-    """
+    """Deletion and insertion under many specifications, with columns ``varied`` and ``setting``;
+    ``nulls`` adds the baselines of :func:`null_regions`, and masks in place of boxes."""
     runs = [
         (one.config, {"combine": one.combine, "nulls": nulls}, partial(_tested, one, nulls))
         for one in specifications
@@ -186,11 +176,9 @@ def all_elements(extracted: Extracted, config: EvaluationConfig, **options: Any)
 def null_regions(
     found: Sequence[Elements], image_ids: Sequence[str], repeats: int, seed: int = 0
 ) -> dict[str, list[np.ndarray]]:
-    """Two baselines beside random boxes, and masks in place of boxes; for each image bool [R,H,W].
-
-    A *donor layout* is where another image has its elements; its coverage is the guided one's on
-    average only. A *torus shift* moves the guided layout as a whole, wrapping round the edges.
-    """
+    """Two baselines beside random boxes, and masks in place of boxes; for each image bool [R,H,W]:
+    where another image has its elements (of its coverage), and the guided layout moved as a whole,
+    wrapping round the edges."""
     boxes, masks = [one.region() for one in found], [one.mask_region() for one in found]
 
     def moved(regions: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -209,10 +197,8 @@ def null_regions(
 
 
 def per_image(table: pd.DataFrame, metric: str = "accuracy") -> pd.DataFrame:
-    """Advantage of each image under every specification × region × baseline × test.
-
-    ``changed`` is the choice that a specification changes, and its value.
-    """
+    """Advantage of each image under every specification × region × baseline × test; ``changed`` is
+    the choice that a specification changes, and its value."""
     parts = []
     for (region, baseline), pair in COMPARISONS.items():
         names = dict(zip(pair, ("guided", "random"), strict=True))
@@ -228,10 +214,8 @@ def per_image(table: pd.DataFrame, metric: str = "accuracy") -> pd.DataFrame:
 
 
 def specification_curve(rows: pd.DataFrame, blind: Sequence[str] = ()) -> pd.DataFrame:
-    """Advantage under every specification of :func:`per_image`, smallest first.
-
-    ``without_elements`` is a share of the images; ``map`` sets the methods apart that are blind.
-    """
+    """Advantage under every specification of :func:`per_image`, smallest first;
+    ``without_elements`` is a share of the images, ``map`` sets the methods apart that are blind."""
     groups = rows.assign(none=rows["n_elements"] == 0).groupby(list(SPECIFICATION), sort=False)
     advantages = [group.dropna() for _, group in groups["advantage"]]
     curve = groups.agg(
@@ -253,19 +237,16 @@ def verdicts(low: ArrayLike, high: ArrayLike) -> np.ndarray:
 
 
 def by_choice(curve: pd.DataFrame, rows: pd.DataFrame, choice: str) -> pd.DataFrame:
-    """In how many specifications the claim holds, for each value of a choice, most often first.
-
-    ``curve`` may be some rows of the curve of ``rows``. The mean advantage is over both.
-    """
+    """In how many specifications the claim holds, for each value of a choice, most often first;
+    ``curve`` may be some rows of the curve of ``rows``, and the mean is over both."""
     found = pd.crosstab(curve[choice], curve["verdict"])
     found = found.reindex(columns=list(VERDICTS), fill_value=0)
     found["share"] = found["holds"] / found.sum(axis=1)
     kept = curve.groupby(choice)["without_elements"].mean()
     chosen = curve[list(dict.fromkeys([*SPECIFICATION, choice]))]
     each = rows[[*SPECIFICATION, "image_id", "advantage"]].merge(chosen, on=list(SPECIFICATION))
-    means = each.pivot_table(index="image_id", columns=choice, values="advantage")
-    columns = ["value", "low", "high", "detectable"]
-    for value, sample in means.items():
-        row = mean_row(sample) | {"detectable": statistics.detectable_effect(sample)}
-        found.loc[value, columns] = [row[name] for name in columns]
-    return found.join(kept).sort_values(["share", "value"], ascending=False)
+    of_image = each.groupby([choice, "image_id"])["advantage"].mean().dropna().reset_index()
+    means = grouped_means(of_image, "advantage", choice).set_index(choice)
+    detectable = of_image.groupby(choice)["advantage"].agg(statistics.detectable_effect)
+    found = found.join([means, detectable.rename("detectable"), kept])
+    return found.sort_values(["share", "value"], ascending=False)

@@ -17,11 +17,8 @@ from geolib.statistics import detectable_effect
 def twin(
     experiment: Experiment, n_train: int, max_epochs: int, box_masks: float = 0.5
 ) -> Experiment:
-    """The experiment with a classifier that learns on, a share of its images masked by boxes.
-
-    It starts from the experiment's classifier, sees the first ``n_train`` training images
-    ``max_epochs`` times, and is explained with the same thresholds.
-    """
+    """The experiment, with the same thresholds, of a classifier that learns on from its own: on its
+    first ``n_train`` training images, a share of them masked by boxes."""
     first = experiment.classifier
     train = experiment.train.subset(range(min(n_train, len(experiment.train))))
     config = experiment.training.model_copy(
@@ -57,10 +54,7 @@ def twin(
 
 def masked_table(outcomes: pd.DataFrame, accuracies: Mapping[str, float]) -> pd.DataFrame:
     """Whether the twin minds random boxes less than the classifier: did its training take?
-
-    ``outcomes`` are told apart by ``classifier``, the twin's last; ``accuracies`` are on unseen
-    whole images. The last row is the difference, image by image.
-    """
+    ``outcomes`` have a ``classifier``, the twin last; ``accuracies`` are on unseen whole images."""
     hidden = outcomes[(outcomes["region"] == "random") & (outcomes["test"] == "deletion")]
     kept, whole = (
         rows.groupby(["image_id", "classifier"], sort=False)["log_probability"].mean().unstack()

@@ -17,18 +17,16 @@ from geolib import figures
 from geolib.book import claims
 from geolib.chapters.people.material import CANNOT_TELL, CONDITIONS, OTHER, THINGS, Key
 from geolib.chapters.people.responses import by_people
-from geolib.chapters.tables import UNDEFINED, cells, sentence
+from geolib.chapters.tables import cells, sentence, shown
 
 # A number from two weights of each answer, its person's and its scene's.
 Statistic = Callable[[np.ndarray, np.ndarray], float]
 
 
 def judge(answers: pd.DataFrame, key: Key) -> pd.DataFrame:
-    """Answers with what is known of each picture; some of each condition are needed.
-
-    ``right``: whether the country is; ``recognised``: whether a thing is named, in words of one's
-    own if need be; ``named``: whether it is in the frame (of a whole photograph, a cue of it).
-    """
+    """Answers with what is known of each picture: whether the country is ``right``, whether a thing
+    is ``recognised``, in words of one's own if need be, and whether the one ``named`` is in the
+    frame (of a whole photograph, a cue of it)."""
     if missing := [name for name in CONDITIONS if name not in set(answers["condition"])]:
         raise ValueError(
             f"answers hold none to pictures shown as {' or '.join(missing)}; expected some of each "
@@ -50,10 +48,9 @@ def judge(answers: pd.DataFrame, key: Key) -> pd.DataFrame:
 def interval(judged: pd.DataFrame, statistic: Statistic, seed: int = 0) -> dict[str, float]:
     """``value`` of a statistic and its 95 % interval over people and scenes, ``low`` and ``high``.
 
-    Both are resampled, independently, and an answer counts as often as its person times its scene
-    was drawn (the pigeonhole bootstrap, Owen 2007, arXiv 0712.1111; on the wide side).
-    ``detectable``: the smallest effect that as many of both would have shown with 80 % power,
-    (z₀.₉₇₅ + z₀.₈) h / z₀.₉₇₅, h half the interval's width. NaN for fewer than two of either.
+    An answer counts as often as its person times its scene was drawn (the pigeonhole bootstrap,
+    Owen 2007, arXiv 0712.1111; on the wide side). ``detectable``, with 80 % power: (z₀.₉₇₅ + z₀.₈)
+    h / z₀.₉₇₅, h half the interval's width. NaN for fewer than two people or scenes.
     """
     rng = np.random.default_rng(seed)
     found = {"value": statistic(np.ones(len(judged)), np.ones(len(judged)))}
@@ -96,11 +93,8 @@ def _share(values: ArrayLike, among: ArrayLike = True) -> Statistic:
 
 
 def accuracy(judged: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
-    """Share of right countries per condition (``row``): of people, the model and the true cues.
-
-    "Cannot tell" is not right. All three (``group``) are marked on the pictures that people
-    answered; people's best condition first.
-    """
+    """Share of right countries per condition (``row``) of people, the model and the true cues
+    (``group``), all on the pictures that people answered; people's best condition first."""
     correct = {"people": judged["right"], "model": judged["model"] == judged["country"]}
     if judged["observer"].notna().any():
         correct["true cues"] = judged["observer"] == judged["country"]
@@ -127,10 +121,8 @@ def kappa(first: np.ndarray, second: np.ndarray, n_answers: int) -> Statistic:
 
 
 def kappa_among(answers: np.ndarray, items: np.ndarray, n_answers: int) -> Statistic:
-    """κ among people: agreement beyond chance of every two who saw the same picture.
-
-    Fleiss' κ where each picture was answered equally often. Nobody is compared with themselves.
-    """
+    """κ among people: of every two who saw the same picture, nobody with themselves. It is Fleiss'
+    where each picture was answered equally often."""
     cell = items * n_answers + answers
     _, first = np.unique(items, return_index=True)
 
@@ -151,11 +143,8 @@ def _kappa(table: np.ndarray) -> float:
 
 
 def agreement(judged: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
-    """κ of the named countries between people, the model and the true cues, per condition.
-
-    "Cannot tell" is an answer like any other. ``row`` is who with whom, highest on guided boxes
-    first; ``group`` the condition; ``detectable`` the κ that would have been told from 0.
-    """
+    """κ of the named countries, "cannot tell" among them: ``row`` is who with whom, highest on
+    guided boxes first, ``group`` the condition, ``detectable`` what would be told from 0."""
     columns = {"people": "answer", "model": "model", "true cues": "observer"}
     columns = {name: column for name, column in columns.items() if judged[column].notna().all()}
     # A classifier may know more countries than people were asked for.
@@ -173,27 +162,22 @@ def agreement(judged: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
 
 
 def naming(judged: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
-    """How often what people name is there, and how much more often than by chance.
-
-    In the frame, of whole photographs among the scene's cues. By chance: the same answers held
-    against the other pictures of their condition; the condition furthest above it first. The
-    columns of the excess over chance are those of an :func:`interval` of its own.
-    """
+    """How often what people name is there, and its ``excess`` over the same answers held against
+    the other pictures of their condition, with intervals; the furthest above chance first."""
     rows = {}
     for condition, part in judged.groupby("condition"):
         share = interval(part, _share(part["named"]), seed)
         excess = interval(part, _excess(part), seed)
-        chance = {"by_chance": share["value"] - excess["value"], "n_answers": len(part)}
-        rows[condition] = share | chance | {f"excess_{name}": v for name, v in excess.items()}
+        named = {f"excess_{name}": value for name, value in excess.items() if name != "value"}
+        named |= {"excess": excess["value"], "by_chance": share["value"] - excess["value"]}
+        rows[condition] = share | named | {"n_answers": len(part)}
     table = pd.DataFrame.from_dict(rows, orient="index")
-    return table.sort_values("excess_value", ascending=False, kind="stable")
+    return table.sort_values("excess", ascending=False, kind="stable")
 
 
 def _excess(part: pd.DataFrame) -> Statistic:
-    """Share of answers of a condition that name what is there, minus their share by chance.
-
-    No answer is held against its own picture by chance, also not where a scene is drawn twice.
-    """
+    """Share of answers of a condition that name what is there, minus their share by chance, for
+    which no answer is held against its own picture, also not where a scene is drawn twice."""
     _, first, item = np.unique(part["item"], return_index=True, return_inverse=True)
     sought = part["sought"].iloc[first]
     there = np.array([[name in found for found in sought] for name in part["element"]], float)
@@ -211,32 +195,22 @@ def _excess(part: pd.DataFrame) -> Statistic:
 
 
 def perceptible(judged: pd.DataFrame, key: Key, seed: int = 0) -> claims.Finding | None:
-    """Share of elements for which people name a thing, for the ledger of claims.
-
-    Of each image the element whose removal costs the model most. ``n`` is the smaller number of
-    people and scenes. None unless all answers are people's, and for fewer than two of either.
-    """
+    """Share of elements, one of each image, for which people name a thing, for the ledger; ``n`` is
+    of people or scenes, the fewer. None unless people gave all answers, and for fewer than two."""
     guided = judged[judged["condition"] == "guided"]
     n_people, n_scenes = guided["participant"].nunique(), guided["scene"].nunique()
     if not by_people(judged) or min(n_people, n_scenes) < 2:
         return None
     found = interval(guided, _share(guided["recognised"]), seed)
+    bounds = {name: found[name] for name in ("value", "low", "high")}
     images = claims.SYNTHETIC if key.drawn else "photographs"
-    return claims.Finding(
-        value=found["value"],
-        low=found["low"],
-        high=found["high"],
-        n=min(n_people, n_scenes),
-        data=f"{images}, one element in each of {n_scenes}, answers of {n_people} people",
-    )
+    data = f"{images}, one element in each of {n_scenes}, answers of {n_people} people"
+    return claims.Finding(**bounds, n=min(n_people, n_scenes), data=data)
 
 
 def telling(judged: pd.DataFrame, key: Key, seed: int = 0) -> pd.DataFrame:
-    """What tells a country on whole scenes, what people name most first.
-
-    What told people most; the largest thing in the frame of the model's strongest element; the
-    things that are cues of the scene, sharing its weight equally.
-    """
+    """What tells a country on whole scenes: what told people most, which comes first, the largest
+    thing in the frame of the model's strongest element, and the scene's cues, in equal shares."""
     whole = judged[judged["condition"] == "whole"]
     strongest = {item.scene: item.things[:1] for item in key.items if item.condition == "guided"}
     named: dict[str, list[tuple[str, ...]]] = {
@@ -296,14 +270,7 @@ def accuracy_table(judged: pd.DataFrame, found: pd.DataFrame) -> Styler:
 
 
 def naming_table(found: pd.DataFrame) -> Styler:
-    """The table of :func:`naming`, in the order of what is most above chance."""
-    table = pd.DataFrame(
-        {
-            "named what is there": cells(found, ".0%"),
-            "by chance": found["by_chance"],
-            "above chance": cells(found, "+.0%", ("excess_value", "excess_low", "excess_high")),
-            "detectable": found["excess_detectable"],
-            "answers": found["n_answers"],
-        }
-    )
-    return table.style.format("{:.0%}", subset=["by chance", "detectable"], na_rep=UNDEFINED)
+    """The table of :func:`naming`."""
+    columns = {"named what is there": ((), ".0%"), "by chance": ("by_chance", ".0%")}
+    columns |= {"above chance": ("excess", "+.0%"), "detectable": ("excess_detectable", ".0%")}
+    return shown(found, columns | {"answers": ("n_answers", ".0f")}).style

@@ -56,12 +56,7 @@ _THING_INDEX = np.array([list(THINGS).index(_THING_OF[name]) for name in CONCEPT
 
 
 class Item(BaseModel):
-    """One picture of the study; from ``scene`` on, what participants are not told.
-
-    ``frame`` is the box asked about (none in a whole photograph). ``model`` is what the classifier
-    answers to this very picture, ``observer`` what someone does who knows the true cues shown, and
-    nothing else. ``things`` fill the frame, largest first; ``cues`` are those of the country.
-    """
+    """One picture of the study, and the box in it that is asked about."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -70,29 +65,26 @@ class Item(BaseModel):
     picture: str
     frame: tuple[int, int, int, int] | None
     credit: str
+    # What participants are not told.
     scene: int
     country: str
-    model: str
-    observer: str | None = None
-    things: tuple[str, ...] = ()
-    cues: tuple[str, ...] = ()
+    model: str  # what the classifier answers to this very picture
+    observer: str | None = None  # what someone does who knows the true cues shown and nothing else
+    things: tuple[str, ...] = ()  # in the frame, largest first
+    cues: tuple[str, ...] = ()  # of the country
 
 
 class Key(BaseModel):
-    """What a study consists of, pixels aside: what its answers are read with.
-
-    ``id`` is part of every answer; ``drawn``: pictures are rendered scenes; ``schedule``: for each
-    participant the numbers of the pictures, in the order in which they are shown.
-    """
+    """What a study consists of, pixels aside: what its answers are read with."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    id: str
+    id: str  # part of every answer
     classes: tuple[str, ...]
     size: int
-    drawn: bool
+    drawn: bool  # whether pictures are rendered scenes
     items: tuple[Item, ...]
-    schedule: tuple[tuple[int, ...], ...]
+    schedule: tuple[tuple[int, ...], ...]  # for each participant items in the order shown
 
 
 class Material(NamedTuple):
@@ -105,15 +97,12 @@ class Material(NamedTuple):
 def schedule(
     countries: Sequence[str], n_participants: int, seed: int = 0
 ) -> list[list[tuple[int, str]]]:
-    """Scenes and conditions for each participant, in the order in which they are shown.
-
-    A Latin square: everyone sees every scene once, any three participants in a row see it in all
-    conditions, and each has every condition equally often, within one, in each country and overall.
-    """
+    """Scenes and conditions for each participant, in the order shown. A Latin square: any three in
+    a row see a scene in all conditions, and each has every condition equally often, within one, in
+    each country and overall."""
     if not countries or n_participants < 1:
-        raise ValueError(
-            f"{len(countries)} scenes and n_participants={n_participants}; expected at least one"
-        )
+        given = f"{len(countries)} scenes and n_participants={n_participants}"
+        raise ValueError(f"{given}; expected at least one of each")
     shuffled = np.random.default_rng(seed).permutation(len(countries)).tolist()
     by_country = sorted(shuffled, key=lambda scene: countries[scene])
     first = {scene: place for place, scene in enumerate(by_country)}
@@ -138,12 +127,9 @@ def prepare(
     attribution: str = "gradcam++",
     segmenter: str = "felzenszwalb",
 ) -> Material:
-    """Pictures of a study of at most ``n_scenes`` evaluation images, and the plan of who sees them.
-
-    People see what the classifier sees: its pixels, with the same colour where it sees none
-    (insertion, §5). Of the guided boxes, the one whose removal costs the model most is framed; of
-    the random ones, the box that took its place. Images without elements have nothing to show.
-    """
+    """Pictures of at most ``n_scenes`` evaluation images with elements, and who sees which: the
+    classifier's pixels, as in insertion (§5), with the box framed whose removal costs it most, or
+    the random one that took its place."""
     params = {
         "images": experiment.evaluation.identity,
         "classifier": experiment.classifier.weights_sha256,
@@ -239,10 +225,7 @@ def _things(scene: Scene, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def things_in(things: np.ndarray, frame: Sequence[int]) -> tuple[str, ...]:
-    """Names of the things that fill a quarter of a frame, largest first; at least the largest.
-
-    ``things`` are indices into ``THINGS``, int [H,W].
-    """
+    """Things that fill a quarter of a frame, or the largest, of indices into ``THINGS`` [H,W]."""
     x0, y0, x1, y1 = frame
     inside = things[y0:y1, x0:x1]
     shares = np.bincount(inside.ravel(), minlength=len(THINGS)) / inside.size
@@ -259,10 +242,8 @@ def shown_cues(scene: Scene, region: np.ndarray) -> list[SceneObject]:
 
 
 def observe(scene: Scene, cues: Sequence[SceneObject], classes: Sequence[str]) -> str:
-    """Likeliest country given some cues and nothing else; "cannot tell" where none is ahead.
-
-    What is missing tells nothing, since it may be hidden.
-    """
+    """Likeliest country given some cues and nothing else (what is missing may be hidden); "cannot
+    tell" where none is ahead."""
     kinds = [(scene.world.table[cue.category], cue.look) for cue in cues]
     likelihood = {
         name: math.prod(kind.probability(name, look) for kind, look in kinds) for name in classes

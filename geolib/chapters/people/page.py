@@ -14,12 +14,8 @@ from geolib.runtime.here import data_file
 
 
 def write(folder: str | Path, study: Material, contact: str | None = None) -> Path:
-    """Write a study: ``page/``, which people are given, and ``key.json``, which they are not.
-
-    The ``folder`` is new or empty: answers could not be read with another key. ``contact`` says who
-    runs the study, whom to ask and who approved it. Gives ``page/index.html``, which works from a
-    disk or any web server and sends nothing.
-    """
+    """Write a study to a new folder: ``page/``, which people are given, and ``key.json``, which
+    they are not. ``contact`` says who runs the study. Gives ``page/index.html``."""
     target = Path(folder)
     if target.exists() and any(target.iterdir()):
         raise ValueError(f"folder={str(folder)!r} is not empty; a study needs a folder of its own")

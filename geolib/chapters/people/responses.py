@@ -23,19 +23,15 @@ def read_key(folder: str | Path) -> Key:
     """Key of the study whose answers lie in a folder, which is refused without one."""
     path = Path(folder) / KEY
     if not path.is_file():
-        raise ValueError(
-            f"{KEY} is not in {str(folder)!r}, the folder of the answers; put there the key that "
-            "`geolib study-page` wrote beside the page"
-        )
+        hint = "put there the key that `geolib study-page` wrote beside the page"
+        raise ValueError(f"{KEY} is not in {str(folder)!r}, the folder of the answers; {hint}")
     return Key.model_validate_json(path.read_text(encoding="utf-8"))
 
 
 def read_answers(folder: str | Path, key: Key) -> pd.DataFrame:
-    """Answers of all CSV files in a folder, checked against the study's key; columns ``COLUMNS``.
-
-    Refused are values that the page does not write (named by file, row and column), answers that
-    are there twice, and generated ones among people's. Who stopped early counts all the same.
-    """
+    """Answers of all CSV files in a folder, with ``COLUMNS``. Refused are values that the page does
+    not write, answers that are there twice, and generated ones among people's; who stopped early
+    counts all the same."""
     files = sorted(Path(folder).glob("*.csv"))
     if not files:
         raise ValueError(f"folder={str(folder)!r} holds no CSV file with answers")
@@ -80,16 +76,14 @@ def _refuse(line: Mapping[Any, Any], column: str, expected: str) -> None:
 def _expected(line: Mapping[Any, str], key: Key) -> dict[str, Sequence[str]]:
     """What may stand in the columns of a row; a column may depend on those before it."""
     people = [str(number) for number in range(1, len(key.schedule) + 1)]
-    known = line["participant"] in people
-    order = key.schedule[people.index(line["participant"])] if known else ()
-    positions = [str(place) for place in range(1, len(order) + 1)]
-    there = line["position"] in positions
-    asked = [key.items[order[positions.index(line["position"])]]] if there else []
+    orders = dict(zip(people, key.schedule, strict=True))
+    shown = {str(i): number for i, number in enumerate(orders.get(line["participant"], ()), 1)}
+    asked = [key.items[shown[place]] for place in (line["position"],) if place in shown]
     return {
         "study": [key.id],
         "source": [PERSON, GENERATED],
         "participant": people,
-        "position": positions,
+        "position": list(shown),
         "item": [str(item.item) for item in asked],
         "condition": [item.condition for item in asked],
         "answer": [*key.classes, CANNOT_TELL],
@@ -108,9 +102,8 @@ def simulate(
 ) -> pd.DataFrame:
     """Answers as the page would write them, generated; ``source`` says so in every row.
 
-    A simulated person knows the country with the log-odds of ``knows`` plus the person's skill and
-    the scene's ease, both normal with deviation one half. Who does not know cannot tell half of the
-    time and otherwise guesses. Mostly the largest thing in the frame, or a true cue, is named.
+    Log-odds to know the country are those of ``knows`` plus a person's skill and a scene's ease,
+    both normal with deviation one half; who does not know cannot tell half of the time, or guesses.
     """
     rng = np.random.default_rng(seed)
     skill = rng.normal(0, 0.5, n_participants)

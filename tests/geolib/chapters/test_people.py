@@ -427,7 +427,7 @@ def test_naming_by_hand():
     # One thing in every second scene, named in every scene: right in half, and so by chance.
     half = changed(experiment, cues=lambda item: ("sky",) if item.scene % 2 else item.cues)
     row = judging.naming(judge(half, element=element)).loc["whole"]
-    assert (row["value"], row["by_chance"], row["excess_value"]) == (0.5, 0.5, 0)
+    assert (row["value"], row["by_chance"], row["excess"]) == (0.5, 0.5, 0)
 
 
 def test_naming_above_chance_by_hand():
@@ -446,9 +446,9 @@ def test_naming_above_chance_by_hand():
     assert table.index.tolist()[0] == "guided"
     row = table.loc["guided"]
     assert (row["value"], row["low"], row["high"]) == (1, 1, 1)
-    assert (row["by_chance"], row["excess_value"]) == (pytest.approx(5 / 11), pytest.approx(6 / 11))
+    assert (row["by_chance"], row["excess"]) == (pytest.approx(5 / 11), pytest.approx(6 / 11))
     # The mix of scenes changes what chance gives, so the excess varies although the share does not.
-    assert 0 < row["excess_low"] < row["excess_value"] < row["excess_high"] <= 1
+    assert 0 < row["excess_low"] < row["excess"] < row["excess_high"] <= 1
     html = judging.naming_table(table).to_html()
     assert "100% (100%\u00a0to\u00a0100%)" in html and "+55% (" in html and ">45%<" in html
 
