@@ -38,13 +38,6 @@ COLUMNS = {
 MAX_MOVES = 2000
 
 
-def _fill_name(fill: Fill) -> str:
-    """Name of a fill in tables: its own, or a colour as "#rrggbb"."""
-    if isinstance(fill, str):
-        return fill
-    return "#" + "".join(f"{round(255 * value):02x}" for value in fill)
-
-
 def _check_fill(fill: Fill, images: torch.Tensor, donors: torch.Tensor | None) -> None:
     if isinstance(fill, str):
         check_choice("fill", fill, FILLS)
@@ -72,12 +65,18 @@ def _noise(image: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     return torch.randn(image.shape, generator=generator).to(image)
 
 
-def _fill_image(
-    image: torch.Tensor, fill: Fill, generator: torch.Generator, donor: torch.Tensor | None
+def _fill_values(
+    image: torch.Tensor,
+    missing: torch.Tensor,
+    fill: Fill,
+    generator: torch.Generator,
+    donor: torch.Tensor | None,
 ) -> torch.Tensor:
-    """The fill φ for one image [3,H,W], where it does not depend on the region."""
+    """The fill φ for one image [3,H,W]; only "road" depends on which pixels are missing."""
     if fill == "donor" and donor is not None:
         return donor
+    if fill == "road" and not missing.all():
+        return _imputed(image, missing, generator)
     if fill == "blur":
         # A twentieth of the shorter side: lane lines and lettering are gone, light and sky remain.
         side = min(image.shape[-2:])
@@ -86,16 +85,16 @@ def _fill_image(
         for kernel in ([size, 1], [1, size]):
             image = gaussian_blur(image, kernel, [sigma, sigma])
         return image
-    named = {"mean": IMAGENET_MEAN, "noise": IMAGENET_MEAN, "black": (0, 0, 0)}
-    colour = named[fill] if isinstance(fill, str) else fill
-    values = torch.tensor(colour).to(image)[:, None, None].expand_as(image)
+    # With nothing left to impute from, "road" is the mean.
+    named = {"black": (0, 0, 0)}.get(fill, IMAGENET_MEAN) if isinstance(fill, str) else fill
+    values = torch.tensor(named).to(image)[:, None, None].expand_as(image)
     if fill == "noise":
         std = torch.tensor(IMAGENET_STD).to(image)[:, None, None]
         return (values + std * _noise(image, generator)).clamp(0, 1)
     return values
 
 
-def _road_fill(
+def _imputed(
     image: torch.Tensor, missing: torch.Tensor, generator: torch.Generator
 ) -> torch.Tensor:
     """Noisy linear imputation of the missing pixels (ROAD, Rong et al. 2022, arXiv 2202.00449)."""
@@ -103,8 +102,6 @@ def _road_fill(
 
     if not missing.any():
         return image
-    if missing.all():  # nothing to impute from
-        return _fill_image(image, "mean", generator, None)
     absent = missing.flatten().cpu().numpy()
     pixels = image.flatten(1).T.cpu().double().numpy()
     rows = _neighbour_system(tuple(missing.shape))[absent]
@@ -159,8 +156,7 @@ def ablate(
 
     Raises
     ------
-    ValueError, TypeError
-        For another shape, type or range, an unknown mode or fill, or missing donors.
+    ValueError, TypeError : for another shape, type or range, an unknown mode or fill, or no donors.
     """
     _check_images(images)
     check_choice("mode", mode, MODES)
@@ -168,8 +164,7 @@ def ablate(
     masks = torch.as_tensor(regions, device=images.device)
     if masks.dtype != torch.bool:
         raise TypeError(f"regions has dtype {masks.dtype}; expected bool")
-    if masks.shape != (len(images), *images.shape[2:]):
-        wanted = [len(images), *images.shape[2:]]
+    if list(masks.shape) != (wanted := [len(images), *images.shape[2:]]):
         raise ValueError(f"regions has shape {tuple(masks.shape)}; expected {wanted}")
     generator = generator or torch.Generator().manual_seed(0)
     state = generator.get_state()
@@ -178,10 +173,7 @@ def ablate(
     for index, (image, mask, donor) in enumerate(zip(images, masks, sources, strict=True)):
         generator.set_state(state)
         missing = mask if mode == "deletion" else ~mask
-        if fill == "road":
-            values = _road_fill(image, missing, generator)
-        else:
-            values = _fill_image(image, fill, generator, donor)
+        values = _fill_values(image, missing, fill, generator, donor)
         result[index] = torch.where(missing, values, image)
     return result
 
@@ -196,8 +188,7 @@ def random_boxes(
 
     Parameters
     ----------
-    boxes : int [M,4], x0 y0 x1 y1, end-exclusive.
-    shape : height and width of the image.
+    boxes, shape : int [M,4], x0 y0 x1 y1, end-exclusive; height and width of the image.
     rng : source of all randomness.
     tolerance : share of the image within which the two coverages count as equal.
 
@@ -207,9 +198,8 @@ def random_boxes(
 
     Raises
     ------
-    ValueError, TypeError
-        For boxes that are empty, not whole numbers or not inside the image, a negative tolerance,
-        or an `rng` that is not a NumPy generator.
+    ValueError, TypeError : for boxes that are empty, not whole numbers or not inside the image, a
+        negative tolerance, or an `rng` that is not a NumPy generator.
     """
     guided = to_numpy(boxes)
     height, width = shape
@@ -279,10 +269,10 @@ class AblationSettings:
     Attributes
     ----------
     tests : "deletion", "insertion" or both.
+    individual : also ablate each element alone.
     fill : see `ablate`; noise is drawn per image, from the seed and the image's id.
     repeats, tolerance : random layouts per image, and how near their coverage must come.
     seed : of random boxes and noise, ≥ 0.
-    individual : also ablate each element alone.
     batch_size : images per forward pass, by default as the device suggests; halved, with a
         warning, whenever memory runs out.
     precision : "auto", "fp32" or "bf16".
@@ -313,11 +303,7 @@ def faithfulness(
     images: torch.Tensor,
     labels: Sequence[int | None] | Array | None,
     elements: Sequence[Elements],
-    *,
-    image_ids: Sequence[str] | None = None,
-    controls: Mapping[str, Sequence[Array]] | None = None,
-    donors: torch.Tensor | None = None,
-    **settings: Any,
+    **options: Any,
 ) -> pd.DataFrame:
     """Deletion and insertion of the elements, of random boxes and of each element alone (§5).
 
@@ -329,31 +315,28 @@ def faithfulness(
     images : float [B,3,H,W] in 0…1, not normalised.
     labels : class of each image; None, for all or for one, takes the original prediction.
     elements : `Elements` of each image, at the images' resolution.
-    image_ids : unique names; they seed the random boxes and the noise. Default "0", "1", ….
-    controls : further baselines by name: for each image a bool [R,H,W].
-    donors : float [B,3,H,W] in 0…1, for the fill "donor".
-    **settings : the fields of `AblationSettings`.
+    **options : the fields of `AblationSettings`, and
+        image_ids, unique names that seed the random boxes and the noise, by default "0", "1", …;
+        controls, further baselines by name: for each image a bool [R,H,W];
+        donors, float [B,3,H,W] in 0…1, for the fill "donor".
 
     Returns
     -------
     Outcome table, one row per image × test × region × repeat:
-        image_id, dataset, attribution, segmenter;
+        image_id, dataset, attribution, segmenter, fill, repeat;
         test, "original", "deletion" or "insertion";
         region, "original", "guided", "random", "element" or the name of a control;
-        fill; repeat; element (index into the image's elements, −1 where it is not one);
+        element (index into the image's elements, −1 where it is not one); n_elements;
         coverage of the region, 0…1; coverage_gap (coverage − guided coverage, 0 where the region
-        is not a baseline); n_elements;
-        label; prediction; correct (prediction = label); agrees (prediction = original one);
-        probability and log_probability (natural) of the label.
+        is not a baseline); label; prediction; correct (prediction = label); agrees (prediction =
+        original one); probability and log_probability (natural) of the label.
 
     Raises
     ------
-    ValueError, TypeError
-        For arguments whose lengths, shapes or ranges do not fit, a label outside the classes, or
-        a classifier that returns NaN.
+    ValueError, TypeError : for arguments whose lengths, shapes or ranges do not fit, a label
+        outside the classes, or a classifier that returns NaN.
     """
-    more = {"image_ids": image_ids, "controls": controls, "donors": donors, **settings}
-    return sweep(classifier, images, labels, [elements], **more)[0]
+    return sweep(classifier, images, labels, [elements], **options)[0]
 
 
 @torch.inference_mode()
@@ -488,9 +471,7 @@ def _numbering(
 
     def fill(missing: torch.Tensor) -> torch.Tensor:
         noise.manual_seed(int(state[0] >> 1))
-        if settings.fill == "road":
-            return _road_fill(image, missing, noise)
-        return _fill_image(image, settings.fill, noise, donor)
+        return _fill_values(image, missing, settings.fill, noise, donor)
 
     everywhere = fill(torch.ones(image.shape[1:], dtype=torch.bool))
 
@@ -548,11 +529,11 @@ def _outcome_table(
         raise ValueError(f"labels holds {wrong[0]:g}; the classifier has classes 0…{classes - 1}")
     label = np.where(np.isnan(given), original, given).astype(int)
     log_probability = log_probabilities[rows["forward"], label]
+    names = {name: getattr(settings, name) for name in ("dataset", "attribution", "segmenter")}
+    fill = settings.fill
     table = rows.assign(
-        dataset=settings.dataset,
-        attribution=settings.attribution,
-        segmenter=settings.segmenter,
-        fill=_fill_name(settings.fill),
+        **names,
+        fill=fill if isinstance(fill, str) else "#" + bytes(round(255 * v) for v in fill).hex(),
         label=label,
         prediction=prediction,
         correct=prediction == label,

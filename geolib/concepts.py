@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from geolib.masks import Array, to_numpy
-from geolib.scoring import top_weights
+from geolib.scoring import check_map, top_weights
 
 K = 1000
 MIN_SIZE = 0.1
@@ -32,16 +32,9 @@ def top_k(attribution: Array, k: int = K) -> np.ndarray:
     Ties as in `scoring.top_weights`; only ranks matter. ValueError for a map that is not [H,W] or
     not finite, or a k outside 1…H·W.
     """
-    values = to_numpy(attribution)
-    if values.ndim != 2 or not values.size:
-        raise ValueError(f"attribution has shape {values.shape}; expected one map [H,W]")
-    if not np.isfinite(values).all():
-        raise ValueError("attribution holds NaN or infinite values; expected a finite map")
+    values = check_map(attribution, signed=True)
     if not 1 <= index(k) <= values.size:
-        raise ValueError(
-            f"k={k} is not between 1 and the map's {values.size} pixels; scaled_k gives the "
-            "paper's share of them"
-        )
+        raise ValueError(f"k={k}; expected 1 to the map's {values.size} pixels, as by scaled_k")
     return top_weights(values, k)
 
 
@@ -64,8 +57,7 @@ def concept_influence(
 
     Parameters
     ----------
-    attribution : [H,W], finite.
-    mask : bool [H,W], where the concept is, m.
+    attribution, mask : [H,W], finite; bool [H,W], where the concept is, m.
     k : number of most important pixels, at most H·W; ties at the cut share places, see `top_k`.
     min_size : smallest share s̄ of the image, 0…1.
     dilation : pixels by which the mask is grown first, β; it then counts as grown in s̄, too.
@@ -96,15 +88,13 @@ def concept_influences(
     weights = top_k(attribution, k)
     concepts = to_numpy(semantic_map)
     if concepts.shape != weights.shape:
-        got = concepts.shape
-        raise ValueError(f"semantic_map has shape {got}; expected {weights.shape} as attribution")
+        raise ValueError(f"semantic_map has shape {concepts.shape}; expected {weights.shape}")
     if not np.issubdtype(concepts.dtype, np.integer):
         raise TypeError(f"semantic_map has dtype {concepts.dtype}; expected integers")
-    rows = []
-    for concept in np.unique(concepts[concepts >= 0]).tolist():
-        mask = dilate(concepts == concept, dilation)
-        rows.append((concept, mask.mean(), _influence(weights, mask, min_size)))
-    return pd.DataFrame(rows, columns=["concept", "size", "influence"]).set_index("concept")
+    found = pd.Index(np.unique(concepts[concepts >= 0]).astype(int), name="concept")
+    masks = [dilate(concepts == concept, dilation) for concept in found]
+    rows = [(mask.mean(), _influence(weights, mask, min_size)) for mask in masks]
+    return pd.DataFrame(rows, found, ["size", "influence"])
 
 
 def shifted_influences(

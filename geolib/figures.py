@@ -265,24 +265,21 @@ def trends(
     by: str,
     label: str,
     references: Mapping[str, Mapping[str, float]] | None = None,
-    strong: Sequence[str] = (),
 ) -> Figure:
     """How measures change along a few steps, with intervals: a panel per measure, a line per name.
 
     ``panels`` are tables by their headings, with columns ``x`` (steps, drawn evenly in their order;
     ``label`` names them), ``by`` (names of lines), ``value``, perhaps ``low`` and ``high``;
-    ``references`` are names and values of horizontal lines by heading; ``strong`` lines are broad.
+    ``references`` are names and values of horizontal lines by heading.
     """
     names = list(dict.fromkeys(name for table in panels.values() for name in table[by]))
-    colours = dict(zip(names, CLASS_COLOURS * len(names), strict=False))
-    colours |= dict.fromkeys(strong, INK)
+    colours = class_colours(names)
     figure, axes = plt.subplots(1, len(panels), figsize=(WIDTH, 3.6), squeeze=False)
     for axis, (title, table) in zip(axes.flat, panels.items(), strict=True):
         steps = list(dict.fromkeys(table[x]))
         for name, rows in table.groupby(by, sort=False):
             places, colour = rows[x].map(steps.index), colours[str(name)]
-            width = 3.5 if name in strong else 2
-            axis.plot(places, rows["value"], "o-", color=colour, lw=width, ms=5, label=name)
+            axis.plot(places, rows["value"], "o-", color=colour, lw=2, ms=5, label=name)
             if "low" in rows:
                 axis.fill_between(places, rows["low"], rows["high"], color=colour, alpha=0.15, lw=0)
         lines = (references or {}).get(title, {})

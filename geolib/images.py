@@ -17,12 +17,11 @@ class UnreadableImage(ValueError):
     """A file that cannot be used as a photograph; the message names it and says why."""
 
     def __init__(self, source: str, reason: str) -> None:
-        super().__init__(f"{source}: {reason}")
-        self.source = source
-        self.reason = reason
+        super().__init__(source, reason)
+        self.source, self.reason = source, reason
 
-    def __reduce__(self) -> tuple[type[UnreadableImage], tuple[str, str]]:
-        return UnreadableImage, (self.source, self.reason)
+    def __str__(self) -> str:
+        return f"{self.source}: {self.reason}"
 
 
 def read(
@@ -36,24 +35,20 @@ def read(
 
     Parameters
     ----------
-    source
-        Path, the bytes of an image file, a Pillow image, or a ``uint8`` or ``uint16`` array
+    source : path, bytes of an image file, Pillow image, or ``uint8`` or ``uint16`` array
         ``[H,W]``, ``[H,W,3]`` or ``[H,W,4]``.
-    min_side
-        Least pixels of a side to which a JPEG file may be decoded at a fraction of its resolution,
-        and of the time.
+    min_side : least pixels of a side to which a JPEG file may be decoded at a fraction of its
+        resolution, and of the time.
 
     Returns
     -------
-    numpy.ndarray
-        ``uint8 [H,W,3]``, both sides between 16 and 4096 px.
+    ``uint8 [H,W,3]``, both sides between 16 and 4096 px.
 
     Raises
     ------
-    UnreadableImage
-        If the source is missing, damaged, no image, smaller than 16 px, or too large to decode.
-    TypeError
-        If the source is none of the above.
+    UnreadableImage : if the source is missing, damaged, no image, smaller than 16 px, or too large
+        to decode.
+    TypeError : if it is none of the above.
     """
     name = _describe(source)
     try:
@@ -97,18 +92,15 @@ def _open(source: object) -> Image.Image:
     if isinstance(source, np.ndarray) and source.dtype == np.uint8:
         return Image.fromarray(source)
     kind = f"an array of {source.dtype}" if isinstance(source, np.ndarray) else type(source)
-    raise TypeError(
-        f"source is {kind}; expected a path, bytes, a Pillow image or an array of uint8 or uint16"
-    )
+    raise TypeError(f"source is {kind}; expected a path, bytes, Pillow image or uint8/16 array")
 
 
 def _to_rgb(image: Image.Image, name: str) -> np.ndarray:
     width, height = image.size
     image.thumbnail((MAX_SIDE, MAX_SIDE))
     if min(image.size) < MIN_SIDE:
-        raise UnreadableImage(
-            name, f"{width} × {height} px is too small: both sides must reach {MIN_SIDE} px"
-        )
+        reason = f"{width} × {height} px is too small: both sides must reach {MIN_SIDE} px"
+        raise UnreadableImage(name, reason)
     image = ImageOps.exif_transpose(image)
     if image.mode in ("I", "F"):
         raise UnreadableImage(name, "32-bit pixels have no fixed range; save it with 8 or 16 bit")

@@ -43,16 +43,15 @@ def check_choice(argument: str, value: str, known: Collection[str]) -> None:
         raise ValueError(f"{argument}={value!r} is unknown; known: {', '.join(known)}")
 
 
-def _check_attribution(attribution: Array) -> np.ndarray:
+def check_map(attribution: Array, signed: bool = False) -> np.ndarray:
+    """A map [H,W] as float64. ValueError where it is not finite, or negative without `signed`."""
     values = to_numpy(attribution).astype(np.float64)
     if values.ndim != 2:
         raise ValueError(f"attribution has shape {values.shape}; expected one map [H,W]")
     if not np.isfinite(values).all():
-        raise ValueError("attribution holds NaN or infinite values; expected a map scaled to 0…1")
-    if (values < 0).any():
-        raise ValueError(
-            f"attribution goes down to {values.min():.3g}; expected a map scaled to 0…1"
-        )
+        raise ValueError("attribution holds NaN or infinite values; expected a finite map")
+    if not signed and (values < 0).any():
+        raise ValueError(f"attribution goes down to {values.min():.3g}; expected values in 0…1")
     return values
 
 
@@ -71,8 +70,7 @@ def salient_weights(attribution: Array, top_p: float = TOP_P) -> np.ndarray:
 
     Parameters
     ----------
-    attribution : [H,W], finite and ≥ 0.
-    top_p : share of the image, above 0 and up to 1.
+    attribution, top_p : [H,W], finite and ≥ 0; share of the image, above 0 and up to 1.
 
     Returns
     -------
@@ -80,10 +78,9 @@ def salient_weights(attribution: Array, top_p: float = TOP_P) -> np.ndarray:
 
     Raises
     ------
-    ValueError
-        For a map that is not [H,W], not finite or negative, or a share outside 0…1.
+    ValueError : for a map that is not [H,W], not finite or negative, or a share outside 0…1.
     """
-    values = _check_attribution(attribution)
+    values = check_map(attribution)
     if not 0 < top_p <= 1:
         raise ValueError(f"top_p={top_p}; expected a share of the image, above 0 and up to 1")
     return top_weights(values, round(top_p * values.size))
@@ -134,8 +131,7 @@ def score_segments(
 
     Parameters
     ----------
-    attribution : [H,W] in 0…1.
-    masks : bool [N,H,W].
+    attribution, masks : [H,W] in 0…1; bool [N,H,W].
     top_p : size of the salient set T as a share of the image.
     combine : "geometric" (the paper), "arithmetic", or one factor: "overlap", "mean", "center".
     center : "centroid" of the segment or centre of its "box".
@@ -149,10 +145,9 @@ def score_segments(
 
     Raises
     ------
-    ValueError, TypeError
-        For a map or masks of another shape, type or range, or an unknown option.
+    ValueError, TypeError : for a map or masks of another shape, type or range, an unknown option.
     """
-    values = _check_attribution(attribution)
+    values = check_map(attribution)
     segments = _check_masks(masks, values.shape)
     check_choice("combine", combine, COMBINATIONS)
     check_choice("center", center, CENTERS)
@@ -165,14 +160,8 @@ def score_segments(
     mean = np.bincount(segment, values.ravel()[pixel], minlength=n) / np.maximum(areas, 1)
     rows, columns = _central_pixels(segments, areas, center).T
     central = np.where(areas > 0, values[rows, columns], 0.0)
-    return pd.DataFrame(
-        {
-            "overlap": overlap,
-            "mean": mean,
-            "center": central,
-            "score": COMBINATIONS[combine](overlap, mean, central),
-        }
-    )
+    score = COMBINATIONS[combine](overlap, mean, central)
+    return pd.DataFrame({"overlap": overlap, "mean": mean, "center": central, "score": score})
 
 
 def suppress(
@@ -185,8 +174,7 @@ def suppress(
 
     Parameters
     ----------
-    masks : bool [N,H,W].
-    scores : [N]; equal scores are taken in the order given.
+    masks, scores : bool [N,H,W]; [N], equal ones are taken in the order given.
     threshold : share, 0…1.
     criterion : what divides the intersection: the "max" or "min" area, or the union ("iou").
 
@@ -196,8 +184,7 @@ def suppress(
 
     Raises
     ------
-    ValueError, TypeError
-        For masks or scores of another shape or type, NaN, or an unknown option.
+    ValueError, TypeError : for masks or scores of another shape or type, NaN, an unknown option.
     """
     segments = _check_masks(masks)
     ranking = to_numpy(scores)
@@ -235,8 +222,7 @@ def element_boxes(masks: Array, padding: float = 0.05) -> np.ndarray:
 
     Raises
     ------
-    ValueError, TypeError
-        For masks of another shape or type or an empty one, or a negative padding.
+    ValueError, TypeError : for masks of another shape or type, an empty one, a negative padding.
     """
     segments = _check_masks(masks)
     if not padding >= 0:
@@ -304,12 +290,10 @@ def extract_elements(
 
     Parameters
     ----------
-    attribution : [H,W] in 0…1.
-    segments : `Segments`, or bool masks [N,H,W].
-    top_p, combine, center : see `score_segments`.
+    attribution, segments : [H,W] in 0…1; `Segments`, or bool masks [N,H,W].
     s_min : segments that score less are left out, and so are those that score zero.
-    threshold, criterion : see `suppress`.
-    padding : see `element_boxes`.
+    top_p, combine, center : see `score_segments`.
+    threshold, criterion, padding : see `suppress` and `element_boxes`.
     max_elements : keep at most so many, the best; None keeps all.
     candidates : "image" scores whole segments; "salient" cuts them to the salient set first, the
         other reading of "within each attribution-guided region".
@@ -320,15 +304,14 @@ def extract_elements(
 
     Raises
     ------
-    ValueError, TypeError
-        For a map or masks of another shape, type or range, or an option out of range.
+    ValueError, TypeError : for a map, masks or options of another shape, type or range.
     """
     if not 0 <= s_min <= 1:
         raise ValueError(f"s_min={s_min}; expected a score in 0…1")
     check_choice("candidates", candidates, CANDIDATES)
     if max_elements is not None and max_elements < 0:
         raise ValueError(f"max_elements={max_elements}; expected a number ≥ 0, or None for all")
-    values = _check_attribution(attribution)
+    values = check_map(attribution)
     masks = segments if isinstance(segments, Array) else segments.masks
     masks = _check_masks(masks, values.shape)
     if candidates == "salient":

@@ -17,9 +17,7 @@ def check_coordinates(argument: str, values: ArrayLike) -> np.ndarray:
     """
     degrees = np.asarray(values, dtype=np.float64)
     if degrees.ndim != 2 or degrees.shape[1] != 2:
-        raise ValueError(
-            f"{argument} has shape {degrees.shape}; expected [N,2]: latitude, longitude"
-        )
+        raise ValueError(f"{argument} has shape {degrees.shape}; expected [N,2], latitude first")
     # Written so that NaN fails as well.
     wrong = np.flatnonzero(~(np.abs(degrees) <= (90, 180)).all(axis=1))
     if wrong.size:

@@ -37,8 +37,7 @@ class Interval(NamedTuple):
 def interval(
     values: ArrayLike, confidence: float = 0.95, n_resamples: int = 9999, seed: int = 0
 ) -> Interval:
-    """Bootstrap interval of a mean: BCa (Efron 1987), or where undefined, as on constant data,
-    percentile.
+    """Bootstrap interval of a mean: BCa (Efron 1987), or percentile where that is undefined.
 
     Parameters
     ----------
@@ -48,12 +47,12 @@ def interval(
 
     Returns
     -------
-    Interval; its method is "undefined" (and its bounds NaN) for fewer than two values.
+    Interval; its method is "percentile" on constant data, and "undefined" (its bounds NaN) for
+    fewer than two values.
 
     Raises
     ------
-    ValueError
-        For values that are not finite or not [n], or a level outside 0…1.
+    ValueError : for values that are not finite or not [n], or a level outside 0…1.
     """
     return intervals([values], confidence, n_resamples, seed)[0]
 
@@ -72,8 +71,8 @@ def intervals(
         if sample.ndim != 1 or not np.isfinite(sample).all():
             raise ValueError(f"values has shape {sample.shape}; expected finite values [n]")
     sizes = [len(sample) for sample in ordered]
-    single = [sample[0] if len(sample) == 1 else np.nan for sample in ordered]
-    found = [Interval(float(mean), np.nan, np.nan, "undefined") for mean in single]
+    single = [float(sample[0]) if len(sample) == 1 else np.nan for sample in ordered]
+    found = [Interval(mean, np.nan, np.nan, "undefined") for mean in single]
     for n in set(sizes) - {0, 1}:
         places = np.flatnonzero(np.equal(sizes, n))
         matrix = np.stack([ordered[place] for place in places])
@@ -156,8 +155,7 @@ def detectable_effect(differences: ArrayLike) -> float:
     from statsmodels.stats.power import TTestPower
 
     effect = TTestPower().solve_power(nobs=len(sample), alpha=0.05, power=0.8)
-    # Of some sizes, 120 for one, an array [1].
-    return float(sample.std(ddof=1) * np.squeeze(effect))
+    return float(sample.std(ddof=1) * np.squeeze(effect))  # of some sizes, as 120, an array [1]
 
 
 class Paired(NamedTuple):
@@ -215,9 +213,8 @@ def advantages(
 
     Raises
     ------
-    ValueError
-        For an unknown metric or baseline, missing columns, or an image with one region only or
-        several guided rows in one method.
+    ValueError : for an unknown metric or baseline, missing columns, or an image with one region
+        only or several guided rows in one method.
     """
     check_choice("metric", metric, METRICS)
     keys = [*by, "test", "image_id"]
@@ -231,10 +228,9 @@ def advantages(
     value, gap = outcomes[METRICS[metric]].astype(float), outcomes["coverage_gap"].abs()
     rows = outcomes.assign(value=value, gap=gap)
     guided = rows[rows["region"] == "guided"].set_index(keys)
-    if guided.index.has_duplicates:
+    if len(twice := guided.index[guided.index.duplicated()]):
         raise ValueError(
-            f"outcomes has several guided rows for {guided.index[guided.index.duplicated()][0]};"
-            " add the column that tells them apart to `by`"
+            f"outcomes has several guided rows for {twice[0]}; name in `by` what tells them apart"
         )
     repeats = rows[rows["region"] == baseline].groupby(keys, sort=False)
     random = repeats.agg(
@@ -246,9 +242,8 @@ def advantages(
     table = table.join(random).reset_index()
     sign = np.where(table["test"] == "insertion", 1.0, -1.0)
     table["advantage"] = sign * (table["guided"] - table["random"])
-    return table[
-        [*keys, "guided", "random", "advantage", "coverage", "random_coverage", "gap", "n_elements"]
-    ]
+    shown = ["guided", "random", "advantage", "coverage", "random_coverage", "gap", "n_elements"]
+    return table[[*keys, *shown]]
 
 
 def compare(
@@ -281,33 +276,26 @@ def compare(
     n_matched, advantage_matched, ci_low_matched, ci_high_matched.
     """
     table = advantages(outcomes, by, metric, baseline)
-    keys, groups = zip(*table.groupby([*by, "test"], sort=False), strict=True)
     # 0.99 − 0.98 is more than 0.01.
-    matched = [group[group["gap"] <= tolerance + 1e-9] for group in groups]
-    samples = [group["advantage"] for group in (*groups, *matched)]
-    bounds = intervals(samples, confidence, n_resamples, seed)
-    rows = [
-        {
-            **dict(zip([*by, "test"], key, strict=True)),
-            **group[["guided", "random"]].mean(),
-            **dict(zip(("advantage", "ci_low", "ci_high", "interval"), everyone, strict=True)),
-            "p_value": paired_p_value(group["advantage"], n_resamples, seed),
-            "p_holm": np.nan,  # needs the other rows, see below
-            "n_images": len(group),
-            "rate_without_elements": (group["n_elements"] == 0).mean(),
-            **group[["coverage", "random_coverage"]].mean(),
-            "n_matched": len(well),
-            "advantage_matched": strict.mean,
-            "ci_low_matched": strict.low,
-            "ci_high_matched": strict.high,
-        }
-        for key, group, well, everyone, strict in zip(
-            keys, groups, matched, bounds[: len(groups)], bounds[len(groups) :], strict=True
-        )
-    ]
-    result = pd.DataFrame(rows)
+    table["matched"] = table["gap"] <= tolerance + 1e-9
+    groups = table.assign(none=table["n_elements"] == 0).groupby([*by, "test"], sort=False)
+    advantage = [rows["advantage"] for _, rows in groups]
+    matched = [rows.loc[rows["matched"], "advantage"] for _, rows in groups]
+    result = groups[["guided", "random"]].mean()
+    everyone, well = (
+        pd.DataFrame(intervals(samples, confidence, n_resamples, seed), result.index)
+        for samples in (advantage, matched)
+    )
+    result[["advantage", "ci_low", "ci_high", "interval"]] = everyone
+    result["p_value"] = [paired_p_value(sample, n_resamples, seed) for sample in advantage]
     result["p_holm"] = result.groupby("test")["p_value"].transform(holm)
-    return result
+    result["n_images"] = groups.size()
+    shares = groups[["none", "coverage", "random_coverage"]].mean()
+    result[["rate_without_elements", "coverage", "random_coverage"]] = shares
+    result["n_matched"] = groups["matched"].sum()
+    columns = ["advantage_matched", "ci_low_matched", "ci_high_matched"]
+    result[columns] = well[["mean", "low", "high"]]
+    return result.reset_index()
 
 
 def choose(curve: pd.DataFrame, max_coverage: float = 0.25) -> dict[str, Any]:
@@ -326,8 +314,7 @@ def choose(curve: pd.DataFrame, max_coverage: float = 0.25) -> dict[str, Any]:
 
     Raises
     ------
-    ValueError
-        For a missing column, or no setting with an advantage and a coverage.
+    ValueError : for a missing column, or no setting with an advantage and a coverage.
     """
     needed = ("top_p", "s_min", "insertion_advantage", "coverage")
     if missing := [column for column in needed if column not in curve]:
@@ -336,6 +323,6 @@ def choose(curve: pd.DataFrame, max_coverage: float = 0.25) -> dict[str, Any]:
     if settings.empty:
         raise ValueError("curve has no setting with an advantage and a coverage to choose from")
     within = settings[settings["coverage"] <= max_coverage]
-    rank = within["insertion_advantage"].to_numpy()
-    best = settings.iloc[0] if within.empty else within.iloc[rank.argmax()]
-    return {**{str(k): v for k, v in best.items()}, "within_coverage": not within.empty}
+    ranked = within.sort_values("insertion_advantage", ascending=False, kind="stable")
+    best = (settings if within.empty else ranked).iloc[0]
+    return {str(k): v for k, v in best.items()} | {"within_coverage": not within.empty}
