@@ -1,8 +1,7 @@
 """Attribution: which pixels speak for a class (§3.2 of arXiv 2605.00912).
 
 A method is a function ``method(classifier, images, targets, **options) -> raw maps [B, H, W]`` and
-a line in :data:`METHODS`; :func:`attribute` checks the input, holds the classifier still, and
-scales the maps.
+a line in :data:`METHODS`; :func:`attribute` checks its input and scales its maps.
 """
 
 from __future__ import annotations
@@ -41,14 +40,12 @@ def attribute(
     classifier : images in 0...1 to logits ``[B, N]``. The CAM methods read the feature map
         ``[B, K, h, w]`` that its attribute ``target_layer`` puts out.
     images : float32 ``[B, 3, H, W]``, RGB in 0...1, not normalised.
-    method : a name in :data:`METHODS`.
+    method : a name in :data:`METHODS`; ``options`` are those of its docstring.
     targets : int ``[B]``, the class whose evidence is asked for; by default the predicted one.
     precision : "fp32"; "bf16", under autocast; "auto", bfloat16 where the processor computes in it
         and the method can bear it (see :data:`FLOAT32_METHODS`).
-    batch_size : most images (masked, noisy or interpolated ones where the method makes such) that
-        go through the classifier at once; by default as the device suggests. Bounds the memory;
-        halved, with a warning, whenever memory runs out.
-    **options : of the method; see its docstring.
+    batch_size : most images (also masked, noisy or interpolated ones) in one pass, by default as
+        the device suggests; halved, with a warning, whenever memory runs out.
 
     Returns
     -------
@@ -60,10 +57,8 @@ def attribute(
         For another type, shape or range, an unknown method or option, or a classifier or map that
         is not finite.
     """
-    function = _lookup(method, options)
-    found = _in_batches(
-        method, function, classifier, images, targets, precision, batch_size, options
-    )
+    settings = method, classifier, images, targets, precision, batch_size
+    found = _in_batches(_lookup(method, options), *settings, options)
     return min_max(found.view(len(images), *images.shape[-2:])).to(images.device)
 
 
@@ -86,8 +81,8 @@ def combicam_layers(
     Returns
     -------
     float32 ``[B, H, W]`` by the name of the block, in the network's order: its class activation map
-    for the softmax probability, not scaled, not negative, up-sampled with aligned corners. They add
-    up to the map that :func:`attribute` scales to 0...1.
+    for the softmax probability, unscaled, up-sampled with aligned corners. :func:`attribute` scales
+    their sum to 0...1.
 
     Raises
     ------
@@ -95,10 +90,8 @@ def combicam_layers(
         As :func:`attribute`; also for a network without known blocks or without one of ``layers``.
     """
     names = blocks.block_modules(classifier, layers)
-    options = {"layers": layers}
-    found = _in_batches(
-        "combicam", blocks.block_maps, classifier, images, targets, precision, batch_size, options
-    )
+    settings = "combicam", classifier, images, targets, precision, batch_size
+    found = _in_batches(blocks.block_maps, *settings, {"layers": layers})
     together = found.view(len(images), len(names), *images.shape[-2:]).to(images.device)
     return dict(zip(names, together.unbind(dim=1), strict=True))
 
@@ -118,8 +111,8 @@ def block_sizes(
 
 
 def _in_batches(
-    method: str,
     function: Callable[..., Tensor],
+    method: str,
     classifier: nn.Module,
     images: Tensor,
     targets: Tensor | Sequence[int] | None,
@@ -160,8 +153,7 @@ def _in_batches(
         maps = BatchSize(batch_size or choose_batch_size(device)).run(run)
     if broken := [i for i, one in enumerate(maps) if not one.isfinite().all()]:
         raise ValueError(
-            f"method {method!r} gave NaN or infinite maps for images {broken[:10]}: "
-            "check the classifier's weights for such values"
+            f"{method!r} gave NaN or infinite maps for images {broken[:10]}: check the weights"
         )
     return maps
 
@@ -176,17 +168,14 @@ def _held_still(classifier: nn.Module, bf16: bool = False) -> Iterator[None]:
     training = [(module, module.training) for module in classifier.modules()]
     learning = [(parameter, parameter.requires_grad) for parameter in classifier.parameters()]
     convolutions = [m for m in classifier.modules() if bf16 and type(m) is nn.Conv2d]
-    kernels = [convolution.weight.data for convolution in convolutions]
+    kernels = [(convolution, convolution.weight.data) for convolution in convolutions]
     try:
-        classifier.eval()
-        classifier.requires_grad_(False)
-        for convolution in convolutions:
-            convolution.weight.data = convolution.weight.to(
-                torch.bfloat16, memory_format=torch.channels_last
-            )
+        classifier.eval().requires_grad_(False)
+        for convolution, kernel in kernels:
+            convolution.weight.data = kernel.to(torch.bfloat16, memory_format=torch.channels_last)
         yield
     finally:
-        for convolution, kernel in zip(convolutions, kernels, strict=True):
+        for convolution, kernel in kernels:
             convolution.weight.data = kernel
         for module, flag in training:
             module.training = flag
@@ -213,14 +202,11 @@ def _check_images(images: Tensor) -> None:
         raise TypeError(f"images must be float32 in 0...1, got {got}: images.float() / 255")
     if images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape[2:]:
         raise ValueError(f"images must have shape [B, 3, H, W], got {tuple(images.shape)}")
-    if len(images) == 0:
-        return
-    low, high = (bound.item() for bound in images.aminmax())
+    low, high = (bound.item() for bound in images.aminmax()) if len(images) else (0, 1)
     # Resizing leaves rounding errors around 0 and 1; anything beyond is not an image in 0...1.
     if not (low >= -1e-5 and high <= 1 + 1e-5):
         raise ValueError(
-            f"images must lie in 0...1 without NaN, got {low:.4g} to {high:.4g}: give them "
-            "un-normalised; the classifier normalises"
+            f"images must lie in 0...1, not normalised, without NaN; got {low:.4g} to {high:.4g}"
         )
 
 
@@ -229,9 +215,7 @@ def _as_targets(targets: Tensor | Sequence[int], n_images: int) -> Tensor:
     if tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool:
         raise TypeError(f"targets must be integers, got {tensor.dtype}")
     if tensor.shape != (n_images,):
-        raise ValueError(
-            f"targets must have one class per image, shape ({n_images},), got {tuple(tensor.shape)}"
-        )
+        raise ValueError(f"targets must be ({n_images},), one per image, got {tuple(tensor.shape)}")
     if n_images and tensor.min() < 0:
         raise ValueError(f"targets must not be negative, got {int(tensor.min())}")
     return tensor.long()

@@ -7,17 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from geolib.attribution.passes import (
-    Output,
-    feature_maps,
-    gradients,
-    layer_of,
-    min_max,
-    neutral_colour,
-    resolve,
-    scores_of,
-    upsample,
-)
+from geolib.attribution import passes
+from geolib.attribution.passes import Output
 
 
 def _gradient_cam(weights: Callable[[Tensor, Tensor], Tensor], about: str) -> Callable[..., Tensor]:
@@ -31,15 +22,15 @@ def _gradient_cam(weights: Callable[[Tensor, Tensor], Tensor], about: str) -> Ca
         target_layer: nn.Module | str | None = None,
         output: Output = "logit",
     ) -> Tensor:
-        maps, logits = feature_maps(classifier, images, layer_of(classifier, target_layer))
-        scores = scores_of(logits, output)
-        selected = scores.gather(1, resolve(targets, scores)[:, None]).sum()
-        (slopes,) = gradients(selected, maps).values()
+        layer = passes.layer_of(classifier, target_layer)
+        maps, logits = passes.feature_maps(classifier, images, layer)
+        scores = passes.target_scores(logits, passes.resolve(targets, logits), output)
+        (slopes,) = passes.gradients(scores.sum(), maps).values()
         # In float64: the weights of Grad-CAM++ lose digits that move the salient fifth.
         slopes = slopes.cpu().double()
         (activations,) = (found.detach().cpu().double() for found in maps.values())
         weighted = (weights(activations, slopes) * activations).sum(dim=1)
-        return upsample(weighted.relu().float(), images.shape[-2:])
+        return passes.upsample(weighted.relu().float(), images.shape[-2:])
 
     cam.__doc__ = f"""{about}
 
@@ -92,24 +83,22 @@ def scorecam(
     """
     if n_channels is not None and n_channels < 1:
         raise ValueError(f"n_channels must be at least 1 (None: all), got {n_channels}")
-    maps, logits = feature_maps(classifier, images, layer_of(classifier, target_layer))
+    layer = passes.layer_of(classifier, target_layer)
+    maps, logits = passes.feature_maps(classifier, images, layer)
     (activations,) = maps.values()
-    targets = resolve(targets, scores_of(logits, output))
-    low, high = activations.flatten(2).aminmax(dim=2)
-    spread = high - low
+    targets = passes.resolve(targets, logits)
+    spread = activations.amax((2, 3)) - activations.amin((2, 3))
     best = spread.argsort(dim=1, descending=True, stable=True)[:, :n_channels]
     kept = torch.zeros_like(spread, dtype=torch.bool).scatter(1, best, True)
 
-    size, mean = images.shape[-2:], neutral_colour(classifier, images)
-    empty = scores_of(classifier(mean.expand(1, 3, *size)), output)[0]
-    weights = empty[targets][:, None].repeat(1, spread.shape[1])
-    contrast = images - mean
+    size, mean = images.shape[-2:], passes.neutral_colour(classifier, images)
+    empty = passes.scores_of(classifier(mean.expand(1, 3, *size)), output)[0, targets]
+    weights, contrast = empty[:, None].repeat(1, spread.shape[1]), images - mean
     for pairs in ((spread > 0) & kept).nonzero().split(batch_size):
         image, channel = pairs.unbind(dim=1)
-        masks = min_max(upsample(activations[image, channel], size))
+        masks = passes.min_max(passes.upsample(activations[image, channel], size))
         masked = torch.addcmul(mean, masks[:, None], contrast[image])
         masked = masked.contiguous(memory_format=torch.channels_last)
-        scores = scores_of(classifier(masked), output)
-        weights[image, channel] = scores.gather(1, targets[image][:, None])[:, 0]
+        weights[image, channel] = passes.target_scores(classifier(masked), targets[image], output)
     weights = weights.masked_fill(~kept, -torch.inf).softmax(dim=1)
-    return upsample(torch.einsum("bk,bkhw->bhw", weights, activations).relu(), size)
+    return passes.upsample(torch.einsum("bk,bkhw->bhw", weights, activations).relu(), size)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from geolib.attribution.passes import Output, neutral_colour, scores_of, targets_or_predictions
+from geolib.attribution.passes import Output, neutral_colour, resolve, scores_of, target_scores
 
 
 def smoothgrad(
@@ -28,14 +28,13 @@ def smoothgrad(
     ``output``, "logit" or "probability", is what is differentiated.
     """
     noise = _noise(images, sigma, n_samples, seed)
-    targets = targets_or_predictions(classifier, images, targets)
+    targets = _classes(classifier, images, targets)
     total = torch.zeros_like(images)
     for some in noise.split(max(1, batch_size // len(images))):
         noisy = (images + some[:, None]).flatten(0, 1)
         noisy = noisy.contiguous(memory_format=torch.channels_last).requires_grad_()
-        scores = scores_of(classifier(noisy), output)
-        selected = scores.gather(1, targets.repeat(len(some))[:, None]).sum()
-        (slopes,) = torch.autograd.grad(selected, noisy)
+        scores = target_scores(classifier(noisy), targets.repeat(len(some)), output)
+        (slopes,) = torch.autograd.grad(scores.sum(), noisy)
         slopes = slopes.square() if squared else slopes
         total += slopes.unflatten(0, (len(some), len(images))).sum(dim=0)
     return (total / n_samples).abs().amax(dim=1)
@@ -57,7 +56,7 @@ def integrated_gradients(
     from baseline to image. ``steps`` is the number of Gauss-Legendre points, ``output`` as for
     :func:`smoothgrad`.
     """
-    targets = targets_or_predictions(classifier, images, targets)
+    targets = _classes(classifier, images, targets)
     return _integrated(classifier, images, targets, steps, output, batch_size).sum(dim=1).abs()
 
 
@@ -80,20 +79,21 @@ def integrated_gradients_squared(
     ``steps`` that of :func:`integrated_gradients`.
     """
     noise = _noise(images, sigma, n_samples, seed)
-    targets = targets_or_predictions(classifier, images, targets)
+    targets = _classes(classifier, images, targets)
     total = torch.zeros_like(images)
     for one in noise:
         total += _integrated(classifier, images + one, targets, steps, output, batch_size).square()
     return (total / n_samples).amax(dim=1)
 
 
+@torch.no_grad()
+def _classes(classifier: nn.Module, images: Tensor, targets: Tensor | None) -> Tensor:
+    """The targets, checked against the classifier's outputs, or its predictions."""
+    return resolve(targets, classifier(images))
+
+
 def _integrated(
-    classifier: nn.Module,
-    images: Tensor,
-    targets: Tensor,
-    steps: int,
-    output: Output,
-    batch_size: int,
+    classifier: nn.Module, images: Tensor, targets: Tensor, steps: int, output: Output, batch: int
 ) -> Tensor:
     """Integrated Gradients of every input value, ``[B, 3, H, W]``."""
     from captum.attr import IntegratedGradients  # it takes a second, and most runs find maps kept
@@ -105,7 +105,7 @@ def _integrated(
         baselines=neutral_colour(classifier, images).expand_as(images),
         target=targets,
         n_steps=steps,
-        internal_batch_size=max(batch_size, len(images)),
+        internal_batch_size=max(batch, len(images)),
     )
 
 
@@ -116,5 +116,4 @@ def _noise(images: Tensor, sigma: float, n_samples: int, seed: int) -> Tensor:
     if sigma < 0:
         raise ValueError(f"sigma must not be negative, got {sigma}")
     generator = torch.Generator().manual_seed(seed)
-    drawn = torch.randn(n_samples, *images.shape[1:], generator=generator)
-    return sigma * drawn.to(images.device)
+    return sigma * torch.randn(n_samples, *images.shape[1:], generator=generator).to(images.device)

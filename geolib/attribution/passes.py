@@ -16,31 +16,28 @@ from geolib.model.classifier import IMAGENET_MEAN
 Output = Literal["logit", "probability"]
 
 
-def targets_or_predictions(classifier: nn.Module, images: Tensor, targets: Tensor | None) -> Tensor:
-    """The targets, checked against the classifier's outputs, or its predictions."""
-    with torch.no_grad():
-        return resolve(targets, scores_of(classifier(images), "logit"))
-
-
 def scores_of(logits: Tensor, output: Output) -> Tensor:
     """Logits ``[B, N]`` as the quantity to attribute."""
     if not logits.isfinite().all():
-        raise ValueError(
-            "classifier gave NaN or infinite logits: check its weights for such values"
-        )
+        raise ValueError("classifier gave NaN or infinite logits: check its weights")
     if output not in ("logit", "probability"):
         raise ValueError(f"output must be 'logit' or 'probability', got {output!r}")
     return logits.float() if output == "logit" else logits.float().softmax(dim=1)
 
 
-def resolve(targets: Tensor | None, scores: Tensor) -> Tensor:
-    """The targets, or the predicted class."""
+def target_scores(logits: Tensor, targets: Tensor, output: Output) -> Tensor:
+    """The quantity to attribute, ``[B]``: of each image's target."""
+    return scores_of(logits, output).gather(1, targets[:, None])[:, 0]
+
+
+def resolve(targets: Tensor | None, logits: Tensor) -> Tensor:
+    """The targets, checked against the classifier's outputs, or the predicted classes."""
     if targets is None:
-        return scores.argmax(dim=1)
-    if targets.max() >= scores.shape[1]:
+        return logits.argmax(dim=1)
+    n = logits.shape[1]
+    if targets.max() >= n:
         raise ValueError(
-            f"targets must lie in 0...{scores.shape[1] - 1} for a classifier of "
-            f"{scores.shape[1]} classes, got {int(targets.max())}"
+            f"targets must lie in 0...{n - 1}, one of {n} classes, got {int(targets.max())}"
         )
     return targets
 
@@ -52,19 +49,14 @@ def neutral_colour(classifier: nn.Module, images: Tensor) -> Tensor:
 
 def upsample(maps: Tensor, size: Sequence[int], *, align_corners: bool = False) -> Tensor:
     """``[B, h, w]`` to ``[B, H, W]``, bilinear between pixel centres (or aligned corners)."""
-    return F.interpolate(
-        maps[:, None], size=tuple(size), mode="bilinear", align_corners=align_corners
-    )[:, 0]
+    return F.interpolate(maps[:, None], tuple(size), None, "bilinear", align_corners)[:, 0]
 
 
 def min_max(maps: Tensor) -> Tensor:
     """Each map of ``[B, H, W]`` scaled to 0...1; a map that varies by rounding only is zero."""
-    flat = maps.flatten(1)
-    low, high = flat.aminmax(dim=1, keepdim=True)
-    span = high - low
+    low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
     rounding = 8 * torch.finfo(maps.dtype).eps * torch.maximum(low.abs(), high.abs())
-    scaled = (flat - low) / span
-    return scaled.where(span > rounding, 0).view_as(maps)
+    return ((maps - low) / (high - low)).where(high - low > rounding, 0)
 
 
 def feature_maps(
@@ -95,10 +87,7 @@ def feature_maps(
             handle.remove()
     for name, found in seen.items():
         if len(found) != 1:
-            raise ValueError(
-                f"{name} ran {len(found)} times in one forward pass; "
-                "expected a module of the classifier that runs once"
-            )
+            raise ValueError(f"{name} ran {len(found)} times in one forward pass; expected one")
     return {name: found[0] for name, found in seen.items()}, logits
 
 
@@ -119,10 +108,8 @@ def module_named(classifier: nn.Module, name: str, option: str) -> nn.Module:
         return classifier.get_submodule(name)
     except AttributeError as error:
         names = [known for known, _ in classifier.named_modules() if known]
-        close = difflib.get_close_matches(name, names) or names[:10]
-        raise ValueError(
-            f"{option} {name!r} is no module of the classifier; close: {', '.join(close)}"
-        ) from error
+        close = ", ".join(difflib.get_close_matches(name, names) or names[:10])
+        raise ValueError(f"{option} {name!r} is no module of the classifier: {close}") from error
 
 
 def layer_of(classifier: nn.Module, override: nn.Module | str | None) -> dict[str, nn.Module]:
@@ -131,8 +118,6 @@ def layer_of(classifier: nn.Module, override: nn.Module | str | None) -> dict[st
     if isinstance(layer, str):
         layer = module_named(classifier, layer, "target_layer")
     if not isinstance(layer, nn.Module):
-        raise TypeError(
-            f"target_layer must be a module or its name, got {type(layer).__name__}: set the "
-            "classifier's attribute target_layer, or pass target_layer="
-        )
+        got = type(layer).__name__
+        raise TypeError(f"target_layer={got}: give a module or its name, here or on the classifier")
     return {f"target_layer {type(layer).__name__}": layer}

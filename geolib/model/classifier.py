@@ -27,8 +27,8 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 HEADER = "geolib"
 TIMM = "timm/"
 
-# Last block of the last stage, by kind of network and name of its stages; negative
-# numbers count from the end. Of other networks it is the last module that puts out a map.
+# Last block of the last stage, by kind of network and name of its stages; negative numbers count
+# from the end. Of other networks it is the last module that puts out a map.
 TARGET_LAYERS = {
     ("ResNet", "layer4"): "layer4.-1",
     ("MobileNetV2", "features"): "features.-1",
@@ -84,6 +84,7 @@ class Classifier(nn.Module):
         self.trained_on = card.trained_on
         self.training_config = card.training
         self.history = pd.DataFrame(card.history)
+        self._card = card
         self.target_layer_name = find_target_layer(network, card.image_size)
         self.register_buffer("mean", torch.tensor(card.mean).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(card.std).view(1, 3, 1, 1))
@@ -111,16 +112,9 @@ class Classifier(nn.Module):
     @property
     def card(self) -> Card:
         """What is known of it beside its weights."""
-        return Card(
-            self.name,
-            self.classes,
-            self.image_size,
-            tuple(self.mean.flatten().tolist()),
-            tuple(self.std.flatten().tolist()),
-            self.trained_on,
-            self.training_config,
-            {str(name): column.tolist() for name, column in self.history.items()},
-        )
+        history = {str(name): column.tolist() for name, column in self.history.items()}
+        card = replace(self._card, image_size=self.image_size, trained_on=self.trained_on)
+        return replace(card, training=self.training_config, history=history)
 
     def save(self, path: str | Path, **header: str) -> None:
         """Write a checkpoint for :func:`load`: weights as safetensors, the rest in its header.
@@ -144,9 +138,8 @@ def load(
     Parameters
     ----------
     path_or_name : a checkpoint of :meth:`Classifier.save`, or the name of a classification network
-        of torchvision or timm (``"timm/NAME"`` where both know it). Options of timm's follow a
-        question mark: ``"resnet10t?output_stride=16"`` halves the image four times instead of
-        five, so that an image of 112 pixels ends in 7 × 7 places.
+        of torchvision or timm (``"timm/NAME"`` where both know it), timm's options behind it:
+        ``"resnet10t?output_stride=16"`` halves the image four times instead of five.
     weights : for a name, a file of weights (safetensors, or a pth that holds nothing but tensors);
         ``"imagenet"`` downloads the published ones; ``"random"`` leaves the network untrained.
     classes : names of the outputs, by default the checkpoint's or ImageNet's 1000. Where they do
@@ -161,19 +154,20 @@ def load(
     Raises
     ------
     ValueError
-        If the name is unknown, no weights are given, or the weights are damaged, not finite, or do
-        not fit; the message names the keys.
+        For an unknown name, or weights that are missing, damaged, not finite, or do not fit; the
+        message names the keys.
     """
-    is_file = _names_a_file(path_or_name)
+    path = Path(path_or_name)
+    is_file = path.is_file() or path.suffix in (".safetensors", ".pth", ".pt", ".ckpt")
     if is_file and weights is not None:
         raise ValueError(f"weights={str(weights)!r}: {path_or_name} brings its own weights")
-    card = _read_card(Path(path_or_name)) if is_file else published_card(str(path_or_name))
+    card = _read_card(path) if is_file else published_card(str(path_or_name))
     if weights == "random" and classes is None:
         raise ValueError("classes is missing: an untrained network needs their names")
     if weights is None and not is_file:
         raise ValueError(
-            f"weights is missing: give a file (safetensors or pth) for {card.name}, 'imagenet' to "
-            "download the published ones, or 'random' for an untrained network"
+            f"weights is missing: give a file (safetensors or pth) for {card.name}, 'imagenet' or "
+            "'random' for published or untrained ones"
         )
     wanted = tuple(classes or card.classes)
     network = build(card.name, len(wanted), seed)
@@ -200,11 +194,6 @@ def load(
     size = image_size or card.image_size
     card = replace(card, classes=wanted, image_size=size, trained_on=trained_on)
     return Classifier(network, card).eval()
-
-
-def _names_a_file(path_or_name: str | Path) -> bool:
-    path = Path(path_or_name)
-    return path.is_file() or path.suffix in (".safetensors", ".pth", ".pt", ".ckpt")
 
 
 # Networks by name ---------------------------------------------------------------------------------

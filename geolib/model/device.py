@@ -13,8 +13,6 @@ import torch
 
 T = TypeVar("T")
 
-PRECISIONS = ("auto", "bf16", "fp32")
-
 
 class Process(NamedTuple):
     """This process among those that torchrun has started; the only one where it has not."""
@@ -27,8 +25,8 @@ class Process(NamedTuple):
     @classmethod
     def this(cls) -> Process:
         """As the environment variables of torchrun say."""
-        alone = cls()._asdict().items()
-        return cls(**{k: int(os.environ.get(k.upper(), str(default))) for k, default in alone})
+        alone = cls()._asdict()
+        return cls(**{name: int(os.environ.get(name.upper()) or alone[name]) for name in alone})
 
 
 def choose_device(device: str | torch.device = "auto", *, float64: bool = False) -> torch.device:
@@ -49,8 +47,8 @@ def uses_bf16(device: str | torch.device, precision: str = "auto") -> bool:
 
     ``precision`` is ``"auto"``, ``"bf16"`` or ``"fp32"``, else a ValueError.
     """
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision={precision!r}; expected one of {', '.join(PRECISIONS)}")
+    if precision not in ("auto", "bf16", "fp32"):
+        raise ValueError(f"precision={precision!r}; expected one of auto, bf16, fp32")
     if precision != "auto":
         return precision == "bf16"
     kind = torch.device(device).type
@@ -86,10 +84,9 @@ class BatchSize:
         self.images = images
 
     def run(self, function: Callable[[int], T]) -> T:
-        """``function(images)``; once more with half as many for as long as memory runs out.
+        """``function(images)``; with half as many, for good, whenever memory runs out.
 
-        Warns each time of the old and the new number, which also holds for later calls. It is an
-        error if a single image does not fit.
+        Warns each time of both numbers. It is an error if a single image does not fit.
         """
         while True:
             try:
@@ -100,12 +97,12 @@ class BatchSize:
             # Outside the handler, whose error holds on to the tensors of the pass that failed.
             gc.collect()
             torch.cuda.empty_cache()
+            before, self.images = self.images, self.images // 2
             warnings.warn(
-                f"out of memory with {self.images} images at once: going on with "
-                f"{self.images // 2}; batch_size={self.images // 2} avoids the attempt",
+                f"out of memory with {before} images at once: going on with {self.images}; "
+                f"batch_size={self.images} avoids the attempt",
                 stacklevel=2,
             )
-            self.images //= 2
 
 
 def _out_of_memory(error: RuntimeError) -> bool:

@@ -28,7 +28,7 @@ def predict(
     dataset : images, resized to the classifier's input.
     batch_size : images per forward pass, by default as the device suggests; halved, with a
         warning, whenever memory runs out.
-    device, precision : how the network runs; see :func:`geolib.model.inference_precision`.
+    device, precision : how it runs; see :func:`geolib.model.device.inference_precision`.
     progress : whether to show a progress bar.
 
     Returns
@@ -42,10 +42,20 @@ def predict(
     found = [torch.empty(0, len(classifier.classes))]
     indices: list[int] = []
     for batch in pixel_batches(dataset, classifier.image_size, fitting.images, progress=progress):
-        logits = _logits(classifier, as_images(batch.pixels, place), place, precision, fitting)
-        found.append(logits)
+        found.append(_logits(classifier, as_images(batch.pixels, place), precision, fitting))
         indices += batch.indices
-    return _table(dataset, indices, torch.cat(found).log_softmax(1).exp().numpy())
+    probabilities = torch.cat(found).log_softmax(1).exp().numpy()
+    ids, labels = dataset.ids, dataset.labels
+    label = pd.array([labels[i] for i in indices], dtype="Int64")
+    of_label = probabilities[np.arange(len(indices)), label.fillna(0).to_numpy(int)]
+    columns = {
+        "image_id": [ids[i] for i in indices],
+        "label": label,
+        "prediction": probabilities.argmax(1),
+        "probability": probabilities.max(1),
+        "label_probability": np.where(label.isna(), np.nan, of_label),
+    }
+    return pd.DataFrame(columns)
 
 
 def log_probabilities(
@@ -63,22 +73,19 @@ def log_probabilities(
     """
     device = classifier.eval().mean.device
     fitting = BatchSize(choose_batch_size(device) if batch_size is None else batch_size)
-    found = _logits(classifier, images, device, precision, fitting)
+    found = _logits(classifier, images, precision, fitting)
     if not torch.isfinite(found).all():
         raise ValueError("classifier returned NaN or infinite logits; check its weights")
     return found.double().log_softmax(1)
 
 
 def _logits(
-    classifier: Classifier,
-    images: torch.Tensor,
-    device: torch.device,
-    precision: str,
-    fitting: BatchSize,
+    classifier: Classifier, images: torch.Tensor, precision: str, fitting: BatchSize
 ) -> torch.Tensor:
+    device = classifier.mean.device
+
     def in_parts(size: int) -> torch.Tensor:
-        parts = [classifier(part.to(device)).float().cpu() for part in images.split(size)]
-        return torch.cat(parts)
+        return torch.cat([classifier(p.to(device)).float().cpu() for p in images.split(size)])
 
     with torch.inference_mode(), inference_precision(device, precision):
         return fitting.run(in_parts)
@@ -87,21 +94,6 @@ def _logits(
 def as_images(pixels: torch.Tensor, device: torch.device) -> torch.Tensor:
     """Image batch ``float32 [B,3,S,S]``, 0…1, stored channels last, of ``uint8 [B,S,S,3]``."""
     return pixels.to(device).permute(0, 3, 1, 2).float().div_(255)
-
-
-def _table(dataset: GeoDataset, indices: list[int], probabilities: np.ndarray) -> pd.DataFrame:
-    ids, labels = dataset.ids, dataset.labels
-    label = pd.array([labels[i] for i in indices], dtype="Int64")
-    rows = np.arange(len(indices))
-    of_label = probabilities[rows, label.fillna(0).to_numpy(int)]
-    columns = {
-        "image_id": [ids[i] for i in indices],
-        "label": label,
-        "prediction": probabilities.argmax(1),
-        "probability": probabilities.max(1),
-        "label_probability": np.where(label.isna(), np.nan, of_label),
-    }
-    return pd.DataFrame(columns)
 
 
 def accuracy(predictions: pd.DataFrame) -> float:

@@ -39,21 +39,6 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
     return {key.removeprefix("module."): tensor for key, tensor in content.items()}
 
 
-def misfits(network: nn.Module, tensors: Mapping[str, torch.Tensor]) -> dict[str, list[str]]:
-    """Keys of weights that do not fit a network exactly, by what is wrong with them."""
-    expected = network.state_dict()
-    return {
-        "missing": [k for k in expected if k not in tensors and not k.endswith(_COUNTERS)],
-        "unexpected": [k for k in tensors if k not in expected],
-        "of another shape": [
-            f"{k} {tuple(tensors[k].shape)} instead of {tuple(v.shape)}"
-            for k, v in expected.items()
-            if k in tensors and tensors[k].shape != v.shape
-        ],
-        "not finite": not_finite(tensors),
-    }
-
-
 def not_finite(tensors: Mapping[str, torch.Tensor]) -> list[str]:
     """Keys of the tensors that hold NaN or infinite values."""
     return [key for key, tensor in tensors.items() if not torch.isfinite(tensor).all()]
@@ -61,14 +46,20 @@ def not_finite(tensors: Mapping[str, torch.Tensor]) -> list[str]:
 
 def load_weights(network: nn.Module, tensors: Mapping[str, torch.Tensor], source: str) -> None:
     """Load weights that must fit exactly and be finite; a ValueError names the keys that do not."""
-    faults = misfits(network, tensors)
-    broken = faults.pop("not finite")
-    if any(faults.values()):
-        listed = "; ".join(
-            f"{len(keys)} {fault}: {_some(keys)}" for fault, keys in faults.items() if keys
-        )
-        raise ValueError(f"weights of {source} do not fit {type(network).__name__}: {listed}")
-    if broken:
+    expected = network.state_dict()
+    faults = {
+        "missing": [k for k in expected if k not in tensors and not k.endswith(_COUNTERS)],
+        "unexpected": [k for k in tensors if k not in expected],
+        "of another shape": [
+            f"{k} {tuple(tensors[k].shape)} instead of {tuple(v.shape)}"
+            for k, v in expected.items()
+            if k in tensors and tensors[k].shape != v.shape
+        ],
+    }
+    if found := [f"{len(keys)} {fault}: {_some(keys)}" for fault, keys in faults.items() if keys]:
+        name = type(network).__name__
+        raise ValueError(f"weights of {source} do not fit {name}: {'; '.join(found)}")
+    if broken := not_finite(tensors):
         raise ValueError(
             f"weights of {source} hold NaN or infinity in {len(broken)} tensors: {_some(broken)}"
         )

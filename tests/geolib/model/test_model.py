@@ -15,6 +15,7 @@ from torchvision import models
 
 from geolib import data, model
 from geolib.model.classifier import find_target_layer, published_card, with_classes
+from geolib.model.device import inference_precision, uses_bf16
 from geolib.model.weights import read_header, read_weights
 
 SHARED = Path(__file__).parents[4] / "shared"
@@ -283,7 +284,7 @@ class Brightness(nn.Module):
     def __init__(self):
         super().__init__()
         self.scale = nn.Parameter(torch.tensor([8.0, -8.0]))
-        self.classes, self.image_size = ("bright", "dark"), 16
+        self.classes, self.image_size, self.mean = ("bright", "dark"), 16, self.scale
 
     def forward(self, images):
         return (images.mean((1, 2, 3)) - 0.5)[:, None] * self.scale
@@ -318,12 +319,12 @@ def test_predictions_without_labels(bright_and_dark):
 
 @pytest.mark.parametrize("asked", ["bf16", "fp32", "auto"])
 def test_precision_is_as_asked(asked):
-    with model.inference_precision("cpu", asked):
+    with inference_precision("cpu", asked):
         found = nn.Linear(4, 4)(torch.rand(2, 4)).dtype
-    fast = asked == "bf16" or (asked == "auto" and model.uses_bf16("cpu"))
+    fast = asked == "bf16" or (asked == "auto" and uses_bf16("cpu"))
     assert found == (torch.bfloat16 if fast else torch.float32)
 
 
 def test_an_unknown_precision():
     with pytest.raises(ValueError, match="precision='half'; expected one of auto, bf16, fp32"):
-        model.inference_precision("cpu", "half")
+        inference_precision("cpu", "half")
