@@ -43,7 +43,8 @@ def load(
 
     Raises
     ------
-    ValueError : if the name, the split or an option's value is not known.
+    ValueError
+        If the name, the split or an option's value is not known.
     """
     if name not in DATASETS:
         raise ValueError(f"name={name!r} is not a dataset; known: {', '.join(sorted(DATASETS))}")

@@ -51,11 +51,8 @@ def folder(
     A class named ``"other"`` takes every country that is not listed: ``classes=("FR", "other")``
     asks whether a photograph is French.
 
-    Raises
-    ------
-    ValueError
-        If the folder holds no images, ``metadata.csv`` is faulty, or an image's country is not
-        among ``classes``.
+    Raises ValueError if the folder holds no images, ``metadata.csv`` is faulty, or an image's
+    country is not among ``classes``.
     """
     check_split(split, (*SPLITS, "all"))
     records, skipped = _find_photos(Path(root).expanduser())

@@ -118,12 +118,9 @@ def prepare(
     which : splits whose photographs are fetched, in this order.
     seed, per_country : as for :func:`geolib.data.splits.splits`.
 
-    Raises
-    ------
-    ValueError
-        If a country has too few images, or Mapillary's token is not in ``MAPILLARY_TOKEN``.
-    geolib.download.http.RemoteError
-        If the hub's archives cannot be read, or a token is refused; what was fetched is kept.
+    Raises ValueError if a country has too few images, or ``MAPILLARY_TOKEN`` does not hold a token;
+    :class:`geolib.download.http.RemoteError` if the hub's archives cannot be read, or a token is
+    refused: what was fetched is kept.
     """
     for split in which:
         check_split(split, SPLITS)

@@ -41,8 +41,7 @@ DEADLINE = 120.0
 PAGE = 1000
 LOOKED_AT = 100
 PER_AREA = 200
-# Frames of one drive follow each other every few metres: one is kept per S2 cell of this level,
-# whose sides are about 70 m long.
+# Frames of one drive follow each other every few metres: one is kept per S2 cell of about 70 m.
 SPACING_LEVEL = 17
 # From this field of view on, degrees, a picture is a panorama and no photograph.
 PANORAMA = 180.0
@@ -82,12 +81,9 @@ def panoramax(
     root : folder of the photographs; by default one of its own per request, in the cache.
     api : the catalogue of the federation, or that of one of its servers.
 
-    Raises
-    ------
-    ValueError
-        If an argument cannot be, ``root`` answers another request, or nothing was found.
-    geolib.download.http.RemoteError
-        If photographs are missing and the catalogue does not answer, or not with pictures.
+    Raises ValueError if an argument cannot be, ``root`` answers another request, or nothing was
+    found; :class:`geolib.download.http.RemoteError` if photographs are missing and the catalogue
+    does not answer, or not with pictures.
     """
     asked = _request(areas, dates, per_area, api)
     digest = hashlib.sha256(json.dumps(asked).encode()).hexdigest()
@@ -112,9 +108,8 @@ def prepare(
 ) -> Summary:
     """Find photographs and fetch those that are missing; a killed run goes on where it stopped.
 
-    The catalogue is asked once: what it answered is kept in ``ROOT/metadata.csv``, one row per
-    photograph with its ``file``, ``country``, ``latitude``, ``longitude``, ``licence``,
-    ``attribution`` and ``address``. Left out, and counted in ``ROOT/request.json``, are pictures
+    The catalogue is asked once: what it answered is kept in ``ROOT/metadata.csv``, one row of
+    :data:`COLUMNS` per photograph. Left out, and counted in ``ROOT/request.json``, are pictures
     without an open licence or an author, panoramas, and all but the first of each cell of about
     70 m. Pictures are taken in the catalogue's order, nearest to the middle of the area first.
     Arguments and errors are those of :func:`panoramax`.
@@ -122,10 +117,8 @@ def prepare(
     asked = _request(areas, dates, per_area, api)
     root = Path(root).expanduser()
     if not answers(api):
-        raise http.Unreachable(
-            f"{urlsplit(api).netloc} does not answer; what has come is kept, try again with a "
-            "network"
-        )
+        host = urlsplit(api).netloc
+        raise http.Unreachable(f"{host} does not answer; what has come is kept, try again later")
     root.mkdir(parents=True, exist_ok=True)
     session = http.session(PER_SECOND)
     with FileLock(root / ".search.lock"):
@@ -164,10 +157,7 @@ def answers(api: str = API, seconds: float = 3.0) -> bool:
 
 
 def _request(
-    areas: Mapping[str, Sequence[float]],
-    dates: str | Sequence[str] | None,
-    per_area: int,
-    api: str,
+    areas: Mapping[str, Sequence[float]], dates: str | Sequence[str] | None, per_area: int, api: str
 ) -> dict[str, Any]:
     """The request in JSON's types, checked."""
     if not areas:
@@ -188,41 +178,36 @@ def _request(
     try:
         ItemSearch(api, method="GET", datetime=interval)
     except Exception as error:  # pystac-client raises no kind of its own here
-        raise ValueError(
-            f"dates={dates!r}: {error}; expected for example '2023', '2023-05/2024' or "
-            "('2023-05-01', '..')"
-        ) from error
+        wanted = "for example '2023', '2023-05/2024' or ('2023-05-01', '..')"
+        raise ValueError(f"dates={dates!r}: {error}; expected {wanted}") from error
     return asked
 
 
 def _region(name: str, area: Sequence[float]) -> LatLngRect | Cap:
-    wrong = f"areas[{name!r}]={area!r}; expected "
+    def wrong(expected: str) -> ValueError:
+        return ValueError(f"areas[{name!r}]={area!r}; expected {expected}")
+
     try:
         numbers = [float(number) for number in area]
     except (TypeError, ValueError):
-        raise ValueError(f"{wrong}numbers") from None
+        raise wrong("numbers") from None
     match numbers:
         case [west, south, east, north]:
             if not (-180 <= west < east <= 180 and -90 <= south < north <= 90):
-                raise ValueError(
-                    f"{wrong}(west, south, east, north) in degrees, west < east and south < north; "
-                    "take two areas where one would cross the 180th meridian"
+                raise wrong(
+                    "(west, south, east, north) in degrees, west < east and south < north; two "
+                    "areas where one would cross the 180th meridian"
                 )
             return LatLngRect(LatLng.from_degrees(south, west), LatLng.from_degrees(north, east))
         case [latitude, longitude, radius]:
             if not (abs(latitude) <= 85 and abs(longitude) <= 180 and 0 < radius <= 500):
-                raise ValueError(
-                    f"{wrong}(latitude, longitude, radius): degrees up to 85 and 180, at most 500 "
-                    "km"
-                )
+                raise wrong("(latitude, longitude, radius): up to 85 and 180 degrees, and 500 km")
             centre = LatLng.from_degrees(latitude, longitude).to_point()
             cap = Cap.from_axis_angle(centre, Angle.from_radians(radius / EARTH_RADIUS_KM))
             if cap.get_rect_bound().lng().is_inverted():
-                raise ValueError(f"{wrong}a circle that does not cross the 180th meridian")
+                raise wrong("a circle that does not cross the 180th meridian")
             return cap
-    raise ValueError(
-        f"{wrong}(west, south, east, north) in degrees or (latitude, longitude, radius in km)"
-    )
+    raise wrong("(west, south, east, north) in degrees or (latitude, longitude, radius in km)")
 
 
 def _bbox(region: LatLngRect | Cap) -> list[float]:
@@ -267,11 +252,19 @@ class _Picture(BaseModel, allow_inf_nan=False):
         return list(dict.fromkeys(" ".join(name.split()) for name in names if name))
 
     @property
-    def is_panorama(self) -> bool:
+    def faults(self) -> dict[str, bool]:
+        """Reasons not to use it, and whether they hold."""
         sides = self.sensor or []
         # A sphere laid out flat is twice as wide as high.
         is_sphere = len(sides) == 2 and None not in sides and sides[0] == 2 * (sides[1] or 0)
-        return is_sphere or (self.field_of_view or 0) >= PANORAMA
+        is_public = self.status in (None, "ready") and self.visibility in (None, "anyone")
+        return {
+            "without an open licence": (self.licence or "").strip().lower() in NO_LICENCE,
+            "without an author": not self.authors,
+            "not public": not is_public,
+            "panorama": is_sphere or (self.field_of_view or 0) >= PANORAMA,
+            "without an image": self.address is None,
+        }
 
     def row(self, country: str) -> dict[str, object]:
         """Line of the metadata table."""
@@ -323,13 +316,7 @@ def _search(
                 (cell,) = s2_tokens([(picture.latitude, picture.longitude)], SPACING_LEVEL)
                 place = LatLng.from_degrees(picture.latitude, picture.longitude)
                 faults = {
-                    "without an open licence": (picture.licence or "").strip().lower()
-                    in NO_LICENCE,
-                    "without an author": not picture.authors,
-                    "not public": picture.status not in (None, "ready")
-                    or picture.visibility not in (None, "anyone"),
-                    "panorama": picture.is_panorama,
-                    "without an image": picture.address is None,
+                    **picture.faults,
                     "outside the area": not region.contains(place.to_point()),
                     "close to another": cell in cells,
                     "in an earlier area": picture.id in rows,
@@ -399,9 +386,8 @@ def _is_answered(root: Path, asked: Mapping[str, Any]) -> bool:
         return False
     earlier = json.loads((root / REQUEST).read_text())["asked"]
     if earlier != asked:
-        raise ValueError(
-            f"root={str(root)!r} holds the answer to another request, {earlier}; give another root"
-        )
+        holds = f"root={str(root)!r} holds the answer to another request, {earlier}"
+        raise ValueError(f"{holds}; give another root")
     return True
 
 

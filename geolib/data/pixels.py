@@ -105,7 +105,7 @@ def pixel_batches(
 
     Yields
     ------
-    PixelBatch : ``indices`` of the items, ``pixels`` of type ``uint8 [B,S,S,3]``.
+    PixelBatch, ``indices`` of the items and their ``pixels``, ``uint8 [B,S,S,3]``.
     """
     source: Any = ResizedPixels(dataset, image_size) if items is None else items
     workers = default_workers(len(dataset))

@@ -49,9 +49,7 @@ def splits(
     DataFrame, all images of the countries in random order, with ``cell`` (S2 token), ``place``
     (smallest id in it) and ``split``, which is missing for images that were not drawn.
 
-    Raises
-    ------
-    ValueError : if an id is listed twice, or a country has too few images or places.
+    Raises ValueError if an id is listed twice, or a country has too few images or places.
     """
     table = metadata[metadata.country.isin(countries)]
     if table.id.duplicated().any():

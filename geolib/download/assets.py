@@ -111,14 +111,8 @@ def fetch(name: str, *, shown: bool = True) -> Path:
     then on it must not change. Two runs at once wait for each other. Hub and token are those of
     ``HF_ENDPOINT`` and ``HF_TOKEN``, or the official one and that of ``hf auth login``.
 
-    Raises
-    ------
-    ValueError
-        If there is no such asset or file.
-    geolib.download.http.RemoteError
-        With what to do about it.
-    OSError
-        If the disk is full; what has come is kept.
+    Raises ValueError if there is no such asset or file, :class:`geolib.download.http.RemoteError`
+    with what to do about it, and OSError if the disk is full; what has come is kept.
     """
     asset, files = _find(name)
     folder = _folder(name)
@@ -133,21 +127,16 @@ def fetch(name: str, *, shown: bool = True) -> Path:
 
 def status() -> pd.DataFrame:
     """A row per asset: ``name, here`` (yes, no, or so many of its files), ``size`` (in words),
-    ``title, licence, gated, needed_by``.
+    ``licence, gated, needed_by``.
     """
-    shown = {"title", "licence", "gated", "needed_by"}
-    rows = [
-        {"name": name, "here": _here(name, asset), "size": asset.size}
-        | asset.model_dump(include=shown)
-        for name, asset in manifest().items()
-    ]
+    rows = []
+    for name, asset in manifest().items():
+        count = sum((_folder(name) / file).is_file() for file in asset.files)
+        some = f"{count} of {len(asset.files)} files" if count else "no"
+        here = "yes" if count == len(asset.files) else some
+        known = asset.model_dump(include={"licence", "gated", "needed_by"})
+        rows.append({"name": name, "here": here, "size": asset.size} | known)
     return pd.DataFrame(rows)
-
-
-def _here(name: str, asset: Asset) -> str:
-    count = sum((_folder(name) / file).is_file() for file in asset.files)
-    some = f"{count} of {len(asset.files)} files" if count else "no"
-    return "yes" if count == len(asset.files) else some
 
 
 def _numbered(pattern: str) -> list[str]:
@@ -192,10 +181,9 @@ def _alone(folder: Path) -> AbstractContextManager[object]:
 @contextmanager
 def _advice(name: str, asset: Asset, place: Path) -> Iterator[None]:
     """What to do, added to what went wrong."""
+    needs_none = "It should need none: unset or renew HF_TOKEN."
     advice = {
-        http.Refused: asset.by_hand
-        if asset.gated
-        else "It should need none: unset or renew HF_TOKEN.",
+        http.Refused: asset.by_hand if asset.gated else needs_none,
         http.Unreachable: "What has come is kept: fetch again with a network, or bring the file "
         f"from elsewhere to {place} and fetch again to verify it.",
         http.Absent: asset.by_hand or "It may have moved.",

@@ -72,12 +72,9 @@ def collect(
         ``download.http``; called from so many threads at once as there are ``workers``. Retries
         and the rate limit are those of its session.
 
-    Raises
-    ------
-    ValueError
-        If an id cannot be a file name, or ``workers`` is less than 1.
-    geolib.download.http.Refused
-        As soon as a server refuses the token; what was fetched by then is kept.
+    Raises ValueError if an id cannot be a file name, or ``workers`` is less than 1, and
+    :class:`geolib.download.http.Refused` as soon as a server refuses the token; what was fetched by
+    then is kept.
     """
     names = list(dict.fromkeys(wanted))
     for name in names:
@@ -95,13 +92,9 @@ def collect(
         run = _Run(folder, fetch, there)
         with progress_bar(folder.name, len(missing), "image") as bar:
             run.get_all(missing, workers, bar.update)
-    summary = Summary(
-        wanted=len(names),
-        present=len(names) - len(missing),
-        fetched=run.fetched,
-        failed=dict(run.failed),
-        untried=len(missing) - run.fetched - run.failed.total(),
-    )
+    untried = len(missing) - run.fetched - run.failed.total()
+    present = len(names) - len(missing)
+    summary = Summary(len(names), present, run.fetched, dict(run.failed), untried)
     if run.refused is not None:
         raise http.Refused(f"{run.refused}. What was fetched is kept: {summary}") from run.refused
     return summary
@@ -158,11 +151,8 @@ class _Run:
         except (http.RemoteError, images.UnreadableImage) as error:
             kind = type(error).__name__
             self.failed[kind] += 1
-            self.table[name] = {
-                "kind": kind,
-                "reason": str(error),
-                "tried_at": datetime.now(UTC).isoformat(timespec="seconds"),
-            }
+            now = datetime.now(UTC).isoformat(timespec="seconds")
+            self.table[name] = {"kind": kind, "reason": str(error), "tried_at": now}
             unreachable = isinstance(error, http.Unreachable)
             self.unreachable_in_a_row = self.unreachable_in_a_row + 1 if unreachable else 0
             if isinstance(error, http.Refused):
