@@ -87,36 +87,28 @@ def test_photos_alone_have_no_labels(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("files", "options", "message"),
+    ("metadata", "message"),
     [
-        ({}, {}, r"holds no images .*expected ROOT/COUNTRY"),
-        ({"a.txt": "x"}, {}, r"holds no images .*expected ROOT/COUNTRY"),
-        ({"metadata.csv": "name,country\na.png,FR\n"}, {}, "lacks the column 'file'"),
-        ({"metadata.csv": "file\na.png\na.png\n"}, {}, "lists 'a.png' more than once"),
-        ({"metadata.csv": "file,country\n ,FR\n"}, {}, "line 2: the file's name is empty"),
-        ({"metadata.csv": f"{PLACED}1,1\nb.png,91,0"}, {}, "line 3: latitude='91'; expected"),
-        ({"metadata.csv": f"{PLACED}x,0"}, {}, "line 2: latitude='x'"),
-        ({"metadata.csv": f"{PLACED}nan,0"}, {}, "line 2: latitude='nan'"),
-        ({"metadata.csv": f"{PLACED}1,"}, {}, "line 2: .* both be given"),
-        (
-            {"metadata.csv": "file,country\na.png,IN\n"},
-            {"classes": ("FR", "JP")},
-            r"do not hold 'IN', the country of a\.png.*'other'",
-        ),
+        (None, r"holds no images .*expected ROOT/COUNTRY"),
+        ("name,country\na.png,FR\n", "lacks the column 'file'"),
+        ("file\na.png\na.png\n", "lists 'a.png' more than once"),
+        ("file,country\n ,FR\n", "line 2: the file's name is empty"),
+        (f"{PLACED}1,1\nb.png,91,0", "line 3: latitude='91'; expected"),
+        (f"{PLACED}x,0", "line 2: latitude='x'"),
+        (f"{PLACED}nan,0", "line 2: latitude='nan'"),
+        (f"{PLACED}1,", "line 2: .* both be given"),
+        ("file,country\na.png,IN\n", r"do not hold 'IN', the country of a\.png.*'other'"),
     ],
 )
-def test_a_faulty_folder_is_named(tmp_path, files, options, message):
-    if "metadata.csv" in files:
+def test_a_faulty_folder_is_named(tmp_path, metadata, message):
+    (tmp_path / "a.txt").write_text("no photograph")
+    if metadata:
         write_photo(tmp_path / "a.png", 0)
-    for name, text in files.items():
-        (tmp_path / name).write_text(text)
+        (tmp_path / "metadata.csv").write_text(metadata)
     with pytest.raises(ValueError, match=message):
-        everything(tmp_path, **options)
+        everything(tmp_path, classes=("FR", "JP"))
     with pytest.raises(ValueError, match="is not a folder"):
-        everything(tmp_path / "absent", **options)
-
-
-# Classes -----------------------------------------------------------------------------------------
+        everything(tmp_path / "absent")
 
 
 def test_given_classes_keep_their_order_and_other_takes_the_rest(tmp_path):
@@ -128,9 +120,6 @@ def test_given_classes_keep_their_order_and_other_takes_the_rest(tmp_path):
     dataset = everything(tmp_path, classes=("FR", "other"))
     assert Counter(dataset.labels) == {0: 2, 1: 4}
     assert {dataset[i].country for i in range(6)} == {"FR", "IN", "JP"}
-
-
-# metadata.csv ------------------------------------------------------------------------------------
 
 
 def test_metadata_columns_reach_the_items(tmp_path):
@@ -252,9 +241,6 @@ def test_n_takes_a_seeded_part_in_a_seeded_order(tmp_path):
     assert len(everything(tmp_path, n=100)) == 40
 
 
-# Unreadable photographs --------------------------------------------------------------------------
-
-
 def test_unreadable_photos_are_skipped_and_counted(tmp_path):
     country_folders(tmp_path, FR=5)
     (tmp_path / "FR" / "2.png").write_text("not a picture")
@@ -345,9 +331,6 @@ def test_scene_content_depends_on_the_options():
     assert len(keys) == 6
 
 
-# Requests ----------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -361,9 +344,6 @@ def test_scene_content_depends_on_the_options():
 def test_unknown_requests(arguments, message):
     with pytest.raises(ValueError, match=message):
         data.load(**arguments)
-
-
-# Real photographs --------------------------------------------------------------------------------
 
 
 @pytest.mark.skipif(not PHOTOS.is_dir(), reason=f"no photographs at {PHOTOS}")

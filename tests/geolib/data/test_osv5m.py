@@ -64,12 +64,6 @@ def test_a_cell_is_about_a_kilometre_across():
     cells = s2_tokens(np.column_stack((north, rng.uniform(-180, 180, 200))), CELL_LEVEL)
     areas = [Cell(CellId.from_token(token)).exact_area() * EARTH_RADIUS_KM**2 for token in cells]
     assert np.mean(np.sqrt(areas)) == pytest.approx(1.1, abs=0.1)
-    # 0.001° are 111 m: most neighbours share a cell. 0.1° are 11 km: none do.
-    here = np.column_stack((north, np.zeros(200)))
-    one, other = (np.array(s2_tokens(np.add(here, (d, 0)), CELL_LEVEL)) for d in (0, 0.001))
-    assert np.mean(one == other) > 0.8
-    apart = np.column_stack((np.arange(0, 50, 0.1), np.full(500, 2.0)))
-    assert len(set(s2_tokens(apart, CELL_LEVEL))) == 500
 
 
 @st.composite
@@ -518,13 +512,11 @@ def test_load_says_what_is_missing(server, root):
 
 def test_the_command_fetches_and_says_what_came(server, root, monkeypatch):
     monkeypatch.setattr(MODULE, "prepare", partial(prepare, per_country=SMALL))
-    arguments = ["osv5m", "--countries", "FR,IN", "--root", str(root)]
-    result = CliRunner().invoke(app, [*arguments, "--split", "eval"])
+    arguments = ["osv5m", "--countries", "FR,IN", "--root", str(root), "--split", "eval"]
+    result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
     assert result.stdout == "4 images wanted: 0 were there, 4 fetched, 0 failed\n"
     assert set(kept(root)) == drawn(root, "eval")
-    result = CliRunner().invoke(app, arguments)
-    assert result.stdout == "20 images wanted: 4 were there, 16 fetched, 0 failed\n"
     result = CliRunner().invoke(app, [*arguments, "--source", "mapillary"])
     assert result.exit_code == 1
     assert "MAPILLARY_TOKEN" in result.output

@@ -9,13 +9,12 @@ import tempfile
 import threading
 from collections import Counter
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from servers import Answer, jpeg, serve
+from servers import Answer, jpeg, jpegs, serve
 
 from geolib.download import http
 from geolib.download.collect import Summary, collect, failures
@@ -34,52 +33,62 @@ def kept(folder) -> dict[str, bytes]:
     return {p.stem: p.read_bytes() for p in files}
 
 
-def whole(names) -> dict[str, bytes]:
-    return {name: jpeg(name) for name in names}
+def fails(error: http.RemoteError):
+    def fetch(name: str) -> bytes:
+        raise error
+
+    return fetch
 
 
-def test_what_fails_is_listed_and_alone_asked_for_again(tmp_path):
-    # Troubles of the line are those of test_http; here they arrive as its errors.
-    good = [f"good{i}" for i in range(5)]
-    bad: dict[str, bytes | http.RemoteError] = {
-        "gone": http.Absent("nothing there"),
-        "page": http.Broken("sent text/html"),
-        "junk": b"\xff\xd8 this is no photograph",
-        "half": jpeg("half")[:300],
-    }
-    names, asked = [*good, *bad], []
+# Troubles of the line are those of test_http; here they arrive as its errors.
+OUTCOMES = {
+    "fine": (jpeg, None),
+    "gone": (fails(http.Absent("nothing there")), "Absent"),
+    "page": (fails(http.Broken("sent text/html")), "Broken"),
+    "host": (fails(http.Unreachable("nobody there")), "Unreachable"),
+    "junk": (lambda name: b"\xff\xd8 this is no photograph", "UnreadableImage"),
+    "half": (lambda name: jpeg(name)[:300], "UnreadableImage"),
+}
+absent, unreachable = OUTCOMES["gone"][0], OUTCOMES["host"][0]
 
-    def fetch(name):
-        asked.append(name)
-        answer = bad.get(name, jpeg(name))
-        if isinstance(answer, http.RemoteError):
-            raise answer
-        return answer
 
-    failed = {"Absent": 1, "Broken": 1, "UnreadableImage": 2}
-    summary = gather(tmp_path, fetch, names)
-    assert summary == Summary(wanted=9, present=0, fetched=5, failed=failed, untried=0)
+def test_what_fails_is_listed_with_its_reason(tmp_path):
+    summary = gather(tmp_path, lambda name: OUTCOMES[name][0](name), OUTCOMES)
     assert not summary.complete
     assert str(summary) == (
-        "9 images wanted: 0 were there, 5 fetched, 4 failed (1 Absent, 1 Broken, 2 UnreadableImage)"
+        "6 images wanted: 0 were there, 1 fetched, 5 failed (1 Absent, 1 Broken, 1 Unreachable, "
+        "2 UnreadableImage)"
     )
-    assert kept(tmp_path) == whole(good)
     table = failures(tmp_path).set_index("id")
-    assert table.kind.to_dict() == {
-        "gone": "Absent",
-        "half": "UnreadableImage",
-        "junk": "UnreadableImage",
-        "page": "Broken",
-    }
+    assert table.kind.to_dict() == {name: kind for name, (_, kind) in OUTCOMES.items() if kind}
     assert "text/html" in table.reason["page"]
     assert table.tried_at.str.endswith("+00:00").all()
 
-    bad = {"gone": bad["gone"]}
-    asked.clear()
-    assert gather(tmp_path, fetch, names) == Summary(9, 5, 3, {"Absent": 1}, 0)
-    assert sorted(asked) == ["gone", "half", "junk", "page"]
-    assert list(failures(tmp_path).id) == ["gone"]
-    assert kept(tmp_path) == whole(name for name in names if name != "gone")
+
+@settings(max_examples=15, deadline=None)
+@given(
+    st.lists(st.lists(st.sampled_from(list(OUTCOMES)), min_size=6, max_size=6), max_size=3),
+    st.integers(1, 3),
+)
+def test_after_any_number_of_calls_each_image_is_there_or_listed(calls, workers):
+    names, there = set(NAMES[:6]), set()
+    with tempfile.TemporaryDirectory() as folder:
+        for outcomes in calls:
+            plan, asked = dict(zip(NAMES, outcomes, strict=False)), []
+
+            def fetch(name, plan=plan, asked=asked):
+                asked.append(name)
+                return OUTCOMES[plan[name]][0](name)
+
+            summary = gather(folder, fetch, NAMES[:6], workers)
+            missing = names - there
+            new = {name for name in missing if plan[name] == "fine"}
+            failed = Counter(OUTCOMES[plan[name]][1] for name in missing - new)
+            assert summary == Summary(6, len(there), len(new), failed, 0)
+            assert Counter(asked) == Counter(missing)
+            there |= new
+            assert kept(folder) == jpegs(there)
+            assert set(failures(folder).id) == names - there
 
 
 def test_an_expired_token_stops_early_and_keeps_what_came(tmp_path):
@@ -96,7 +105,7 @@ def test_an_expired_token_stops_early_and_keeps_what_came(tmp_path):
     with pytest.raises(http.Refused, match=r"100 images wanted: 0 were there, \d+ fetched"):
         gather(tmp_path, refused, names, workers=4)
     got = kept(tmp_path)
-    assert got == whole(got)
+    assert got == jpegs(got)
     assert 25 <= len(got) <= 34
     assert len(asked) <= 50, "went on asking with a token that is refused"
     assert set(failures(tmp_path).kind) == {"Refused"}
@@ -110,7 +119,7 @@ def only_the_rest(folder, names) -> None:
     assert summary == Summary(len(names), len(got), len(names) - len(got), {}, 0)
     assert summary.complete
     assert Counter(asked) == Counter(set(names) - got)
-    assert kept(folder) == whole(names)
+    assert kept(folder) == jpegs(names)
     assert failures(folder).empty
 
 
@@ -143,14 +152,6 @@ def test_a_run_killed_half_way_loses_and_repeats_nothing(tmp_path):
     got = {path.stem for path in folder.glob("*.jpg")}
     assert 10 <= len(got) < 40
     only_the_rest(folder, NAMES)
-
-
-def unreachable(name: str) -> bytes:
-    raise http.Unreachable("nobody there")
-
-
-def absent(name: str) -> bytes:
-    raise http.Absent("gone")
 
 
 def test_a_host_that_is_gone_is_given_up(tmp_path):
@@ -211,32 +212,3 @@ def test_bad_input_is_refused_before_anything_is_written(tmp_path, names, worker
     with pytest.raises(ValueError, match=complaint):
         gather(tmp_path, jpeg, names, workers=workers)
     assert not list(tmp_path.glob("*"))
-
-
-OUTCOMES = {
-    "fine": jpeg,
-    "absent": absent,
-    "broken": lambda name: jpeg(name)[:300],
-    "unreachable": unreachable,
-    "junk": lambda name: b"junk",
-}
-
-
-@settings(max_examples=15, deadline=None)
-@given(
-    st.lists(st.lists(st.sampled_from(list(OUTCOMES)), min_size=6, max_size=6), max_size=3),
-    st.integers(1, 3),
-)
-def test_after_any_number_of_calls_each_image_is_there_or_listed(calls, workers):
-    names = NAMES[:6]
-    with tempfile.TemporaryDirectory() as folder:
-        there: set[str] = set()
-        for outcomes in calls:
-            plan = dict(zip(names, outcomes, strict=True))
-            summary = gather(folder, partial(lambda plan, n: OUTCOMES[plan[n]](n), plan), names)
-            new = {n for n in names if plan[n] == "fine"} - there
-            assert (summary.present, summary.fetched) == (len(there), len(new))
-            there |= new
-            assert kept(folder) == whole(there)
-            assert set(failures(folder).id) == set(names) - there
-            assert sum(summary.failed.values()) == len(names) - len(there)
