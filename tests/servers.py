@@ -56,7 +56,7 @@ class Answer:
     drip: float = 0.0  # seconds before each 64 bytes
     ranges: bool = True  # honours Range
     etag: str | None = None  # with its quotes; a hash of the body by default, "" for none
-    token: str | None = None  # 401 unless this bearer token is sent
+    token: str | None = None  # 401 without this bearer token, 403 with another
 
 
 @dataclass(frozen=True)
@@ -99,11 +99,12 @@ def hub(
     prefix = "" if kind == "models" else f"{kind}/"
     routes: dict[str, Route] = {}
     for name, body in files.items():
-        storage = f"/storage/{hashlib.sha256(body).hexdigest()}"
-        routes[storage] = body
-        for version in ("main", COMMIT):
-            address = f"/{prefix}{repository}/resolve/{version}/{name}"
-            routes[address] = _resolved(body, storage, token)
+        sha256 = hashlib.sha256(body).hexdigest()
+        known = {"X-Linked-ETag": f'"{sha256}"', "X-Linked-Size": str(len(body))}
+        known |= {"Location": f"/storage/{sha256}", "X-Repo-Commit": COMMIT}
+        address = f"/{prefix}{repository}/resolve/{COMMIT}/{name}"
+        routes[address] = Answer(status=302, headers=known, token=token)
+        routes[f"/storage/{sha256}"] = body
     return routes
 
 
@@ -111,23 +112,6 @@ def use_hub(monkeypatch: pytest.MonkeyPatch, server: Server) -> None:
     """Files of the hub are asked of this server."""
     template = f"{server.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
     monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
-
-
-def _resolved(body: bytes, storage: str, token: str | None) -> Callable[[Request], Answer]:
-    found = {
-        "Location": storage,
-        "X-Repo-Commit": COMMIT,
-        "X-Linked-ETag": f'"{hashlib.sha256(body).hexdigest()}"',
-        "X-Linked-Size": str(len(body)),
-    }
-
-    def answer(request: Request) -> Answer:
-        if token and request.headers.get("authorization") != f"Bearer {token}":
-            refused = 403 if "authorization" in request.headers else 401
-            return Answer(status=refused, headers={"X-Error-Code": "GatedRepo"})
-        return Answer(status=302, headers=found)
-
-    return answer
 
 
 class Server:
@@ -181,7 +165,7 @@ class Server:
             route = route[min(turn, len(route) - 1)]
         answer = Answer(route) if isinstance(route, bytes) else route
         if answer.token and request.headers.get("authorization") != f"Bearer {answer.token}":
-            return Answer(b"who are you?", 401, "text/plain")
+            return Answer(status=403 if "authorization" in request.headers else 401)
         return _ranged(answer, request)
 
 

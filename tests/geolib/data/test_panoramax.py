@@ -138,18 +138,21 @@ def test_photographs_know_country_place_licence_and_author(tmp_path):
     assert found.name == "panoramax"
     assert found.classes == ("Japan", "France")
     items = {one.country: one for one in (found[i] for i in range(2))}
-    first, second = items["France"], items["Japan"]
-    assert (first.label, second.label) == (1, 0)
-    assert (first.latitude, first.longitude) == (48.005, 2.5)
-    assert (first.licence, first.attribution) == ("CC-BY-SA-4.0", "Ada / Panoramax")
-    assert (second.licence, second.attribution) == ("etalab-2.0", "Bo, Cy Co. / Panoramax")
-    for number, one in enumerate((first, second)):
+    for country, number, *known in [
+        ("France", 0, 1, 48.005, 2.5, "CC-BY-SA-4.0", "Ada / Panoramax"),
+        ("Japan", 1, 0, 35.015, 139.5, "etalab-2.0", "Bo, Cy Co. / Panoramax"),
+    ]:
+        one = items[country]
+        found = [one.label, one.latitude, one.longitude, one.licence, one.attribution]
+        assert found == known
         np.testing.assert_array_equal(one.image, images.read(jpeg(NAMES[number])))
 
 
-def test_the_folder_dataset_reads_it_too_and_nothing_private_is_kept(tmp_path):
+def test_a_folder_holds_one_request_and_nothing_private_and_is_a_dataset_too(tmp_path):
     with pictures(3) as server:
         load(server, root=tmp_path)
+        with pytest.raises(ValueError, match=r"root=.* another request, .*give another root"):
+            load(server, root=tmp_path, dates="2023")
     again = data.load("folder", "all", root=tmp_path)
     assert sorted(again.ids) == files(3)
     assert {again[i].attribution for i in range(3)} == {"Ada / Panoramax"}
@@ -157,8 +160,8 @@ def test_the_folder_dataset_reads_it_too_and_nothing_private_is_kept(tmp_path):
     assert len(texts) == 2
     assert not any(b"SECRET" in text for text in texts)
     table = pd.read_csv(tmp_path / "metadata.csv")
-    columns = ["file", "country", "latitude", "longitude", "licence", "attribution", "address"]
-    assert table.columns.tolist() == columns
+    columns = "file country latitude longitude licence attribution address"
+    assert table.columns.tolist() == columns.split()
     assert table["file"].is_unique and len(table) == 3
 
 
@@ -395,13 +398,6 @@ def test_rate_and_deadline_hold_for_catalogue_and_pictures(monkeypatch, tmp_path
 def test_wrong_arguments_are_named(options, words):
     with pytest.raises(ValueError, match=words):
         data.load("panoramax", **options)
-
-
-def test_a_folder_holds_one_request(tmp_path):
-    with pictures(3) as server:
-        load(server, root=tmp_path)
-        with pytest.raises(ValueError, match=r"root=.* another request, .*give another root"):
-            load(server, root=tmp_path, dates="2023")
 
 
 def test_an_area_without_photographs(tmp_path):

@@ -93,7 +93,7 @@ def test_a_server_that_does_not_recover_is_given_up_in_words_without_the_query(
 def test_a_token_that_is_sent_is_accepted_or_not(session):
     with serve({"/a": replace(PHOTO, token="right")}) as server:
         url = f"{server.url}/a"
-        with pytest.raises(http.Refused, match="401: the token that was sent is not accepted"):
+        with pytest.raises(http.Refused, match="403: the token that was sent is not accepted"):
             http.read(session, url, headers={"Authorization": "Bearer expired"})
         with http.session(headers={"Authorization": "Bearer right"}) as trusted:
             assert http.read(trusted, url) == PHOTO.body
