@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 import numpy as np
@@ -23,17 +24,17 @@ from geolib.segmentation.segments import Segments
 
 __all__ = ["SEGMENTERS", "Segmenter", "Segments", "available", "load", "salient_region", "shared"]
 
-# None: a class of the networks' wing, see `_entry`.
-SEGMENTERS: dict[str, Callable[..., Any] | None] = {
+# Networks take seconds to import, so they are named by the place of their class.
+SEGMENTERS: dict[str, Callable[..., Any] | str] = {
     "felzenszwalb": felzenszwalb,
     "slic": slic,
     "grid": grid,
     "truth": truth,
     "none": none,
-    "sam": None,
-    "mobilesam": None,
-    "sam2": None,
-    "sam3": None,
+    "sam": "geolib.segmentation.networks.sam:SamSegmenter",
+    "mobilesam": "geolib.segmentation.networks.sam:MobileSamSegmenter",
+    "sam2": "geolib.segmentation.networks.sam2:Sam2Segmenter",
+    "sam3": "geolib.segmentation.networks.sam3:Sam3Segmenter",
 }
 
 INPUTS = frozenset({"image", "item", "attribution", "size"})
@@ -57,10 +58,7 @@ class Segmenter:
 
     @property
     def native(self) -> bool:
-        """Whether it wants the photograph in its own pixels, and not at the classifier's size.
-
-        Networks do, and map their masks to the size asked for; others count in those of the latter.
-        """
+        """Whether it wants the photograph in its own pixels, not the classifier's: networks do."""
         return "size" in self.uses
 
     @property
@@ -69,12 +67,7 @@ class Segmenter:
         return getattr(self.function, "model", None)
 
     def __call__(
-        self,
-        image: np.ndarray,
-        *,
-        item: Any = None,
-        attribution: Any = None,
-        size: tuple[int, int] | None = None,
+        self, image: np.ndarray, *, item: Any = None, attribution: Any = None, size: Any = None
     ) -> Segments:
         """Segment one image.
 
@@ -83,8 +76,8 @@ class Segmenter:
         image : uint8 [H, W, 3], RGB
         item : the `GeoImage`, for segmenters that read its scene
         attribution : float [H, W] array or tensor, 0…1, for segmenters that read the map
-        size : (height, width) of the masks; by default the image's. Networks never hold all
-            masks of a large photograph at its own size when a smaller one is asked for.
+        size : (height, width) of the masks; by default the image's. Networks map their masks to
+            it one at a time, and never hold them all at a large photograph's own size.
 
         Raises
         ------
@@ -94,13 +87,12 @@ class Segmenter:
         _check_image(image)
         wanted = size or image.shape[:2]
         given = {"image": image, "item": item, "attribution": attribution, "size": wanted}
-        inputs = {name: given[name] for name in self.uses}
-        for name, value in inputs.items():
-            if value is None:
+        for name in self.uses:
+            if given[name] is None:
                 raise ValueError(f"segmenter {self.name!r} reads the {name}: pass {name}=…")
-        if "attribution" in inputs:
-            inputs["attribution"] = _checked_map(attribution, image.shape[:2])
-        segments = self.function(**inputs)
+        if "attribution" in self.uses:
+            given["attribution"] = _checked_map(attribution, image.shape[:2])
+        segments = self.function(**{name: given[name] for name in self.uses})
         expected = wanted if self.native else image.shape[:2]
         if segments.masks.shape[1:] != expected:
             raise ValueError(
@@ -186,13 +178,9 @@ def available(checkpoints: Mapping[str, str | Path] | None = None) -> dict[str, 
 
 
 def _entry(name: str) -> Any:
-    """The function or class called `name`; networks are imported here, which takes seconds."""
-    if SEGMENTERS[name] is not None:
-        return SEGMENTERS[name]
-    from geolib.segmentation.networks import sam, sam2, sam3
-
-    networks = (sam.SamSegmenter, sam.MobileSamSegmenter, sam2.Sam2Segmenter, sam3.Sam3Segmenter)
-    return dict(zip(("sam", "mobilesam", "sam2", "sam3"), networks, strict=True))[name]
+    """The function or class called `name`."""
+    entry = SEGMENTERS[name]
+    return resolve_name(entry) if isinstance(entry, str) else entry
 
 
 def _content_key(name: str, options: Mapping[str, Any]) -> str:

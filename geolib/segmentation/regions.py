@@ -145,10 +145,8 @@ def _working_copy(image: np.ndarray) -> np.ndarray:
 
 def _enlarge(labels: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """Nearest-neighbour enlargement of a label image to `shape`."""
-    rows, columns = (
-        np.arange(n) * small // n for n, small in zip(shape, labels.shape, strict=True)
-    )
-    return labels[rows[:, None], columns]
+    at = (np.arange(n) * small // n for n, small in zip(shape, labels.shape, strict=True))
+    return labels[np.ix_(*at)]
 
 
 def grid(image: np.ndarray, *, cells: int = 8) -> Segments:
@@ -173,28 +171,21 @@ def truth(image: np.ndarray, item: Any) -> Segments:
             f"segmenter 'truth' needs an item with a scene, {getattr(item, 'id', item)!r} has "
             "none: only the geoscenes dataset knows its objects, choose another segmenter"
         )
-    visible = [thing for thing in scene.objects if thing.mask.any()]
-    if not visible:
-        return Segments(np.zeros((0, *image.shape[:2]), dtype=bool))
-    masks = np.stack([thing.mask for thing in visible])
-    return Segments(masks, labels=[thing.category for thing in visible]).resize(image.shape[:2])
+    masks = (thing.mask for thing in scene.objects)
+    labels = [thing.category for thing in scene.objects]
+    return Segments.fitted(masks, image.shape[:2], labels=labels)
 
 
 def none(attribution: np.ndarray, *, top_p: float = 0.2, min_area: float = 0.001) -> Segments:
     """No segmentation: the connected pieces (4 neighbours) of the salient region themselves.
 
-    Pieces below `min_area`, a share of the image, are specks and left out. The note says so when
-    the salient region falls short of `top_p`, see `salient_region`.
+    Pieces below `min_area`, a share of the image, are specks and left out.
     """
     region = salient_region(attribution, top_p)
-    wanted = round(top_p * region.size)
-    missing, note = wanted - int(region.sum()), ""
-    if missing > 0:
-        note = f"salient region short of {missing} of {wanted} pixels: the map is zero elsewhere"
     pieces, _ = ndimage.label(region)
     sizes = np.bincount(pieces.ravel())[1:]
     large = 1 + np.flatnonzero(sizes >= min_area * region.size)
-    return Segments(large[:, None, None] == pieces, note=note)
+    return Segments(large[:, None, None] == pieces)
 
 
 def salient_region(attribution: np.ndarray, top_p: float = 0.2) -> np.ndarray:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,13 +20,11 @@ class Segments:
     masks : bool [N, H, W]; TypeError or ValueError for others
     scores : the segmenter's own quality estimates [N], 0…1, where it has them
     labels : what each of the N segments shows, where the segmenter knows
-    note : what a reader should know about this result; empty when there is nothing to say
     """
 
     masks: np.ndarray
     scores: np.ndarray | None = None
     labels: Sequence[str] | None = None
-    note: str = ""
 
     def __post_init__(self) -> None:
         if not isinstance(self.masks, np.ndarray) or self.masks.dtype != bool:
@@ -39,27 +37,30 @@ class Segments:
                 raise ValueError(f"{name} has {len(values)} entries for {len(self.masks)} masks")
 
     @classmethod
-    def from_rle(
+    def fitted(
         cls,
-        rles: Sequence[Mapping[str, Any]],
-        shape: tuple[int, int],
+        masks: Iterable[np.ndarray],
+        shape: tuple[int, ...],
         scores: np.ndarray | None = None,
         labels: Sequence[str] | None = None,
-        note: str = "",
     ) -> Segments:
-        """Segments of `shape` (height, width) from N run lengths of any size, see `masks.encode`.
+        """Segments of `shape` (height, width) from masks bool [h, w] of any size.
 
-        Masks are decoded and resized as by `resize` one at a time: memory does not grow with the
-        size of the codes. Those that cover no pixel are left out.
+        They are resized as by `masks.resized` one at a time: memory does not grow with the size of
+        masks that are decoded on the way. Those that then cover no pixel are left out.
         """
-        masks = [resized(decode(rle), shape) for rle in rles]
-        return cls(_stacked(masks, shape), scores, labels, note)._without_empty()
+        small = np.array([resized(mask, shape) for mask in masks], dtype=bool)
+        whole = cls(small.reshape(-1, *shape), scores, labels)
+        kept = np.flatnonzero(whole.masks.any(axis=(1, 2))).tolist()
+        scores = None if scores is None else scores[kept]
+        labels = None if labels is None else [labels[i] for i in kept]
+        return cls(whole.masks[kept], scores, labels)
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any], shape: tuple[int, int]) -> Segments:
         """The segments of `shape` (height, width) that `to_json` wrote."""
         scores = None if stored["scores"] is None else np.array(stored["scores"])
-        return cls.from_rle(stored["masks"], shape, scores, stored["labels"], stored["note"])
+        return cls.fitted(map(decode, stored["masks"]), shape, scores, stored["labels"])
 
     def to_json(self) -> dict[str, Any]:
         """What JSON can hold of the segments, masks as run lengths, for `from_json`."""
@@ -67,27 +68,13 @@ class Segments:
             "masks": [encode(mask) for mask in self.masks],
             "scores": None if self.scores is None else np.asarray(self.scores).tolist(),
             "labels": None if self.labels is None else list(self.labels),
-            "note": self.note,
         }
 
     def __len__(self) -> int:
         return len(self.masks)
 
     def resize(self, shape: tuple[int, ...]) -> Segments:
-        """The same segments at `shape` (height, width), see `masks.resized`, without empty ones."""
+        """The same segments at `shape` (height, width), see `fitted`."""
         if self.masks.shape[1:] == tuple(shape):
             return self
-        masks = [resized(mask, shape) for mask in self.masks]
-        return replace(self, masks=_stacked(masks, shape))._without_empty()
-
-    def _without_empty(self) -> Segments:
-        kept = np.flatnonzero(self.masks.any(axis=(1, 2)))
-        if len(kept) == len(self):
-            return self
-        scores = None if self.scores is None else self.scores[kept]
-        labels = None if self.labels is None else [self.labels[i] for i in kept.tolist()]
-        return Segments(self.masks[kept], scores, labels, self.note)
-
-
-def _stacked(masks: Sequence[np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
-    return np.array(masks, dtype=bool).reshape(len(masks), *shape)
+        return self.fitted(self.masks, shape, self.scores, self.labels)

@@ -24,6 +24,7 @@ class SemanticNetwork(FolderSegmenter):
     """
 
     asset: ClassVar[str] = "ade20k-upernet"
+    classes: ClassVar[tuple[str, str]] = ("AutoModelForSemanticSegmentation", "AutoImageProcessor")
     kinds: ClassVar[tuple[str, ...]] = (
         *("beit", "data2vec-vision", "dpt", "mobilenet_v2", "mobilevit", "mobilevitv2"),
         *("segformer", "upernet"),
@@ -33,21 +34,17 @@ class SemanticNetwork(FolderSegmenter):
         "model.safetensors, preprocessor_config.json), such as openmmlab/upernet-convnext-tiny"
     )
 
-    def __init__(self, checkpoint: str | Path | None = None, device: str | None = None) -> None:
-        # transformers takes seconds to import, and most runs hold none of its networks.
-        from transformers import AutoImageProcessor, AutoModelForSemanticSegmentation
-
-        folder = self.find(_from_hub(checkpoint))
-        network = self.read(AutoModelForSemanticSegmentation, AutoImageProcessor, folder)
+    def __post_init__(self) -> None:
+        self.checkpoint = _from_hub(self.checkpoint)
+        super().__post_init__()
         if getattr(self.processor, "do_center_crop", False):
             raise ValueError(
-                f"checkpoint {folder} crops the photograph (do_center_crop in its "
+                f"checkpoint {self.checkpoint} crops the photograph (do_center_crop in its "
                 "preprocessor_config.json), so its maps would not lie on it; set it to false"
             )
-        self.hold(network, device)
         labels = self.model.config.id2label
         self.names = tuple(re.split("[,;]", labels[i])[0].strip() for i in range(len(labels)))
-        self.key = digest(folder)
+        self.key = digest(self.checkpoint)
 
     @torch.no_grad()
     def __call__(self, image: np.ndarray, size: tuple[int, int] | None = None) -> np.ndarray:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,7 +19,8 @@ from geolib.model.weights import not_finite
 FOLDER_FILES = (".json", ".safetensors", ".txt")
 
 
-class NetworkSegmenter:
+@dataclass(eq=False)
+class NetworkSegmenter(ABC):
     """Base of the segmenters that hold a network; `model` is the network.
 
     They see the photograph in its own pixels: an instance is called with the image and with the
@@ -26,7 +29,14 @@ class NetworkSegmenter:
 
     asset: ClassVar[str]  # its name for `geolib fetch`
     published: ClassVar[str]  # what the weights are and where they come from
-    model: Any
+
+    checkpoint: Any = None  # a path; by default what `geolib fetch` left
+    device: str | None = None
+
+    def __post_init__(self) -> None:
+        self.checkpoint = self.find(self.checkpoint)
+        device = choose_device(self.device or "auto", float64=True)
+        self.model: Any = self.open(self.checkpoint).to(device)
 
     @classmethod
     def find(cls, checkpoint: str | Path | None) -> Path:
@@ -45,36 +55,41 @@ class NetworkSegmenter:
     def holds_weights(path: Path) -> bool:
         return path.is_file()
 
-    def hold(self, network: nn.Module, device: str | None) -> None:
-        """Keep the network as `model`, on the device or the one there is."""
-        self.model = network.to(choose_device(device or "auto", float64=True))
+    @abstractmethod
+    def open(self, checkpoint: Path) -> nn.Module:
+        """The network of a checkpoint; ValueError where that is not this network's."""
 
 
 class FolderSegmenter(NetworkSegmenter):
     """Base of the segmenters whose network is a folder in transformers' format."""
 
     kinds: ClassVar[tuple[str, ...]]  # model types that hold this network
+    classes: ClassVar[tuple[str, str]]  # transformers' names of the network and its processor
     processor: Any
 
     @staticmethod
     def holds_weights(path: Path) -> bool:
         return (path / "config.json").is_file() and any(path.glob("*.safetensors"))
 
-    def read(self, architecture: Any, processing: Any, folder: Path) -> Any:
-        """The network in `folder`, in evaluation mode; `processor` is what prepares its inputs.
+    def open(self, checkpoint: Path) -> nn.Module:
+        """The network in a folder; `processor` is what prepares its inputs.
 
         Nothing is looked up on the hub. transformers draws at random what a checkpoint lacks and
         drops what it holds beside it: here both are a ValueError that names the keys, except for
         what the architecture itself declares foreign (published checkpoints hold SAM 2's and SAM
         3's video networks, of which the image network is a part).
         """
+        import transformers  # takes seconds, and most runs hold none of its networks
+
+        architecture, processing = (getattr(transformers, name) for name in self.classes)
         try:
-            kind = json.loads((folder / "config.json").read_text(encoding="utf-8"))["model_type"]
+            config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
+            kind = config["model_type"]
             if kind not in self.kinds:
                 raise ValueError(f"its model_type is {kind!r}, expected {' or '.join(self.kinds)}")
-            self.processor = processing.from_pretrained(folder, local_files_only=True)
+            self.processor = processing.from_pretrained(checkpoint, local_files_only=True)
             network, report = architecture.from_pretrained(
-                folder,
+                checkpoint,
                 local_files_only=True,
                 dtype=torch.float32,
                 ignore_mismatched_sizes=True,  # so that they are listed in the report
@@ -82,7 +97,7 @@ class FolderSegmenter(NetworkSegmenter):
             )
         except Exception as error:  # json, transformers and safetensors each raise their own
             raise ValueError(
-                f"checkpoint {folder} cannot be read: {error}; expected {self.published}"
+                f"checkpoint {checkpoint} cannot be read: {error}; expected {self.published}"
             ) from error
         problems = {
             "missing": report["missing_keys"],
@@ -90,42 +105,30 @@ class FolderSegmenter(NetworkSegmenter):
             "of another shape": [key for key, *_ in report["mismatched_keys"]],
             "not finite": not_finite(network.state_dict()),
         }
-        kinds = [f"{kind}: {', '.join(sorted(keys))}" for kind, keys in problems.items() if keys]
-        if kinds:
+        found = [f"{fault}: {', '.join(sorted(keys))}" for fault, keys in problems.items() if keys]
+        if found:
             raise ValueError(
-                f"checkpoint {folder} does not fit {architecture.__name__}: {'; '.join(kinds)}"
+                f"checkpoint {checkpoint} does not fit {self.classes[0]}: {'; '.join(found)}"
             )
         return network.eval()
 
 
+@dataclass(eq=False)
 class PointGrid(NetworkSegmenter):
     """Base of the networks that are asked for everything by a grid of points.
 
     There are `points_per_side` squared points. Masks below either threshold, 0…1, are dropped: that
-    on the network's predicted IoU, by default `iou_thresh`, and that on the mask's stability.
+    on the network's predicted IoU and that on the mask's stability.
     """
 
-    iou_thresh: ClassVar[float]
+    points_per_side: int = 32
+    pred_iou_thresh: float = 0.88
+    stability_score_thresh: float = 0.95
 
-    def __init__(
-        self,
-        checkpoint: str | Path | None = None,
-        points_per_side: int = 32,
-        pred_iou_thresh: float | None = None,
-        stability_score_thresh: float = 0.95,
-        device: str | None = None,
-    ) -> None:
-        if points_per_side < 1:
-            raise ValueError(f"points_per_side must be at least 1, got {points_per_side}")
-        self.checkpoint = self.find(checkpoint)
-        self.points_per_side = points_per_side
-        self.pred_iou_thresh = self.iou_thresh if pred_iou_thresh is None else pred_iou_thresh
-        self.stability_score_thresh = stability_score_thresh
-        self.hold(self.open(), device)
-
-    def open(self) -> nn.Module:
-        """The network of the checkpoint; ValueError where that is not this network's."""
-        raise NotImplementedError
+    def __post_init__(self) -> None:
+        if self.points_per_side < 1:
+            raise ValueError(f"points_per_side must be at least 1, got {self.points_per_side}")
+        super().__post_init__()
 
     @property
     def sampling(self) -> dict[str, Any]:

@@ -7,6 +7,7 @@ TinyViT (Wu et al., ECCV 2022) that keeps SAM's 64 × 64 grid by not halving bef
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -18,6 +19,7 @@ from segment_anything.modeling.common import LayerNorm2d
 from segment_anything.utils.transforms import ResizeLongestSide
 from torch import nn
 
+from geolib.masks import decode
 from geolib.model.weights import load_weights, read_weights
 from geolib.segmentation.networks.base import PointGrid
 from geolib.segmentation.segments import Segments
@@ -46,16 +48,10 @@ def mobile_sam(state: State) -> Sam:
     """MobileSAM from the published state dict: SAM's prompt encoder and decoder, TinyViT-5M."""
     network = Sam(
         image_encoder=TinyVitEncoder(),
-        prompt_encoder=PromptEncoder(
-            embed_dim=256,
-            image_embedding_size=(64, 64),
-            input_image_size=(1024, 1024),
-            mask_in_chans=16,
-        ),
+        prompt_encoder=PromptEncoder(256, (64, 64), (1024, 1024), mask_in_chans=16),
         mask_decoder=MaskDecoder(
-            num_multimask_outputs=3,
-            transformer=TwoWayTransformer(depth=2, embedding_dim=256, mlp_dim=2048, num_heads=8),
             transformer_dim=256,
+            transformer=TwoWayTransformer(depth=2, embedding_dim=256, mlp_dim=2048, num_heads=8),
         ),
     )
     load_weights(network, timm_layout(state), "the checkpoint")
@@ -122,12 +118,11 @@ class SamSegmenter(PointGrid):
         "sam_vit_b_01ec64.pth, sam_vit_l_0b3195.pth or sam_vit_h_4b8939.pth, "
         "published in the README of Meta's segment-anything repository"
     )
-    iou_thresh: ClassVar[float] = 0.88
     build = staticmethod(sam)
 
-    def open(self) -> Sam:
+    def open(self, checkpoint: Path) -> Sam:
         try:
-            return self.build(read_weights(self.checkpoint))
+            return self.build(read_weights(checkpoint))
         except ValueError as error:
             raise ValueError(f"expected {self.published}: {error}") from error
 
@@ -139,10 +134,7 @@ class SamSegmenter(PointGrid):
         memory does not grow with the photograph. ValueError where the shorter side vanishes.
         """
         generator = SamAutomaticMaskGenerator(
-            self.model,
-            points_per_side=self.points_per_side,
-            output_mode="coco_rle",
-            **self.sampling,
+            self.model, self.points_per_side, output_mode="coco_rle", **self.sampling
         )
         height, width = image.shape[:2]
         side = self.model.image_encoder.img_size
@@ -154,7 +146,8 @@ class SamSegmenter(PointGrid):
         small = ResizeLongestSide(side).apply_image(image) if max(height, width) > side else image
         found = generator.generate(small)
         scores = np.array([record["predicted_iou"] for record in found], dtype=np.float32)
-        return Segments.from_rle([record["segmentation"] for record in found], size, scores)
+        masks = (decode(record["segmentation"]) for record in found)
+        return Segments.fitted(masks, size, scores)
 
 
 class MobileSamSegmenter(SamSegmenter):

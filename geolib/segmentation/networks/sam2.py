@@ -5,15 +5,18 @@ Ravi et al., "SAM 2: Segment Anything in Images and Videos", arXiv 2408.00714.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from PIL import Image
 
+from geolib.masks import decode
 from geolib.segmentation.networks.base import FolderSegmenter, PointGrid
 from geolib.segmentation.segments import Segments
 
 
+@dataclass(eq=False)
 class Sam2Segmenter(PointGrid, FolderSegmenter):
     """SAM 2.1 of any size, which is read off the checkpoint, a folder in transformers' format.
 
@@ -23,18 +26,13 @@ class Sam2Segmenter(PointGrid, FolderSegmenter):
     """
 
     asset: ClassVar[str] = "sam2.1-hiera-large"
+    classes: ClassVar[tuple[str, str]] = ("Sam2Model", "Sam2ImageProcessor")
     kinds: ClassVar[tuple[str, ...]] = ("sam2", "sam2_video")
     published: ClassVar[str] = (
         "SAM 2.1 in transformers' format (config.json, model.safetensors, "
         "preprocessor_config.json), published as facebook/sam2.1-hiera-… on the Hugging Face hub"
     )
-    iou_thresh: ClassVar[float] = 0.80
-
-    def open(self) -> Any:
-        # transformers takes seconds to import, and most runs hold none of its networks.
-        from transformers import Sam2ImageProcessor, Sam2Model
-
-        return self.read(Sam2Model, Sam2ImageProcessor, self.checkpoint)
+    pred_iou_thresh: float = 0.80
 
     def __call__(self, image: np.ndarray, size: tuple[int, int]) -> Segments:
         """Segments of `size`, the network's predicted IoU as scores, best first.
@@ -56,4 +54,4 @@ class Sam2Segmenter(PointGrid, FolderSegmenter):
             output_rle_mask=True,
             **self.sampling,
         )
-        return Segments.from_rle(found["rle_mask"], size, found["scores"].numpy())
+        return Segments.fitted(map(decode, found["rle_mask"]), size, found["scores"].numpy())

@@ -7,14 +7,14 @@ ask it for some 200 concepts of a guidebook; here they are those of ``data/conce
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 import yaml
 
-from geolib.masks import encode
+from geolib.masks import decode, encode
 from geolib.runtime.here import data_file
 from geolib.segmentation.networks.base import FolderSegmenter
 from geolib.segmentation.segments import Segments
@@ -22,6 +22,7 @@ from geolib.segmentation.segments import Segments
 MASK_THRESHOLD = 0.5  # the same in transformers and in the authors' code
 
 
+@dataclass(eq=False)
 class Sam3Segmenter(FolderSegmenter):
     """SAM 3 with text prompts: every instance of every concept, by default of the prompts' table.
 
@@ -34,30 +35,22 @@ class Sam3Segmenter(FolderSegmenter):
     """
 
     asset: ClassVar[str] = "sam3"
+    classes: ClassVar[tuple[str, str]] = ("Sam3Model", "Sam3Processor")
     kinds: ClassVar[tuple[str, ...]] = ("sam3", "sam3_video")
     published: ClassVar[str] = (
         "SAM 3 in transformers' format (config.json, model.safetensors, processor and tokenizer "
         "files), published as facebook/sam3 on the Hugging Face hub once its licence is accepted"
     )
 
-    def __init__(
-        self,
-        checkpoint: str | Path | None = None,
-        concepts: Sequence[str] | None = None,
-        threshold: float = 0.5,
-        prompts_per_batch: int = 4,
-        device: str | None = None,
-    ) -> None:
-        # transformers takes seconds to import, and most runs hold none of its networks.
-        from transformers import Sam3Model, Sam3Processor
+    concepts: Sequence[str] | None = None
+    threshold: float = 0.5
+    prompts_per_batch: int = 4
 
-        if prompts_per_batch < 1:
-            raise ValueError(f"prompts_per_batch must be at least 1, got {prompts_per_batch}")
-        self.checkpoint = self.find(checkpoint)
-        self.concepts = concept_names() if concepts is None else list(concepts)
-        self.threshold = threshold
-        self.prompts_per_batch = prompts_per_batch
-        self.hold(self.read(Sam3Model, Sam3Processor, self.checkpoint), device)
+    def __post_init__(self) -> None:
+        if self.prompts_per_batch < 1:
+            raise ValueError(f"prompts_per_batch must be at least 1, got {self.prompts_per_batch}")
+        self.concepts = concept_names() if self.concepts is None else list(self.concepts)
+        super().__post_init__()
         longest = self.model.config.text_config.max_position_embeddings
         _check_prompts(self.concepts, self.processor.tokenizer, longest)
 
@@ -72,8 +65,9 @@ class Sam3Segmenter(FolderSegmenter):
         vision = self.model.get_vision_features(pixels.to(self.model.device))
         resolution = _fitted(image.shape[:2], max(pixels.shape[-2:]))
         found: list[tuple[float, str, dict[str, Any]]] = []
-        for start in range(0, len(self.concepts), self.prompts_per_batch):
-            batch = self.concepts[start : start + self.prompts_per_batch]
+        concepts = list(self.concepts or ())
+        for start in range(0, len(concepts), self.prompts_per_batch):
+            batch = concepts[start : start + self.prompts_per_batch]
             # The tokens and their attention mask: without it, padding would count as words.
             prompts = self.processor(text=batch, return_tensors="pt").to(self.model.device)
             outputs = self.model(vision_embeds=_repeated(vision, len(batch)), **prompts)
@@ -84,7 +78,7 @@ class Sam3Segmenter(FolderSegmenter):
         found.sort(key=lambda instance: -instance[0])
         scores = np.array([score for score, _, _ in found], dtype=np.float32)
         labels = [label for _, label, _ in found]
-        return Segments.from_rle([code for _, _, code in found], size, scores, labels)
+        return Segments.fitted((decode(code) for *_, code in found), size, scores, labels)
 
     def _instances(self, outputs: Any, i: int, resolution: tuple[int, int]) -> dict[str, Any]:
         """Masks and scores of one prompt of several, since transformers' masks are int64."""
