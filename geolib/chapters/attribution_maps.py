@@ -12,10 +12,8 @@ from scipy.fft import dctn
 
 
 def map_agreement(maps: Mapping[str, torch.Tensor]) -> pd.DataFrame:
-    """Mean Spearman rank correlation between two methods' maps ``[B, H, W]`` of the same images.
-
-    A costly method has maps of the first images only. Constant maps have no ranks: left out.
-    """
+    """Mean Spearman rank correlation between two methods' maps ``[B, H, W]`` of the same images (of
+    a costly method, the first ones); constant maps, which have no ranks, are left out."""
     table = pd.DataFrame(1.0, index=list(maps), columns=list(maps))
     ranks = {name: pd.DataFrame(found.flatten(1).numpy().T).rank() for name, found in maps.items()}
     for a, b in combinations(maps, 2):
@@ -34,11 +32,9 @@ def map_concentration(maps: Mapping[str, torch.Tensor], top: float = 0.1) -> pd.
 
 
 def map_fineness(maps: Mapping[str, torch.Tensor]) -> pd.DataFrame:
-    """Mean spatial frequency of each map ``[B, H, W]`` in cycles per image side, a row per image.
-
-    The centroid of the map's power spectrum without its mean, by the cosine transform, for which
-    opposite borders are not neighbours. Maps that are constant have none and are left out.
-    """
+    """Mean spatial frequency of each map ``[B, H, W]`` that is not constant, in cycles per image
+    side: the centroid of its power spectrum without its mean, by the cosine transform, for which
+    opposite borders are not neighbours."""
     found = {}
     for method, images in maps.items():
         varied = images.amax((1, 2)) > images.amin((1, 2))

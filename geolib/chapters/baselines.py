@@ -11,10 +11,8 @@ from geolib.masks import Array, to_numpy
 
 
 def torus_shifts(region: Array, image_id: str, seed: int = 0, repeats: int = 10) -> np.ndarray:
-    """A region bool [H,W] moved as a whole, wrapping round the edges: bool [repeats,H,W].
-
-    Area and layout stay. The offsets are seeded by `seed`, the image's name and the repeat.
-    """
+    """A region bool [H,W] moved as a whole, wrapping round the edges, by offsets that `seed`, the
+    image's name and the repeat decide: bool [repeats,H,W]. Area and layout stay."""
     mask = to_numpy(region)
     shifted = np.empty((repeats, *mask.shape), dtype=bool)
     for repeat in range(repeats):
@@ -24,12 +22,9 @@ def torus_shifts(region: Array, image_id: str, seed: int = 0, repeats: int = 10)
 
 
 def donor_indices(image_ids: Sequence[str], seed: int = 0, repeats: int = 10) -> np.ndarray:
-    """For each image, places of others in `image_ids`: int64 [B,repeats].
-
-    Seeded by `seed` and the image's name: the order of the images plays no part. Donors come again
-    only where there are fewer other images than repeats. Raises ValueError for fewer than two
-    images, or names that are not unique.
-    """
+    """For each image, places of others in `image_ids`: int64 [B,repeats]. Seeded by `seed` and the
+    image's name: the order of the images plays no part. Donors come again only where there are
+    fewer other images than repeats. ValueError for fewer than two images, or names not unique."""
     if len(image_ids) < 2 or len(set(image_ids)) < len(image_ids):
         raise ValueError(
             f"image_ids has {len(image_ids)} names; expected at least 2, all different"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -18,6 +17,7 @@ from pandas.io.formats.style import Styler
 from scipy import stats
 
 from geolib import statistics
+from geolib.ablation import seed_sequence
 from geolib.book.claims import Finding
 from geolib.chapters import tables
 from geolib.concepts import MIN_SIZE, K, concept_influence, concept_influences, shifted_influences
@@ -45,9 +45,7 @@ NATURAL = {"sky": "#4a90d9", "road": "#4b5259", "grass": "#7fb353", "tree": "#3f
 
 def influence_table(summary: pd.DataFrame, dilation: int, groups: Mapping[str, str]) -> Styler:
     """The frequent concepts of :func:`summarise` at one β, as Tables 3 and 4, a block per group.
-
-    ``groups`` holds each group's heading; the first one's medians sort.
-    """
+    ``groups`` holds each group's heading; the first one's medians sort."""
     rows = frequent(summary, dilation)
     columns = {
         "images": rows["images"],
@@ -81,9 +79,7 @@ def influence_images(
     titles: Sequence[str],
 ) -> Figure:
     """Photograph, explanation, semantic map and influence per concept, a row per photograph.
-
-    Semantic maps index ``names``; concepts without an influence are drawn grey.
-    """
+    Semantic maps index ``names``; concepts without an influence are drawn grey."""
     known = [values.dropna().sort_values() for values in influences]
     shown = sorted({str(name) for values in known for name in values.index})
     colours = dict(zip(shown, sns.color_palette("husl", len(shown)), strict=True)) | NATURAL
@@ -131,11 +127,8 @@ def concept_medians(table: pd.DataFrame, groups: Mapping[str, str]) -> Figure:
 def semantic_maps(
     dataset: GeoDataset, size: int, network: SemanticNetwork | None = None
 ) -> tuple[np.ndarray, tuple[str, ...]]:
-    """What every pixel of a dataset's readable images shows, and the names of the concepts.
-
-    int16 [N,size,size], indices into the names, kept in the cache. Scenes need no network;
-    photographs without one are a ValueError.
-    """
+    """What every pixel of a dataset's readable images shows, int16 [N,size,size], indices into the
+    names of the concepts, and these. Scenes need no network; photographs without one raise."""
     found = [np.empty((0, size, size), np.int16)]
     with progress_bar("semantic maps", len(dataset), "image", True) as bar:
         for start in range(0, len(dataset), CHUNK):
@@ -168,11 +161,9 @@ def _semantic_map(item: GeoImage, size: int, network: SemanticNetwork | None) ->
 
 
 class Influences(NamedTuple):
-    """Influence of every concept in every image of a dataset: a row per image, concept, dilation.
-
+    """A row per image, concept and dilation; ``by_chance`` is its median over all shifts.
     ``shifted`` holds, by (dilation, group, concept), the mean over images [n_shifts] when every
-    explanation is shifted at random; ``by_chance`` is one image's median over all shifts.
-    """
+    explanation is shifted at random."""
 
     rows: pd.DataFrame
     shifted: dict[Hashable, np.ndarray]
@@ -191,11 +182,9 @@ def influences(
     n_shifts: int = 9999,
     seed: int = 0,
 ) -> Influences:
-    """Influence of every concept over a dataset, and what chance would give (§4.2).
-
-    Of explanations and semantic maps [N,H,W]; one shift moves an image's explanation alike for all
-    its concepts and dilations. ``groups`` [N] are what the table sets apart.
-    """
+    """Influence of every concept over explanations and semantic maps [N,H,W] (§4.2), and by chance:
+    one shift moves an image's explanation alike for all its concepts and dilations. ``groups`` [N]
+    are what the table sets apart."""
     together = ["all"] * len(image_ids) if groups is None else groups
     if not len(maps) == len(semantic_maps) == len(image_ids) == len(together):
         raise ValueError(
@@ -205,7 +194,8 @@ def influences(
     rows = []
     sums: dict[Hashable, np.ndarray] = {}
     for i in np.argsort(image_ids):  # sums round alike in any order of images
-        offsets = _offsets(np.shape(maps[i]), n_shifts, seed, image_ids[i])
+        rng = np.random.default_rng(seed_sequence(seed, image_ids[i]))
+        offsets = tuple(rng.integers(side, size=n_shifts) for side in np.shape(maps[i]))
         for dilation in dilations:
             table = concept_influences(maps[i], semantic_maps[i], k, min_size, dilation).dropna()
             for number, size, value in table.itertuples():
@@ -218,20 +208,10 @@ def influences(
     return Influences(found, {key: total / counts[key] for key, total in sums.items()})
 
 
-def _offsets(
-    shape: tuple[int, ...], n_shifts: int, seed: int, image_id: str
-) -> tuple[np.ndarray, np.ndarray]:
-    digest = hashlib.sha256(f"{seed}:{image_id}".encode()).digest()
-    rng = np.random.default_rng(int.from_bytes(digest[:8], "big"))
-    return rng.integers(shape[0], size=n_shifts), rng.integers(shape[1], size=n_shifts)
-
-
 def summarise(found: Influences, min_images: int = 100, seed: int = 0) -> pd.DataFrame:
-    """Influence of each concept over a dataset, largest median first (§4.2, Tables 3 and 4).
-
-    With the p-value of the torus-shift test; Holm's correction runs, for each dilation, over the
-    concepts of all groups that at least `min_images` show; the others are rare and untested.
-    """
+    """Each concept's influence, largest median first, with the torus-shift test (Tables 3 and 4).
+    Holm's correction runs, for each dilation, over the concepts of all groups that at least
+    `min_images` show; the others are rare and untested."""
     rows = []
     for key, group in found.rows.groupby(CELL):
         values = group["influence"].to_numpy()
@@ -248,10 +228,8 @@ def summarise(found: Influences, min_images: int = 100, seed: int = 0) -> pd.Dat
 
 
 def shift_p_value(observed: float, shifted: np.ndarray) -> float:
-    """Two-sided p-value of a mean influence: twice the smaller tail of its shifted values [R].
-
-    The observed value counts as one more shift, so p is at least 2 / (R + 1).
-    """
+    """Two-sided p-value of a mean influence: twice the smaller tail of its shifted values [R], of
+    which the observed one counts as one more, so that p is at least 2 / (R + 1)."""
     above = (shifted >= observed - ROUNDING).sum() + 1
     below = (shifted <= observed + ROUNDING).sum() + 1
     return min(1.0, 2 * min(above, below) / (len(shifted) + 1))
@@ -282,10 +260,8 @@ def colour_alone(
     k: int,
     min_size: float,
 ) -> tuple[pd.DataFrame, float]:
-    """Median influences of a network and of its images' colours alone, and their rank correlation.
-
-    Of images [N,3,H,W]: the largest squared difference from the baseline over the channels.
-    """
+    """Median influences of a network and of its images' [N,3,H,W] colours alone (the channels'
+    largest squared difference from the baseline), and their rank correlation."""
     contrast = (batch - torch.tensor(IMAGENET_MEAN)[:, None, None]).square().amax(dim=1)
     ids = [str(i) for i in range(len(batch))]
     options: dict[str, Any] = {"k": k, "min_size": min_size, "n_shifts": 1, "dilations": [0]}
@@ -301,8 +277,7 @@ def colour_alone(
 
 def _rank_correlation(table: pd.DataFrame) -> float:
     """Of the first two columns; NaN for fewer than three rows."""
-    first, second = table.iloc[:, 0], table.iloc[:, 1]
-    return float(stats.spearmanr(first, second).statistic) if len(table) > 2 else np.nan
+    return table.iloc[:, 0].corr(table.iloc[:, 1], "spearman") if len(table) > 2 else np.nan
 
 
 def of_cues(
@@ -314,11 +289,8 @@ def of_cues(
     names: Sequence[str],
     k: int,
 ) -> tuple[pd.DataFrame, float, np.ndarray]:
-    """How much of each concept is cues in rightly located scenes, beside its influence.
-
-    Also the rank correlation of the two, and the influence of all cues as one concept in each
-    scene. Without scenes nothing is known.
-    """
+    """How much of each concept is cues in rightly located scenes, beside its influence; the rank
+    correlation of the two; and the influence of all cues as one concept in each scene."""
     columns = {"cue": "share of its pixels that are cues", "median": "median influence"}
     inside = [i for i, name in enumerate(group) if name == "within"]
     if scenes is None or not inside:
@@ -363,11 +335,8 @@ def findings(
 
 
 def median_interval(*samples: np.ndarray, seed: int = 0) -> tuple[float, float, float]:
-    """A median over images, or that of one sample minus another's, with its 95 % interval.
-
-    Value, low and high of the percentile bootstrap; samples [n] are resampled independently. Bounds
-    are NaN where a sample has fewer than two images.
-    """
+    """A median over images, or that of one sample [n] minus another's, and the ends of its 95 %
+    percentile interval, which are NaN where a sample has fewer than two images."""
 
     def statistic(*drawn: np.ndarray, axis: int = -1) -> np.ndarray:
         first, *others = (np.median(one, axis=axis) for one in drawn)

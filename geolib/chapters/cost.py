@@ -1,8 +1,6 @@
-"""What a run of a given size takes, from what one image takes on this machine.
-
-Passes through the network are counted; seconds per pass are measured, and multiplied. Hours on a
-GPU are these hours divided by an assumed factor: an extrapolation, not a measurement.
-"""
+"""What a run of a given size takes: passes through the network are counted, and multiplied by the
+seconds of one on this machine. Hours on a GPU are these hours divided by an assumed factor: an
+extrapolation, not a measurement."""
 
 from __future__ import annotations
 
@@ -56,7 +54,6 @@ class Workload:
 PAPER = Workload(training_images=100_000, epochs=300, images=600)
 OSV5M = Workload(training_images=5_100_000, epochs=300, images=5_100_000)
 
-
 # Passes of one image per attribution map: forward alone, and with the input's gradient. Grad-CAM's
 # backward pass ends at the last block and is not counted; SmoothGrad and Score-CAM first ask for
 # the predicted class. A silent channel costs Score-CAM nothing: its number is an upper bound.
@@ -89,10 +86,8 @@ def ablation_passes(workload: Workload) -> int:
 
 
 def plan(workload: Workload, costs: Costs, gpu_speedup: float = GPU_SPEEDUP) -> pd.DataFrame:
-    """Passes, hours here, hours at the assumed ``gpu_speedup`` (> 0) and bytes of a run by part.
-
-    A segmentation counts as one pass; it is timed without a network and has no hours on a GPU.
-    """
+    """Passes, hours here, hours at the assumed ``gpu_speedup`` (> 0) and bytes of a run by part. A
+    segmentation counts as one pass; it is timed without a network and has no hours on a GPU."""
     if not gpu_speedup > 0:
         raise ValueError(f"gpu_speedup={gpu_speedup}; expected a factor above 0")
     if unknown := [method for method in workload.methods if method not in MAP_PASSES]:
@@ -104,14 +99,11 @@ def plan(workload: Workload, costs: Costs, gpu_speedup: float = GPU_SPEEDUP) -> 
     mapped = forward * costs.forward + gradient * costs.gradient
     steps, segmented = workload.training_images * workload.epochs, n * workload.segmenters
     ablated = n * pairs * ablation_passes(workload)
+    per_segmentation = costs.segmentation, costs.segments_bytes
     rows = {
         "training": (steps, costs.step * steps, 0),
         "maps": (forward + gradient, mapped, costs.map_bytes * n * n_methods),
-        "segmentation": (
-            segmented,
-            costs.segmentation * segmented,
-            costs.segments_bytes * segmented,
-        ),
+        "segmentation": (segmented, *(each * segmented for each in per_segmentation)),
         "ablation": (ablated, costs.forward * ablated, costs.outcomes_bytes * n * pairs),
     }
     table = pd.DataFrame.from_dict(rows, orient="index", columns=["passes", "seconds", "bytes"])
@@ -151,11 +143,9 @@ def summary(costs: Costs, gpu_speedup: float = GPU_SPEEDUP) -> dict[str, float |
 def measure(
     dataset: GeoDataset, image_size: int, segmenters: Iterable[segmentation.Segmenter]
 ) -> Costs:
-    """Costs of one image at the paper's settings, on the processor of this machine.
-
-    Timed are an untrained network and the slowest segmenter that reads nothing but the image. Bytes
-    are those of ``dataset`` in the cache, explained at ``image_size``, in proportion to the pixels.
-    """
+    """Costs of one image at the paper's settings on this processor: of an untrained network and of
+    the slowest segmenter that reads nothing but the image. Bytes are those of ``dataset`` in the
+    cache, explained at ``image_size``, in proportion to the pixels."""
     classifier = model.load(ARCH, weights="random", classes=("a", "b"), image_size=IMAGE_SIZE)
     shard = shards.Shard(dataset.subset(range(min(FEW, len(dataset)))), IMAGE_SIZE, "")
     image = shards.to_uint8(shard.batch[:1])[0]

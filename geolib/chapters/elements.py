@@ -1,9 +1,6 @@
-"""Segments, elements and maps marked against the true objects of a scene.
-
-The paper says of its elements that some overlap, some are parts of larger things and some are
-shapeless (§5 of arXiv 2605.00912). Where every object's outline is known, these words can be
-counted.
-"""
+"""Segments, elements and maps marked against the true objects of a scene: where every outline is
+known, it can be counted how many elements overlap, are parts of larger things or are shapeless, of
+which §5 of arXiv 2605.00912 speaks."""
 
 from __future__ import annotations
 
@@ -34,10 +31,8 @@ def example(extracted: Sequence[Extracted]) -> Extracted:
 
 
 def gallery(extracted: Sequence[Extracted], elements: pd.DataFrame, columns: int) -> Figure:
-    """Elements with the largest effect of their own, a row per country, one per image (Figure 4).
-
-    Each carries the log-probability that is lost without it.
-    """
+    """Elements with the largest effect of their own, a row per country, one per image (Figure 4);
+    each carries the log-probability that is lost without it."""
     images = {one.item.id: as_image(one.image) for one in extracted}
     pictures, titles, countries = [], [], []
     for country, rows in elements.groupby("country"):
@@ -51,20 +46,14 @@ def gallery(extracted: Sequence[Extracted], elements: pd.DataFrame, columns: int
     return figures.image_table(pictures, [""] * columns, countries, titles)
 
 
-def spotlight(
-    image: np.ndarray, box: Sequence[int] | np.ndarray, margin: float = 0.5
-) -> np.ndarray:
-    """Square window around a box of an image ``[H, W, 3]`` in 0..1, all outside the box dimmed.
-
-    ``margin`` is the room on each side, as a share of the box's longer side; the window is at most
-    as large as the image's shorter side.
-    """
+def spotlight(image: np.ndarray, box: Sequence[int] | np.ndarray) -> np.ndarray:
+    """Square window around a box of an image ``[H, W, 3]`` in 0..1, all outside the box dimmed:
+    twice its longer side, but at most the image's shorter one."""
     height, width = image.shape[:2]
     x0, y0, x1, y1 = box
     dimmed = 0.45 * image + 0.1
     dimmed[y0:y1, x0:x1] = image[y0:y1, x0:x1]
-    longer = max(x1 - x0, y1 - y0)
-    side = min(max(round((1 + 2 * margin) * longer), min(height, width) // 4), height, width)
+    side = min(max(2 * (x1 - x0), 2 * (y1 - y0), min(height, width) // 4), height, width)
     left = min(max((x0 + x1 - side) // 2, 0), width - side)
     top = min(max((y0 + y1 - side) // 2, 0), height - side)
     return dimmed[top : top + side, left : left + side]
@@ -118,11 +107,9 @@ def shares(table: pd.DataFrame) -> Figure:
     return figure
 
 
-# Smallest object that a box test could use, in pixels.
-MIN_PIXELS = 64
-# Overlap from which two things are one, and the share of an element on an object that makes it part
-# of that object.
-HALF, INSIDE = 0.5, 0.8
+MIN_PIXELS = 64  # of the smallest object that a box test could use
+HALF = 0.5  # overlap from which two things are one
+INSIDE = 0.8  # share of an element on an object that makes it part of that object
 
 
 def has_truth(extracted: Sequence[Extracted]) -> bool:
@@ -131,11 +118,8 @@ def has_truth(extracted: Sequence[Extracted]) -> bool:
 
 
 def object_recall(found: Mapping[str, Sequence[Extracted]]) -> pd.DataFrame:
-    """How well each segmenter's segments match the objects of at least 64 pixels, best first.
-
-    ``objects found``: share that some segment matches with an IoU of at least one half;
-    ``mean best IoU``: the mean over objects of the best segment's.
-    """
+    """How well each segmenter's segments match the objects of at least 64 pixels, best first: share
+    of ``objects found`` with an IoU of at least one half, and ``mean best IoU`` over objects."""
     rows = {}
     # The images are the same for every segmenter, and drawing true outlines takes a while.
     true = {one.item.id: _masks(_visible(one.item)) for one in next(iter(found.values()))}
@@ -146,13 +130,9 @@ def object_recall(found: Mapping[str, Sequence[Extracted]]) -> pd.DataFrame:
 
 
 def mark_elements(one: Extracted) -> pd.DataFrame:
-    """What each element of a scene is, a row per element.
-
-    ``overlapping``: it shares at least half of its pixels with another one. ``kind``: "part" if at
-    least 80 % of it lies on one object of which it covers less than half; "shapeless" if no object
-    makes up half of it; else "whole". ``category`` and ``cue`` are those of the object that makes
-    up most of it; none where it is shapeless.
-    """
+    """Whether each element of a scene is ``overlapping`` (shares half of its pixels with another),
+    its ``kind``: "part" if 80 % of it lie on an object of which it covers less than half,
+    "shapeless" if no object makes up half of it, else "whole"; and what its main object is."""
     masks, objects = one.elements.masks, _visible(one.item)
     areas = masks.sum((1, 2))[:, None]
     among = intersections(masks, masks) / areas
@@ -183,28 +163,21 @@ def element_kinds(extracted: Sequence[Extracted]) -> pd.DataFrame:
 
 
 def cue_share(extracted: Sequence[Extracted]) -> dict[str, float]:
-    """Share of cues among the objects that elements lie on, and among all visible objects.
-
-    An element lies on the object that makes up at least half of it; others are left out.
-    """
+    """Share of cues among the objects that elements lie on, and among all visible objects. Elements
+    lie on what makes up at least half of them; others are left out."""
     on = [cue for one in extracted for cue in mark_elements(one)["cue"].dropna()]
     every = [thing.cue for one in extracted for thing in _visible(one.item)]
-    return {
-        name: float(np.mean(cues or [0])) for name, cues in (("elements", on), ("objects", every))
-    }
+    return {"elements": float(np.mean(on or [False])), "objects": float(np.mean(every or [False]))}
 
 
 def localisation(maps: Mapping[str, torch.Tensor], items: Sequence[GeoImage]) -> pd.DataFrame:
-    """How well attribution maps ``[B, H, W]`` find the visible cues of scenes, by method and scene.
-
-    ``area``: share of the image that shows cues, which is what a blind map scores in the next two;
-    ``pointing``: 1 if the map's maximum lies on a cue (of tied maxima, their share); ``weight``:
-    share of the map's sum on cues; ``found``: share of the cues of which at least half belongs to
-    the salient fifth. A map that is zero everywhere counts as an even one.
-    """
+    """How well maps ``[B, H, W]`` find the visible cues of scenes: the share of maxima
+    (``pointing``) and of the sum (``weight``; of a map of zeros, the even one's) that lies on cues,
+    where a blind map scores their ``area``; and of cues ``found``, by half or more, in the salient
+    fifth."""
     rows = []
     for i, item in enumerate(items):
-        masks = _masks([o for o in _objects(item) if o.cue and int(o.mask.sum()) >= SEEN])
+        masks = _masks([o for o in _visible(item, SEEN) if o.cue])
         if not len(masks):
             continue
         for method, found in maps.items():
@@ -229,11 +202,8 @@ def localisation(maps: Mapping[str, torch.Tensor], items: Sequence[GeoImage]) ->
 
 def _at_size(masks: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """Masks ``[N, H, W]`` at the size of a map."""
-    if masks.shape[1:] == shape:
-        return masks
-    sized = [
-        cv2.resize(m.astype(np.uint8), shape[::-1], interpolation=cv2.INTER_AREA) for m in masks
-    ]
+    area = cv2.INTER_AREA
+    sized = [cv2.resize(m.astype(np.uint8), shape[::-1], interpolation=area) for m in masks]
     return np.array(sized).astype(bool)
 
 
@@ -243,14 +213,10 @@ def _best_iou(objects: np.ndarray, segments: np.ndarray) -> np.ndarray:
     return iou(objects, segments).max(1)
 
 
-def _objects(item: GeoImage) -> tuple[SceneObject, ...]:
+def _visible(item: GeoImage, at_least: int = MIN_PIXELS) -> list[SceneObject]:
     if not isinstance(item.scene, Scene):
         raise ValueError(f"image {item.id!r} is not a scene: its true objects are unknown")
-    return item.scene.objects
-
-
-def _visible(item: GeoImage) -> list[SceneObject]:
-    return [o for o in _objects(item) if int(o.mask.sum()) >= MIN_PIXELS]
+    return [o for o in item.scene.objects if o.mask.sum() >= at_least]
 
 
 def _masks(objects: Sequence[SceneObject]) -> np.ndarray:

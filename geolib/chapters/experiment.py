@@ -1,8 +1,6 @@
-"""What every section of the book shares: data splits, trained classifier, chosen thresholds.
-
-A notebook builds one ``Experiment`` from its parameters and asks it for what it needs; what an
-earlier notebook or run has computed is found in the cache, so notebooks run alone and in any order.
-"""
+"""What every section of the book shares: data splits, trained classifier, chosen thresholds. What
+an earlier notebook or run has computed is found in the cache, so notebooks run alone and in any
+order."""
 
 from __future__ import annotations
 
@@ -21,22 +19,6 @@ from geolib.pipeline import shards
 from geolib.pipeline.shards import EvaluationConfig, Extracted
 from geolib.runtime import cache
 from geolib.training.kept import trained_classifier
-
-
-def bayes_ceilings(dataset: GeoDataset) -> dict[str, float]:
-    """Accuracy of the best observer of the visible cues of a dataset of scenes: of one who knows
-    left and right, ``upright``, and of one who does not, ``mirrored``."""
-
-    def make() -> pd.DataFrame:
-        items = (dataset[i] for i in range(len(dataset)))
-        scenes = [item.scene for item in items if item.scene is not None]
-        best = partial(geoscenes.bayes_accuracy, scenes, countries=dataset.classes)
-        return pd.DataFrame(
-            {"upright": [best(left_right=True)], "mirrored": [best(left_right=False)]}
-        )
-
-    table = cache.table("ceilings", {"dataset": dataset.identity}, ("geoscenes",), make)
-    return {name: float(table[name].item()) for name in ("upright", "mirrored")}
 
 
 def dataset_title(experiment: Experiment) -> str:
@@ -65,12 +47,9 @@ def _first(dataset: GeoDataset, n: int | None) -> GeoDataset:
     return dataset.subset(range(min(n or len(dataset), len(dataset))))
 
 
-# Validation images on which the thresholds are chosen.
-TUNING_IMAGES = 36
-# Attribution methods that take hundreds of passes an image.
-COSTLY = ("scorecam", "rise")
-# Training images on which accuracy is measured.
-TRAINING_SAMPLE = 1000
+TUNING_IMAGES = 36  # of the validation split, on which the thresholds are chosen
+COSTLY = ("scorecam", "rise")  # attribution methods that take hundreds of passes an image
+TRAINING_SAMPLE = 1000  # training images on which accuracy is measured
 
 
 class Experiment(BaseModel):
@@ -188,8 +167,20 @@ class Experiment(BaseModel):
         return {"value": found.mean, "low": found.low, "high": found.high, "n_images": len(table)}
 
     def ceilings(self) -> dict[str, float]:
-        """The :func:`bayes_ceilings` of the test scenes; empty for photographs."""
-        return bayes_ceilings(self.test) if self.dataset == "geoscenes" else {}
+        """Accuracy on the test scenes of the best observer of the visible cues who knows left and
+        right, ``upright``, and of one who does not, ``mirrored``; empty for photographs."""
+        if self.dataset != "geoscenes":
+            return {}
+
+        def make() -> pd.DataFrame:
+            items = (self.test[i] for i in range(len(self.test)))
+            scenes = [item.scene for item in items if item.scene is not None]
+            best = partial(geoscenes.bayes_accuracy, scenes, countries=self.test.classes)
+            found = {"upright": [best(left_right=True)], "mirrored": [best(left_right=False)]}
+            return pd.DataFrame(found)
+
+        table = cache.table("ceilings", {"dataset": self.test.identity}, ("geoscenes",), make)
+        return {str(name): float(value) for name, value in table.iloc[0].items()}
 
     @cached_property
     def tuned(self) -> pipeline.Tuned:

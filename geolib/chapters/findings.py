@@ -1,8 +1,6 @@
-"""What the chapters on the object-level paper find of its claims (§4 and §5 of arXiv 2605.00912).
-
-From tables of a chapter to findings for :mod:`geolib.book.claims`; None where a run cannot measure
-a claim, for want of a segmenter or of images.
-"""
+"""What the chapters on the object-level paper find of its claims (§4 and §5 of arXiv 2605.00912),
+for :mod:`geolib.book.claims`; None where a run cannot measure a claim, for want of a segmenter or
+of images."""
 
 from __future__ import annotations
 
@@ -67,10 +65,8 @@ def mean(values: ArrayLike, data: str) -> Finding | None:
 def over_images(
     statistic: Callable[[np.ndarray], float], n: int, data: str, seed: int = 0
 ) -> Finding | None:
-    """A statistic of positions of ``n`` images with its 95 % bootstrap interval over them.
-
-    None for fewer than two images, or where some samples of them leave the statistic undefined.
-    """
+    """A statistic of positions of ``n`` images with its 95 % bootstrap interval over them; None for
+    fewer than two images, or where some samples of them leave the statistic undefined."""
     if n < 2:
         return None
     rng = np.random.default_rng(seed)
@@ -87,11 +83,8 @@ def over_images(
 
 
 def accuracies(measured: Mapping[str, Mapping[str, float]], dataset: str) -> Found:
-    """The classifier's accuracies, in per cent (§4).
-
-    ``measured`` has ``value``, ``low`` and ``high`` in 0…1, and ``n_images``, of "train", "test"
-    and "pipeline".
-    """
+    """The classifier's accuracies, in per cent (§4): ``measured`` has ``value``, ``low`` and
+    ``high`` in 0…1, and ``n_images``, of "train", "test" and "pipeline"."""
     return {
         f"object-accuracy-{name}": Finding(
             **{key: 100 * float(row[key]) for key in ("value", "low", "high")},
@@ -116,10 +109,8 @@ def segments(found: Mapping[str, Sequence[Extracted]], dataset: str) -> Found:
 
 
 def elements(extracted: Sequence[Extracted], dataset: str) -> Found:
-    """Whether elements are diverse, overlap, are parts of larger things, or shapeless (§5).
-
-    None for photographs, of which the outlines of objects are unknown.
-    """
+    """Whether elements are diverse, overlap, are parts of larger things, or shapeless (§5); None
+    for photographs, of which the outlines of objects are unknown."""
     known = [one for one in extracted if len(one.elements)]
     if not known or not elements_.has_truth(extracted):
         return dict.fromkeys(f"object-{n}" for n in ("overlap", "part", "shapeless", "diverse"))
@@ -150,11 +141,9 @@ def elements(extracted: Sequence[Extracted], dataset: str) -> Found:
 def faithfulness(
     outcomes: pd.DataFrame, chosen: pd.DataFrame, attribution: str, segmenter: str, dataset: str
 ) -> Found:
-    """Guided against random boxes, and what segmenters have to do with it (§5, Figures 2 and 3).
-
-    ``outcomes`` are of every method at ``segmenter``, and of every segmenter at ``attribution``;
-    ``chosen`` are of that pair, of all images.
-    """
+    """Guided against random boxes, and what segmenters have to do with it (§5, Figures 2 and 3),
+    from ``outcomes`` of every method at ``segmenter`` and of every segmenter at ``attribution``;
+    ``chosen`` are of that pair, of all images."""
     with_map, with_pair = f"{dataset}, {attribution}", f"{dataset}, {attribution} with {segmenter}"
     own, compared = _advantages(chosen), _advantages(outcomes)
     found: Found = {}
@@ -199,10 +188,8 @@ def _empty(rows: pd.DataFrame) -> float:
 
 
 def _apart(table: pd.DataFrame, name: str, least: Pick, data: str) -> Finding | None:
-    """How far a segmenter's mean lies from that of each other one of the paper, at least.
-
-    ``least`` is ``min`` where a claim says that it lies above them, ``max`` where below.
-    """
+    """How far a segmenter's mean lies from that of each other one of the paper, at least; ``least``
+    is ``min`` where a claim says that it lies above them, ``max`` where below."""
     if len(table) < 2 or not set(SEGMENTERS) <= set(table):
         return None
     others = [table[name] - table[other] for other in SEGMENTERS if other != name]
@@ -235,10 +222,8 @@ def _weakest(advantages: dict[Any, pd.DataFrame], test: str, dataset: str) -> Fi
 def _coverage_and_effect(
     outcomes: pd.DataFrame, attribution: str, test: str
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Coverage of the guided boxes and what they did, a row per image, a column per segmenter.
-
-    They make the classifier wrong (deletion), or right (insertion). Yardsticks are no segmenters.
-    """
+    """Coverage of the guided boxes and whether they made the classifier wrong (deletion), or right
+    (insertion), a row per image, a column per segmenter; yardsticks are none."""
     rows = outcomes.query(
         "attribution == @attribution and test == @test and region == 'guided'"
         " and segmenter not in @YARDSTICKS"

@@ -1,8 +1,6 @@
 """Where was it taken: partitionings, location models and their errors (Theiner et al., WACV 2022).
-
-A :class:`LocationExperiment` partitions its training coordinates in two ways, trains a network for
-each from its country classifier, and tells how far their answers lie from the truth.
-"""
+Training coordinates are partitioned in two ways; for each a network is trained from the country
+classifier, and its answers are compared with the truth."""
 
 from __future__ import annotations
 
@@ -42,13 +40,11 @@ HELD_OUT = 5  # of coordinates given as a file, every so many test the partition
 
 
 class LocationExperiment(Experiment):
-    """The shared settings of a run that predicts places, not only countries.
-
-    ``n_location`` training images of ``location_size`` pixels (None: all there are, and the size
-    of the country classifier); ``tau_min``, one per head, and ``tau_d`` of the semantic cells, of
-    which S2 gets as many; ``s2_tau_min`` images at least in an S2 cell; ``country_training`` and
-    ``location_training``: where the training of either departs from that of the experiment.
-    """
+    """The shared settings of a run that predicts places, not only countries: ``n_location``
+    training images (None: all) of ``location_size`` pixels (None: the country classifier's);
+    ``tau_min``, one per head, and ``tau_d`` of the semantic cells, of which S2 gets as many;
+    ``s2_tau_min`` images at least in an S2 cell; and where either training departs from that of the
+    experiment."""
 
     n_location: int | None = Field(None, ge=1)
     location_size: int | None = Field(None, ge=32)
@@ -80,9 +76,7 @@ class LocationExperiment(Experiment):
 
     def located(self) -> tuple[LocationExperiment, str]:
         """This one if its images have coordinates, else the same on GeoScenes; and what was done.
-
-        ValueError if some splits have coordinates and others have none.
-        """
+        ValueError if some splits have coordinates and others have none."""
         counts = {split: len(self.images(split)) for split in self._splits}
         if not any(counts.values()):
             settings = self.model_dump(exclude={"dataset", "root", "classes"})
@@ -129,13 +123,9 @@ class LocationExperiment(Experiment):
 
         train, validation = examples("train"), examples("validation")
         content = json.dumps([heads, train.targets.tolist(), validation.targets.tolist()])
-        params = {
-            "config": config.model_dump(mode="json"),
-            "initial": initial.weights_sha256,
-            "train": train.images.identity,
-            "validation": validation.images.identity,
-            "targets": hashlib.sha256(content.encode()).hexdigest(),
-        }
+        params = {"config": config.model_dump(mode="json"), "initial": initial.weights_sha256}
+        params |= {"train": train.images.identity, "validation": validation.images.identity}
+        params["targets"] = hashlib.sha256(content.encode()).hexdigest()
 
         def fit(unfinished: Path) -> networks.LocationModel:
             given = (train, validation, heads, config)
@@ -156,33 +146,24 @@ class LocationExperiment(Experiment):
         return networks.Located(**cache.arrays("cell-probabilities", params, MODULES, make))
 
     def places(self, kind: Kind = "semantic", split: str = "test") -> pd.DataFrame:
-        """A row per readable image and ``variant``: the finest head (f), down the hierarchy (f*).
-
-        Besides the truth ``predicted_latitude``, ``predicted_longitude``, ``km`` between the two,
-        ``cell`` (of the finest head), its ``probability``, and ``assigned``: whether the truth lies
-        in a cell at all.
-        """
+        """A row per readable image and ``variant``: the finest head (f), down the hierarchy (f*);
+        ``km`` lie between truth and prediction, which is a ``cell`` of the finest head with its
+        ``probability``; ``assigned``: whether the truth lies in a cell at all."""
         finest, *coarser = self.partitionings(kind)
         found = self.cell_probabilities(kind, split)
         heads = found.heads([one.n_classes for one in (finest, *coarser)])
         products = networks.down_the_hierarchy(heads, [finest.parents_in(one) for one in coarser])
         truth = self.coordinates(split)[found.indices]
+        shared = pd.DataFrame(truth, columns=COORDINATES).assign(
+            image_id=np.array(self.images(split).ids)[found.indices],
+            assigned=finest.assign(truth) >= 0,
+        )
         parts = []
         for variant, scores in (("f", heads[0]), ("f*", products)):
             predicted = finest.coordinates[scores.argmax(1)]
-            columns = {
-                "image_id": np.array(self.images(split).ids)[found.indices],
-                "latitude": truth[:, 0],
-                "longitude": truth[:, 1],
-                "predicted_latitude": predicted[:, 0],
-                "predicted_longitude": predicted[:, 1],
-                "km": great_circle_distance(truth, predicted),
-                "cell": scores.argmax(1),
-                "probability": scores.max(1),
-                "assigned": finest.assign(truth) >= 0,
-                "variant": variant,
-            }
-            parts.append(pd.DataFrame(columns))
+            one = shared.assign(variant=variant, cell=scores.argmax(1), probability=scores.max(1))
+            one[["predicted_latitude", "predicted_longitude"]] = predicted
+            parts.append(one.assign(km=great_circle_distance(truth, predicted)))
         return pd.concat(parts, ignore_index=True)
 
     def guess(self, kind: Kind, split: str, image_id: str) -> Guess:
@@ -205,22 +186,15 @@ class LocationExperiment(Experiment):
         def build(folder: Path) -> None:
             finest.with_polygons().save(folder / "cells.parquet")
 
-        params = {
-            "kind": kind,
-            "keys": finest.cells["key"].tolist(),
-            "outlines": cache.sha256(data_file("outlines.parquet")),
-            **finest.parameters,
-        }
+        params = {"kind": kind, "keys": finest.cells["key"].tolist(), **finest.parameters}
+        params["outlines"] = cache.sha256(data_file("outlines.parquet"))
         modules = ("geolib.partitioning", "geolib.partitioning.polygons")
         return finest.load(cache.compute("polygons", params, modules, build) / "cells.parquet")
 
     def errors(self, split: str = "test") -> dict[str, np.ndarray]:
-        """Distances in km of both models and variants, and of what they are to be held against.
-
-        The best that any classifier can do says the nearest cell (``SemP, ceiling``), which need
-        not be the one that the place lies in (``SemP, own cell``); ``training prior`` says the
-        commonest cell of the training images. Infinite where the place lies in no cell.
-        """
+        """Distances in km of both models and variants, of the nearest cell, the best answer of any
+        classifier (``ceiling``), of the place's ``own cell``, and of the commonest one of the
+        training images (``training prior``). Infinite where the place lies in no cell."""
         found: dict[str, np.ndarray] = {}
         truth = self.coordinates(split)[self.cell_probabilities("semantic", split).indices]
         for kind, short in KINDS.items():
@@ -260,11 +234,8 @@ def _with_coordinates(dataset: data.GeoDataset) -> tuple[data.GeoDataset, np.nda
 
 
 def accuracy_table(errors: Mapping[str, ArrayLike]) -> pd.DataFrame:
-    """Accuracies a_r and mean score of the game, in the form of Table 2, by name of the answers.
-
-    A row per ``model`` and ``quantity``: ``value``, ``low``, ``high``, ``n``, from distances [N] in
-    km. Wilson intervals for shares, the bootstrap's for the score.
-    """
+    """Accuracies a_r and mean score of the game (Table 2) from distances [N] in km, a row per
+    ``model`` and ``quantity``: Wilson intervals for shares, the bootstrap's for the score."""
     rows = []
     for name, distances in errors.items():
         km = np.asarray(distances, dtype=float)
@@ -285,10 +256,8 @@ def accuracy_gain(one: ArrayLike, other: ArrayLike, radius: float, about: str) -
 
 
 def read_coordinates(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
-    """Columns ``latitude`` and ``longitude`` of a CSV file, float64 [N,2] in degrees.
-
-    Those to partition, and every fifth one, to test the partitioning on.
-    """
+    """Columns ``latitude`` and ``longitude`` of a CSV file, float64 [N,2] in degrees: those to
+    partition, and every fifth one, to test the partitioning on."""
     if not Path(path).is_file():
         raise ValueError(
             f"coordinates={str(path)!r} is no file; give the path of a CSV file, absolute or "
@@ -305,11 +274,9 @@ def read_coordinates(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
 def configurations(
     points: np.ndarray, tau_min: Sequence[int], tau_d: int, s2_tau_min: int
 ) -> dict[str, Sequence[Partitioning]]:
-    """Partitionings of points in the rows of Table 1, fine to coarse: SemP, SemP_a, then S2.
-
-    The paper's thresholds are scaled so that their 100 becomes the smallest ``tau_min``; S2 has as
-    many cells as the first semantic one.
-    """
+    """Partitionings of points in the rows of Table 1, fine to coarse: SemP, SemP_a, then S2 with as
+    many cells as the first. The paper's thresholds are scaled so that their 100 becomes the
+    smallest ``tau_min``."""
     geocoder = OfflineGeocoder()
     addresses = geocoder.reverse(points)
     own = Preset(tuple(tau_min), tau_d)

@@ -43,10 +43,8 @@ WRITING = frozenset({"stop_sign", "direction_sign", "town_sign", "shop_sign", "m
 
 
 def parts(classifier: Classifier) -> list[str]:
-    """Names of the network's modules with weights, from the output to the input.
-
-    Sequences count as the modules that they hold: a ResNet's last layer, its blocks and its stem.
-    """
+    """Names of the network's modules with weights, from the output to the input; of sequences those
+    of the modules that they hold: a ResNet's last layer, its blocks and its stem."""
     found: list[str] = []
     for name, module in classifier.network.named_modules():
         opened = not name or isinstance(module, nn.Sequential)
@@ -57,11 +55,8 @@ def parts(classifier: Classifier) -> list[str]:
 
 
 def randomised(classifier: Classifier, names: Sequence[str], seed: int) -> Classifier:
-    """A copy with some modules as they are in an untrained network, all else the same to the bit.
-
-    ``names`` are of :func:`parts`. The seed that the training began with is refused: its weights
-    are not unrelated to the network's.
-    """
+    """A copy with some :func:`parts` as in an untrained network, all else the same to the bit. The
+    seed that the training began with is refused: its weights are related to the network's."""
     if seed == (classifier.training_config or {}).get("seed"):
         raise ValueError(
             f"seed={seed} is the one that the network was trained with, so that its untrained "
@@ -82,10 +77,8 @@ def randomised(classifier: Classifier, names: Sequence[str], seed: int) -> Class
 
 
 def cascade(classifier: Classifier, n_levels: int, seed: int) -> dict[str, Classifier]:
-    """Networks with more and more of the weights randomised, named by the lowest such module.
-
-    Evenly spaced from the last layer alone to everything.
-    """
+    """Networks with more and more of the weights randomised, evenly spaced from the last layer
+    alone to everything, by the lowest such module."""
     names = parts(classifier)
     if not 2 <= n_levels <= len(names):
         raise ValueError(f"n_levels={n_levels}; expected 2 to {len(names)}, the network's parts")
@@ -107,13 +100,10 @@ def permuted_labels(dataset: GeoDataset, seed: int = 0) -> GeoDataset:
 
 
 def similarity(one: Sequence[Extracted], other: Sequence[Extracted]) -> pd.DataFrame:
-    """How alike two explanations of each image are, a row per image.
-
-    ``n_elements`` of the first; of the maps Spearman's ``correlation`` and ``ssim`` (Wang et al.
-    2004), missing where one is constant; ``boxes``: the intersection over union of what all boxes
-    cover, missing if the first has none; ``beyond``: that less the mean one with the other's boxes
-    moved elsewhere, because larger areas overlap more whatever they show.
-    """
+    """How alike two explanations of each image are: Spearman's ``correlation`` and ``ssim`` (Wang
+    et al. 2004) of the maps, the IoU of what all ``boxes`` cover, and that ``beyond`` the mean one
+    with the other's moved elsewhere: larger areas overlap more. Missing for constant maps, no
+    boxes."""
     rows = [
         {"image_id": a.item.id, "n_elements": len(a.elements), **_of_maps(a, b), **_of_boxes(a, b)}
         for a, b in zip(one, other, strict=True)
@@ -144,11 +134,9 @@ def resemblance(
     others: Mapping[str, Classifier],
     configs: Mapping[str, EvaluationConfig],
 ) -> pd.DataFrame:
-    """How far the explanations of other networks resemble the original's, by method and network.
-
-    Two references have no relation to the original: its explanation of the next image, and one
-    from a map that looks at neither network nor image, on the same segments.
-    """
+    """How far the explanations of other networks resemble the original's, by method and network;
+    and two unrelated ones: its explanation of the next image, and one from a map that looks at
+    neither network nor image, on the same segments."""
     if len(dataset) < 2:
         raise ValueError(f"dataset holds {len(dataset)} images; unrelated ones take at least two")
     tables = []
@@ -168,11 +156,8 @@ def resemblance(
 
 
 def left_over(table: pd.DataFrame, network: str, looking: Sequence[str]) -> pd.DataFrame:
-    """What methods' elements keep of the original's in a network without its weights.
-
-    Of :func:`resemblance`, the most dependent first; ``difference`` is the overlap beyond chance
-    less that of a random map's elements on the same segments.
-    """
+    """What elements keep of the original's in a network without its weights, by method, the most
+    dependent first; ``difference`` is the overlap beyond chance less that of a random map's."""
     rows = {}
     for method, part in table.groupby("method", sort=False):
         means = part.groupby("network")[["correlation", "ssim", "boxes", "beyond"]].mean()
@@ -213,12 +198,9 @@ def _corrected(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def variance_components(table: pd.DataFrame, value: str) -> pd.DataFrame:
-    """Variance between images, between models, and of a model's peculiar view of an image.
-
-    Random effects of a two-way layout, a row per ``image_id`` and ``model`` (Searle, Casella and
-    McCulloch, *Variance Components*, 1992, section 4.3); negative ones count as 0. ``variance``,
-    its ``share`` of the three, and the share's percentile interval over images.
-    """
+    """Variance between images, between models, and of a model's peculiar view of an image: random
+    effects of a two-way layout (Searle, Casella and McCulloch, *Variance Components*, 1992, section
+    4.3), negative ones 0; and each one's ``share`` with its percentile interval over images."""
     wide = table.pivot(index="image_id", columns="model", values=value).to_numpy(float)
     if min(wide.shape) < 2 or not np.isfinite(wide).all():
         raise ValueError(
@@ -299,12 +281,9 @@ def other_side(scene: Scene) -> Scene:
 
 
 def mirror_probe(dataset: GeoDataset, classifier: Classifier) -> pd.DataFrame:
-    """Predictions for images and for their mirror images, a row per image.
-
-    ``label``, ``prediction``, ``mirrored`` (of the mirror image), ``log_change`` (how much the
-    mirror lowers the log-probability of the true class); for scenes also ``other_side`` (with
-    nothing but the traffic's side changed) and the columns of :func:`observers`.
-    """
+    """Predictions for images, ``mirrored`` ones and, for scenes, ones with nothing but the
+    traffic's side changed, a row per image; ``log_change`` is how much the mirror lowers the
+    log-probability of the true class. For scenes with the columns of :func:`observers`."""
     sets = {"": dataset, "mirrored": edited(dataset, "mirrored")}
     if dataset.name == "geoscenes":
         sets["other_side"] = edited(dataset, "other side")
@@ -337,12 +316,9 @@ def flips(probe: pd.DataFrame) -> pd.DataFrame:
 
 
 def observers(dataset: GeoDataset) -> pd.DataFrame:
-    """What the best observer of the visible cues says of each scene.
-
-    ``group``, by what is visible ("driving side", else "writing", else "neither"); ``ideal``, the
-    answer, and ``ideal_moved``, that with the traffic on the other side: the same where that
-    contradicts the other cues and no country is left (-1 where nothing that is seen tells).
-    """
+    """The answer of the best observer of a scene's visible cues, -1 if none tells (``ideal``), and
+    with the traffic on the other side (``ideal_moved``: the same where that leaves no country), by
+    what is visible (``group``: "driving side", else "writing", else "neither")."""
 
     def make() -> pd.DataFrame:
         rows = []

@@ -1,8 +1,6 @@
-"""Shortcut hunt: do explanations show that a network leans on an artefact?
-
-An artefact that says nothing about geography, such as mud on one country's camera, is planted in
-the training scenes. Do maps and elements (§3 of arXiv 2605.00912) show it, and from when on?
-"""
+"""Shortcut hunt: an artefact that says nothing about geography, such as mud on one country's
+camera, is planted in the training scenes. Do maps and elements (§3 of arXiv 2605.00912) show that a
+network leans on it, and from when on?"""
 
 from __future__ import annotations
 
@@ -44,10 +42,8 @@ Networks = Mapping[float, Classifier]  # by the correlation that each was traine
 
 
 def planted(dataset: GeoDataset, country: str, correlation: float, kind: str) -> GeoDataset:
-    """The same scenes with an artefact that goes with one country.
-
-    Of its scenes (1 + r)/2 carry it, of the others (1 - r)/2; see :func:`geoscenes.render`.
-    """
+    """The same scenes with an artefact that goes with one country: of its scenes (1 + r)/2 carry
+    it, of the others (1 - r)/2; see :func:`geoscenes.render`."""
     artefact = {"country": country, "correlation": correlation, "kind": kind}
     records = []
     for one in dataset.records:
@@ -84,11 +80,9 @@ def trained(
 
 
 def exposure(extracted: Sequence[Extracted], k: int = 3) -> pd.DataFrame:
-    """How much of the artefact the explanations of scenes show, a row per scene that carries it.
-
-    ``area``: share of the image that it fills; ``weight``: share of the map's sum on it (a map of
-    zeros counts as an even one); ``found``: 1 if one of the first ``k`` boxes matches it, else 0.
-    """
+    """How much of the artefact the explanations of scenes that carry it show: the ``area`` it
+    fills, the share of the map's sum on it (``weight``; a map of zeros counts as an even one), and
+    whether one of the first ``k`` boxes matches it (``found``)."""
     rows = []
     for one in extracted:
         mask = artefact_mask(one.item.scene)
@@ -140,11 +134,9 @@ def accuracies(
 
 
 def onset(values: pd.DataFrame, sign: int = 1) -> float | None:
-    """The lowest correlation from which on a measure differs from that of an unbiased training.
-
-    There, and at every higher one, the interval of the difference to correlation 0, image by image,
-    lies beyond 0. ``values``: a row per image, a column per correlation; ``sign``: -1 for a fall.
-    """
+    """The lowest correlation at which, there and at every higher one, the interval of a measure's
+    difference to correlation 0, image by image, lies beyond 0. ``values``: a row per image, a
+    column per correlation; ``sign``: -1 for a fall."""
     levels = sorted((r for r in values.columns.tolist() if r != 0), reverse=True)
     found = statistics.intervals([sign * (values[r] - values[0]) for r in levels])
     beyond = takewhile(lambda one: one[1].low > 0, zip(levels, found, strict=True))
@@ -152,11 +144,9 @@ def onset(values: pd.DataFrame, sign: int = 1) -> float | None:
 
 
 def warning_table(found: pd.DataFrame, effects: pd.DataFrame, right: pd.DataFrame) -> pd.DataFrame:
-    """From which correlation on each measure warns, and accuracy falls; earliest first.
-
-    ``rise`` is the difference at the highest correlation; ``detectable`` what so many images would
-    have shown at the lowest. ``effects``: of :func:`effect`, with a column ``correlation``.
-    """
+    """From which correlation on each measure warns, and accuracy falls; earliest first. ``rise`` is
+    the difference at the highest correlation, ``detectable`` what so many images would have shown
+    at the lowest."""
     measured = {
         **{("elements", m): (rows, "found", 1) for m, rows in found.groupby("method", sort=False)},
         **{("map", m): (rows, "weight", 1) for m, rows in found.groupby("method", sort=False)},
@@ -200,10 +190,8 @@ def element_maps(extracted: Sequence[Extracted], k: int = 3) -> torch.Tensor:
 
 
 def standing_out(maps: torch.Tensor, chosen: np.ndarray) -> np.ndarray:
-    """Where the maps [B,H,W] of some images are brighter than those of the others, on average.
-
-    What sits on the lens stays in the average. Smoothed, because gradients flicker.
-    """
+    """Where the maps [B,H,W] of some images are brighter than those of the others, on average: what
+    sits on the lens stays in it. Smoothed, because gradients flicker."""
     if chosen.all() or not chosen.any():
         raise ValueError(f"chosen holds {chosen.sum()} of {len(maps)} maps; expected some")
     values = maps.double().numpy()
@@ -222,10 +210,8 @@ def hot_spot(difference: np.ndarray) -> np.ndarray:
 def covered(
     classifier: Classifier, images: torch.Tensor, spot: np.ndarray, target: int
 ) -> pd.DataFrame:
-    """What a class loses of its log-probability when a place is filled with the mean colour.
-
-    ``loss`` for that place of every image, ``elsewhere`` for the one half a width away.
-    """
+    """What a class loses of its log-probability when a place of every image is filled with the mean
+    colour (``loss``), and when the one half a width away is (``elsewhere``)."""
     before = log_probabilities(classifier, images, precision="fp32")[:, target]
     losses = {}
     for name, shift in (("loss", 0), ("elsewhere", spot.shape[1] // 2)):
@@ -238,13 +224,8 @@ def covered(
 
 def hunt(
     network: Classifier, images: torch.Tensor, maps: torch.Tensor, chosen: np.ndarray, target: int
-) -> Suspect | None:
-    """Average the maps, look at what stands out for the images chosen as a class, and cover it.
-
-    None where all are chosen, or none: there is nothing to subtract.
-    """
-    if chosen.all() or not chosen.any():
-        return None
+) -> Suspect:
+    """Average the maps, look at what stands out for the images chosen as a class, and cover it."""
     difference = standing_out(maps, chosen)
     spot = hot_spot(difference)
     return Suspect(difference, spot, covered(network, images[chosen], spot, target))
@@ -258,30 +239,28 @@ def suspects(
     boxed: EvaluationConfig,
     k: int,
 ) -> dict[tuple[str, float], Suspect]:
-    """What stands out for a country in each network's average "maps", and in its "elements".
-
-    ``averaged`` and ``boxed``: of the method whose maps are averaged, and of the one whose first
-    ``k`` elements are. Lacks what :func:`hunt` gives None for.
-    """
-    found: dict[tuple[str, float], Suspect | None] = {}
+    """What stands out for a country in each network's average "maps" (of the method ``averaged``),
+    and in its "elements" (the first ``k`` of the method ``boxed``). A network with one answer for
+    all images is left out: there is nothing to subtract."""
+    found = {}
     for r, network in networks.items():
         images = images_of(r)
-        pixels = to_batch([images[i] for i in range(len(images))], network.image_size)
         target = images.classes.index(country)
         chosen = (shards.predictions(images, network)["prediction"] == target).to_numpy(copy=True)
+        if chosen.all() or not chosen.any():
+            continue
+        pixels = to_batch([images[i] for i in range(len(images))], network.image_size)
         maps = pipeline.maps(images, network, averaged)[0]
         elements = element_maps(pipeline.extract(images, network, boxed, progress=True), k)
         found["maps", r] = hunt(network, pixels, maps, chosen, target)
         found["elements", r] = hunt(network, pixels, elements, chosen, target)
-    return {name: suspect for name, suspect in found.items() if suspect is not None}
+    return found
 
 
 def recipe_table(found: Mapping[tuple[str, float], Suspect], mask: np.ndarray) -> pd.DataFrame:
-    """The recipe in numbers, where ``mask``, the artefact, is known; highest correlation first.
-
-    ``found``: at least half of the artefact lies in the hot spot, and covering it costs more than
-    covering the other place, by the whole interval of the ``difference``.
-    """
+    """The recipe in numbers, where ``mask``, the artefact, is known; highest correlation first. It
+    is ``found`` if at least half of it lies in the hot spot, and covering that costs more than
+    covering the other place, by the whole interval of the ``difference``."""
     rows = []
     for name, r in sorted(found, key=lambda one: (one[0], -one[1])):
         _, spot, losses = found[name, r]

@@ -17,20 +17,15 @@ TO = "\u00a0to\u00a0"
 
 
 def mean_row(values: ArrayLike) -> dict[str, float]:
-    """Mean over images with its 95 % interval: ``value``, ``low``, ``high``, ``n``.
-
-    Missing values are left out.
-    """
+    """Mean over images with its 95 % interval: ``value``, ``low``, ``high``, ``n``. Missing values
+    are left out."""
     known = pd.Series(np.asarray(values)).dropna().to_numpy(float)
     found = statistics.interval(known)
     return {"value": found.mean, "low": found.low, "high": found.high, "n": len(known)}
 
 
 def grouped_means(table: pd.DataFrame, value: str, by: str | Sequence[str]) -> pd.DataFrame:
-    """A :func:`mean_row` of a column for each group; the table has a row per group and image.
-
-    Columns: those of ``by``, ``value``, ``low``, ``high``, ``n``.
-    """
+    """A :func:`mean_row` of a column for each group; the table has a row per group and image."""
     names = [by] if isinstance(by, str) else list(by)
     rows: list[dict[str, Any]] = [
         dict(zip(names, group, strict=True)) | mean_row(values)
@@ -40,10 +35,8 @@ def grouped_means(table: pd.DataFrame, value: str, by: str | Sequence[str]) -> p
 
 
 def difference(table: pd.DataFrame, value: str, by: str, one: Any, other: Any) -> pd.Series:
-    """What one group has more than another, image by image; images that lack either are left out.
-
-    The table has a column ``image_id`` that tells the images apart.
-    """
+    """What one group has more than another, by ``image_id``; images that lack either are left
+    out."""
     wide = table.pivot(index="image_id", columns=by, values=value)
     return (wide[one] - wide[other]).dropna()
 
@@ -57,10 +50,8 @@ def cell(value: float, low: float = np.nan, high: float = np.nan, form: str = ".
 
 
 def cells(table: pd.DataFrame, form: str = ".3f", columns: str | Iterable[str] = ()) -> pd.Series:
-    """A :func:`cell` for each row of a table, from ``value``, ``low`` and ``high`` or others.
-
-    One name, such as "bias", stands for that column and, if there are, ``bias_low``, ``bias_high``.
-    """
+    """A :func:`cell` for each row of a table, from ``value``, ``low`` and ``high`` or others; one
+    name, such as "bias", stands for that column and, if there are, ``bias_low``, ``bias_high``."""
     if isinstance(columns, str):
         ends = {end: table.get(f"{columns}_{end}", np.nan) for end in ("low", "high")}
         table = table[[columns]].assign(**ends)

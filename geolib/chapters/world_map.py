@@ -31,11 +31,9 @@ CELLS = "YlGnBu"
 
 @dataclass(frozen=True)
 class Guess:
-    """What one model says of one photograph: ``predicted`` lies ``km`` from the ``truth``.
-
+    """What one model says of one photograph: ``predicted`` lies ``km`` from the ``truth``;
     ``cells`` are the most probable ones, best first: ``name``, ``latitude``, ``longitude``,
-    ``probability``, and ``geometry`` in degrees, None for a cell without polygon.
-    """
+    ``probability``, and ``geometry`` in degrees, None for a cell without polygon."""
 
     model: str
     cells: GeoDataFrame
@@ -46,10 +44,8 @@ class Guess:
 
 @styled
 def guesses(image: Any, models: Sequence[Guess], credit: str = "") -> Figure:
-    """A photograph with its credit and each model's answer in words, and below it a map per model.
-
-    Cells are coloured by probability; all maps show the same part of the world.
-    """
+    """A photograph with its credit and each model's answer in words, and below it a map per model
+    of the same part of the world, with cells coloured by probability."""
     figure = plt.figure(figsize=(WIDTH, 6.2))
     above, below = figure.subfigures(2, 1, squeeze=False, height_ratios=(2.1, 4.1))[:, 0]
     photo, words = above.subplots(1, 2, width_ratios=(1, 1.9))
@@ -94,9 +90,7 @@ def _map(
     if len(land):
         land.boundary.plot(ax=axis, color=INK, lw=0.7, aspect=None)
     # A town is too small to be seen on the map of a country.
-    axis.scatter(
-        cells["longitude"], cells["latitude"], c=cells["probability"], s=30, lw=0.7, **style
-    )
+    axis.scatter("longitude", "latitude", c="probability", data=cells, s=30, lw=0.7, **style)
     dot: dict[str, Any] = {"marker": "o", "ls": "", "mec": HALO, "mew": 1.4, "ms": 9}
     axis.plot(*guess.truth[::-1], color=RANDOM, label="true place", **dot)
     axis.plot(*guess.predicted[::-1], color=GUIDED, label="predicted", **dot)
@@ -127,11 +121,9 @@ def _apart(cells: GeoDataFrame, view: tuple[float, float, float, float]) -> GeoD
 
 
 def _view(models: Sequence[Guess]) -> tuple[float, float, float, float]:
-    """West, south, east and north of the part that holds the true place and the answers.
-
-    With a wide margin, about square on the page. Less probable cells may lie outside: a network
-    that hesitates between continents would make every map one of the world.
-    """
+    """West, south, east and north of the part that holds the true place and the answers, about
+    square on the page. Less probable cells may lie outside: a network that hesitates between
+    continents would make every map one of the world."""
     places = [guess.truth for guess in models] + [guess.predicted for guess in models]
     latitude, longitude = np.array(places).T
     middle = (latitude.min() + latitude.max()) / 2

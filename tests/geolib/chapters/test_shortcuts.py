@@ -195,7 +195,8 @@ def test_the_hunt_ends_at_the_place_that_the_network_looks_at(coloured):
     assert suspect.spot[spot].mean() > 0.9 and suspect.spot.sum() < 1.3 * spot.sum()
     assert len(suspect.losses) == 4
     assert (suspect.losses["loss"] > suspect.losses["elsewhere"] + 0.1).all()
-    assert shortcuts.hunt(network, images, maps, red | True, 1) is None
+    with pytest.raises(ValueError, match="8 of 8"):
+        shortcuts.hunt(network, images, maps, red | True, 1)
 
 
 def test_the_recipe_in_numbers_by_hand():
