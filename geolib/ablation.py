@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from torch import Generator, Tensor
 from torchvision.transforms.functional import gaussian_blur
 
 from geolib.masks import Array, box_region, to_numpy
@@ -22,7 +23,8 @@ from geolib.scoring import Elements, check_choice
 MODES = ("deletion", "insertion")
 FILLS = ("mean", "black", "blur", "noise", "road", "donor")
 Fill = str | Sequence[float]
-Model = Callable[[torch.Tensor], torch.Tensor]
+Model = Callable[[Tensor], Tensor]
+Labels = Sequence[int | None] | Array | None
 
 COLUMNS = {
     **dict.fromkeys(("image_id", "dataset", "attribution", "segmenter"), "str"),
@@ -38,7 +40,7 @@ COLUMNS = {
 MAX_MOVES = 2000
 
 
-def _check_fill(fill: Fill, images: torch.Tensor, donors: torch.Tensor | None) -> None:
+def _check_fill(fill: Fill, images: Tensor, donors: Tensor | None) -> None:
     if isinstance(fill, str):
         check_choice("fill", fill, FILLS)
     elif len(fill) != 3 or not all(0 <= value <= 1 for value in fill):
@@ -48,8 +50,8 @@ def _check_fill(fill: Fill, images: torch.Tensor, donors: torch.Tensor | None) -
         raise ValueError(f"donors is {came}; expected another image each, {tuple(images.shape)}")
 
 
-def _check_images(images: torch.Tensor) -> None:
-    if not isinstance(images, torch.Tensor) or not images.is_floating_point():
+def _check_images(images: Tensor) -> None:
+    if not isinstance(images, Tensor) or not images.is_floating_point():
         came = getattr(images, "dtype", type(images).__name__)
         raise TypeError(f"images is {came}; expected a float tensor [B,3,H,W] in 0…1")
     if images.ndim != 4 or images.shape[1] != 3:
@@ -60,18 +62,14 @@ def _check_images(images: torch.Tensor) -> None:
         )
 
 
-def _noise(image: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+def _noise(image: Tensor, generator: Generator) -> Tensor:
     """Standard normal noise [3,H,W]; drawn on the CPU so that every device sees the same."""
     return torch.randn(image.shape, generator=generator).to(image)
 
 
 def _fill_values(
-    image: torch.Tensor,
-    missing: torch.Tensor,
-    fill: Fill,
-    generator: torch.Generator,
-    donor: torch.Tensor | None,
-) -> torch.Tensor:
+    image: Tensor, missing: Tensor, fill: Fill, generator: Generator, donor: Tensor | None
+) -> Tensor:
     """The fill φ for one image [3,H,W]; only "road" depends on which pixels are missing."""
     if fill == "donor" and donor is not None:
         return donor
@@ -86,17 +84,15 @@ def _fill_values(
             image = gaussian_blur(image, kernel, [sigma, sigma])
         return image
     # With nothing left to impute from, "road" is the mean.
-    named = {"black": (0, 0, 0)}.get(fill, IMAGENET_MEAN) if isinstance(fill, str) else fill
-    values = torch.tensor(named).to(image)[:, None, None].expand_as(image)
+    colour = (0, 0, 0) if fill == "black" else IMAGENET_MEAN if isinstance(fill, str) else fill
+    values = torch.tensor(colour).to(image)[:, None, None].expand_as(image)
     if fill == "noise":
         std = torch.tensor(IMAGENET_STD).to(image)[:, None, None]
         return (values + std * _noise(image, generator)).clamp(0, 1)
     return values
 
 
-def _imputed(
-    image: torch.Tensor, missing: torch.Tensor, generator: torch.Generator
-) -> torch.Tensor:
+def _imputed(image: Tensor, missing: Tensor, generator: Generator) -> Tensor:
     """Noisy linear imputation of the missing pixels (ROAD, Rong et al. 2022, arXiv 2202.00449)."""
     from scipy.sparse.linalg import spsolve
 
@@ -127,14 +123,14 @@ def _neighbour_system(shape: tuple[int, ...]) -> Any:
 
 
 def ablate(
-    images: torch.Tensor,
+    images: Tensor,
     regions: Array,
     mode: str,
     fill: Fill = "mean",
     *,
-    generator: torch.Generator | None = None,
-    donors: torch.Tensor | None = None,
-) -> torch.Tensor:
+    generator: Generator | None = None,
+    donors: Tensor | None = None,
+) -> Tensor:
     """Delete a region B from each image or keep nothing else (§5).
 
     Deletion is x(1−B) + φB, insertion xB + φ(1−B), with φ the fill.
@@ -166,7 +162,7 @@ def ablate(
         raise TypeError(f"regions has dtype {masks.dtype}; expected bool")
     if list(masks.shape) != (wanted := [len(images), *images.shape[2:]]):
         raise ValueError(f"regions has shape {tuple(masks.shape)}; expected {wanted}")
-    generator = generator or torch.Generator().manual_seed(0)
+    generator = generator or Generator().manual_seed(0)
     state = generator.get_state()
     result = torch.empty_like(images)
     sources = [None] * len(images) if donors is None else donors
@@ -299,11 +295,7 @@ class AblationSettings:
 
 
 def faithfulness(
-    classifier: Model,
-    images: torch.Tensor,
-    labels: Sequence[int | None] | Array | None,
-    elements: Sequence[Elements],
-    **options: Any,
+    classifier: Model, images: Tensor, labels: Labels, elements: Sequence[Elements], **options: Any
 ) -> pd.DataFrame:
     """Deletion and insertion of the elements, of random boxes and of each element alone (§5).
 
@@ -342,13 +334,13 @@ def faithfulness(
 @torch.inference_mode()
 def sweep(
     classifier: Model,
-    images: torch.Tensor,
-    labels: Sequence[int | None] | Array | None,
+    images: Tensor,
+    labels: Labels,
     candidates: Sequence[Sequence[Elements]],
     *,
     image_ids: Sequence[str] | None = None,
     controls: Mapping[str, Sequence[Array]] | None = None,
-    donors: torch.Tensor | None = None,
+    donors: Tensor | None = None,
     **settings: Any,
 ) -> list[pd.DataFrame]:
     """The table of :func:`faithfulness` for each of several choices of the images' elements (§5).
@@ -434,7 +426,7 @@ class _Forward:
         self.waiting = 0
         self.log_probabilities: list[np.ndarray] = []
 
-    def add(self, missing: torch.Tensor, values: torch.Tensor, image: torch.Tensor) -> int:
+    def add(self, missing: Tensor, values: Tensor, image: Tensor) -> int:
         """Queue `image` with its missing pixels replaced by `values`; returns its number."""
         torch.where(missing, values, image, out=self.buffer[self.waiting])
         self.added += 1
@@ -452,24 +444,24 @@ class _Forward:
         self.log_probabilities.append(logits.double().log_softmax(dim=1).numpy())
         self.waiting = 0
 
-    def _logits(self, batch_size: int) -> torch.Tensor:
+    def _logits(self, batch_size: int) -> Tensor:
         parts = self.buffer[: self.waiting].split(batch_size)
         return torch.cat([self.classifier(part).cpu() for part in parts])
 
 
 def _numbering(
     forward: _Forward,
-    image: torch.Tensor,
-    donor: torch.Tensor | None,
+    image: Tensor,
+    donor: Tensor | None,
     image_id: str,
     settings: AblationSettings,
 ) -> Callable[[np.ndarray, str], int]:
     """A function of region and test to the number of a variant's pass; equal ones share one."""
     state = seed_sequence(settings.seed, image_id).generate_state(1, np.uint64)
-    noise = torch.Generator()
+    noise = Generator()
     numbers: dict[tuple[bool, bytes], int] = {}
 
-    def fill(missing: torch.Tensor) -> torch.Tensor:
+    def fill(missing: Tensor) -> Tensor:
         noise.manual_seed(int(state[0] >> 1))
         return _fill_values(image, missing, settings.fill, noise, donor)
 
@@ -494,27 +486,23 @@ def _rows(
     settings: AblationSettings,
 ) -> Iterator[dict[str, Any]]:
     """One row per variant: the original, the regions, the elements one by one."""
-    shape, guided = kept.shape, kept.region()
+    shape, guided, nothing = kept.shape, kept.region(), np.zeros(kept.shape, dtype=bool)
     layouts = random_regions(kept, image_id, settings.seed, settings.repeats, settings.tolerance)
-    random = [box_region(boxes, shape) for boxes in layouts]
+    baselines = {"random": [box_region(boxes, shape) for boxes in layouts], **controls}
     regions = [
         (name, repeat, -1, mask)
-        for name, masks in {"guided": [guided], "random": random, **controls}.items()
+        for name, masks in {"original": [nothing], "guided": [guided], **baselines}.items()
         for repeat, mask in enumerate(masks)
     ]
     if settings.individual:
         alone = enumerate(box_region(box[None], shape) for box in kept.boxes)
         regions += [("element", 0, index, mask) for index, mask in alone]
-    original = number(np.zeros(shape, dtype=bool), "original")
-    common = {"n_elements": len(kept), "original": original}
-    first = {"test": "original", "region": "original", "repeat": 0, "element": -1}
-    yield common | first | {"coverage": 0.0, "coverage_gap": 0.0, "forward": original}
+    common = {"n_elements": len(kept), "original": number(nothing, "original")}
     for region, repeat, element, mask in regions:
-        covered = mask.mean()
-        gap = 0.0 if region in ("guided", "element") else covered - guided.mean()
+        gap = mask.mean() - guided.mean() if region in baselines else 0.0
         place = {"region": region, "repeat": repeat, "element": element}
-        place |= {"coverage": covered, "coverage_gap": gap}
-        for test in settings.tests:
+        place |= {"coverage": mask.mean(), "coverage_gap": gap}
+        for test in ("original",) if region == "original" else settings.tests:
             yield common | place | {"test": test, "forward": number(mask, test)}
 
 
@@ -529,10 +517,11 @@ def _outcome_table(
         raise ValueError(f"labels holds {wrong[0]:g}; the classifier has classes 0…{classes - 1}")
     label = np.where(np.isnan(given), original, given).astype(int)
     log_probability = log_probabilities[rows["forward"], label]
-    names = {name: getattr(settings, name) for name in ("dataset", "attribution", "segmenter")}
     fill = settings.fill
     table = rows.assign(
-        **names,
+        dataset=settings.dataset,
+        attribution=settings.attribution,
+        segmenter=settings.segmenter,
         fill=fill if isinstance(fill, str) else "#" + bytes(round(255 * v) for v in fill).hex(),
         label=label,
         prediction=prediction,

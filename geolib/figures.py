@@ -169,20 +169,13 @@ def heatmap(
     import seaborn as sns
 
     figure, axis = plt.subplots(figsize=(WIDTH, 0.34 * len(table) + 0.9))
-    farthest = table.abs().max().max()
-    sns.heatmap(
-        table,
-        ax=axis,
-        annot=True if text is None else text,
-        fmt="d" if text is not None else ".0%" if percent else ".2f",
-        cmap="crest" if percent else "vlag",
-        vmin=0 if percent else -farthest,
-        vmax=1 if percent else farthest,
-        linewidths=1.5,
-        linecolor="none",
-        annot_kws={"fontsize": 9.5},
-        cbar_kws={"label": label},
-    )
+    farthest = 1 if percent else table.abs().max().max()
+    scale: Any = {"cmap": "crest" if percent else "vlag", "vmax": farthest}
+    scale["vmin"] = 0 if percent else -farthest
+    look: Any = {"linewidths": 1.5, "linecolor": "none", "annot_kws": {"fontsize": 9.5}}
+    form = "d" if text is not None else ".0%" if percent else ".2f"
+    shown: Any = {"annot": True if text is None else text, "fmt": form}
+    sns.heatmap(table, ax=axis, cbar_kws={"label": label}, **shown, **scale, **look)
     axis.set(xlabel=table.columns.name or "", ylabel=table.index.name or "")
     axis.tick_params(length=0)
     axis.tick_params(axis="y", rotation=0)

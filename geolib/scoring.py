@@ -33,9 +33,6 @@ CRITERIA: dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]] 
     "min": lambda intersection, a, b: np.minimum(a, b),
 }
 
-CENTERS = ("centroid", "box")
-CANDIDATES = ("image", "salient")
-
 
 def check_choice(argument: str, value: str, known: Collection[str]) -> None:
     """Raise a ValueError that lists the known names when `value` is not one of them."""
@@ -150,7 +147,7 @@ def score_segments(
     values = check_map(attribution)
     segments = _check_masks(masks, values.shape)
     check_choice("combine", combine, COMBINATIONS)
-    check_choice("center", center, CENTERS)
+    check_choice("center", center, ("centroid", "box"))
     n = len(segments)
     # Sums over the pixels that are set: exact, and without a float copy of every mask.
     segment, pixel = np.nonzero(segments.reshape(n, values.size))
@@ -308,7 +305,7 @@ def extract_elements(
     """
     if not 0 <= s_min <= 1:
         raise ValueError(f"s_min={s_min}; expected a score in 0…1")
-    check_choice("candidates", candidates, CANDIDATES)
+    check_choice("candidates", candidates, ("image", "salient"))
     if max_elements is not None and max_elements < 0:
         raise ValueError(f"max_elements={max_elements}; expected a number ≥ 0, or None for all")
     values = check_map(attribution)
@@ -322,6 +319,5 @@ def extract_elements(
     best = suppress(masks[relevant], scores, threshold, criterion=criterion)[:max_elements]
     kept = relevant[best]
     table = table.iloc[kept].assign(area=masks[kept].mean(axis=(1, 2)))
-    table.insert(0, "segment", kept)
-    boxes = element_boxes(masks[kept], padding)
-    return Elements(masks[kept], boxes, table.reset_index(drop=True))
+    table = table.rename_axis("segment").reset_index()
+    return Elements(masks[kept], element_boxes(masks[kept], padding), table)

@@ -65,7 +65,6 @@ def intervals(
 
     if not 0 < confidence < 1:
         raise ValueError(f"confidence={confidence}; expected a level between 0 and 1, like 0.95")
-    low_tail = (1 - confidence) / 2
     ordered = [np.sort(np.asarray(values, dtype=float)) for values in samples]
     for sample in ordered:
         if sample.ndim != 1 or not np.isfinite(sample).all():
@@ -87,7 +86,8 @@ def intervals(
                 batch=max(1, CHUNK // matrix.size),
                 rng=np.random.default_rng(seed),
             )
-        tails = np.quantile(result.bootstrap_distribution, [low_tail, 1 - low_tail], axis=-1)
+        levels = [(1 - confidence) / 2, (1 + confidence) / 2]
+        tails = np.quantile(result.bootstrap_distribution, levels, axis=-1)
         bounds = np.array(result.confidence_interval)
         bca = np.isfinite(bounds).all(axis=0) & (np.ptp(matrix, axis=1) > 0)
         ends = np.where(bca, bounds, tails).T.tolist()
@@ -99,11 +99,6 @@ def intervals(
 def _mean(samples: np.ndarray, axis: int) -> np.ndarray:
     """Means, rounded: those of equal samples in another order are to count as equal."""
     return np.round(samples.mean(axis=axis), 12)
-
-
-def resamples(n: int, n_resamples: int = 999, seed: int = 0) -> np.ndarray:
-    """Positions of the images in each bootstrap sample of n of them, int64 [n_resamples,n]."""
-    return np.random.default_rng(seed).integers(n, size=(n_resamples, n))
 
 
 def accuracy_interval(correct: ArrayLike, confidence: float = 0.95) -> Interval:

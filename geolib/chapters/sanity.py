@@ -211,7 +211,8 @@ def variance_components(table: pd.DataFrame, value: str) -> pd.DataFrame:
     result = pd.DataFrame({"variance": variance}, ["image", "model", "image × model"])
     if not variance.any():
         return result.assign(share=np.nan, low=np.nan, high=np.nan)
-    resampled = _components(wide[statistics.resamples(len(wide))])
+    samples = np.random.default_rng(0).integers(len(wide), size=(999, len(wide)))
+    resampled = _components(wide[samples])
     known = resampled[resampled.any(1)]  # a sample without any variance has no shares
     low, high = np.quantile(known / known.sum(1, keepdims=True), [0.025, 0.975], axis=0)
     return result.assign(share=variance / variance.sum(), low=low, high=high)

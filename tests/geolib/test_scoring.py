@@ -92,17 +92,6 @@ def test_score_by_hand(segment, overlap, mean, center):
     np.testing.assert_allclose(row[["overlap", "mean", "center", "score"]].astype(float), expected)
 
 
-def test_centre_of_a_ring_is_its_nearest_pixel():
-    # Centroid (3, 3) lies in the hole. The ring is thin above and below (distance 2) and reaches
-    # in from the right (distance 1), so (3, 4) is nearest.
-    ring = mask(".......", ".#####.", ".#...#.", ".#..##.", ".#...#.", ".#####.", ".......")
-    rows, columns = np.nonzero(ring)
-    assert (np.floor(rows.mean() + 0.5), np.floor(columns.mean() + 0.5)) == (3, 3)
-    values = np.zeros((7, 7))
-    values[3, 3], values[3, 4] = 1.0, 0.6
-    assert score_segments(values, ring[None])["center"].item() == 0.6
-
-
 def test_box_centre_differs_from_the_centroid():
     # An L: the box (rows 0…3, columns 0…3) has its centre at 1.5, 1.5, so pixel (2, 2), outside
     # the L; (2, 0) and (3, 2) are at distances 2 and 1, so (3, 2) counts. The centroid
@@ -161,8 +150,7 @@ LOWER = rectangle(10, 10, 0, 8, 10, 10)  # the 20 that ALMOST lacks
 @pytest.mark.parametrize(
     ("masks", "scores", "options", "kept"),
     [
-        # Nested detail stays: 4 / max(100, 4) = 0.04.
-        ([WHOLE, DETAIL], [0.9, 0.5], {}, [0, 1]),
+        ([WHOLE, DETAIL], [0.9, 0.5], {}, [0, 1]),  # nested detail stays: 4 / max(100, 4)
         # A near-duplicate goes: 80 / max(100, 80) = 0.8, the threshold itself counts.
         ([WHOLE, ALMOST], [0.9, 0.5], {}, [0]),
         # ... and the better one is the one that stays, whichever is larger.
@@ -177,8 +165,7 @@ LOWER = rectangle(10, 10, 0, 8, 10, 10)  # the 20 that ALMOST lacks
         ([WHOLE, ALMOST, LESS], [0.5, 0.1, 0.9], {}, [2, 0]),
         # Divided by the smaller area, nested detail goes too.
         ([WHOLE, DETAIL], [0.9, 0.5], {"criterion": "min"}, [0]),
-        # LESS in ALMOST: IoU 70/80 = 0.875.
-        ([ALMOST, LESS], [0.9, 0.5], {"criterion": "iou"}, [0]),
+        ([ALMOST, LESS], [0.9, 0.5], {"criterion": "iou"}, [0]),  # 70/80 = 0.875
         ([ALMOST, LESS], [0.9, 0.5], {"criterion": "iou", "threshold": 0.9}, [0, 1]),
         # Disjoint segments never suppress each other, even at threshold 0.
         ([ALMOST, LOWER], [0.9, 0.5], {"threshold": 0.0}, [0, 1]),
@@ -195,21 +182,19 @@ def test_suppression_by_hand(masks, scores, options, kept):
 @pytest.mark.parametrize(
     ("box", "padding", "expected"),
     [
-        # 5 % of 20 = 1 on every side, also of the shorter one.
-        ((40, 40, 60, 44), 0.05, (39, 39, 61, 45)),
+        ((40, 40, 60, 44), 0.0, (40, 40, 60, 44)),
+        ((40, 40, 60, 44), 0.05, (39, 39, 61, 45)),  # 1 on every side, also of the shorter one
         # 5 % of 10 = 0.5 rounds half up to 1, of 9 = 0.45 down to 0.
         ((40, 40, 50, 50), 0.05, (39, 39, 51, 51)),
         ((40, 40, 49, 49), 0.05, (40, 40, 49, 49)),
         # 5 % of 30 = 1.5 rounds half up to 2 and of 50 = 2.5 to 3, not to the even 2.
         ((40, 40, 70, 50), 0.05, (38, 38, 72, 52)),
         ((40, 30, 90, 50), 0.05, (37, 27, 93, 53)),
-        # 29 % of 50 = 14.5, which floating point makes 14.499…98.
-        ((40, 40, 90, 41), 0.29, (25, 25, 100, 56)),
+        ((40, 40, 90, 41), 0.29, (25, 25, 100, 56)),  # 14.5; in floating point 14.499…98
         # Clipped at each edge of the 100 × 80 image.
         ((0, 0, 20, 10), 0.15, (0, 0, 23, 13)),
         ((80, 70, 100, 80), 0.15, (77, 67, 100, 80)),
         ((0, 0, 100, 80), 0.05, (0, 0, 100, 80)),
-        ((40, 40, 60, 44), 0.0, (40, 40, 60, 44)),
     ],
 )
 def test_padding_by_hand(box, padding, expected):
