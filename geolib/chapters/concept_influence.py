@@ -16,12 +16,13 @@ from matplotlib.figure import Figure
 from pandas.io.formats.style import Styler
 from scipy import stats
 
-from geolib import statistics
+from geolib import pipeline, statistics
 from geolib.ablation import seed_sequence
 from geolib.book.claims import Finding
 from geolib.chapters import tables
+from geolib.chapters.location import Kind, LocationExperiment
 from geolib.concepts import MIN_SIZE, K, concept_influence, concept_influences, shifted_influences
-from geolib.data import GeoDataset, GeoImage
+from geolib.data import GeoDataset, GeoImage, to_batch
 from geolib.figures import GUIDED, INK, RANDOM, WIDTH, as_image, dots, overlay, styled
 from geolib.masks import Array
 from geolib.model.classifier import IMAGENET_MEAN
@@ -70,40 +71,36 @@ def frequent(summary: pd.DataFrame, dilation: int = 0) -> pd.DataFrame:
 
 
 @styled
-def influence_images(
-    pictures: Sequence[Any],
-    explanations: Sequence[np.ndarray],
-    semantic_maps: Sequence[np.ndarray],
-    names: Sequence[str],
-    influences: Sequence[pd.Series],
-    titles: Sequence[str],
-) -> Figure:
-    """Photograph, explanation, semantic map and influence per concept, a row per photograph.
-    Semantic maps index ``names``; concepts without an influence are drawn grey."""
-    known = [values.dropna().sort_values() for values in influences]
+def influence_images(seen: Explained, found: Influences, examples: Sequence[int]) -> Figure:
+    """Some images, their explanation, concepts and influences; grey is what has no influence."""
+    plain = found.rows.query("dilation == 0").set_index("concept")
+    ids = [seen.images.ids[i] for i in examples]
+    known = [plain.query("image_id == @one")["influence"].sort_values() for one in ids]
     shown = sorted({str(name) for values in known for name in values.index})
     colours = dict(zip(shown, sns.color_palette("husl", len(shown)), strict=True)) | NATURAL
     # The widest bar is the same in every row.
     widest = max([1.0, *(values.max() for values in known if len(values))])
-    size = (WIDTH, 1.75 * len(pictures) + 0.3)
-    figure, axes = plt.subplots(len(pictures), 4, figsize=size, squeeze=False)
-    for row, values in enumerate(known):
-        image = as_image(pictures[row])
-        table = np.array([to_rgb(colours[n] if n in values else "#9aa4ae") for n in names])
+    size = (WIDTH, 1.75 * len(ids) + 0.3)
+    figure, axes = plt.subplots(len(ids), 4, figsize=size, squeeze=False)
+    for row, (i, values) in enumerate(zip(examples, known, strict=True)):
+        image, explanation = as_image(seen.batch[i]), np.asarray(seen.maps[i])
+        table = np.array([to_rgb(colours[n] if n in values else "#9aa4ae") for n in seen.names])
         # A few pixels far above the rest would leave the map of gradients black.
-        bright = max(np.quantile(explanations[row], 0.99), np.finfo(np.float32).eps)
-        heat = overlay(image, np.clip(explanations[row] / bright, 0, 1))
-        for axis, panel in zip(axes[row], (image, heat, table[semantic_maps[row]]), strict=False):
+        bright = max(np.quantile(explanation, 0.99), np.finfo(np.float32).eps)
+        heat = overlay(image, np.clip(explanation / bright, 0, 1))
+        for axis, panel in zip(axes[row], (image, heat, table[seen.shown[i]]), strict=False):
             axis.imshow(panel, interpolation="nearest")
             axis.set(xticks=[], yticks=[])
             axis.spines[:].set_visible(False)
-        axes[row, 0].set_ylabel(titles[row], fontsize=8.5)
+        photo = axes[row, 0]
+        photo.set_ylabel(f"{seen.km[ids[row]]:,.0f} km off", fontsize=8.5)
+        photo.text(0, -0.02, seen.images[i].credit, transform=photo.transAxes, va="top", fontsize=6)
         bars = axes[row, 3]
         bars.barh(values.index, values, color=[colours[str(name)] for name in values.index])
         bars.axvline(1, color=INK, ls=":", lw=1.2)
         bars.set_xlim(0, 1.05 * widest)
         bars.tick_params(axis="y", length=0, labelsize=8.5)
-        bars.tick_params(axis="x", labelsize=8, labelbottom=row + 1 == len(pictures))
+        bars.tick_params(axis="x", labelsize=8, labelbottom=row + 1 == len(ids))
     for axis, title in zip(axes[0], ("image", "explanation", "concepts", "influence"), strict=True):
         axis.set_title(title, fontsize=10)
     return figure
@@ -158,6 +155,51 @@ def _semantic_map(item: GeoImage, size: int, network: SemanticNetwork | None) ->
         )
     shown = semantic.semantic_map(item.scene).astype(np.int16)
     return cv2.resize(shown, (size, size), interpolation=cv2.INTER_NEAREST)
+
+
+class Explained(NamedTuple):
+    """Images [N], located rightly or wrongly, their explanations and what each pixel shows.
+    ``km`` are the errors of all test images by id; ``shown`` [N,H,W] indexes ``names``."""
+
+    images: GeoDataset
+    group: Sequence[str]
+    km: pd.Series
+    batch: torch.Tensor
+    maps: Array
+    shown: np.ndarray
+    names: Sequence[str]
+    seconds: float = 0.0
+
+    @property
+    def side(self) -> int:
+        """Side of the images in pixels."""
+        return self.batch.shape[-1]
+
+    def influences(self, **options: Any) -> Influences:
+        """Their :func:`influences`."""
+        return influences(self.maps, self.shown, self.names, self.images.ids, self.group, **options)
+
+
+def explained(
+    experiment: LocationExperiment,
+    kind: Kind,
+    radius_km: float,
+    n: int | None,
+    steps: int,
+    n_samples: int,
+    network: SemanticNetwork | None,
+) -> Explained:
+    """The first n test images located within a radius and the first n beyond, explained (§4.2)."""
+    classifier = experiment.location_model(kind).head(0)
+    side = classifier.image_size
+    km = experiment.places(kind, "test").query("variant == 'f'").set_index("image_id")["km"]
+    images, group = right_and_wrong(experiment.images("test"), km, radius_km, n)
+    method, options = "integrated_gradients_squared", {"steps": steps, "n_samples": n_samples}
+    config = pipeline.EvaluationConfig(attribution=method, attribution_options=options)
+    maps, seconds = pipeline.maps(images, classifier, config)
+    batch = to_batch([images[i] for i in range(len(images))], side)
+    shown, names = semantic_maps(images, side, network)
+    return Explained(images, group, km, batch, maps, shown, names, seconds)
 
 
 class Influences(NamedTuple):
@@ -245,27 +287,29 @@ def right_and_wrong(
     return images.subset([*within.tolist(), *beyond.tolist()]), group
 
 
-def of_image(found: Influences, image_id: str) -> pd.Series:
-    """Influence of each concept in one image, not grown."""
-    rows = found.rows.query("image_id == @image_id and dilation == 0")
-    return rows.set_index("concept")["influence"]
+def answer(summary: pd.DataFrame, groups: Mapping[str, str]) -> str:
+    """What rightly located images say, in a sentence."""
+    name, heading = next(iter(groups.items()))
+    rows = frequent(summary)
+    rows = rows[rows["group"] == name]
+    if rows.empty:
+        return f"Too few images located {heading} show any concept."
+    ends = rows.iloc[[0, -1]][["concept", "median"]].itertuples(index=False)
+    most, least = (f"{concept} (median influence {median:.2f})" for concept, median in ends)
+    return (
+        f"In images located {heading} explanations lie most on {most} and least on {least}; "
+        f"{(rows['p_holm'] < 0.05).sum()} of {len(rows)} concepts differ from what chance gives."
+    )
 
 
 def colour_alone(
-    found: Influences,
-    batch: torch.Tensor,
-    semantic_maps: Array,
-    names: Sequence[str],
-    min_images: int,
-    k: int,
-    min_size: float,
+    found: Influences, seen: Explained, min_images: int, k: int, min_size: float
 ) -> tuple[pd.DataFrame, float]:
-    """Median influences of a network and of its images' [N,3,H,W] colours alone (the channels'
-    largest squared difference from the baseline), and their rank correlation."""
-    contrast = (batch - torch.tensor(IMAGENET_MEAN)[:, None, None]).square().amax(dim=1)
-    ids = [str(i) for i in range(len(batch))]
+    """Median influences of a network and of its images' colours alone, and their rank correlation.
+    Colour is the largest squared difference from the baseline over the channels."""
+    contrast = (seen.batch - torch.tensor(IMAGENET_MEAN)[:, None, None]).square().amax(dim=1)
     options: dict[str, Any] = {"k": k, "min_size": min_size, "n_shifts": 1, "dilations": [0]}
-    colour = influences(contrast, semantic_maps, names, ids, **options).rows
+    colour = seen._replace(maps=contrast).influences(**options).rows
     network = found.rows.query("dilation == 0")
     parts = {"network": network, "colour alone": colour}
     medians = {name: rows.groupby("concept")["influence"].median() for name, rows in parts.items()}
@@ -281,25 +325,19 @@ def _rank_correlation(table: pd.DataFrame) -> float:
 
 
 def of_cues(
-    summary: pd.DataFrame,
-    scenes: GeoDataset | None,
-    group: Sequence[str],
-    maps: Array,
-    semantic_maps: np.ndarray,
-    names: Sequence[str],
-    k: int,
+    summary: pd.DataFrame, seen: Explained, k: int
 ) -> tuple[pd.DataFrame, float, np.ndarray]:
     """How much of each concept is cues in rightly located scenes, beside its influence; the rank
     correlation of the two; and the influence of all cues as one concept in each scene."""
     columns = {"cue": "share of its pixels that are cues", "median": "median influence"}
-    inside = [i for i, name in enumerate(group) if name == "within"]
-    if scenes is None or not inside:
+    right = [i for i, name in enumerate(seen.group) if name == "within"]
+    scenes = {i: seen.images[i].scene for i in right}
+    maps = {i: semantic.cue_map(scene) for i, scene in scenes.items() if scene is not None}
+    if not maps:
         return pd.DataFrame(columns=[*columns.values(), "images"]), np.nan, np.array([])
-    shown = [scenes[i].scene for i in inside]
-    cues = np.stack([semantic.cue_map(scene) for scene in shown if scene is not None])
-    pairs = zip(inside, cues, strict=True)
-    influence = np.array([concept_influence(maps[i], cue, k=k, min_size=0) for i, cue in pairs])
-    concepts = np.array(names)[semantic_maps[inside].ravel()]
+    found = [concept_influence(seen.maps[i], cue, k=k, min_size=0) for i, cue in maps.items()]
+    influence, cues = np.array(found), np.stack(list(maps.values()))
+    concepts = np.array(seen.names)[seen.shown[list(maps)].ravel()]
     rows = frequent(summary).query("group == 'within'").set_index("concept")
     rows = rows.assign(cue=pd.Series(cues.ravel()).groupby(concepts).mean())
     table = rows[[*columns, "images"]].rename(columns=columns).rename_axis(index=None)

@@ -38,7 +38,7 @@ class TrainConfig(BaseModel):
     patience: int = Field(30, ge=1, description="epochs without a lower validation loss")
     horizontal_flip: bool = Field(True, description="mirror every second image, drawn at random")
     crops: bool = Field(
-        False, description="random parts of photographs instead of whole ones, see model.crops"
+        False, description="random parts of photographs instead of whole ones, see training.crops"
     )
     color_jitter: float = Field(
         0.2, ge=0, lt=1, description="brightness, contrast and saturation vary by this share"

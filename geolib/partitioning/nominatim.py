@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import urlsplit
 
 import numpy as np
 
@@ -70,9 +70,7 @@ class NominatimGeocoder:
     ) -> None:
         parts = urlsplit(server)
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError(
-                f"server={server!r} is no address; one begins with https:// or http://"
-            )
+            raise ValueError(f"server={server!r} is no address with https:// or http://")
         if not rate > 0:
             raise ValueError(f"rate={rate!r} must be positive: requests per second")
         if not user_agent.strip() or user_agent in SAMPLES:
@@ -85,8 +83,7 @@ class NominatimGeocoder:
             )
         self.server = f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}"
         self.name = f"nominatim {self.server}"
-        self.areas = areas
-        self.digits = digits
+        self.areas, self.digits = areas, digits
         self._session = http.session(rate, {"User-Agent": user_agent})
         self._seconds = max(1 / rate, ANSWER)
 
@@ -99,7 +96,7 @@ class NominatimGeocoder:
         """
         points = np.round(check_coordinates("coordinates", coordinates), self.digits) + 0.0
         distinct, position = np.unique(points, axis=0, return_inverse=True)
-        requests = [_text({"lat": lat, "lon": lon, "zoom": 18}) for lat, lon in distinct.tolist()]
+        requests = [f"lat={lat}&lon={lon}&zoom=18" for lat, lon in distinct.tolist()]
         new = len(set(requests) - self._kept("reverse").keys())
         if self.public and new > BULK:
             raise ValueError(
@@ -129,14 +126,15 @@ class NominatimGeocoder:
     def _with_areas(self, found: Sequence[Any]) -> list[Address]:
         objects = [_object(place) for place in found]
         known = list(dict.fromkeys(key for key in objects if key))
-        requests = [_text({"osmtype": k[0], "osmid": k[1:], "addressdetails": 1}) for k in known]
+        requests = [f"osmtype={key[0]}&osmid={key[1:]}&addressdetails=1" for key in known]
         details = self._answers("details", requests, "addresses")
-        addresses = dict(zip(known, map(_by_objects, details), strict=True))
-        outlines = self._outlines({key for a in addresses.values() for key in a.keys})
-        for key, one in addresses.items():
+        found_at = dict(zip(known, map(_by_objects, details), strict=True))
+        outlines = self._outlines({key for one in found_at.values() for key in one.keys})
+        addresses = {"": Address()}
+        for key, one in found_at.items():
             area = tuple(bool(outlines.get(k)) for k in one.keys)
             addresses[key] = one._replace(has_area=area)
-        return [addresses.get(key, Address()) for key in objects]
+        return [addresses[key] for key in objects]
 
     def _outlines(self, keys: Iterable[str]) -> dict[str, Any]:
         """GeoJSON polygons of those that are OSM objects, None where there is no area."""
@@ -154,24 +152,23 @@ class NominatimGeocoder:
                 if endpoint == "outline":
                     new = self._look_up(some)
                 else:
-                    new = {some[0]: self._get(endpoint, json.loads(some[0]))}
+                    new = {some[0]: self._get(endpoint, some[0])}
                 self._keep(endpoint, new)
                 kept |= new
                 bar.update(len(some))
         return [kept[request] for request in requests]
 
     def _look_up(self, keys: Sequence[str]) -> dict[str, Any]:
-        options = {"polygon_geojson": 1, "polygon_threshold": TOLERANCE}
-        answer = self._get("lookup", {"osm_ids": ",".join(keys), **options})
+        options = f"polygon_geojson=1&polygon_threshold={TOLERANCE}"
+        answer = self._get("lookup", f"osm_ids={','.join(keys)}&{options}")
         shapes = {_object(place): place.get("geojson") or {} for place in answer}
         areas = {k: s for k, s in shapes.items() if s.get("type") in ("Polygon", "MultiPolygon")}
         return {key: areas.get(key) for key in keys}
 
-    def _get(self, endpoint: str, request: Mapping[str, Any]) -> Any:
-        query = urlencode({"format": "json", "accept-language": "en", **request})
+    def _get(self, endpoint: str, request: str) -> Any:
+        address = f"{self.server}/{endpoint}?format=json&accept-language=en&{request}"
         asked = f"{self.server} {endpoint}"
         try:
-            address = f"{self.server}/{endpoint}?{query}"
             answer = json.loads(http.read(self._session, address, kind="application/json"))
         except http.RemoteError as error:
             if endpoint == "details" and isinstance(error, http.Absent):
@@ -197,10 +194,7 @@ class NominatimGeocoder:
 
     def _keep(self, endpoint: str, answers: Mapping[str, Any]) -> None:
         """Keep the answers to requests, all of them or none."""
-        rows = [
-            (self.server, endpoint, request, json.dumps(answer, ensure_ascii=False))
-            for request, answer in answers.items()
-        ]
+        rows = [(self.server, endpoint, key, json.dumps(one)) for key, one in answers.items()]
         with _store() as base:
             base.executemany("INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?)", rows)
 
@@ -217,10 +211,6 @@ def _store() -> Iterator[sqlite3.Connection]:
             "PRIMARY KEY (server, endpoint, request))"
         )
         yield base
-
-
-def _text(request: Mapping[str, Any]) -> str:
-    return json.dumps(request, sort_keys=True)
 
 
 def _object(place: Mapping[str, Any] | None) -> str:

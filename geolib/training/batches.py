@@ -13,7 +13,7 @@ from geolib.data import GeoDataset, PixelBatch, pixel_batches
 from geolib.data.pixels import ResizedPixels, collate, default_workers, single_threaded
 from geolib.model.device import Process
 from geolib.model.settings import TrainConfig
-from geolib.training.crops import Crops, centre_crops, random_crops
+from geolib.training.crops import Crops
 
 Pixels = StackDataset[Any] | Subset[Any] | Crops
 
@@ -54,11 +54,9 @@ def read(
         warnings.warn(f"{unreadable} unreadable images are left out", stacklevel=2)
     if fits:
         return StackDataset(indices, pixels[: len(indices)])  # type: ignore[arg-type]
-    if not config.crops:
-        return Subset(ResizedPixels(dataset, size), indices)
-    if random:
-        return random_crops(dataset, size, config.seed, indices)
-    return centre_crops(dataset, size, indices)
+    if config.crops:
+        return Crops(dataset, size, "random" if random else "centre", indices, config.seed)
+    return Subset(ResizedPixels(dataset, size), indices)
 
 
 class Batches(Sampler[list[Any]]):
@@ -78,17 +76,14 @@ class Batches(Sampler[list[Any]]):
         seed: int | None = None,
         with_epoch: bool = False,
     ) -> None:
-        self.n_images = n_images
-        self.batch_size = min(batch_size, n_images)
-        self.process = process
-        self.seed = seed
-        self.with_epoch = with_epoch
+        self.n_images, self.batch_size = n_images, min(batch_size, n_images)
+        self.process, self.seed, self.with_epoch = process, seed, with_epoch
         self.epoch = 0
         self.resumed = 0, 0
         if seed is not None and self.batch_size < process.world_size:
             raise ValueError(
                 f"batch_size={batch_size} and {n_images} training images: too few for "
-                f"{process.world_size} processes, each of which needs an image of every batch"
+                f"{process.world_size} processes with an image of every batch each"
             )
 
     def resume(self, step: int) -> None:

@@ -7,6 +7,7 @@ The lengths in pixels are the paper's, for an input of 224; for another input th
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 import torch
@@ -25,24 +26,32 @@ Crop = tuple[int, torch.Tensor | UnreadableImage]
 
 
 class Crops(Dataset[Crop]):
-    """Items as ``(index, crop)``; an unreadable one as ``(index, error)``.
+    """Items as ``(index, crop)``, ``uint8 [S,S,3]``; an unreadable one as ``(index, error)``.
 
-    ``transform`` makes the crops of one photograph ``uint8 [3,H,W]``; what it draws is decided by
-    the seed, the epoch and the image alone. ``indices`` are the items of the dataset to go through,
-    by default all; an item is asked for by its place among them, or by its epoch and place.
+    ``kind`` is a "random" part, another in every epoch, the "centre", or "five": the corners and
+    the centre, ``[5,S,S,3]``. What is drawn is decided by the seed, the epoch and the image alone.
+    ``indices`` are the items of the dataset to go through, by default all; an item is asked for by
+    its place among them, or by its epoch and place.
     """
 
     def __init__(
         self,
         dataset: GeoDataset,
-        transform: v2.Compose,
+        image_size: int,
+        kind: Literal["random", "centre", "five"],
         indices: Sequence[int] | None = None,
         seed: int = 0,
     ) -> None:
-        self.dataset = dataset
-        self.transform = transform
+        edge = TRAINING_EDGE if kind == "random" else TESTING_EDGE
+        resize = v2.Resize(round(image_size * edge / SIDE), antialias=True)
+        parts = {
+            "random": [v2.RandomResizedCrop(image_size, AREA, ASPECT, antialias=True)],
+            "centre": [v2.CenterCrop(image_size)],
+            "five": [v2.FiveCrop(image_size), torch.stack],
+        }
+        self.dataset, self.seed = dataset, seed
+        self.transform = v2.Compose([resize, *parts[kind]])
         self.indices = range(len(dataset)) if indices is None else indices
-        self.seed = seed
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -57,33 +66,6 @@ class Crops(Dataset[Crop]):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(mix(self.seed, epoch, index))
             return index, self.transform(torch.from_numpy(image).permute(2, 0, 1)).movedim(-3, -1)
-
-
-def random_crops(
-    dataset: GeoDataset, image_size: int, seed: int, indices: Sequence[int] | None = None
-) -> Crops:
-    """A random part of every image, ``uint8 [S,S,3]``, another in every epoch."""
-    resize = v2.Resize(_scaled(TRAINING_EDGE, image_size), antialias=True)
-    part = v2.RandomResizedCrop(image_size, AREA, ASPECT, antialias=True)
-    return Crops(dataset, v2.Compose([resize, part]), indices, seed)
-
-
-def centre_crops(
-    dataset: GeoDataset, image_size: int, indices: Sequence[int] | None = None
-) -> Crops:
-    """The centre of every image, ``uint8 [S,S,3]``."""
-    resize = v2.Resize(_scaled(TESTING_EDGE, image_size), antialias=True)
-    return Crops(dataset, v2.Compose([resize, v2.CenterCrop(image_size)]), indices)
-
-
-def five_crops(dataset: GeoDataset, image_size: int) -> Crops:
-    """The corners and the centre of every image, ``uint8 [5,S,S,3]``."""
-    resize = v2.Resize(_scaled(TESTING_EDGE, image_size), antialias=True)
-    return Crops(dataset, v2.Compose([resize, v2.FiveCrop(image_size), torch.stack]))
-
-
-def _scaled(edge: int, image_size: int) -> int:
-    return round(image_size * edge / SIDE)
 
 
 def mix(*numbers: int) -> int:

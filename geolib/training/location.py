@@ -23,7 +23,7 @@ from geolib.model.prediction import as_images, log_probabilities
 from geolib.model.settings import TrainConfig
 from geolib.model.weights import read_header
 from geolib.training.batches import Examples
-from geolib.training.crops import five_crops
+from geolib.training.crops import Crops
 
 HEADS = "heads"
 
@@ -134,7 +134,7 @@ def probabilities(
     device = choose_device("auto")
     classifier = model.classifier.to(device).to(memory_format=torch.channels_last)
     size, n_images = classifier.image_size, choose_batch_size(device)
-    views = five_crops(dataset, size) if crops else None
+    views = Crops(dataset, size, "five") if crops else None
     parts = [torch.empty(0, sum(model.sizes))]
     indices: list[int] = []
     for batch in pixel_batches(dataset, size, n_images, items=views):

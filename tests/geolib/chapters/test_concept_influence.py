@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -118,11 +120,12 @@ def test_colour_alone_needs_no_network():
     batch = torch.tensor([0.485, 0.456, 0.406])[None, :, None, None].repeat(6, 1, SIDE, SIDE)
     batch[:, 1, :10] = torch.linspace(0.9, 1, 10 * SIDE).reshape(10, SIDE)
     found = influences(values, shown, ids, min_size=0.05)
-    table, alike = room.colour_alone(found, batch, shown, NAMES, 3, 40, 0.05)
+    seen = room.Explained(SimpleNamespace(ids=ids), ["all"] * 6, None, batch, values, shown, NAMES)
+    table, alike = room.colour_alone(found, seen, 3, 40, 0.05)
     assert sorted(table.index) == ["road", "sky", "tree"]
     assert table.loc["sky", "colour alone"] > 1 and table.loc["road", "colour alone"] == 0
     assert table["network"].is_monotonic_decreasing and -1 <= alike <= 1
-    few, alike = room.colour_alone(found, batch, shown, NAMES, 4, 40, 0.05)
+    few, alike = room.colour_alone(found, seen, 4, 40, 0.05)
     assert list(few.columns) == ["network", "colour alone"] and len(few) == 2 and np.isnan(alike)
 
 
@@ -132,12 +135,13 @@ def test_cues_of_scenes_beside_the_influence():
     cues = np.stack([semantic.cue_map(images[i].scene) for i in range(4)])
     found = room.influences(cues.astype(float), shown, names, images.ids, ["within"] * 4, k=80)
     known, group = room.summarise(found, 1), ["within"] * 3 + ["beyond"]
-    table, _, on_cues = room.of_cues(known, images, group, cues * 1.0, shown, names, 20)
+    seen = room.Explained(images, group, None, None, cues * 1.0, shown, names)
+    table, _, on_cues = room.of_cues(known, seen, 20)
     name = table.index[0]
     where = shown[:3] == names.index(name)
     assert table.iloc[0, 0] == pytest.approx(cues[:3][where].mean())
     np.testing.assert_allclose(on_cues, [1 / one.mean() for one in cues[:3]])
-    nothing, rank, on_cues = room.of_cues(known, None, [], cues, shown, names, 20)
+    nothing, rank, on_cues = room.of_cues(known, seen._replace(group=["beyond"] * 4), 20)
     assert nothing.empty and np.isnan(rank) and not len(on_cues)
 
 
@@ -236,6 +240,13 @@ def summary():
     return table
 
 
+def test_the_answer_names_the_ends_of_the_first_group():
+    told = room.answer(summary(), GROUPS)
+    assert "within 750 km" in told and "most on road (median influence 1.20)" in told
+    assert "least on sky (median influence 0.90)" in told and "2 of 2 concepts" in told
+    assert room.answer(summary()[:0], GROUPS).startswith("Too few images")
+
+
 def test_table_has_a_row_per_concept_and_a_block_per_group():
     styled = room.influence_table(summary(), 0, GROUPS)
     table = styled.data
@@ -249,11 +260,17 @@ def test_table_has_a_row_per_concept_and_a_block_per_group():
 
 
 def test_figure_shows_each_influence_as_a_bar():
-    shown = np.zeros((8, 8), int)
-    shown[4:] = 1
-    influences = [pd.Series({"sky": 0.5, "road": 1.5}), pd.Series({"sky": 2.0, "road": np.nan})]
-    pictures = [np.zeros((8, 8, 3))] * 2, [np.eye(8)] * 2, [shown] * 2
-    figure = room.influence_images(*pictures, NAMES, influences, ["a", "b"])
+    shown = np.zeros((2, 8, 8), int)
+    shown[:, 4:] = 1
+    images = data.load("geoscenes", "eval", n=2, size=64)
+    values = [(0, 0, "sky", 0.5), (0, 0, "road", 1.5), (1, 0, "sky", 2.0), (1, 3, "road", 3.0)]
+    rows = [(images.ids[i], beta, "within", name, 0.5, one, 1) for i, beta, name, one in values]
+    found = room.Influences(pd.DataFrame(rows, columns=room.COLUMNS), {})
+    km = pd.Series([12.0, 3400.0], images.ids)
+    pictures = torch.zeros(2, 3, 8, 8), [np.eye(8)] * 2
+    seen = room.Explained(images, ["within"] * 2, km, *pictures, shown, NAMES)
+    figure = room.influence_images(seen, found, [0, 1])
+    assert [axis.get_ylabel() for axis in figure.axes[::4]] == ["12 km off", "3,400 km off"]
     bars = [axis for axis in figure.axes if axis.patches]
     assert [[bar.get_width() for bar in axis.patches] for axis in bars] == [[0.5, 1.5], [2.0]]
     assert [label.get_text() for label in bars[0].get_yticklabels()] == ["sky", "road"]

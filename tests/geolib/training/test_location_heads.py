@@ -13,9 +13,9 @@ from toys import Item
 
 from geolib import attribution, data, model
 from geolib.model.classifier import take_classes, with_classes
-from geolib.training import crops
 from geolib.training import recipe as recipe_
 from geolib.training.batches import Examples
+from geolib.training.crops import Crops
 from geolib.training.location import (
     LocationModel,
     down_the_hierarchy,
@@ -142,18 +142,18 @@ def striped(height: int, width: int) -> data.GeoDataset:
 
 def test_five_crops_are_the_corners_and_the_centre():
     wide = striped(300, 600)
-    _, found = crops.five_crops(wide, 56)[0]
+    _, found = Crops(wide, 56, "five")[0]
     assert found.shape == (5, 56, 56, 3)
     # The short edge is 64 pixels, the long one 128.
     means = found[..., :2].float().mean((1, 2)).numpy()
     expected = [(28, 28), (28, 100), (36, 28), (36, 100), (32, 64)]
     np.testing.assert_allclose(means, 255 * np.array(expected) / (64, 128), atol=3)
-    _, centre = crops.centre_crops(wide, 56)[0]
+    _, centre = Crops(wide, 56, "centre")[0]
     assert torch.equal(centre, found[4])
 
 
 def test_random_crops_of_a_wide_photograph_repeat():
-    random = crops.random_crops(striped(300, 600), 56, seed=0)
+    random = Crops(striped(300, 600), 56, "random")
     spans = []
     for epoch in range(30):
         index, found = random[epoch, 1]
@@ -170,7 +170,7 @@ def test_random_crops_of_a_wide_photograph_repeat():
 
 
 def test_random_crops_of_a_square_keep_the_areas_and_shapes_of_the_recipe():
-    random = crops.random_crops(striped(200, 200), 56, seed=0)
+    random = Crops(striped(200, 200), 56, "random")
     areas, shapes = [], []
     for epoch in range(60):
         _, found = random[epoch, epoch % 2]
