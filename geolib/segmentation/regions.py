@@ -133,14 +133,15 @@ def _merge_tree(image: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, ...]
     return members, merged_at, left_at
 
 
+def reduced(shape: tuple[int, ...], side: int) -> tuple[int, int]:
+    """(height, width), reduced where the longer one is above `side`."""
+    factor = min(1.0, side / max(shape))
+    return max(1, round(shape[0] * factor)), max(1, round(shape[1] * factor))
+
+
 def _working_copy(image: np.ndarray) -> np.ndarray:
-    """The image, its longer side reduced to WORKING_SIDE where it is larger."""
-    height, width = image.shape[:2]
-    factor = WORKING_SIDE / max(height, width)
-    if factor >= 1:
-        return image
-    size = max(1, round(width * factor)), max(1, round(height * factor))
-    return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    height, width = reduced(image.shape[:2], WORKING_SIDE)
+    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
 
 
 def _enlarge(labels: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

@@ -17,6 +17,7 @@ import yaml
 from geolib.masks import decode, encode
 from geolib.runtime.here import data_file
 from geolib.segmentation.networks.base import FolderSegmenter
+from geolib.segmentation.regions import reduced
 from geolib.segmentation.segments import Segments
 
 MASK_THRESHOLD = 0.5  # the same in transformers and in the authors' code
@@ -63,7 +64,7 @@ class Sam3Segmenter(FolderSegmenter):
         """
         pixels = self.processor(images=image, return_tensors="pt")["pixel_values"]
         vision = self.model.get_vision_features(pixels.to(self.model.device))
-        resolution = _fitted(image.shape[:2], max(pixels.shape[-2:]))
+        resolution = reduced(image.shape[:2], max(pixels.shape[-2:]))
         found: list[tuple[float, str, dict[str, Any]]] = []
         concepts = list(self.concepts or ())
         for start in range(0, len(concepts), self.prompts_per_batch):
@@ -104,12 +105,6 @@ def _repeated(vision: Any, n: int) -> Any:
         for name in ("fpn_hidden_states", "fpn_position_encoding")
     }
     return type(vision)(**levels)
-
-
-def _fitted(shape: tuple[int, int], side: int) -> tuple[int, int]:
-    """(height, width), reduced where the longer one is above `side`."""
-    factor = min(1.0, side / max(shape))
-    return max(1, round(shape[0] * factor)), max(1, round(shape[1] * factor))
 
 
 def _check_prompts(prompts: Sequence[str], tokenizer: Any, longest: int) -> None:

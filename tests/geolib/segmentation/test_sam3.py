@@ -169,28 +169,22 @@ def test_a_folder_that_is_not_whole_says_what_belongs_there(folder, tmp_path, na
         segmentation.load("sam3", checkpoint=part, **ALL)
 
 
-COLOURS = ("red", "green", "blue")
-
-
 @pytest.fixture
 def planted(folder, monkeypatch):
     """A network that knows three words and answers with the pixels of that colour."""
     tokenizer = CLIPTokenizer.from_pretrained(folder)
-    words = [tokenizer(colour)["input_ids"][1] for colour in COLOURS]
+    words = [tokenizer(colour)["input_ids"][1] for colour in ("red", "green", "blue")]
 
     def forward(self, vision_embeds, input_ids, attention_mask):
-        pixels = vision_embeds.fpn_hidden_states[0]
-        masks = []
-        for image, ids in zip(pixels, input_ids, strict=True):
-            channel = words.index(ids[1])
-            others = image[[c for c in range(3) if c != channel]].amax(0)
-            masks.append(torch.where(image[channel] > others + 0.5, 10.0, -10.0))
-        present = torch.stack([mask.amax() for mask in masks])[:, None]
+        (pixels,) = vision_embeds.fpn_hidden_states
+        asked = torch.tensor([words.index(ids[1]) for ids in input_ids])
+        others = pixels.masked_fill(F.one_hot(asked, 3).bool()[:, :, None, None], -9).amax(1)
+        masks = torch.where(pixels[range(len(asked)), asked] > others + 0.5, 10.0, -10.0)
         return modeling_sam3.Sam3ImageSegmentationOutput(
-            pred_masks=torch.stack(masks)[:, None].repeat(1, 2, 1, 1),
+            pred_masks=masks[:, None].repeat(1, 2, 1, 1),
             pred_boxes=torch.zeros(len(masks), 2, 4),
             pred_logits=torch.tensor([[-4.0, 4.0]]).repeat(len(masks), 1),
-            presence_logits=present,
+            presence_logits=masks.amax((1, 2))[:, None],
         )
 
     def get_vision_features(self, pixels):
@@ -204,11 +198,11 @@ def planted(folder, monkeypatch):
 def painted(height, width):
     """A red and a blue rectangle on grey, and their masks."""
     image, masks = np.full((height, width, 3), 120, np.uint8), {}
-    for colour, paint, left in (("red", (230, 20, 20), 0.1), ("blue", (20, 20, 230), 0.6)):
-        masks[colour] = np.zeros((height, width), dtype=bool)
-        rows = slice(round(0.5 * height), round(0.9 * height))
-        masks[colour][rows, round(left * width) : round((left + 0.3) * width)] = True
-        image[masks[colour]] = paint
+    for colour, left in (("red", 0.1), ("blue", 0.6)):
+        masks[colour] = mask = np.zeros((height, width), dtype=bool)
+        columns = slice(round(left * width), round((left + 0.3) * width))
+        mask[round(0.5 * height) : round(0.9 * height), columns] = True
+        image[mask] = toys.COLOURS[colour]
     return image, masks
 
 
@@ -252,8 +246,7 @@ def test_the_planted_cause_is_named_and_its_effect_is_exact(folder, planted, tmp
 def test_memory_does_not_grow_with_the_photograph(folder, planted):
     prompts = [f"red {name}" for name in concept_names()[:36]]
     segment = segmentation.load("sam3", checkpoint=folder, concepts=prompts)
-    image, _ = painted(300, 400)
-    photograph = image.repeat(10, axis=0).repeat(10, axis=1)
+    photograph = painted(300, 400)[0].repeat(10, axis=0).repeat(10, axis=1)
     found, used = peak_memory(lambda: segment(photograph, size=(224, 224)))
     assert len(found) == 36  # 432 MB, were they held at the photograph's own size
     assert used < 150
