@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import matplotlib.pyplot as plt
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
 from geolib.chapters.controls.specifications import BLIND
-from geolib.figures import GUIDED, INK, RANDOM, WIDTH, class_colours, styled
+from geolib.figures import GUIDED, INK, RANDOM, WIDTH, class_colours, dots, styled
 
 
 @styled
@@ -55,32 +54,16 @@ def specification_curve(curve: pd.DataFrame, choices: Mapping[str, str]) -> Figu
     return figure
 
 
-@styled
-def masked_against_true(table: pd.DataFrame, fills: Sequence[str]) -> Figure:
-    """Effect of hiding an object against that of its real absence, a panel per fill; ``table`` has
-    a row per object and fill: ``fill``, ``true``, ``masked``, ``cue``."""
-    columns = 3
-    lines = -(-len(fills) // columns)
-    figure, axes = plt.subplots(
-        lines, columns, figsize=(WIDTH, 2.2 * lines + 0.5), sharex=True, sharey=True, squeeze=False
-    )
-    # A few objects decide everything: without a cut at the edges nothing else could be seen.
-    reach = float(np.quantile(np.abs(table[["true", "masked"]].to_numpy()), 0.98))
-    for axis, fill in zip(axes.flat, fills, strict=False):
-        rows = table[table["fill"] == fill]
-        axis.plot([-reach, reach], [-reach, reach], color=INK, ls=":", lw=1.2)
-        for cue, colour in ((False, RANDOM), (True, GUIDED)):
-            part = rows.loc[rows["cue"] == cue, ["true", "masked"]].clip(-reach, reach)
-            name = "cue" if cue else "no cue"
-            axis.plot(part["true"], part["masked"], ".", color=colour, ms=5, alpha=0.6, label=name)
-        axis.set(title=fill)
-        axis.grid()
-    for axis in axes.flat[len(fills) :]:
-        axis.axis("off")
-    figure.supxlabel("log-probability lost when the object is really gone", fontsize=10.5)
-    figure.supylabel("… when it is hidden", fontsize=10.5)
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper right", ncols=2)
+def fill_agreement(agreement: pd.DataFrame) -> Figure:
+    """How each fill agrees with true removal, and its bias: of ``removal.agreement``."""
+    bias = agreement[["fill", "region", "bias", "bias_low", "bias_high"]]
+    bias = bias.set_axis(["fill", "region", "value", "low", "high"], axis=1)
+    panels = {"rank correlation with true removal": agreement, "bias (log-probability)": bias}
+    both = pd.concat(panels, names=["panel"]).reset_index("panel")
+    label, lines = "mean over scenes", {"": 0}
+    figure = dots(both, "fill", by="region", panels="panel", label=label, lines=lines)
+    for axis in figure.axes:
+        axis.locator_params(axis="x", nbins=4)
     return figure
 
 

@@ -266,6 +266,16 @@ def conclusions(outcomes: pd.DataFrame) -> pd.DataFrame:
     return table.assign(change=np.select([differs & told, differs, told], CHANGES, "same"))
 
 
+def conclusions_note(judged: pd.DataFrame) -> str:
+    """How many :func:`conclusions` change, and what difference would have been shown."""
+    others = judged[judged["fill"] != TRUE]
+    return (
+        f"**{(others['change'] == 'changes').sum()} of {len(others)} conclusions change** when the "
+        "objects are really gone; in the median comparison a true difference of "
+        f"{others['detectable'].median():.2f} would have been shown."
+    )
+
+
 def conclusions_table(judged: pd.DataFrame) -> pd.DataFrame:
     """The :func:`conclusions` of each way of deleting, true removal on top, then the nearest fill;
     methods by their advantage under true removal."""

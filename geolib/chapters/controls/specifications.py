@@ -20,6 +20,7 @@ from numpy.typing import ArrayLike
 from geolib import statistics
 from geolib.ablation import faithfulness
 from geolib.chapters.baselines import donor_indices, torus_shifts
+from geolib.chapters.experiment import Experiment
 from geolib.chapters.tables import grouped_means
 from geolib.data import GeoDataset
 from geolib.model import Classifier, choose_device
@@ -147,6 +148,26 @@ def outcomes(
     return pd.concat(found, ignore_index=True).assign(dataset=dataset.name)
 
 
+def screen(
+    experiment: Experiment,
+    images: GeoDataset,
+    crossed: Iterable[tuple[str, str]],
+    swept: Iterable[tuple[str, str]],
+    choices: Mapping[str, Iterable[Any]],
+    repeats: int,
+) -> pd.DataFrame:
+    """Outcomes of methods crossed with segmenters, and of every single choice at some pairs."""
+
+    def config(pair: tuple[str, str]) -> EvaluationConfig:
+        return experiment.config(*pair).model_copy(update={"repeats": repeats})
+
+    full = [Specification(config(pair)) for pair in crossed]
+    single = [one for pair in swept for one in sweeps(config(pair), choices)]
+    everything = outcomes(images, experiment.classifier, full)
+    changed = outcomes(images, experiment.classifier, single, nulls=False)
+    return pd.concat([everything, changed], ignore_index=True)
+
+
 def _tested(one: Specification, nulls: bool, extracted: Sequence[Extracted]) -> Tested:
     elements = [e.elements for e in extracted]
     if one.combine != "geometric":
@@ -249,4 +270,4 @@ def by_choice(curve: pd.DataFrame, rows: pd.DataFrame, choice: str) -> pd.DataFr
     means = grouped_means(of_image, "advantage", choice).set_index(choice)
     detectable = of_image.groupby(choice)["advantage"].agg(statistics.detectable_effect)
     found = found.join([means, detectable.rename("detectable"), kept])
-    return found.sort_values(["share", "value"], ascending=False)
+    return found.sort_values(["share", "value"], ascending=False).rename_axis(None)
