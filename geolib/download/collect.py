@@ -52,10 +52,7 @@ class Summary:
 
 
 def collect(
-    wanted: Iterable[str],
-    folder: str | Path,
-    fetch: Callable[[str], bytes],
-    workers: int,
+    wanted: Iterable[str], folder: str | Path, fetch: Callable[[str], bytes], workers: int
 ) -> Summary:
     """Fetch images into ``FOLDER/ID.jpg``; those that are there are left alone.
 

@@ -12,16 +12,10 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import requests
+import tenacity
 import urllib3
 from requests.adapters import HTTPAdapter
 from requests_ratelimiter import LimiterAdapter
-from tenacity import (
-    retry,
-    retry_if_exception_type,
-    retry_if_not_exception_type,
-    stop_after_attempt,
-    wait_random_exponential,
-)
 from urllib3.util.retry import Retry
 
 from geolib.runtime.here import progress_bar
@@ -67,8 +61,7 @@ def session(
 
     ``per_second`` limits the requests, repeated ones included; ``headers`` go with every request.
     """
-    adapter = HTTPAdapter()
-    again = Retry
+    adapter, again = HTTPAdapter(), Retry
     if per_second:
         adapter = paced = LimiterAdapter(
             per_second=per_second, per_host=False, bucket_name=_ALL_HOSTS
@@ -88,7 +81,6 @@ def session(
         backoff_factor=0.5,
         backoff_jitter=0.2,
         status_forcelist=PASSING,
-        respect_retry_after_header=True,
         raise_on_status=False,
     )
     made = requests.Session()
@@ -99,10 +91,10 @@ def session(
 
 
 # The session itself has repeated what failed with a status; here bodies are asked for again.
-_again = retry(
-    retry=retry_if_exception_type(Broken) & retry_if_not_exception_type(Failed),
-    stop=stop_after_attempt(3),
-    wait=wait_random_exponential(multiplier=0.3, max=5),
+_again = tenacity.retry(
+    retry=tenacity.retry_if_exception_type(Broken) & tenacity.retry_if_not_exception_type(Failed),
+    stop=tenacity.stop_after_attempt(3),
+    wait=tenacity.wait_random_exponential(multiplier=0.3, max=5),
     reraise=True,
 )
 
