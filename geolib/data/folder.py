@@ -157,16 +157,10 @@ def _assign_splits(records: Sequence[PhotoRecord], seed: int) -> list[str]:
     the groups are dealt here: class by class, largest group first, each to the split that has
     received the smallest part of its share.
     """
-    table = pd.DataFrame(
-        {
-            "country": [record.country or "unlabelled" for record in records],
-            "label": [-1 if record.label is None else record.label for record in records],
-            "latitude": [record.latitude for record in records],
-            "longitude": [record.longitude for record in records],
-            "content": [record.content_key() for record in records],
-            "cell": [_cell(record) for record in records],
-        }
-    )
+    table = pd.DataFrame([vars(record) for record in records])
+    table = table.fillna({"country": "unlabelled", "label": -1})
+    table["content"] = [record.content_key() for record in records]
+    table["cell"] = [_cell(record) for record in records]
     # Identical files are in one place, wherever they say that they were taken.
     cell = table.sort_values(["latitude", "longitude"]).groupby("content").cell.first()
     table["place"] = table.content.map(cell).fillna(table.content)
