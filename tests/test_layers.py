@@ -1,7 +1,5 @@
 """The layers of the house: their contracts hold, and the picture of them is true."""
 
-from __future__ import annotations
-
 import re
 import shutil
 import subprocess
@@ -22,15 +20,9 @@ GUIDE = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 
 
 def lint(folder):
-    command = Path(sys.executable).with_name("lint-imports")
-    return subprocess.run(
-        [command, "--no-cache"],
-        cwd=folder,
-        env={"PYTHONPATH": str(folder)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    command = [Path(sys.executable).with_name("lint-imports"), "--no-cache"]
+    options = {"cwd": folder, "env": {"PYTHONPATH": str(folder)}, "capture_output": True}
+    return subprocess.run(command, **options, text=True, check=False)
 
 
 @pytest.fixture(scope="module")

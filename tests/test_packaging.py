@@ -1,7 +1,5 @@
 """What ships: the lock, the environments, the wheel and the files that name each other."""
 
-from __future__ import annotations
-
 import re
 import shutil
 import subprocess
@@ -22,53 +20,47 @@ PINNED = re.compile(r"^([A-Za-z0-9._-]+)==([^\s;\\]+)(?: ; ([^\\]+?))?(?= \\|$)"
 CPU_PINNED = re.compile(r"^([A-Za-z0-9._-]+)==", re.MULTILINE)
 
 
-@pytest.fixture(scope="module")
-def project():
-    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+def _text(name):
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def _yaml(name):
+    return yaml.safe_load(_text(name))
+
+
+PROJECT = tomllib.loads(_text("pyproject.toml"))["project"]
+LOCK = _text("requirements.lock")
+# One requirement each, its hashes and comments with it.
+ENTRIES = [e for e in re.split(r"\n(?=[A-Za-z0-9])", LOCK) if not e.startswith("#")]
 
 
 @pytest.fixture(scope="module")
-def entries():
-    """Entries of the lock: one requirement each, its hashes and comments with it."""
-    lock = (ROOT / "requirements.lock").read_text(encoding="utf-8")
-    return [e for e in re.split(r"\n(?=[A-Za-z0-9])", lock) if not e.startswith("#")]
-
-
-@pytest.fixture(scope="module")
-def locked(entries):
-    versions: dict[str, list[Version]] = {}
-    for entry in entries:
+def locked():
+    versions = {}
+    for entry in ENTRIES:
         match = PINNED.match(entry)
         assert match is not None, f"not pinned: {entry.splitlines()[0]}"
         versions.setdefault(canonicalize_name(match[1]), []).append(Version(match[2]))
     return versions
 
 
-def _yaml(name):
-    return yaml.safe_load((ROOT / name).read_text(encoding="utf-8"))
-
-
-def test_the_lock_satisfies_every_dependency(project, locked):
-    asked = [*project["dependencies"], *chain(*project["optional-dependencies"].values())]
+def test_the_lock_satisfies_every_dependency(locked):
+    asked = [*PROJECT["dependencies"], *chain(*PROJECT["optional-dependencies"].values())]
     for requirement in map(Requirement, asked):
         versions = locked.get(canonicalize_name(requirement.name), [])
         assert versions, f"{requirement} is not in the lock"
         assert all(v in requirement.specifier for v in versions), f"{requirement}: {versions}"
 
 
-def test_every_entry_of_the_lock_has_hashes(entries):
-    assert len(entries) > 100
-    assert [e.splitlines()[0] for e in entries if "--hash=sha256:" not in e] == []
+def test_every_entry_of_the_lock_has_hashes_and_none_an_address():
+    assert len(ENTRIES) > 100
+    assert [e.splitlines()[0] for e in ENTRIES if "--hash=sha256:" not in e] == []
+    assert re.findall(r"https?://\S+|--(?:extra-)?index-url|--find-links", LOCK) == []
 
 
-def test_the_lock_names_no_index_and_no_address(entries):
-    lock = (ROOT / "requirements.lock").read_text(encoding="utf-8")
-    assert re.findall(r"https?://\S+|--(?:extra-)?index-url|--find-links", lock) == []
-
-
-def test_conda_brings_torch_and_the_lock_all_else(project, locked, tmp_path):
+def test_conda_brings_torch_and_the_lock_all_else(locked, tmp_path):
     packages = _yaml("environment.yml")["dependencies"]
-    asked = {r.name: r.specifier for r in map(Requirement, project["dependencies"])}
+    asked = {r.name: r.specifier for r in map(Requirement, PROJECT["dependencies"])}
     brought = {"pytorch-cpu": asked["torch"], "torchvision": asked["torchvision"]}
     assert {f"{name}{specifier}" for name, specifier in brought.items()} < set(packages)
     for name in ("Makefile", "requirements.lock"):
@@ -78,23 +70,19 @@ def test_conda_brings_torch_and_the_lock_all_else(project, locked, tmp_path):
     kept = {canonicalize_name(m[1]) for m in CPU_PINNED.finditer((tmp_path / cpu_lock).read_text())}
     gpu = {name for name in locked if name.startswith(("nvidia-", "cuda-"))}
     assert set(locked) - kept == gpu | {"torch", "torchvision", "triton"}
-    assert cpu_lock in (ROOT / "postBuild").read_text(encoding="utf-8")
-    (python,) = (p for p in packages if p.startswith("python="))
-    lock = (ROOT / "requirements.lock").read_text(encoding="utf-8")
-    assert f"--python-version {python.removeprefix('python=')} " in lock
-    assert (
-        Version(python.removeprefix("python="))
-        in Requirement(f"python{project['requires-python']}").specifier
-    )
+    (python,) = (p.removeprefix("python=") for p in packages if p.startswith("python="))
+    assert f"--python-version {python} " in LOCK
+    assert Version(python) in Requirement(f"python{PROJECT['requires-python']}").specifier
     # pip takes no editable package beside hashed ones; Binder's hook installs it afterwards.
-    assert "pip install --no-deps --editable ." in (ROOT / "postBuild").read_text(encoding="utf-8")
+    hook = _text("postBuild")
+    assert cpu_lock in hook and "pip install --no-deps --editable ." in hook
 
 
-def test_citation_and_licence_agree_with_the_package(project):
+def test_citation_and_licence_agree_with_the_package():
     citation = _yaml("CITATION.cff")
-    assert citation["version"] == project["version"]
-    assert citation["license"] == project["license"] == "Apache-2.0"
-    licence = (ROOT / "LICENSE").read_text(encoding="utf-8")
+    assert citation["version"] == PROJECT["version"]
+    assert citation["license"] == PROJECT["license"] == "Apache-2.0"
+    licence = _text("LICENSE")
     assert "Apache License" in licence and "END OF TERMS AND CONDITIONS" in licence
 
 
@@ -116,8 +104,7 @@ def test_the_address_of_the_repository_is_one_setting():
 
 
 def test_ci_runs_the_command_of_the_readme():
-    assert "make test" in (ROOT / "README.md").read_text(encoding="utf-8")
-    assert "make test" in (ROOT / ".ci/run").read_text(encoding="utf-8")
+    assert "make test" in _text("README.md") and "make test" in _text(".ci/run")
     test, book = (_yaml(f".github/workflows/{name}.yml") for name in ("test", "book"))
     assert "bash .ci/run" in [step.get("run") for step in test["jobs"]["test"]["steps"]]
     assert "make book" in [step.get("run") for step in book["jobs"]["build"]["steps"]]
@@ -126,12 +113,8 @@ def test_ci_runs_the_command_of_the_readme():
 
 
 def test_actions_are_pinned_by_hash_and_updated():
-    used = [
-        line.partition("uses: ")[2]
-        for path in ROOT.glob(".github/workflows/*.yml")
-        for line in path.read_text(encoding="utf-8").splitlines()
-        if "uses: " in line
-    ]
+    workflows = "\n".join(_text(path) for path in ROOT.glob(".github/workflows/*.yml"))
+    used = re.findall("uses: (.*)", workflows)
     assert len(used) > 5
     assert [one for one in used if not re.fullmatch(r"[\w/-]+@[0-9a-f]{40} # v[\d.]+", one)] == []
     ecosystems = [u["package-ecosystem"] for u in _yaml(".github/dependabot.yml")["updates"]]
@@ -140,15 +123,11 @@ def test_actions_are_pinned_by_hash_and_updated():
 
 def test_a_wheel_carries_the_data_and_reads_them(tmp_path):
     # Where uv is not installed, make has put a copy of it there.
-    uv = shutil.which("uv") or shutil.which("uv", path=str(ROOT / "_build" / "uv" / "bin"))
+    uv = shutil.which("uv") or shutil.which("uv", path=str(ROOT / ".venv/.uv/bin"))
     if uv is None:
         pytest.skip("uv, which `make env` finds or fetches, is not there to build a wheel with")
-    built = subprocess.run(
-        [uv, "build", "--wheel", "--out-dir", str(tmp_path), str(ROOT)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    command = [uv, "build", "--wheel", "--out-dir", str(tmp_path), str(ROOT)]
+    built = subprocess.run(command, capture_output=True, text=True, check=False)
     if built.returncode and re.search(r"(?i)fetch|resolve|connect|find a version", built.stderr):
         pytest.skip(f"the build backend cannot be fetched: {built.stderr.strip()[-200:]}")
     assert built.returncode == 0, built.stderr
@@ -163,13 +142,10 @@ def test_a_wheel_carries_the_data_and_reads_them(tmp_path):
         "print(geolib.__file__); print(*map(p.data_file, sys.argv[1:]))"
     )
     top_level = sorted(p.name for p in (ROOT / "data").iterdir() if p.is_file())
+    environment = {"PYTHONPATH": str(tmp_path / "site"), "PATH": ""}
+    command = [sys.executable, "-c", read, *top_level]
     done = subprocess.run(
-        [sys.executable, "-c", read, *top_level],
-        cwd=tmp_path,
-        env={"PYTHONPATH": str(tmp_path / "site"), "PATH": ""},
-        capture_output=True,
-        text=True,
-        check=True,
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
     )
     package, *files = done.stdout.split()
     assert package == str(tmp_path / "site/geolib/__init__.py")

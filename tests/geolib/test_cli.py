@@ -1,7 +1,5 @@
 """The command line: what a user types, what comes back, and how mistakes are answered."""
 
-from __future__ import annotations
-
 import json
 
 import pandas as pd
@@ -32,12 +30,10 @@ def root(tmp_path, monkeypatch):
     return tmp_path / "photos"
 
 
-@pytest.mark.parametrize(
-    "command", ["run", "book", "train", "evaluate", "explain", "fetch", "osv5m"]
-)
-def test_help_teaches_with_an_example(command):
-    shown = typed(command, "--help")
-    assert "Example" in shown and f"geolib {command}" in shown
+def test_help_teaches_with_an_example():
+    for command in ("run", "book", "train", "evaluate", "explain", "fetch", "osv5m", "study-page"):
+        shown = typed(command, "--help")
+        assert "Example" in shown and f"geolib {command}" in shown
 
 
 def test_explain_writes_a_figure_and_a_record_per_photograph(root, tmp_path):
@@ -51,6 +47,10 @@ def test_explain_writes_a_figure_and_a_record_per_photograph(root, tmp_path):
     assert record["prediction"] == "red"
     assert record["elements"][0]["deletion_effect"] > 0
     assert Image.open(out / "0.png").size[0] > 500
+    # Two of one name keep both results.
+    typed("explain", photos[0], root / "blue" / "0.png", "--model", "m", "--output", out / "two")
+    found = {json.loads(p.read_text())["prediction"] for p in (out / "two").glob("*.json")}
+    assert found == {"red", "blue"}
 
 
 def test_without_a_model_the_books_own_explains(root, tmp_path, monkeypatch):
@@ -58,13 +58,6 @@ def test_without_a_model_the_books_own_explains(root, tmp_path, monkeypatch):
     arguments = ["explain", root / "red" / "0.png", "--output", tmp_path / "out"]
     assert "the book's own classifier" in typed(*arguments)
     assert "--model is missing" in typed(*arguments, "--weights", "file", code=1)
-
-
-def test_two_photographs_of_one_name_keep_both_results(root, tmp_path):
-    photos, out = [root / "red" / "0.png", root / "blue" / "0.png"], tmp_path / "out"
-    typed("explain", *photos, "--model", "m", "--output", out)
-    found = {json.loads(p.read_text())["prediction"] for p in out.glob("*.json")}
-    assert found == {"red", "blue"}
 
 
 def test_evaluate_prints_the_comparison_and_exports(root, tmp_path):
@@ -90,8 +83,8 @@ def test_evaluate_prints_the_comparison_and_exports(root, tmp_path):
         (["explain", "nowhere.jpg", "--segmenter", "slick"], "'slick'"),
         (["explain", "nowhere.jpg", "--attribution", "gradkam"], "gradcam++"),
         (["train", "--dataset", "folder"], "--root is missing"),
-        (["run", "99-nothing"], "01-data"),
         (["run", "99-nothing"], "looking for what has changed"),
+        (["run", "99-nothing"], "01-data"),
         (["run", "-p", "repeats"], "NAME VALUE"),
         (["run", "06-faithfulness", "-p", "repeat", "20"], "repeats"),
         (["book", "--profile", "fast"], "smoke"),

@@ -1,16 +1,11 @@
 """The stage store: keys follow content, killed or damaged work is never taken for whole."""
 
-from __future__ import annotations
-
 import json
 import multiprocessing
 import os
-import signal
 import subprocess
 import sys
-import textwrap
 import time
-from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -25,60 +20,52 @@ def _write(text):
     return lambda folder: (folder / "value.txt").write_text(text)
 
 
-def _forbidden(folder):
+def _forbidden(*arguments):
     raise AssertionError("a finished stage was computed again")
 
 
 MODULES = ("geolib.runtime.here",)
 
 
+def _toy(build, **params):
+    return cache.compute("toy", params, MODULES, build)
+
+
 def test_a_finished_stage_is_found_again():
-    folder = cache.compute("toy", {"a": 1}, MODULES, _write("one"))
-    again = cache.compute("toy", {"a": 1}, MODULES, _forbidden)
+    folder = _toy(_write("one"), a=1)
+    again = _toy(_forbidden, a=1)
     assert again == folder
     assert (again / "value.txt").read_text() == "one"
 
 
-@pytest.mark.parametrize(
-    ("stage", "params", "modules"),
-    [
-        ("other", {"a": 1}, MODULES),
-        ("toy", {"a": 2}, MODULES),
-        ("toy", {"a": 1}, ("geolib.runtime.cache",)),
-    ],
-)
-def test_key_follows_stage_parameters_and_code(stage, params, modules):
-    assert cache.key(stage, params, modules) != cache.key("toy", {"a": 1}, MODULES)
-
-
-def test_key_ignores_the_order_of_parameters():
+def test_key_follows_stage_parameters_and_code_and_not_their_order():
     one = cache.key("toy", {"a": 1, "b": 2}, MODULES)
     assert one == cache.key("toy", {"b": 2, "a": 1}, MODULES)
+    assert one != cache.key("other", {"a": 1, "b": 2}, MODULES)
+    assert one != cache.key("toy", {"a": 2, "b": 2}, MODULES)
+    assert one != cache.key("toy", {"a": 1, "b": 2}, ("geolib.runtime.cache",))
 
 
-def _fingerprint_of(tmp_path: Path, leaf: str) -> str:
-    """Fingerprint, in a fresh process, of a package in which ``top`` imports ``leaf``."""
+def _printed(code):
+    """What code prints in a fresh process."""
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def test_fingerprint_follows_imported_code_but_not_comments(tmp_path, monkeypatch):
     package = tmp_path / "toypackage"
-    package.mkdir(exist_ok=True)
-    (package / "__init__.py").write_text("")
+    package.mkdir()
+    (package / "__init__.py").touch()
     (package / "top.py").write_text("from toypackage.leaf import f\n")
-    (package / "leaf.py").write_text(textwrap.dedent(leaf))
-    code = "from geolib.runtime import cache; print(cache.fingerprint(('toypackage.top',)))"
-    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
-    run = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
-    )
-    return run.stdout
-
-
-def test_fingerprint_follows_imported_code_but_not_comments(tmp_path):
-    plain = _fingerprint_of(tmp_path, "def f():\n    return 1\n")
-    described = _fingerprint_of(
-        tmp_path, 'def f():\n    """Say one."""\n    # why\n\n    return 1\n'
-    )
-    changed = _fingerprint_of(tmp_path, "def f():\n    return 2\n")
-    assert plain == described
-    assert plain != changed
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    plain = "def f():\n    return 1\n"
+    described = 'def f():\n    """Say one."""\n    # why\n\n    return 1\n'
+    prints = []
+    for leaf in (plain, described, plain.replace("1", "2")):
+        (package / "leaf.py").write_text(leaf)
+        use = "from geolib.runtime import cache; print(cache.fingerprint(('toypackage.top',)))"
+        prints.append(_printed(use))
+    assert prints[0] == prints[1] != prints[2]
 
 
 @pytest.mark.parametrize(
@@ -91,9 +78,7 @@ def test_fingerprint_follows_imported_code_but_not_comments(tmp_path):
 )
 def test_what_takes_seconds_to_import_is_imported_when_it_is_used(use, slow):
     """Every notebook pays for imports once more."""
-    code = f"import sys; {use}; print({slow!r} in sys.modules)"
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert run.stdout.split() == ["False"]
+    assert _printed(f"import sys; {use}; print({slow!r} in sys.modules)") == "False"
 
 
 def test_code_of_no_module_is_an_error():
@@ -102,12 +87,12 @@ def test_code_of_no_module_is_an_error():
 
 
 def test_a_damaged_file_is_reported_and_computed_again():
-    folder = cache.compute("toy", {}, MODULES, _write("good"))
+    folder = _toy(_write("good"))
     manifest = folder / cache.MANIFEST
     (folder / "value.txt").write_text("bad!")
     os.utime(manifest, ns=(1, 1))  # a new process would not remember the earlier check
     with pytest.warns(UserWarning, match="damaged"):
-        again = cache.compute("toy", {}, MODULES, _write("good"))
+        again = _toy(_write("good"))
     assert (again / "value.txt").read_text() == "good"
 
 
@@ -117,49 +102,40 @@ def test_a_failing_build_leaves_nothing_behind(tmp_path):
         raise OSError(28, "No space left on device")
 
     with pytest.raises(OSError, match="No space left"):
-        cache.compute("toy", {}, MODULES, fail)
+        _toy(fail)
     assert not list((tmp_path / "cache").rglob("half.txt"))
-    folder = cache.compute("toy", {}, MODULES, _write("whole"))
-    assert (folder / "value.txt").read_text() == "whole"
+    assert (_toy(_write("whole")) / "value.txt").read_text() == "whole"
 
 
 def test_a_killed_build_is_started_again(tmp_path):
-    code = """
-        import time
-        from geolib.runtime import cache
-        def build(folder):
-            (folder / "value.txt").write_text("half")
-            print("building", flush=True)
-            time.sleep(60)
-        cache.compute("toy", {}, ("geolib.runtime.here",), build)
-    """
-    process = subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(code)], stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline() == "building\n"
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    folder = cache.compute("toy", {}, MODULES, _write("whole"))
+    def half(folder):
+        (folder / "value.txt").write_text("half")
+        (tmp_path / "building").touch()
+        time.sleep(60)
+
+    process = multiprocessing.get_context("fork").Process(target=_toy, args=(half,))
+    process.start()
+    while not (tmp_path / "building").exists():
+        assert process.is_alive()
+        time.sleep(0.01)
+    process.kill()
+    process.join()
+    folder = _toy(_write("whole"))
     assert (folder / "value.txt").read_text() == "whole"
     assert not list(folder.parent.glob("*.part-*"))
 
 
-def _count(folder, log):
-    with Path(log).open("a") as file:
-        file.write("built\n")
-    time.sleep(0.5)
-    (folder / "value.txt").write_text("one")
-
-
-def _compute(log):
-    cache.compute("toy", {}, MODULES, lambda folder: _count(folder, log))
-
-
 def test_two_runs_at_once_compute_a_stage_once(tmp_path):
     log = tmp_path / "log.txt"
+
+    def count(folder):
+        with log.open("a") as file:
+            file.write("built\n")
+        time.sleep(0.5)
+        (folder / "value.txt").write_text("one")
+
     context = multiprocessing.get_context("fork")
-    runs = [context.Process(target=_compute, args=(log,)) for _ in range(2)]
+    runs = [context.Process(target=_toy, args=(count,)) for _ in range(2)]
     for run in runs:
         run.start()
     for run in runs:
@@ -172,7 +148,7 @@ def test_an_unwritable_cache_names_the_variable(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("GEOLIB_CACHE", str(tmp_path / "file" / "cache"))
     with pytest.raises(ValueError, match="GEOLIB_CACHE"):
-        cache.compute("toy", {}, MODULES, _write("x"))
+        _toy(_write("x"))
 
 
 def test_a_table_and_arrays_come_back_and_are_made_once():
@@ -184,7 +160,7 @@ def test_a_table_and_arrays_come_back_and_are_made_once():
 
 
 def test_the_manifest_says_what_made_the_result():
-    folder = cache.compute("toy", {"a": 1}, MODULES, _write("one"))
+    folder = _toy(_write("one"), a=1)
     manifest = json.loads((folder / cache.MANIFEST).read_text())
     assert manifest["code"] == cache.fingerprint(MODULES)
     expected = {"stage": "toy", "params": {"a": 1}, "device": cache.device_name()}
