@@ -51,8 +51,7 @@ Label = StrEnum("Label", ["true", "predicted"])
 Attribution = Annotated[str, Option(help="Attribution method; `geolib info` lists them.")]
 Segmenter = Annotated[str, Option(help="Segmenter; `geolib info` lists them.")]
 SegmenterCheckpoint = Annotated[
-    Path | None,
-    Option(help="Weights of a segmenter that needs them; by default what `fetch` left."),
+    Path | None, Option(help="Weights of a segmenter that needs them; else what `fetch` left.")
 ]
 Model = Annotated[
     str | None,
@@ -64,8 +63,7 @@ Model = Annotated[
 Weights = Annotated[Path | None, Option(help="Weights of a named classifier (safetensors or pth).")]
 Root = Annotated[Path | None, Option(help="Folder of photographs, for --dataset folder.")]
 Classes = Annotated[
-    str | None,
-    Option(help="Countries, separated by commas; `FR,other` asks for one against the rest."),
+    str | None, Option(help="Countries, separated by commas; `FR,other` is one against the rest.")
 ]
 Device = Annotated[str, Option(help="auto (a GPU if there is one), cpu, cuda, cuda:1 or mps.")]
 BatchSize = Annotated[
@@ -177,12 +175,8 @@ def evaluate(
     classes: Classes = None,
     split: Annotated[str, Option(help="train, validation, test, eval or all.")] = "eval",
     n: Annotated[int | None, Option(help="Images; all by default.")] = None,
-    attribution: Annotated[
-        list[str] | None, Option(help="Attribution method; repeat to compare several.")
-    ] = None,
-    segmenter: Annotated[
-        list[str] | None, Option(help="Segmenter; repeat to compare several.")
-    ] = None,
+    attribution: Annotated[list[str] | None, Option(help="Method; repeat for several.")] = None,
+    segmenter: Annotated[list[str] | None, Option(help="Segmenter; repeat for several.")] = None,
     segmenter_checkpoint: SegmenterCheckpoint = None,
     label: Annotated[Label, Option(help="Class by which outcomes are judged.")] = Label.true,
     repeats: Annotated[int, Option(help="Random layouts per image.")] = 10,
@@ -195,9 +189,7 @@ def evaluate(
     output: Annotated[
         Path | None, Option(help="Folder for outcomes, maps, elements (Parquet, COCO); slower.")
     ] = None,
-    workers: Annotated[
-        int | None, Option(help="Processes on this machine; each takes a shard at a time.")
-    ] = None,
+    workers: Annotated[int | None, Option(help="Processes to start on this machine.")] = None,
     scheduler: Annotated[
         str | None, Option(metavar="ADDRESS", help="A running dask scheduler, as tcp://HOST:8786.")
     ] = None,
@@ -247,9 +239,7 @@ def explain(
     attribution: Attribution = "gradcam++",
     segmenter: Segmenter = "felzenszwalb",
     segmenter_checkpoint: SegmenterCheckpoint = None,
-    output: Annotated[Path, Option(help="Folder for figures and JSON files.")] = Path(
-        "explanations"
-    ),
+    output: Annotated[Path, Option(help="Folder for figures and JSON.")] = Path("explanations"),
 ) -> None:
     """Explain photographs: an annotated figure and a JSON file for each.
 
@@ -292,7 +282,7 @@ def explain(
 )
 def fetch(
     names: Annotated[
-        list[str] | None, Argument(metavar="NAME", help="Assets, or single files as NAME/FILE.")
+        list[str] | None, Argument(metavar="NAME", help="Assets, or NAME/FILE.")
     ] = None,
     listed: Annotated[bool, Option("--list", help="Show what there is and what is here.")] = False,
 ) -> None:
@@ -321,13 +311,9 @@ def fetch(
     "mapillary` · `geolib osv5m --countries FR,IN,JP --seed 1 --root FOLDER`"
 )
 def osv5m(
-    split: Annotated[
-        list[str] | None, Option(help="Split to fetch; repeat for several; all by default.")
-    ] = None,
+    split: Annotated[list[str] | None, Option(help="Split; repeat for several; else all.")] = None,
     countries: Annotated[str, Option(help="ISO codes, separated by commas.")] = "FR,IN,JP",
-    source: Annotated[
-        str, Option(help="hub (as published) or mapillary (originals; needs a token).")
-    ] = "hub",
+    source: Annotated[str, Option(help="hub, or mapillary: originals, needs a token.")] = "hub",
     root: Annotated[Path | None, Option(help="Folder to fill, else in the cache.")] = None,
     seed: int = 0,
 ) -> None:
@@ -349,12 +335,8 @@ def osv5m(
     "`geolib study-page STUDY -p dataset folder -p root PHOTOS -p checkpoint mine.safetensors`",
 )
 def study_page(
-    folder: Annotated[
-        Path, Argument(metavar="FOLDER", help="New folder for the page and its key.")
-    ],
-    contact: Annotated[
-        str | None, Option(help="Shown before the first question: who runs the study.")
-    ] = None,
+    folder: Annotated[Path, Argument(help="New folder for the page and its key.")],
+    contact: Annotated[str | None, Option(help="Shown first: who runs the study.")] = None,
     profile: Profile = "default",
     parameter: Parameters = None,
 ) -> None:

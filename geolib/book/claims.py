@@ -166,12 +166,11 @@ def ledger(findings: Mapping[str, Finding]) -> pd.DataFrame:
     """
     _check_names(findings)
     papers = list(dict.fromkeys(claim.paper for claim in claims().values()))
-    statuses = list(Status)
 
     def place(name: str) -> tuple[int, int]:
         claim = claims()[name]
         found = status(claim, findings.get(name))
-        return papers.index(claim.paper), statuses.index(found)
+        return papers.index(claim.paper), list(Status).index(found)
 
     rows = [_row(name, claims()[name], findings.get(name)) for name in sorted(claims(), key=place)]
     return pd.DataFrame(rows, dtype=object)
@@ -193,11 +192,10 @@ def record(found: Mapping[str, Finding | None]) -> pd.DataFrame:
     rows = []
     for name, finding in found.items():
         claim = claims()[name]
-        values = {} if finding is None else finding.model_dump(exclude_none=True)
-        if values:
+        if finding is not None:
+            values = finding.model_dump(exclude_none=True)
             results.record(**{f"{_PREFIX}{name}.{key}": value for key, value in values.items()})
-        decided = {"rule": str(claim.rule), "verdict": verdict(claim, finding)}
-        rows.append(claim.model_dump() | values | decided)
+        rows.append(_row(name, claim, finding) | {"source": claim.source})
     columns = ["claim", "source", "measure", "value", "low", "high", "unit", "n", "data"]
     return pd.DataFrame(rows, columns=[*columns, "rule", "verdict"])
 

@@ -66,7 +66,7 @@ def evaluate(
         If the cluster is lost; see :func:`geolib.pipeline.cluster.compute`.
     """
     config = config or EvaluationConfig()
-    stages = (shards.outcomes, shards.elements) if config.individual else (shards.outcomes,)
+    stages = [shards.outcomes, shards.elements] if config.individual else [shards.outcomes]
     return _collect(dataset, classifier, config, stages, "outcomes", client, progress)
 
 
@@ -84,8 +84,7 @@ def elements(
     :func:`geolib.pipeline.shards.elements_table`.
     """
     config = config or EvaluationConfig()
-    stages = (shards.elements,)
-    return _collect(dataset, classifier, config, stages, "elements", client, progress)
+    return _collect(dataset, classifier, config, [shards.elements], "elements", client, progress)
 
 
 def _collect(
@@ -105,8 +104,7 @@ def _collect(
         cluster.compute(client, dataset, classifier, config, stages, progress=progress)
         progress = False
     tables, skipped = [], []
-    title = f"{config.attribution} × {config.segmenter}"
-    for shard in _shards(dataset, classifier, config, title, progress):
+    for shard in _shards(dataset, classifier, config, progress):
         folders = [stage(shard, classifier, config) for stage in stages]
         tables += [pd.read_parquet(folder / f"{name}.parquet") for folder in folders]
         skipped.extend(json.loads((folders[0] / "skipped.json").read_text()))
@@ -132,11 +130,12 @@ def _shards(
     dataset: data.GeoDataset,
     classifier: Classifier,
     config: EvaluationConfig,
-    title: str,
     progress: bool,
+    title: str = "",
 ) -> Iterator[shards.Shard]:
     if len(dataset) == 0:
         raise ValueError("dataset holds no images")
+    title = title or f"{config.attribution} × {config.segmenter}"
     with progress_bar(title, len(dataset), "image", progress) as bar:
         for shard in shards.shards(dataset, classifier, config.shard_size):
             yield shard
@@ -152,8 +151,7 @@ def extract(
 ) -> list[Extracted]:
     """Every image of a small dataset with its map, segments and elements, for figures."""
     config = config or EvaluationConfig()
-    title = f"{config.attribution} × {config.segmenter}"
-    found = _shards(dataset, classifier, config, title, progress)
+    found = _shards(dataset, classifier, config, progress)
     return [one for shard in found for one in shards.extract(shard, classifier, config)]
 
 
@@ -167,10 +165,9 @@ def maps(
     """Attribution maps ``[B, S, S]`` of a dataset's readable images, and seconds per image."""
     config = config or EvaluationConfig()
     found, seconds = [], 0.0
-    for shard in _shards(dataset, classifier, config, config.attribution, progress):
-        folder = shards.maps_folder(shard, classifier, config)
+    for shard in _shards(dataset, classifier, config, progress, config.attribution):
         found.append(shards.attribution_maps(shard, classifier, config))
-        seconds += cache.seconds(folder)
+        seconds += cache.seconds(shards.maps_folder(shard, classifier, config))
     together = torch.cat(found)
     return together, seconds / max(len(together), 1)
 
@@ -200,15 +197,13 @@ def tune(
     *,
     top_p: Sequence[float] = TOP_P,
     s_min: Sequence[float] = S_MIN,
-    repeats: int = 3,
-    max_coverage: float = MAX_COVERAGE,
     progress: bool = True,
 ) -> Tuned:
     """Choose the salient share and the score threshold on a validation split (§3.2, §3.3).
 
     The paper says that p is chosen by coverage and faithfulness, and not how. Here: the pair with
     the highest insertion advantage, in log-probability of the true class, among those whose
-    elements cover at most ``max_coverage`` of the image on average. No other split is read.
+    elements cover at most a quarter of the image on average. No other split is read.
 
     Parameters
     ----------
@@ -216,8 +211,6 @@ def tune(
         returned, with a warning and a note that names them.
     classifier, config, progress : as for :func:`evaluate`.
     top_p, s_min : values tried.
-    repeats : random layouts per image while choosing.
-    max_coverage : largest mean coverage allowed, a share of the image.
     """
     config = config or EvaluationConfig()
     if len(validation) == 0 or any(label is None for label in validation.labels):
@@ -228,19 +221,19 @@ def tune(
         warnings.warn(note, stacklevel=2)
         return Tuned(config, pd.DataFrame(), note)
     pairs = list(product(top_p, s_min))
-    few = {"repeats": repeats, "tests": ("insertion",), "individual": False, "label": "true"}
+    few = {"repeats": 3, "tests": ("insertion",), "individual": False, "label": "true"}
     configs = [config.model_copy(update={"top_p": p, "s_min": s, **few}) for p, s in pairs]
-    found = _shards(validation, classifier, config, "choosing p and s_min", progress)
+    found = _shards(validation, classifier, config, progress, "choosing p and s_min")
     outcomes = concat([shards.swept(shard, classifier, configs) for shard in found])
     curve = pd.DataFrame(
         {"top_p": p, "s_min": s, **_insertion(outcomes[outcomes["choice"] == i])}
         for i, (p, s) in enumerate(pairs)
     )
-    chosen = statistics.choose(curve, max_coverage)
+    chosen = statistics.choose(curve, MAX_COVERAGE)
     note = (
         f"p = {chosen['top_p']:g} and s_min = {chosen['s_min']:g}, chosen on {len(validation)} "
         f"validation images: highest insertion advantage in log-probability at coverage "
-        f"≤ {max_coverage:.0%}"
+        f"≤ {MAX_COVERAGE:.0%}"
     )
     update = {"top_p": float(chosen["top_p"]), "s_min": float(chosen["s_min"])}
     return Tuned(config.model_copy(update=update), curve, note, chosen)

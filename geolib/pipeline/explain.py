@@ -62,21 +62,19 @@ class Explanation:
     def boxes(self) -> np.ndarray:
         """Boxes in the photograph's own pixels, int ``[M, 4]``, end-exclusive."""
         height, width = self.photo.shape[:2]
-        size = self.attribution.shape[0]
-        scale = np.array([width, height, width, height]) / size
+        scale = np.array([width, height, width, height]) / len(self.attribution)
         return np.rint(self.elements[["x0", "y0", "x1", "y1"]].to_numpy() * scale).astype(int)
 
     def to_dict(self) -> dict[str, Any]:
         """Prediction, elements, scores, boxes and each element's own effect, ready for JSON."""
         columns = ["overlap", "mean", "center", "score", "area"]
         columns += ["deletion_effect", "insertion_probability"]
-        rows = zip(
-            self.boxes.tolist(), self.elements[columns].round(6).to_dict("records"), strict=True
-        )
-        found = [{"number": i, "box": box, **row} for i, (box, row) in enumerate(rows, start=1)]
-        for element, name in zip(found, self.elements["name"], strict=True):
+        rows = self.elements[columns].round(6).to_dict("records")
+        found: list[dict[Any, Any]] = []
+        for box, row, name in zip(self.boxes.tolist(), rows, self.elements["name"], strict=True):
+            found.append({"number": len(found) + 1, "box": box, **row})
             if name:
-                element["name"] = name
+                found[-1]["name"] = name
         likely = sorted(self.probabilities.items(), key=lambda pair: -pair[1])[:5]
         return {
             "image": self.name,
@@ -96,15 +94,9 @@ class Explanation:
         height, width = self.photo.shape[:2]
         attribution = cv2.resize(self.attribution, (width, height), interpolation=cv2.INTER_LINEAR)
         effects = self.elements["deletion_effect"].tolist()
-        return figures.explanation(
-            self.photo,
-            attribution,
-            self.boxes[:SHOWN_ELEMENTS],
-            effects[:SHOWN_ELEMENTS],
-            self.probabilities,
-            self.note,
-            n_elements=len(effects),
-        )
+        shown = self.boxes[:SHOWN_ELEMENTS], effects[:SHOWN_ELEMENTS]
+        about = self.probabilities, self.note
+        return figures.explanation(self.photo, attribution, *shown, *about, n_elements=len(effects))
 
 
 def explain(

@@ -1,13 +1,13 @@
 """Many workers: the bytes of a serial run, whatever dies on the way."""
 
-from __future__ import annotations
-
 import asyncio
 import os
 import pickle
 import signal
-from dataclasses import dataclass, fields
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import dask
 import pandas as pd
@@ -40,11 +40,7 @@ pytestmark = pytest.mark.usefixtures("own_cache")
 @pytest.fixture
 def fresh(tmp_path, monkeypatch):
     """Switches to an empty cache."""
-
-    def switch(name):
-        monkeypatch.setenv("GEOLIB_CACHE", str(tmp_path / name))
-
-    return switch
+    return lambda name: monkeypatch.setenv("GEOLIB_CACHE", str(tmp_path / name))
 
 
 @pytest.fixture
@@ -65,33 +61,26 @@ class FatalRecord(PhotoRecord):
             if victim != "always":
                 self.fuse.unlink()
             os.kill(int(victim) if victim.isdigit() else os.getpid(), signal.SIGKILL)
-        return PhotoRecord(**_known(self)).read()
-
-
-def _known(record):
-    return {field.name: getattr(record, field.name) for field in fields(PhotoRecord)}
+        known = {name: value for name, value in vars(self).items() if name != "fuse"}
+        return PhotoRecord(**known).read()
 
 
 def _with_fuse(dataset, index, fuse):
     records = list(dataset.records)
-    records[index] = FatalRecord(**_known(records[index]), fuse=fuse)
+    records[index] = FatalRecord(**vars(records[index]), fuse=fuse)
     return data.GeoDataset(dataset.name, dataset.classes, dataset.split, records)
 
 
 def _evaluate(dataset, client=None, network=None, **changes):
     """The table as the bytes of a Parquet file."""
-    config = CONFIG.model_copy(update=changes)
-    table = pipeline.evaluate(
-        dataset, network or classifier(), config, client=client, progress=False
-    )
+    config, network = CONFIG.model_copy(update=changes), network or classifier()
+    table = pipeline.evaluate(dataset, network, config, client=client, progress=False)
     return table.to_parquet(index=False)
 
 
 def _finished():
-    return {
-        path: path.stat().st_mtime_ns
-        for path in shards.cache.cache_root().glob("outcomes/*/*/manifest.json")
-    }
+    paths = shards.cache.cache_root().glob("outcomes/*/*/manifest.json")
+    return {path: path.stat().st_mtime_ns for path in paths}
 
 
 @pytest.fixture
@@ -154,24 +143,15 @@ def test_elements_and_skipped_images_are_those_of_a_serial_run(photos, fresh):
 def test_the_bar_counts_the_images_of_finished_shards(photos, monkeypatch):
     steps = []
 
-    class Bar:
-        def __init__(self, title, total, unit, shown):
-            steps.append(("of", total))
+    @contextmanager
+    def bar(title, total, unit, shown):
+        assert total == 4
+        yield SimpleNamespace(update=steps.append)
 
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *error):
-            pass
-
-        def update(self, n):
-            steps.append(n)
-
-    monkeypatch.setattr(cluster, "progress_bar", Bar)
+    monkeypatch.setattr(cluster, "progress_bar", bar)
     with cluster.connect(1) as client:
         _evaluate(photos, client, shard_size=3)
-    assert steps[0] == ("of", 4)
-    assert sorted(steps[1:]) == [1, 3]
+    assert sorted(steps) == [1, 3]
 
 
 def test_records_travel_and_pixels_do_not(photos):
@@ -195,12 +175,9 @@ def test_a_shard_whose_worker_is_killed_is_given_to_another(photos, fresh, tmp_p
 def test_a_shard_that_kills_every_worker_is_an_error_that_says_so(photos, tmp_path):
     fuse = tmp_path / "fuse"
     fuse.write_text("always")
-    config = {"distributed.scheduler.allowed-failures": 1}
-    with (
-        dask.config.set(config),
-        cluster.connect(1) as client,
-        pytest.raises(RuntimeError, match=r"lost with 2 workers in turn.*shard_size"),
-    ):
+    lost = pytest.raises(RuntimeError, match=r"lost with 2 workers in turn.*shard_size")
+    few = dask.config.set({"distributed.scheduler.allowed-failures": 1})
+    with few, cluster.connect(1) as client, lost:
         _evaluate(_with_fuse(photos, 3, fuse), client)
 
 
@@ -285,27 +262,17 @@ def test_a_cache_folder_that_is_not_shared_is_named(tmp_path):
         cluster._check_shared(tmp_path / "elsewhere")
 
 
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        ({"workers": 0}, "workers=0"),
-        ({"workers": 2, "scheduler": "tcp://127.0.0.1:8786"}, "not both"),
-    ],
-)
-def test_wrong_arguments_are_named(arguments, words):
-    with pytest.raises(ValueError, match=words), cluster.connect(**arguments):
-        pass
-
-
-def test_a_scheduler_that_is_not_there_or_has_no_workers_is_named(monkeypatch, machines):
+def test_what_cannot_be_connected_to_is_named(monkeypatch, machines):
     monkeypatch.setattr(cluster, "PATIENCE", 0.5)
     _, lonely = machines(Scheduler, port=0)
-    for address, words in (
-        ("tcp://127.0.0.1:9", "dask scheduler"),
-        ("nonsense://", "dask scheduler"),
-        (lonely, f"dask worker {lonely} --nthreads 1"),
+    for workers, scheduler, error, words in (
+        (0, None, ValueError, "workers=0"),
+        (2, "tcp://127.0.0.1:8786", ValueError, "not both"),
+        (None, "tcp://127.0.0.1:9", ConnectionError, "dask scheduler"),
+        (None, "nonsense://", ConnectionError, "dask scheduler"),
+        (None, lonely, ConnectionError, f"dask worker {lonely} --nthreads 1"),
     ):
-        with pytest.raises(ConnectionError, match=words), cluster.connect(scheduler=address):
+        with pytest.raises(error, match=words), cluster.connect(workers, scheduler):
             pass
 
 

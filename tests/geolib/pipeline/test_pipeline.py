@@ -1,13 +1,12 @@
 """The flow over a dataset: right answers on a planted cause, resuming, skipping, choosing."""
 
-from __future__ import annotations
-
+import gc
 import json
 import os
 import signal
-import subprocess
-import sys
-import textwrap
+import weakref
+from itertools import count
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -21,13 +20,13 @@ from toys import BOX, SIDE, classifier, photograph, write_photographs
 
 from geolib import data, images, pipeline, statistics
 from geolib.ablation import ablate
+from geolib.chapters.experiment import Experiment
 from geolib.masks import box_region, decode
 from geolib.pipeline import EvaluationConfig
 from geolib.pipeline import shards as shards_
 
-TESTS = [str(Path(__file__).parents[2]), str(Path(__file__).parent)]
 CONFIG = EvaluationConfig(repeats=3, individual=False, shard_size=3, precision="fp32")
-
+PREDICTED = CONFIG.model_copy(update={"label": "predicted"})
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -55,22 +54,24 @@ def _evaluate(root, **changes):
     return pipeline.evaluate(_dataset(root), classifier(), config, progress=False)
 
 
+def _elements(root, **changes):
+    config = CONFIG.model_copy(update=changes)
+    return pipeline.elements(_dataset(root), classifier(), config, progress=False)
+
+
 def test_the_planted_cause_is_found_and_its_effect_is_exact(root):
     table = _evaluate(root)
-    guided = table[(table["region"] == "guided") & (table["test"] == "deletion")]
+    guided = table[(table["region"] == "guided") | (table["test"] == "original")]
+    shown = guided.pivot(index="image_id", columns="test", values="probability")
     # Without the square both logits are 0: probability one half, whatever else was removed.
-    assert guided["probability"].to_numpy() == pytest.approx(0.5, abs=1e-6)
-    kept = table[(table["region"] == "guided") & (table["test"] == "insertion")]
-    whole = table[table["test"] == "original"].set_index("image_id")["probability"]
-    assert kept["probability"].to_numpy() == pytest.approx(
-        whole.loc[kept["image_id"]].to_numpy(), abs=1e-6
-    )
+    assert shown["deletion"].to_numpy() == pytest.approx(0.5, abs=1e-6)
+    assert shown["insertion"].to_numpy() == pytest.approx(shown["original"].to_numpy(), abs=1e-6)
     compared = statistics.compare(table, metric="probability").set_index("test")
     assert (compared["ci_low"] > 0).all()
 
 
 def test_elements_carry_their_own_effect(root):
-    table = pipeline.elements(_dataset(root), classifier(), CONFIG, progress=False)
+    table = _elements(root)
     best = table[table["element"] == 0]
     x0, y0, x1, y1 = BOX
     assert (best[["x0", "y0"]].to_numpy() <= [x0, y0]).all()
@@ -86,15 +87,14 @@ def test_elements_carry_their_own_effect(root):
 
 
 def test_images_without_elements_have_no_rows(root):
-    config = CONFIG.model_copy(update={"s_min": 1.0, "top_p": 0.001})
-    table = pipeline.elements(_dataset(root), classifier(), config, progress=False)
+    table = _elements(root, s_min=1.0, top_p=0.001)
     assert len(table) == 0
     assert {"image_id", "mask", "deletion_effect", "insertion_probability"} <= set(table)
 
 
 def test_single_elements_are_added_to_outcomes_that_stay(root, monkeypatch):
     together = _evaluate(root)
-    known = pipeline.elements(_dataset(root), classifier(), CONFIG, progress=False)
+    known = _elements(root)
     monkeypatch.setattr(shards_, "ablate_batch", lambda *args: pytest.fail("tested again"))
     table = _evaluate(root, individual=True)
     single = table["region"] == "element"
@@ -121,33 +121,32 @@ def test_the_table_does_not_depend_on_how_the_work_is_cut(root, change):
     pd.testing.assert_frame_equal(one, other, rtol=1e-5)
 
 
-KILLED = """
-    import os, signal, sys
-    sys.path[:0] = {tests!r}
-    from geolib import data, pipeline
-    from geolib.pipeline import shards as stages
-    from toys import classifier
-    from test_pipeline import CONFIG
+def _die_in_the_third_shard(root):
+    ablate_batch, calls = shards_.ablate_batch, count(1)
 
-    calls = 0
-    ablate_batch = stages.ablate_batch
-    def dies_in_the_last_shard(*args):
-        global calls
-        calls += 1
-        if calls == 3:
+    def dies(*args):
+        if next(calls) == 3:
             os.kill(os.getpid(), signal.SIGKILL)
         return ablate_batch(*args)
-    stages.ablate_batch = dies_in_the_last_shard
-    pipeline.evaluate(data.load("folder", "all", root={root!r}), classifier(), CONFIG)
-"""
+
+    shards_.ablate_batch = dies
+    _evaluate(root)
+
+
+def _exit_codes(*runs):
+    """Of functions with their arguments, each run in a process of its own, all at once."""
+    started = [get_context("spawn").Process(target=run, args=given) for run, *given in runs]
+    for process in started:
+        process.start()
+    for process in started:
+        process.join(240)
+    return [process.exitcode for process in started]
 
 
 def test_a_killed_run_goes_on_at_the_last_shard_with_an_identical_table(
     root, tmp_path, monkeypatch
 ):
-    code = textwrap.dedent(KILLED.format(tests=TESTS, root=str(root)))
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
-    assert run.returncode == -signal.SIGKILL
+    assert _exit_codes((_die_in_the_third_shard, root)) == [-signal.SIGKILL]
     shards = []
     ablate_batch = shards_.ablate_batch
 
@@ -191,21 +190,7 @@ def test_a_shard_of_unreadable_images_leaves_the_others_alone(root):
     assert table["image_id"].nunique() == 8
 
 
-def test_a_wholly_unreadable_dataset_is_an_error(tmp_path):
-    (tmp_path / "photos" / "red").mkdir(parents=True)
-    (tmp_path / "photos" / "red" / "broken.jpg").write_bytes(b"this is no picture")
-    with pytest.raises(ValueError, match="none of the 1 images"):
-        pipeline.evaluate(_dataset(tmp_path / "photos"), classifier(), _predicted(), progress=False)
-
-
-def _predicted():
-    return CONFIG.model_copy(update={"label": "predicted"})
-
-
 def test_memory_holds_one_shard_of_images_at_a_time(root, monkeypatch):
-    import gc
-    import weakref
-
     alive: weakref.WeakSet[data.GeoImage] = weakref.WeakSet()
     most = 0
     read = data.GeoDataset.__getitem__
@@ -223,18 +208,11 @@ def test_memory_holds_one_shard_of_images_at_a_time(root, monkeypatch):
     assert most <= 4  # the shard at work, and the one before it until it is let go
 
 
-def test_a_label_outside_the_classes_is_named(root):
-    (root / "green").mkdir()
-    Image.fromarray(photograph("red", 0)).save(root / "green" / "0.png")
-    with pytest.raises(ValueError, match=r"green.*label='predicted'"):
-        _evaluate(root)
-
-
 def test_unlabelled_images_are_judged_by_the_prediction(root, tmp_path):
     flat = _unlabelled(root, tmp_path / "flat")
     with pytest.raises(ValueError, match="label='predicted'"):
         pipeline.evaluate(flat, classifier(), CONFIG, progress=False)
-    table = pipeline.evaluate(flat, classifier(), _predicted(), progress=False)
+    table = pipeline.evaluate(flat, classifier(), PREDICTED, progress=False)
     assert table.loc[table["test"] == "original", "correct"].all()
 
 
@@ -247,66 +225,46 @@ def test_an_unknown_method_lists_the_known_ones(root, change, named):
         _evaluate(root, **change)
 
 
-def test_an_empty_dataset_is_an_error(root):
+def test_a_dataset_that_is_empty_unreadable_or_of_other_classes_is_an_error(root):
     with pytest.raises(ValueError, match="holds no images"):
         pipeline.evaluate(_dataset(root).subset([]), classifier(), CONFIG)
+    (root / "green").mkdir()
+    (root / "green" / "0.png").write_bytes(b"this is no picture")
+    with pytest.raises(ValueError, match=r"green.*label='predicted'"):
+        _evaluate(root)
+    with pytest.raises(ValueError, match="none of the 1 images"):
+        pipeline.evaluate(_dataset(root).subset([4]), classifier(), PREDICTED, progress=False)
 
 
 # Choosing the thresholds --------------------------------------------------------------------------
 
-GRID = {"top_p": (0.05, 0.15), "s_min": (0.0, 0.5)}
 
-
-@pytest.fixture
-def splits(tmp_path):
-    """Validation and evaluation images in folders of their own."""
-    write_photographs(tmp_path / "validation", 3)
-    write_photographs(tmp_path / "evaluation", 3)
-    return tmp_path
-
-
-def _tune(splits):
-    validation = _dataset(splits / "validation")
-    return pipeline.tune(validation, classifier(), CONFIG, **GRID, progress=False)
-
-
-def test_choosing_keeps_coverage_bounded_and_takes_the_best(splits):
-    tuned = _tune(splits)
+def test_choosing_keeps_coverage_bounded_and_takes_the_best(root):
+    grid = {"top_p": (0.05, 0.15), "s_min": (0.0, 0.5)}
+    tuned = pipeline.tune(_dataset(root), classifier(), CONFIG, **grid, progress=False)
     allowed = tuned.curve[tuned.curve["coverage"] <= pipeline.MAX_COVERAGE]
     assert len(tuned.curve) == 4
     assert tuned.chosen["insertion_advantage"] == allowed["insertion_advantage"].max()
-    assert tuned.config.top_p == tuned.chosen["top_p"]
-    assert tuned.config.s_min == tuned.chosen["s_min"]
+    chosen = {name: tuned.chosen[name] for name in grid}
+    assert tuned.config == CONFIG.model_copy(update=chosen)
 
 
 def test_evaluation_images_are_never_read_while_choosing(tmp_path, monkeypatch):
-    from geolib.chapters.experiment import Experiment
-
     write_photographs(tmp_path / "photos", 12)
-    oracle = classifier()
+    oracle, read, opened = classifier(), images.read, set()
     monkeypatch.setattr("geolib.model.load", lambda path: oracle)
-    experiment = Experiment(
-        dataset="folder", root=str(tmp_path / "photos"), checkpoint="x", image_size=SIDE
-    )
-    forbidden = {p.path for p in experiment.evaluation.records} | {
-        p.path for p in experiment.train.records
-    }
+    folder = {"dataset": "folder", "root": str(tmp_path / "photos")}
+    experiment = Experiment(**folder, checkpoint="x", image_size=SIDE)
+    forbidden = {p.path for p in (*experiment.evaluation.records, *experiment.train.records)}
     assert forbidden
-    opened = set()
-    read = images.read
-
-    def spied(source):
-        opened.add(source)
-        return read(source)
-
-    monkeypatch.setattr(images, "read", spied)
+    monkeypatch.setattr(images, "read", lambda source: opened.add(source) or read(source))
     assert len(experiment.tuned.curve)
     assert opened == {p.path for p in experiment.validation.records}
     assert not opened & forbidden
 
 
-def test_without_labels_the_defaults_are_used_and_named(splits):
-    flat = _unlabelled(splits / "validation", splits / "flat")
+def test_without_labels_the_defaults_are_used_and_named(root, tmp_path):
+    flat = _unlabelled(root, tmp_path / "flat")
     with pytest.warns(UserWarning, match="no labelled validation split"):
         tuned = pipeline.tune(flat, classifier(), CONFIG, progress=False)
     assert tuned.config == CONFIG
@@ -318,9 +276,8 @@ def test_without_labels_the_defaults_are_used_and_named(splits):
 
 
 def test_explain_names_the_cause_in_the_photographs_own_pixels(tmp_path):
-    large = Image.fromarray(photograph("red", 1)).resize(
-        (SIDE * 4, SIDE * 2), Image.Resampling.NEAREST
-    )
+    size = (SIDE * 4, SIDE * 2)
+    large = Image.fromarray(photograph("red", 1)).resize(size, Image.Resampling.NEAREST)
     large.save(tmp_path / "street.png")
     found = pipeline.explain(classifier(), tmp_path / "street.png", CONFIG)
     assert found.prediction == "red"
@@ -328,12 +285,11 @@ def test_explain_names_the_cause_in_the_photographs_own_pixels(tmp_path):
     assert x0 <= 4 * BOX[0] and y0 <= 2 * BOX[1] and x1 >= 4 * BOX[2] and y1 >= 2 * BOX[3]
     record = json.loads(json.dumps(found.to_dict()))
     assert record["prediction"] == "red"
-    assert record["elements"][0]["deletion_effect"] == pytest.approx(
-        np.log(found.probabilities["red"]) - np.log(0.5), abs=1e-5
-    )
     assert "note" not in record
     assert "name" not in record["elements"][0]
     effects = [element["deletion_effect"] for element in record["elements"]]
+    expected = np.log(found.probabilities["red"]) - np.log(0.5)
+    assert effects[0] == pytest.approx(expected, abs=1e-5)
     assert effects == sorted(effects, reverse=True)
     assert [element["number"] for element in record["elements"]] == [*range(1, len(effects) + 1)]
     bars = found.figure().axes[2].patches
@@ -361,23 +317,20 @@ def test_exif_and_position_never_reach_an_output(tmp_path):
     found.figure().savefig(tmp_path / "figure.png")
     assert b"SECRETDESCRIPTION" not in (tmp_path / "figure.png").read_bytes()
     assert not Image.open(tmp_path / "figure.png").getexif()
-    assert set(found.to_dict()) == {
-        *("image", "width", "height", "prediction", "probabilities", "settings", "elements")
-    }
+    written = "image width height prediction probabilities settings elements"
+    assert set(found.to_dict()) == set(written.split())
 
 
 def test_export_writes_what_was_computed(root, tmp_path):
     dataset, oracle = _dataset(root), classifier()
     files = pipeline.export(tmp_path / "out", dataset, oracle, CONFIG)
-    assert {f.name for f in files} == {
-        *("outcomes.parquet", "elements.parquet", "maps.parquet", "elements.coco.json")
-    }
+    names = "elements.coco.json elements.parquet maps.parquet outcomes.parquet"
+    assert [f.name for f in files] == names.split()
     table = pd.read_parquet(tmp_path / "out" / "elements.parquet")
     coco = COCO(tmp_path / "out" / "elements.coco.json")
     assert len(coco.anns) == len(table)
-    for annotation, row in zip(
-        coco.loadAnns(coco.getAnnIds()), table.to_dict("records"), strict=True
-    ):
+    annotations = coco.loadAnns(coco.getAnnIds())
+    for annotation, row in zip(annotations, table.to_dict("records"), strict=True):
         mask = decode({"size": [row["height"], row["width"]], "counts": row["mask"]})
         packed = cocomask.encode(np.asfortranarray(mask, np.uint8))
         assert coco.annToRLE(annotation)["counts"] == packed["counts"].decode()
@@ -390,37 +343,21 @@ def test_export_writes_what_was_computed(root, tmp_path):
     assert stored == pytest.approx(shown.attribution, abs=1e-6)
 
 
-def test_an_unwritable_cache_is_a_clear_error(root, tmp_path, monkeypatch):
-    (tmp_path / "file").write_text("")
-    monkeypatch.setenv("GEOLIB_CACHE", str(tmp_path / "file" / "cache"))
-    with pytest.raises(ValueError, match="GEOLIB_CACHE"):
-        _evaluate(root)
+def _write_outcomes(root, path):
+    _evaluate(root).to_parquet(path)
 
 
 def test_two_runs_at_once_on_one_cache_agree(root, tmp_path):
-    code = textwrap.dedent(
-        f"""
-        import sys
-        sys.path[:0] = {TESTS!r}
-        from test_pipeline import _evaluate
-        _evaluate({str(root)!r}).to_parquet(sys.argv[1])
-        """
-    )
-    runs = [
-        subprocess.Popen(
-            [sys.executable, "-c", code, str(tmp_path / f"{i}.parquet")], env=os.environ
-        )
-        for i in range(2)
-    ]
-    assert [run.wait(timeout=240) for run in runs] == [0, 0]
-    one, other = (pd.read_parquet(tmp_path / f"{i}.parquet") for i in range(2))
+    paths = [tmp_path / f"{i}.parquet" for i in range(2)]
+    assert _exit_codes(*((_write_outcomes, root, path) for path in paths)) == [0, 0]
+    one, other = map(pd.read_parquet, paths)
     pd.testing.assert_frame_equal(one, other, check_exact=True)
 
 
 def test_elements_carry_the_names_that_their_segmenter_knows():
     scenes = data.load("geoscenes", "eval", 2, size=SIDE)
-    config = CONFIG.model_copy(update={"segmenter": "truth", "attribution": "edges", "s_min": 0.0})
-    config = config.model_copy(update={"label": "predicted"})
+    change = {"segmenter": "truth", "attribution": "edges", "s_min": 0.0}
+    config = PREDICTED.model_copy(update=change)
     found = pipeline.elements(scenes, classifier(), config, progress=False)
     assert len(found)
     for item in scenes:
