@@ -29,63 +29,20 @@ def box(top, bottom, left, right, shape=(4, 5)):
 
 
 @pytest.mark.parametrize(
-    ("values", "mask", "k", "expected"),
-    [
-        (MAP, box(0, 2, 0, 2), 5, (3 / 5) / (4 / 20)),  # 9, 8, 7 of five, on 4 of 20 pixels
-        (MAP, box(0, 2, 0, 2), 3, 1 / (4 / 20)),  # all three of three: the largest value possible
-        (MAP, box(2, 4, 0, 5), 5, (1 / 5) / (10 / 20)),  # only the 5
-        (MAP, box(0, 1, 2, 5), 5, 0.0),
-        (MAP, box(0, 4, 0, 5), 5, 1.0),  # everything is on the whole image
-        (TIED, box(0, 4, 0, 2), 3, (2 / 3) / (8 / 20)),
-        (TIED, box(0, 4, 2, 5), 3, (1 / 3) / (12 / 20)),
-        # A map without contrast prefers no place: the top half and the bottom half alike.
-        (np.zeros((4, 5)), box(0, 2, 0, 5), 7, 1.0),
-        (np.ones((4, 5)), box(2, 4, 0, 5), 7, 1.0),
-        (np.ones((4, 5)), box(0, 4, 1, 2), 7, 1.0),
-    ],
-)
-def test_influence_by_hand(values, mask, k, expected):
-    assert concept_influence(values, mask, k=k) == pytest.approx(expected, abs=1e-12)
-    as_tensors = torch.tensor(values), torch.tensor(mask)
-    assert concept_influence(*as_tensors, k=k) == pytest.approx(expected)
-
-
-maps = arrays(float, (5, 7), elements=st.integers(0, 6).map(float))
-masks = arrays(bool, (5, 7))
-semantic_maps = arrays(np.int16, (5, 7), elements=st.integers(-1, 3))
-
-
-@given(maps, masks)
-def test_with_k_of_all_pixels_the_influence_is_one(values, mask):
-    mask[0] = True
-    assert concept_influence(values, mask, k=35) == pytest.approx(1)
-
-
-@given(maps, masks, st.integers(1, 35), st.sampled_from([np.exp, np.cbrt, lambda v: 3 * v - 7]))
-def test_only_ranks_matter(values, mask, k, monotone):
-    found = concept_influence(values, mask, k=k, min_size=0)
-    np.testing.assert_equal(concept_influence(monotone(values), mask, k=k, min_size=0), found)
-
-
-@given(maps, masks, st.integers(1, 35), st.integers(0, 3))
-def test_position_plays_no_part(values, mask, k, turns):
-    """Turning or mirroring image and mask together changes nothing, whatever is tied."""
-    found = concept_influence(values, mask, k=k, min_size=0)
-    turned = [np.rot90(np.fliplr(array), turns) for array in (values, mask)]
-    assert concept_influence(*turned, k=k, min_size=0) == pytest.approx(found, nan_ok=True)
-
-
-@given(maps, masks, st.integers(1, 35))
-def test_concepts_share_the_explanation(values, mask, k):
-    """Shares of the top-k pixels over concepts that fill the image sum to one."""
-    sizes = mask.mean(), (~mask).mean()
-    parts = [concept_influence(values, part, k=k, min_size=0) for part in (mask, ~mask)]
-    assert np.nansum(np.multiply(parts, sizes)) == pytest.approx(1)
-
-
-@pytest.mark.parametrize(
     ("values", "corners", "k", "options", "expected"),
     [
+        (MAP, (0, 2, 0, 2), 5, {}, (3 / 5) / (4 / 20)),  # 9, 8, 7 of five, on 4 of 20 pixels
+        (MAP, (0, 2, 0, 2), 3, {}, 1 / (4 / 20)),  # all three of three: the largest value possible
+        (MAP, (2, 4, 0, 5), 5, {}, (1 / 5) / (10 / 20)),  # only the 5
+        (MAP, (0, 1, 2, 5), 5, {}, 0.0),
+        (MAP, (0, 4, 0, 5), 5, {}, 1.0),  # everything is on the whole image
+        (TIED, (0, 4, 0, 2), 3, {}, (2 / 3) / (8 / 20)),
+        (TIED, (0, 4, 2, 5), 3, {}, (1 / 3) / (12 / 20)),
+        # A map without contrast prefers no place: the top half and the bottom half alike.
+        (np.zeros((4, 5)), (0, 2, 0, 5), 7, {}, 1.0),
+        (np.ones((4, 5)), (2, 4, 0, 5), 7, {}, 1.0),
+        (np.ones((4, 5)), (0, 4, 1, 2), 7, {}, 1.0),
+        # Empty and tiny masks have none, unless grown.
         (RISING, (0, 0, 0, 0), 10, {}, np.nan),
         (RISING, (0, 0, 0, 0), 10, {"min_size": 0}, np.nan),
         (RISING, (9, 10, 1, 10), 10, {}, np.nan),
@@ -98,9 +55,34 @@ def test_concepts_share_the_explanation(values, mask, k):
         (SPOT, (0, 1, 0, 1), 1, {"min_size": 0.1, "dilation": 2}, np.nan),
     ],
 )
-def test_empty_and_tiny_masks_have_no_influence_unless_grown(values, corners, k, options, expected):
-    found = concept_influence(values, box(*corners, (10, 10)), k=k, **options)
-    assert found == pytest.approx(expected, nan_ok=True)
+def test_influence_by_hand(values, corners, k, options, expected):
+    mask, expected = box(*corners, values.shape), pytest.approx(expected, abs=1e-12, nan_ok=True)
+    assert concept_influence(values, mask, k, **options) == expected
+    assert concept_influence(torch.tensor(values), torch.tensor(mask), k, **options) == expected
+
+
+maps = arrays(float, (5, 7), elements=st.integers(0, 6).map(float))
+masks = arrays(bool, (5, 7))
+semantic_maps = arrays(np.int16, (5, 7), elements=st.integers(-1, 3))
+
+
+@given(maps, masks, st.integers(1, 35), st.integers(0, 3), st.sampled_from([np.exp, np.cbrt]))
+def test_only_ranks_matter_and_not_where_they_lie(values, mask, k, turns, monotone):
+    found = concept_influence(values, mask, k, min_size=0)
+    for same in (monotone(values), 3 * values - 7):
+        np.testing.assert_equal(concept_influence(same, mask, k, min_size=0), found)
+    # Turning or mirroring image and mask together changes nothing, whatever is tied.
+    turned = [np.rot90(np.fliplr(array), turns) for array in (values, mask)]
+    assert concept_influence(*turned, k, min_size=0) == pytest.approx(found, nan_ok=True)
+
+
+@given(maps, masks, st.integers(1, 35))
+def test_concepts_share_the_explanation(values, mask, k):
+    """Shares of the top-k pixels over concepts that fill the image sum to one."""
+    mask[0] = True
+    parts = [concept_influence(values, part, k, min_size=0) for part in (mask, ~mask)]
+    assert np.nansum(np.multiply(parts, [mask.mean(), (~mask).mean()])) == pytest.approx(1)
+    assert concept_influence(values, mask, k=35) == pytest.approx(1)  # of all pixels
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 9), (7, 13), (13, 7), (16, 16)])
