@@ -12,8 +12,8 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from geolib.masks import Array, to_numpy
-from geolib.scoring import check_map, top_weights
+from geolib.masks import Array, to_numpy, top_weights
+from geolib.scoring import check_map
 
 K = 1000
 MIN_SIZE = 0.1
@@ -29,7 +29,7 @@ def scaled_k(height: int, width: int, k: int = K) -> int:
 def top_k(attribution: Array, k: int = K) -> np.ndarray:
     """Weight of each pixel among the k most important ones, e_k (§3.2): float64 [H,W] in 0…1.
 
-    Ties as in `scoring.top_weights`; only ranks matter. ValueError for a map that is not [H,W] or
+    Ties as in `masks.top_weights`; only ranks matter. ValueError for a map that is not [H,W] or
     not finite, or a k outside 1…H·W.
     """
     values = check_map(attribution, signed=True)

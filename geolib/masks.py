@@ -18,6 +18,19 @@ def to_numpy(array: Array) -> np.ndarray:
     return array.detach().cpu().numpy() if isinstance(array, torch.Tensor) else np.asarray(array)
 
 
+def top_weights(values: np.ndarray, k: int) -> np.ndarray:
+    """Share of each value in the k largest: 1 above the k-th; those tied at it share its places.
+
+    Nothing depends on where a value lies. Values are finite, of any shape; k is 0 to their number;
+    shares are float64 of the same shape in 0…1 and sum to k.
+    """
+    if k == 0:
+        return np.zeros(values.shape)
+    cut = np.partition(values, values.size - k, axis=None)[values.size - k]
+    above, tied = values > cut, values == cut
+    return above + tied * ((k - above.sum()) / tied.sum())
+
+
 def box_region(boxes: Array, shape: tuple[int, ...]) -> np.ndarray:
     """Union of boxes [M,4] (x0 y0 x1 y1, end-exclusive) as a bool mask of `shape` [H,W]."""
     region = np.zeros(shape, dtype=bool)

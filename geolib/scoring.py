@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from geolib.masks import Array, bounding_boxes, box_region, intersections, to_numpy
+from geolib.masks import Array, bounding_boxes, box_region, intersections, to_numpy, top_weights
 from geolib.segmentation import Segments, salient_region
 
 TOP_P = 0.2
@@ -71,7 +71,7 @@ def salient_weights(attribution: Array, top_p: float = TOP_P) -> np.ndarray:
 
     Returns
     -------
-    float64 [H,W] in 0…1, summing to k; see `top_weights` for ties.
+    float64 [H,W] in 0…1, summing to k; see `masks.top_weights` for ties.
 
     Raises
     ------
@@ -81,19 +81,6 @@ def salient_weights(attribution: Array, top_p: float = TOP_P) -> np.ndarray:
     if not 0 < top_p <= 1:
         raise ValueError(f"top_p={top_p}; expected a share of the image, above 0 and up to 1")
     return top_weights(values, round(top_p * values.size))
-
-
-def top_weights(values: np.ndarray, k: int) -> np.ndarray:
-    """Share of each value in the k largest: 1 above the k-th; those tied at it share its places.
-
-    Nothing depends on where a value lies. Values are finite, of any shape; k is 0 to their number;
-    shares are float64 of the same shape in 0…1 and sum to k.
-    """
-    if k == 0:
-        return np.zeros(values.shape)
-    cut = np.partition(values, values.size - k, axis=None)[values.size - k]
-    above, tied = values > cut, values == cut
-    return above + tied * ((k - above.sum()) / tied.sum())
 
 
 def _central_pixels(masks: np.ndarray, areas: np.ndarray, center: str) -> np.ndarray:

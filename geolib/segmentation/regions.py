@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 from scipy import ndimage, sparse
 
+from geolib.masks import top_weights
 from geolib.segmentation.segments import Segments
 
 # Superpixels are computed at no more than this many pixels on the longer side, so that time does
@@ -197,11 +198,8 @@ def salient_region(attribution: np.ndarray, top_p: float = 0.2) -> np.ndarray:
     """
     if not 0 < top_p <= 1:
         raise ValueError(f"top_p must be in (0, 1], got {top_p}")
-    k = round(top_p * attribution.size)
-    if k == 0:
-        return np.zeros(attribution.shape, dtype=bool)
-    cut = np.partition(attribution, attribution.size - k, axis=None)[attribution.size - k]
-    return (attribution >= cut) & (attribution > 0)
+    weights = top_weights(attribution, round(top_p * attribution.size))
+    return (weights > 0) & (attribution > 0)
 
 
 def _check_positive(**options: float) -> None:
