@@ -62,9 +62,8 @@ class Oracle(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.features = nn.Conv2d(3, 2, 1, bias=False)
-        with torch.no_grad():
-            weight = torch.tensor([[-1.0, 0.0, 1.0], [1.0, 0.0, -1.0]])
-            self.features.weight.copy_(weight[:, :, None, None])
+        weight = torch.tensor([[-1.0, 0.0, 1.0], [1.0, 0.0, -1.0]])
+        self.features.weight.data = weight[:, :, None, None]
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         x0, y0, x1, y1 = BOX
@@ -135,8 +134,7 @@ def detectors() -> Pooled:
     """Feature map 0 fires on red, 1 on green; logit k is the mean of map k."""
     conv = nn.Conv2d(3, 2, 3, padding=1, bias=False)
     kernels = torch.tensor([[1.0, -0.5, -0.5], [-0.5, 1.0, -0.5]])
-    with torch.no_grad():
-        conv.weight.copy_(kernels[:, :, None, None].expand(2, 3, 3, 3) / 9)
+    conv.weight.data = kernels[:, :, None, None].expand(2, 3, 3, 3) / 9
     return Pooled(nn.Sequential(conv, nn.ReLU(inplace=True), nn.MaxPool2d(2)))
 
 
@@ -274,11 +272,10 @@ def explained(attribution: Any, boxes: Any, scene: Any = None, segments: Any = N
 def lively(network: nn.Module) -> Any:
     """Weights of about unit gain: with transformers' own every mask would look the same."""
     generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in network.parameters():
-            if parameter.ndim > 1:
-                scale = 1 / math.sqrt(parameter[0].numel())
-                parameter.copy_(scale * torch.randn(parameter.shape, generator=generator))
+    for parameter in network.parameters():
+        if parameter.ndim > 1:
+            scale = 1 / math.sqrt(parameter[0].numel())
+            parameter.data = scale * torch.randn(parameter.shape, generator=generator)
     return network.eval()
 
 
@@ -307,9 +304,8 @@ def save_sam2(folder: Path) -> Path:
     # Published checkpoints hold this embedding twice, equal.
     shared = network.shared_image_embedding.state_dict()
     network.prompt_encoder.shared_embedding.load_state_dict(shared)
-    with torch.no_grad():
-        for layer in network.mask_decoder.output_hypernetworks_mlps:
-            layer.proj_out.weight.mul_(5)
+    for layer in network.mask_decoder.output_hypernetworks_mlps:
+        layer.proj_out.weight.data *= 5
     network.save_pretrained(folder)
     Sam2ImageProcessor(size={"height": SAM_SIDE, "width": SAM_SIDE}).save_pretrained(folder)
     return folder
@@ -339,8 +335,7 @@ def save_sam3(folder: Path, vocabulary: Sequence[str]) -> Path:
         mask_decoder_config={"hidden_size": 32, "num_attention_heads": 2},
     )
     network = lively(Sam3Model(config))
-    with torch.no_grad():
-        network.detr_decoder.presence_head.layer3.bias.fill_(3)
+    network.detr_decoder.presence_head.layer3.bias.data.fill_(3)
     network.save_pretrained(folder)
     processor = Sam3ImageProcessor(size={"height": SAM_SIDE, "width": SAM_SIDE})
     Sam3Processor(processor, tokenizer).save_pretrained(folder)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from geolib.attribution import blind, blocks, cams, gradients
 from geolib.attribution.passes import feature_maps, min_max
-from geolib.model.device import BatchSize, choose_batch_size, uses_bf16
+from geolib.model.device import BatchSize, inference_precision, uses_bf16
 
 __all__ = ["FLOAT32_METHODS", "METHODS", "attribute", "block_sizes", "combicam_layers"]
 
@@ -122,13 +122,11 @@ def _in_batches(
 ) -> Tensor:
     """Raw maps of the images, on the CPU, ``[0]`` of none; the classifier is left as it was."""
     _check_images(images)
-    if batch_size is not None and batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     wanted = None if targets is None else _as_targets(targets, len(images))
     if precision == "auto" and method in FLOAT32_METHODS:
         precision = "fp32"
     device = next((p.device for p in classifier.parameters()), images.device)
-    bf16 = uses_bf16(device, precision)
+    fitting = BatchSize(batch_size, device)
     portioned = "batch_size" in inspect.signature(function).parameters
 
     def run(size: int) -> Tensor:
@@ -144,13 +142,10 @@ def _in_batches(
             found.append(raw.detach().float().cpu())
         return torch.cat(found)
 
-    with (
-        torch.inference_mode(False),
-        torch.enable_grad(),
-        _held_still(classifier, bf16),
-        torch.autocast(device.type, torch.bfloat16, enabled=bf16),
-    ):
-        maps = BatchSize(batch_size or choose_batch_size(device)).run(run)
+    held = _held_still(classifier, uses_bf16(device, precision))
+    cast = inference_precision(device, precision)
+    with torch.inference_mode(False), torch.enable_grad(), held, cast:
+        maps = fitting.run(run)
     if broken := [i for i, one in enumerate(maps) if not one.isfinite().all()]:
         raise ValueError(
             f"{method!r} gave NaN or infinite maps for images {broken[:10]}: check the weights"

@@ -108,7 +108,7 @@ def module_named(classifier: nn.Module, name: str, option: str) -> nn.Module:
         return classifier.get_submodule(name)
     except AttributeError as error:
         names = [known for known, _ in classifier.named_modules() if known]
-        close = ", ".join(difflib.get_close_matches(name, names) or names[:10])
+        close = ", ".join(difflib.get_close_matches(name, names, cutoff=0))
         raise ValueError(f"{option} {name!r} is no module of the classifier: {close}") from error
 
 

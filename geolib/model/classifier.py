@@ -25,7 +25,6 @@ from geolib.model.weights import load_weights, read_header, read_weights
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 HEADER = "geolib"
-TIMM = "timm/"
 
 # Last block of the last stage, by kind of network and name of its stages; negative numbers count
 # from the end. Of other networks it is the last module that puts out a map.
@@ -215,10 +214,9 @@ def published_card(name: str) -> Card:
     settings = timm.get_pretrained_cfg(plain) if timm.is_model(plain) else None
     if settings is None:
         known = (*_torchvision_names(), *timm.list_models())
-        close = difflib.get_close_matches(name, known, n=5)
+        close = ", ".join(difflib.get_close_matches(name, known, n=5, cutoff=0))
         raise ValueError(
-            f"path_or_name={name!r} is neither a file nor a network of torchvision or timm; "
-            + (f"close: {', '.join(close)}" if close else f"torchvision's: {', '.join(known[:80])}")
+            f"path_or_name={name!r} is neither a file nor of torchvision or timm; close: {close}"
         )
     size = settings.input_size[-1]
     return Card(name, classes, size, settings.mean, settings.std, trained_on="imagenet")
@@ -226,7 +224,7 @@ def published_card(name: str) -> Card:
 
 def _timm_name(name: str) -> tuple[str, dict[str, Any]]:
     """Name of a network of timm without its prefix, and the options behind ``?``."""
-    plain, _, options = name.removeprefix(TIMM).partition("?")
+    plain, _, options = name.removeprefix("timm/").partition("?")
     try:
         pairs = (option.split("=") for option in options.split("&") if option)
         return plain, {key: ast.literal_eval(value) for key, value in pairs}
@@ -279,8 +277,7 @@ def with_classes(
 
 def take_classes(classifier: Classifier, start: int, stop: int) -> Classifier:
     """A copy that puts out the classes from ``start`` up to, but not including, ``stop`` alone."""
-    rows = slice(start, stop)
-    return with_classes(classifier, classifier.classes[rows], rows=rows)
+    return with_classes(classifier, classifier.classes[start:stop], rows=slice(start, stop))
 
 
 def find_target_layer(network: nn.Module, image_size: int) -> str:

@@ -6,7 +6,6 @@ import gc
 import os
 import warnings
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple, TypeVar
 
 import torch
@@ -58,13 +57,10 @@ def uses_bf16(device: str | torch.device, precision: str = "auto") -> bool:
     return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
-def inference_precision(
-    device: str | torch.device, precision: str = "auto"
-) -> AbstractContextManager[object]:
+def inference_precision(device: str | torch.device, precision: str = "auto") -> torch.autocast:
     """Context in which forward passes run in bfloat16 if :func:`uses_bf16`, else in float32."""
-    if not uses_bf16(device, precision):
-        return nullcontext()
-    return torch.autocast(torch.device(device).type, dtype=torch.bfloat16)
+    bf16 = uses_bf16(device, precision)
+    return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=bf16)
 
 
 def choose_batch_size(device: str | torch.device) -> int:
@@ -75,13 +71,13 @@ def choose_batch_size(device: str | torch.device) -> int:
 class BatchSize:
     """Number of images per pass, halved whenever the memory runs out.
 
-    ``images`` is the number to begin with, at least 1, else a ValueError.
+    ``images`` is the number to begin with, at least 1, else a ValueError; None: as suits a device.
     """
 
-    def __init__(self, images: int) -> None:
-        if images < 1:
+    def __init__(self, images: int | None, device: str | torch.device = "cpu") -> None:
+        self.images = choose_batch_size(device) if images is None else images
+        if self.images < 1:
             raise ValueError(f"batch_size={images}; expected at least 1")
-        self.images = images
 
     def run(self, function: Callable[[int], T]) -> T:
         """``function(images)``; with half as many, for good, whenever memory runs out.

@@ -8,7 +8,7 @@ import torch
 
 from geolib.data import GeoDataset, pixel_batches
 from geolib.model.classifier import Classifier
-from geolib.model.device import BatchSize, choose_batch_size, choose_device, inference_precision
+from geolib.model.device import BatchSize, choose_device, inference_precision
 
 
 def predict(
@@ -38,7 +38,7 @@ def predict(
     """
     place = choose_device(device)
     classifier.to(place).to(memory_format=torch.channels_last).eval()
-    fitting = BatchSize(choose_batch_size(place) if batch_size is None else batch_size)
+    fitting = BatchSize(batch_size, place)
     found = [torch.empty(0, len(classifier.classes))]
     indices: list[int] = []
     for batch in pixel_batches(dataset, classifier.image_size, fitting.images, progress=progress):
@@ -71,8 +71,7 @@ def log_probabilities(
     The classifier is set to evaluation mode; ``batch_size`` and ``precision`` are as for
     :func:`predict`. A ValueError where it returns NaN or infinite values.
     """
-    device = classifier.eval().mean.device
-    fitting = BatchSize(choose_batch_size(device) if batch_size is None else batch_size)
+    fitting = BatchSize(batch_size, classifier.eval().mean.device)
     found = _logits(classifier, images, precision, fitting)
     if not torch.isfinite(found).all():
         raise ValueError("classifier returned NaN or infinite logits; check its weights")

@@ -58,9 +58,6 @@ def stacked(maps):
     return torch.stack(list(maps.values()))
 
 
-# --- By hand ---------------------------------------------------------------------------------
-
-
 def test_two_blocks_by_hand():
     """Σ W = 4, spread over 9 pixels of red and over 4 means.
 
@@ -85,9 +82,6 @@ def test_each_layer_is_cut_at_zero_before_the_sum():
     found = attribute(TwoBlocks(shift, torch.ones(9)), IMAGE, "combicam", [0], **EXACT)[0]
     # Both weights are equal: red + relu(red - 1/2) = 1/2 and 3/2 in the corners.
     assert_close(found, torch.tensor([[1 / 3, 0, 0], [0, 0, 0], [0, 0, 1]]))
-
-
-# --- One pass against one per layer ----------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", BLOCKS)
@@ -118,9 +112,6 @@ def test_one_pass_forward_and_one_backward(images):
     assert passes == ["forward", "head", "second block"] * 2
 
 
-# --- Robustness ------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("target", [0, 1, 2])
 def test_activations_in_place_after_a_block(images, target):
     """Negative values count in a block's map, and what follows must not overwrite them."""
@@ -134,9 +125,8 @@ def test_activations_in_place_after_a_block(images, target):
 def test_a_certain_prediction_still_has_a_map(images):
     """Where 1 - p is 1e-12, p is 1 in float32 and its own derivative would be rounding errors."""
     model = chain(nn.Tanh)
-    with torch.no_grad():
-        model.head.weight.mul_(60)
-        model.head.bias.copy_(torch.tensor([28.0, 0.0, 1.0]))
+    model.head.weight.data *= 60
+    model.head.bias.data = torch.tensor([28.0, 0.0, 1.0])
     assert model(images).softmax(dim=1)[0, 0] == 1
     exact = copy.deepcopy(model).double()
     blocks = [module for module in exact.modules() if isinstance(module, BasicBlock)]
@@ -164,9 +154,6 @@ def test_the_network_is_left_as_it_was(images):
     combicam_layers(model, images)
     block_sizes(model, images)
     assert_close(condition(model), before, atol=0, rtol=0)
-
-
-# --- Which layers ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

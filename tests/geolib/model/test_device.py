@@ -43,9 +43,6 @@ def messages(caught):
     return [str(warning.message) for warning in caught if "memory" in str(warning.message)]
 
 
-# The helper --------------------------------------------------------------------------------------
-
-
 def fits(limit, tried, error):
     """A function of a batch size for which memory suffices up to a limit."""
 
@@ -106,9 +103,6 @@ def test_the_memory_of_the_failed_pass_is_free_before_the_next():
 def test_default_batch_sizes():
     assert choose_batch_size("cpu") == 32
     assert choose_batch_size("cuda:1") == 128
-
-
-# Every kind of forward pass ----------------------------------------------------------------------
 
 
 def halved(work):

@@ -38,9 +38,6 @@ def resnet(weights, **options):
     return model.load("resnet18", weights=weights, classes=ABC, **options)
 
 
-# Forward -----------------------------------------------------------------------------------------
-
-
 def test_forward_normalises_with_imagenet_statistics(resnet_file):
     classifier = resnet(resnet_file)
     images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
@@ -103,9 +100,6 @@ def test_target_layer_of_an_unknown_network_is_its_last_map():
     assert find_target_layer(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), *ending), 32) == "1"
     with pytest.raises(ValueError, match="Sequential has no layer that puts out a map"):
         find_target_layer(nn.Sequential(nn.Flatten(), nn.Linear(3072, 2)), 32)
-
-
-# Loading -----------------------------------------------------------------------------------------
 
 
 def test_safetensors_and_pth_give_the_same(resnet_file, tmp_path):
@@ -239,9 +233,6 @@ def test_damaged_files(tmp_path, name, content, message):
         resnet(tmp_path / name)
 
 
-# Published weights -------------------------------------------------------------------------------
-
-
 @needs_weights
 def test_published_weights_know_what_they_see():
     """ImageNet classes that anyone would name on these street photographs."""
@@ -263,9 +254,6 @@ def test_head_of_published_weights_is_replaced():
     with pytest.warns(model.HeadReplaced, match="does not fit the 2 classes FR, other"):
         classifier = model.load("mobilenet_v2", weights=MOBILENET, classes=("FR", "other"))
     assert classifier(torch.zeros(1, 3, 64, 64)).shape == (1, 2)
-
-
-# Predictions -------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -312,9 +300,6 @@ def test_predictions_without_labels(bright_and_dark):
     assert found[["label", "label_probability"]].isna().all(axis=None)
     with pytest.raises(ValueError, match="no labelled image"):
         model.accuracy(found)
-
-
-# Precision ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("asked", ["bf16", "fp32", "auto"])
