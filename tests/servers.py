@@ -149,6 +149,19 @@ class Server:
                     connection.shutdown(socket.SHUT_RDWR)
             self._open.clear()
 
+    def die_at(self, turn: int, prefix: str) -> None:
+        """Be killed by the request of this number for paths that begin with a prefix."""
+        routes = {path: route for path, route in self.routes.items() if path.startswith(prefix)}
+        asked: list[Request] = []
+
+        def until_killed(request: Request) -> bytes | Answer:
+            asked.append(request)
+            if len(asked) == turn:
+                self.kill()
+            return routes[request.path]
+
+        self.routes |= dict.fromkeys(routes, until_killed)
+
     def answer(self, request: Request) -> Answer:
         """The next answer of the request's route."""
         with self._lock:

@@ -181,17 +181,12 @@ def metadata(path: Path, countries: Sequence[str]) -> pd.DataFrame:
     """
     if lacking := set(COLUMNS) - set(pd.read_csv(path, nrows=0).columns):
         raise ValueError(f"{path} lacks the columns {', '.join(sorted(lacking))}")
+    types = dict.fromkeys(COLUMNS, "str") | {"latitude": "float", "longitude": "float"}
     # Only empty cells are missing values: NA is Namibia.
-    reading: dict[str, Any] = {
-        "usecols": list(COLUMNS),
-        "dtype": dict.fromkeys(COLUMNS, "str") | {"latitude": "float", "longitude": "float"},
-        "keep_default_na": False,
-        "na_values": [""],
-        "chunksize": CHUNK_ROWS,
-    }
+    cells: dict[str, Any] = {"dtype": types, "keep_default_na": False, "na_values": [""]}
     tables = []
     with path.open("rb") as file, progress_bar(path.name, path.stat().st_size, "B") as bar:
-        for chunk in pd.read_csv(file, **reading):
+        for chunk in pd.read_csv(file, usecols=list(types), chunksize=CHUNK_ROWS, **cells):
             tables.append(chunk[chunk.country.isin(countries)])
             bar.update(file.tell() - bar.n)
     return pd.concat(tables, ignore_index=True).fillna({"creator_username": "an unnamed author"})

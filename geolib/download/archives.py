@@ -113,25 +113,19 @@ def _open(hub: requests.Session, archive: Path | str) -> zipfile.ZipFile:
         return zipfile.ZipFile(archive)
     headers = http.head(hub, archive)
     # The hub tells the size of a file that lies in another storage in a header of its own.
-    size = headers.get(constants.HUGGINGFACE_HEADER_X_LINKED_SIZE) or headers["Content-Length"]
-    return RemoteZip(archive, session=hub, fetcher=_Fetcher, size=int(size))
+    size = int(headers.get(constants.HUGGINGFACE_HEADER_X_LINKED_SIZE) or headers["Content-Length"])
 
+    class Fetcher(RemoteFetcher):
+        """Parts of the archive, read with the retries and errors of all our requests."""
 
-class _Fetcher(RemoteFetcher):
-    """Parts of an archive of known size, read with the retries and errors of all our requests."""
+        def fetch(self, data_range: tuple[int, int | None], stream: bool = False) -> PartialBuffer:
+            first, last = data_range
+            if last is None:
+                first, last = max(size + first, 0), size - 1
+            body = _read_range(hub, archive, first, last + 1)
+            return PartialBuffer(io.BytesIO(body), first, len(body), stream=False)
 
-    def __init__(
-        self, url: str, session: requests.Session, support_suffix_range: bool, *, size: int
-    ) -> None:
-        super().__init__(url, session, support_suffix_range)
-        self.url, self.session, self.size = url, session, size
-
-    def fetch(self, data_range: tuple[int, int | None], stream: bool = False) -> PartialBuffer:
-        first, last = data_range
-        if last is None:
-            first, last = max(self.size + first, 0), self.size - 1
-        body = _read_range(self.session, self.url, first, last + 1)
-        return PartialBuffer(io.BytesIO(body), first, len(body), stream=False)
+    return RemoteZip(archive, session=hub, fetcher=Fetcher)
 
 
 def reader(

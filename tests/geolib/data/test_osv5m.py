@@ -8,6 +8,7 @@ import sys
 import zipfile
 from functools import partial
 from itertools import combinations
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -309,16 +310,7 @@ def test_splits_can_be_fetched_one_by_one_and_are_drawn_anew_when_sizes_change(s
 def test_a_hub_that_dies_half_way_loses_and_repeats_nothing(server, root):
     fetched(root, which=[])  # metadata and directories
     server.requests.clear()
-    storages = {path: body for path, body in server.routes.items() if path.startswith("/storage/")}
-    served = []
-
-    def until_killed(request):
-        served.append(request)
-        if len(served) == 5:
-            server.kill()
-        return storages[request.path]
-
-    server.routes |= dict.fromkeys(storages, until_killed)
+    server.die_at(5, "/storage/")
     which = ["eval", "test"]
     first = fetched(root, which=which)
     assert first.fetched == len(kept(root)) < 6
@@ -383,27 +375,6 @@ def test_archives_that_were_fetched_whole_need_no_network(server, root):
 # Mapillary ----------------------------------------------------------------------------------------
 
 
-class Mapillary:
-    """Its API on one host, its photographs on another, as it is."""
-
-    def __init__(self) -> None:
-        self.token = "MLY|1|secret"
-        self.answers: dict[str, Answer] = {}  # in place of the address, or of the photograph
-
-    def api(self, request):
-        name = request.path.strip("/")
-        if request.headers.get("authorization") != f"OAuth {self.token}":
-            return refusal(400, 190, f"Malformed token {request.headers['authorization']}")
-        assert request.query == {"fields": "thumb_original_url"}
-        address = {"thumb_original_url": f"{self.storage.url}/{name}.jpg?signature=s", "id": name}
-        fine = Answer(json.dumps(address).encode(), kind="text/javascript; charset=UTF-8")
-        return self.answers.get(name, fine)
-
-    def photograph(self, request):
-        name = request.path.strip("/")
-        return self.answers.get(name, Answer(jpeg(name.removesuffix(".jpg")), kind="image/jpeg"))
-
-
 def refusal(status: int, code: int, message: str = "no") -> Answer:
     body = {"error": {"message": message, "type": "OAuthException", "code": code}}
     return Answer(json.dumps(body).encode(), status, "application/json")
@@ -411,10 +382,25 @@ def refusal(status: int, code: int, message: str = "no") -> Answer:
 
 @pytest.fixture
 def mapillary(server, monkeypatch):
-    made = Mapillary()
-    monkeypatch.setenv("MAPILLARY_TOKEN", made.token)
-    with serve({"/*": made.api}) as made.asked, serve({"/*": made.photograph}) as made.storage:
-        monkeypatch.setattr(MODULE, "MAPILLARY", made.asked.url)
+    """Its API on one host, its photographs on another; ``answers`` of either come before these."""
+    made = SimpleNamespace(token="MLY|1|secret", answers={})
+
+    def tell(request):
+        name = request.path.strip("/")
+        if request.headers.get("authorization") != f"OAuth {made.token}":
+            return refusal(400, 190, f"Malformed token {request.headers['authorization']}")
+        assert request.query == {"fields": "thumb_original_url"}
+        address = {"thumb_original_url": f"{made.storage.url}/{name}.jpg?signature=s", "id": name}
+        fine = Answer(json.dumps(address).encode(), kind="text/javascript; charset=UTF-8")
+        return made.answers.get(name, fine)
+
+    def show(request):
+        name = request.path.strip("/")
+        return made.answers.get(name, Answer(jpeg(name.removesuffix(".jpg")), kind="image/jpeg"))
+
+    with serve({"/*": tell}) as made.api, serve({"/*": show}) as made.storage:
+        monkeypatch.setenv("MAPILLARY_TOKEN", made.token)
+        monkeypatch.setattr(MODULE, "MAPILLARY", made.api.url)
         yield made
 
 
@@ -424,9 +410,9 @@ originals = partial(fetched, source="mapillary")
 def test_originals_come_from_mapillary_and_the_token_stays_with_its_api(mapillary, root):
     assert originals(root) == Summary(20, 0, 20, {}, 0)
     assert kept(root, "mapillary") == jpegs(drawn(root))
-    assert len(mapillary.asked.requests) == len(mapillary.storage.requests) == 20
+    assert len(mapillary.api.requests) == len(mapillary.storage.requests) == 20
     assert not any("secret" in str(request) for request in mapillary.storage.requests)
-    assert not any("access_token" in request.query for request in mapillary.asked.requests)
+    assert not any("access_token" in request.query for request in mapillary.api.requests)
 
 
 def test_what_mapillary_no_longer_has_is_listed(mapillary, root):

@@ -308,16 +308,8 @@ def test_what_cannot_be_had_is_listed_and_asked_for_again_only_on_demand(tmp_pat
 
 
 def test_a_server_that_is_killed_half_way(tmp_path):
-    served = []
-
-    def until_killed(request: Request) -> Answer:
-        served.append(request.path)
-        if len(served) == 6:
-            server.kill()
-        return photo(request.path.removeprefix("/pictures/").removesuffix(".jpg"))
-
     with pictures(12) as server:
-        server.routes |= {path: until_killed for path in server.routes if "pictures" in path}
+        server.die_at(6, "/pictures/")
         with pytest.warns(UserWarning, match="Unreachable"):
             part = load(server, root=tmp_path)
         assert 0 < len(part) < 12

@@ -126,11 +126,8 @@ def test_threads_share_a_session_without_mixing_bodies(session):
 
 
 def test_a_server_that_dies_is_noticed_and_its_return_too(session):
-    def last_words(request: Request) -> Answer:
-        server.kill()
-        return PHOTO
-
-    with serve({"/a": last_words, "/b": PHOTO}) as server:
+    with serve({"/a": PHOTO, "/b": PHOTO}) as server:
+        server.die_at(1, "/a")
         with pytest.raises(http.Unreachable):
             http.read(session, f"{server.url}/a")
         server.revive()
