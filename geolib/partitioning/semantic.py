@@ -55,10 +55,9 @@ class SemanticPartitioning(Partitioning):
     """Places from countries to quarters as classes; each point belongs to the finest one it is in.
 
     A class is a location whose path carries at least τ_min images, without the finer classes
-    inside it; what is left of a coarse location can therefore be fewer images than τ_min. A
-    location of which nothing is left is no class. ``hierarchy`` holds finer locations, too;
-    ``geocoder`` gives the addresses of new points. Build one with `build`, several with
-    `semantic_partitionings`.
+    inside it: what is left can be fewer images than τ_min, and is no class if it is none.
+    ``hierarchy`` holds finer locations, too; ``geocoder`` gives the addresses of new points. Build
+    one with `build`, several with `semantic_partitionings`.
     """
 
     kind = "semantic"

@@ -29,7 +29,7 @@ class Examples(NamedTuple):
 
 
 def read(
-    dataset: GeoDataset, config: TrainConfig, process: Process, progress: bool, random: bool = False
+    dataset: GeoDataset, config: TrainConfig, process: Process, random: bool = False
 ) -> Pixels:
     """The readable images as items ``(index, uint8 [S,S,3])``, kept in memory where they fit.
 
@@ -44,7 +44,7 @@ def read(
     fits = not config.crops and len(dataset) * size**2 * 3 < memory
     pixels = torch.empty(len(dataset) * fits, size, size, 3, dtype=torch.uint8)
     indices: list[int] = []
-    for batch in pixel_batches(dataset, size, 64, progress=progress):
+    for batch in pixel_batches(dataset, size, 64, progress=process.rank == 0):
         if fits:
             pixels[len(indices) : len(indices) + len(batch.indices)] = batch.pixels
         indices += batch.indices

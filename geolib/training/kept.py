@@ -5,19 +5,13 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from geolib import data, model
 from geolib.runtime import cache
+from geolib.training.location import LocationModel
 
-
-class Saved(Protocol):
-    """A network that can be written to a file."""
-
-    def save(self, path: Path) -> None: ...
-
-
-Network = TypeVar("Network", bound=Saved)
+Network = TypeVar("Network", model.Classifier, LocationModel)
 
 
 def trained_once(

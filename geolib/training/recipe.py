@@ -50,7 +50,6 @@ def train(
     initial: Classifier | None = None,
     checkpoints: str | Path | None = None,
     device: str | torch.device = "auto",
-    progress: bool = True,
 ) -> Classifier:
     """Train a classifier, and keep the weights of the epoch with the lowest validation loss.
 
@@ -72,7 +71,6 @@ def train(
         training that was killed goes on from there when called again with the same arguments, to
         the same weights. Several machines need a folder that they share.
     device : where to train; by default a GPU if there is one.
-    progress : whether to show progress bars.
 
     Returns
     -------
@@ -94,7 +92,7 @@ def train(
     if len(train.classes) < 2:
         raise ValueError(f"train has the classes {train.classes}; a classifier needs at least two")
     examples = _labelled(train), _labelled(validation)
-    return fit(*examples, [train.classes], config, initial, checkpoints, device, progress)
+    return fit(*examples, [train.classes], config, initial, checkpoints, device)
 
 
 def _labelled(dataset: GeoDataset) -> Examples:
@@ -117,7 +115,6 @@ def fit(
     initial: Classifier | None = None,
     checkpoints: str | Path | None = None,
     device: str | torch.device = "auto",
-    progress: bool = True,
 ) -> Classifier:
     """Train a network with several last layers beside each other, the loss being their sum.
 
@@ -126,7 +123,6 @@ def fit(
     those of the heads, one head after the other. The rest is as for :func:`train`.
     """
     place, process = choose_device(device), Process.this()
-    progress = progress and process.rank == 0
     index = process.local_rank if process.world_size > 1 else place.index or 0
     with (
         tempfile.TemporaryDirectory() as temporary,
@@ -138,8 +134,8 @@ def fit(
             _claim(folder, train, validation, heads, config, initial)
         classifier = _untrained(initial, [name for head in heads for name in head], config)
         torch.manual_seed(config.seed)
-        pixels = read(train.images, config, process, progress, random=True)
-        unseen = read(validation.images, config, process, progress)
+        pixels = read(train.images, config, process, random=True)
+        unseen = read(validation.images, config, process)
         batches = Batches(len(pixels), config.batch_size, process, config.seed, config.crops)
         recipe = Recipe(
             classifier.to(memory_format=torch.channels_last),
@@ -158,11 +154,11 @@ def fit(
                 _checkpoint(folder / BEST, monitor="validation_loss", save_weights_only=True),
                 _checkpoint(last),
                 WithinEpoch(last),
-                *([EpochBar()] if progress else []),
+                *([EpochBar()] if process.rank == 0 else []),
             ],
             default_root_dir=folder,
             logger=False,
-            enable_progress_bar=progress,
+            enable_progress_bar=process.rank == 0,
             enable_model_summary=False,
             num_sanity_val_steps=0,
             use_distributed_sampler=False,
@@ -272,10 +268,9 @@ class Recipe(lightning.LightningModule):
 
     def on_train_start(self) -> None:
         self.classifier.train()
-        if self.frozen:
-            for module in self.classifier.modules():
-                if isinstance(module, BATCH_NORM):
-                    module.eval()
+        for module in self.classifier.modules():
+            if self.frozen and isinstance(module, BATCH_NORM):
+                module.eval()
         # A training that had stopped early is not to go on when it is called again.
         stopping = self.trainer.early_stopping_callback
         if isinstance(stopping, EarlyStopping) and stopping.wait_count >= stopping.patience:

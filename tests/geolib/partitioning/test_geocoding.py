@@ -151,21 +151,15 @@ def french():
     return OfflineGeocoder().polygons(keys)
 
 
-def of_depth(series, depth):
-    return series[[key.count("/") == depth for key in series.index]]
-
-
-@pytest.mark.parametrize("depth", [1, 2, 3])
-def test_cells_of_siblings_do_not_overlap(french, depth):
-    cells = of_depth(french, depth)
-    together = shapely.union_all(cells.to_numpy()).area
-    assert cells.is_valid.all()
-    assert shapely.area(cells.to_numpy()).sum() == pytest.approx(together, rel=1e-9)
-
-
-def test_children_fill_their_parent(french):
-    departments, regions = of_depth(french, 2), of_depth(french, 1)
-    for key, region in regions.items():
+def test_cells_of_siblings_do_not_overlap_and_fill_their_parent(french):
+    assert french.is_valid.all()
+    depth = french.index.str.count("/")
+    for level in (1, 2, 3):
+        cells = french[depth == level].to_numpy()
+        together = shapely.union_all(cells).area
+        assert shapely.area(cells).sum() == pytest.approx(together, rel=1e-9)
+    departments = french[depth == 2]
+    for key, region in french[depth == 1].items():
         own = departments[departments.index.str.startswith(f"{key}/")].to_numpy()
         assert shapely.area(own).sum() == pytest.approx(region.area, rel=0.02)
 

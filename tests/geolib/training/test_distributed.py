@@ -9,13 +9,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 import torch
 from lightning.fabric.plugins.io import TorchCheckpointIO
 from test_training import killed_before, noted_steps
-from toys import SMALL, patches
+from toys import CLASSES, SMALL, patches, write_photographs
 
 from geolib import model
 from geolib.training import recipe
@@ -37,8 +36,7 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no 
 
 def fit(checkpoints: Path | None) -> model.Classifier:
     validation = patches(VALIDATION, first=1000, split="validation")
-    options = {"checkpoints": checkpoints, "device": "cpu", "progress": False}
-    return model.train(patches(TRAIN), validation, CONFIG, **options)
+    return model.train(patches(TRAIN), validation, CONFIG, checkpoints=checkpoints, device="cpu")
 
 
 def one_process(folder: Path) -> None:
@@ -68,15 +66,16 @@ def torchrun(*command: str, **environment: str) -> subprocess.CompletedProcess[s
     launcher = "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1"
     command = sys.executable, "-m", *launcher, "--nproc-per-node=2", *command
     environment = os.environ | ENVIRONMENT | environment
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=500)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stderr
+    return done
 
 
 @pytest.fixture(scope="module")
 def resumed(tmp_path_factory) -> Path:
     """Folder of a training on two processes, one of which was killed in mid-epoch."""
     folder = tmp_path_factory.mktemp("torchrun")
-    done = torchrun("--max-restarts=1", __file__, str(folder))
-    assert done.returncode == 0, done.stderr
+    torchrun("--max-restarts=1", __file__, str(folder))
     return folder
 
 
@@ -106,18 +105,13 @@ def test_the_first_process_alone_writes_checkpoints(resumed):
 
 
 def test_geolib_train_as_the_launched_command(tmp_path):
-    rng = np.random.default_rng(0)
-    for number in range(24):
-        photo = tmp_path / "photos" / "AB"[number % 2] / f"{number}.png"
-        photo.parent.mkdir(parents=True, exist_ok=True)
-        cv2.imwrite(str(photo), rng.integers(0, 255, (32, 32, 3), np.uint8))
+    write_photographs(tmp_path / "photos", 12)
     command = f"--dataset folder --root {tmp_path}/photos --arch timm/resnet10t --image-size 32"
     command += f" --max-epochs 1 --output {tmp_path}/c.safetensors"
     geolib = "--no-python", str(Path(sys.executable).with_name("geolib")), "train"
     done = torchrun(*geolib, *command.split(), GEOLIB_CACHE=str(tmp_path / "cache"))
-    assert done.returncode == 0, done.stderr
     assert done.stdout.count("accuracy on") == done.stdout.count("c.safetensors") == 1
-    assert model.load(tmp_path / "c.safetensors").classes == ("A", "B")
+    assert model.load(tmp_path / "c.safetensors").classes == CLASSES
     assert len(list((tmp_path / "cache").glob("classifier/*/*/manifest.json"))) == 1
     assert not list((tmp_path / "cache" / "unfinished").iterdir())
 

@@ -32,7 +32,7 @@ def small_run(options: dict | None = None, **arguments) -> model.Classifier:
     """A training with :data:`SMALL`, but for the options."""
     validation = patches(12, first=1000, split="validation")
     config = SMALL.model_copy(update=options or {})
-    return model.train(patches(48), validation, config, progress=False, **arguments)
+    return model.train(patches(48), validation, config, **arguments)
 
 
 @pytest.fixture(scope="module")
@@ -49,14 +49,11 @@ def running_means(classifier: model.Classifier) -> list[torch.Tensor]:
 
 def test_paper_values():
     """§4 of arXiv 2605.00912; the figures are typed in here once more on purpose."""
-    paper = model.PAPER
-    assert (paper.arch, paper.weights, paper.image_size) == ("resnet50", "imagenet", 224)
-    assert (paper.learning_rate, paper.weight_decay) == (3e-4, 0.02)
-    assert paper.label_smoothing == 0.1
-    assert (paper.max_epochs, paper.patience) == (300, 30)
-    assert paper.horizontal_flip
-    assert paper.color_jitter > 0
-    assert paper.schedule == "constant"
+    expected = {"arch": "resnet50", "weights": "imagenet", "image_size": 224, "max_epochs": 300}
+    expected |= {"learning_rate": 3e-4, "weight_decay": 0.02, "label_smoothing": 0.1}
+    expected |= {"patience": 30, "horizontal_flip": True, "schedule": "constant"}
+    assert model.PAPER.model_dump(include=set(expected)) == expected
+    assert model.PAPER.color_jitter > 0
 
 
 def test_settings_are_checked_and_frozen():
@@ -91,10 +88,10 @@ def test_optimiser_and_schedule(options, monkeypatch):
         assert rates[-1] < 1e-6
 
 
-def test_loss_is_smoothed_cross_entropy_of_the_kept_weights(trained):
+def test_history_holds_the_smoothed_cross_entropy_of_the_kept_weights(trained):
     """The classifier returned is that of the epoch with the lowest validation loss."""
     validation = patches(12, first=1000)
-    images = data.to_batch([validation[i] for i in range(12)], 32)
+    images = data.to_batch(list(validation), 32)
     with torch.inference_mode():
         log_p = F.log_softmax(trained(images), 1)
     labels = torch.tensor(validation.labels)
@@ -102,9 +99,6 @@ def test_loss_is_smoothed_cross_entropy_of_the_kept_weights(trained):
     expected = (0.9 * true - 0.1 * log_p.mean(1)).mean()
     assert trained.history["validation_loss"].min() == pytest.approx(float(expected), abs=1e-5)
     assert not trained.training
-
-
-def test_history_has_a_row_per_epoch(trained):
     assert trained.history["epoch"].tolist() == [0, 1, 2, 3]
     losses = {"train_loss", "train_accuracy", "validation_loss", "validation_accuracy"}
     assert set(trained.history) == {"epoch", *losses}
@@ -117,12 +111,9 @@ def test_history_has_a_row_per_epoch(trained):
 
 @pytest.mark.parametrize("n_classes", [2, 3, 10])
 def test_it_learns_any_number_of_classes(n_classes, tmp_path):
-    classifier = model.train(
-        patches(12 * n_classes, n_classes),
-        patches(2 * n_classes, n_classes, first=10_000, split="validation"),
-        SMALL.model_copy(update={"max_epochs": 6, "schedule": "one_cycle"}),
-        progress=False,
-    )
+    validation = patches(2 * n_classes, n_classes, first=10_000, split="validation")
+    config = SMALL.model_copy(update={"max_epochs": 6, "schedule": "one_cycle"})
+    classifier = model.train(patches(12 * n_classes, n_classes), validation, config)
     unseen = patches(10 * n_classes, n_classes, first=20_000)
     predictions = model.predict(classifier, unseen, progress=False)
     assert classifier(torch.zeros(1, 3, 32, 32)).shape == (1, n_classes)
@@ -396,7 +387,7 @@ def unfit(item: Item) -> data.GeoDataset:
 @pytest.mark.filterwarnings("ignore:.*unreadable")
 def test_datasets_that_do_not_go_together(n_classes, validation, message):
     with pytest.raises(ValueError, match=message):
-        model.train(patches(6, n_classes), validation, SMALL, progress=False)
+        model.train(patches(6, n_classes), validation, SMALL)
 
 
 def test_unlabelled_and_unreadable_images_are_left_out(trained):
@@ -404,7 +395,7 @@ def test_unlabelled_and_unreadable_images_are_left_out(trained):
     mixed = data.GeoDataset("folder", tuple("ABC"), "train", (*patches(48).records, *useless))
     validation = patches(12, first=1000, split="validation")
     with pytest.warns(UserWarning) as caught:
-        classifier = model.train(mixed, validation, SMALL, progress=False)
+        classifier = model.train(mixed, validation, SMALL)
     messages = {str(warning.message) for warning in caught}
     assert "1 images without a label are left out" in messages
     assert "1 unreadable images are left out" in messages
