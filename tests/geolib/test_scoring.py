@@ -16,7 +16,7 @@ from geolib.scoring import (
     score_segments,
     suppress,
 )
-from geolib.segmentation import Segments, salient_region
+from geolib.segmentation import Segments
 
 MAP = np.array([[1, 0.8, 0, 0], [0.6, 0.4, 0, 0], [0, 0, 0.2, 0], [0, 0, 0, 0]])
 
@@ -59,13 +59,6 @@ def test_salient_weights_sum_to_k_and_do_not_depend_on_position(values, top_p):
     order = np.random.default_rng(0).permutation(values.size)
     shuffled = salient_weights(values.ravel()[order].reshape(values.shape), top_p)
     np.testing.assert_allclose(shuffled.ravel(), weights.ravel()[order])
-
-
-def test_salient_region_leaves_out_zeros_and_takes_in_ties():
-    # k = 8 and five positive pixels; k = 2 and three pixels tied at the cut.
-    np.testing.assert_array_equal(salient_region(MAP, 0.5), MAP > 0)
-    tied = salient_region(np.array([[5.0, 5.0, 5.0, 1.0]]), 0.5)
-    np.testing.assert_array_equal(tied, [[True, True, True, False]])
 
 
 @pytest.mark.parametrize(
@@ -206,35 +199,33 @@ def test_boxes_of_scattered_pixels_enclose_them_all():
     assert element_boxes(scattered[None], 0).tolist() == [[1, 1, 5, 4]]
 
 
-def scene():
-    """A 20 × 20 map with one bright square, and segments around it."""
-    values = np.zeros((20, 20))
-    values[4:10, 4:10] = 0.5
-    values[6:8, 6:8] = 1.0
-    boxes = [
-        (0, 10, 20, 20),  # 0: no attribution at all
-        (4, 4, 10, 10),  # 1: the square
-        (4, 4, 10, 9),  # 2: most of it, a near-duplicate of 1 (30/36)
-        (6, 6, 8, 8),  # 3: its bright core, nested
-        (0, 0, 20, 20),  # 4: everything
-    ]
-    return values, np.stack([rectangle(20, 20, *box) for box in boxes])
+# A 20 × 20 map with one bright square, and segments around it.
+SQUARE = np.zeros((20, 20))
+SQUARE[4:10, 4:10] = 0.5
+SQUARE[6:8, 6:8] = 1.0
+BOXES = [
+    (0, 10, 20, 20),  # 0: no attribution at all
+    (4, 4, 10, 10),  # 1: the square
+    (4, 4, 10, 9),  # 2: most of it, a near-duplicate of 1 (30/36)
+    (6, 6, 8, 8),  # 3: its bright core, nested
+    (0, 0, 20, 20),  # 4: everything
+]
+MASKS = np.stack([rectangle(20, 20, *box) for box in BOXES])
 
 
 def test_elements_by_hand():
-    values, masks = scene()
     # k = round(0.09 · 400) = 36: T is exactly the square. Every centre but that of 0 and 4 lies in
     # the core, where the map is 1 (4: pixel (10, 10), where it is 0).
     scores = {1: (1 * 20 / 36) ** (1 / 3), 2: (1 * 17 / 30) ** (1 / 3), 3: 1.0}
-    found = extract_elements(values, masks, top_p=0.09, s_min=0.1)
+    found = extract_elements(SQUARE, MASKS, top_p=0.09, s_min=0.1)
     # 3 is best, then 2, which drops 1 (30 / 36 ≥ 0.8); 0 and 4 score zero.
     assert found.table["segment"].tolist() == [3, 2]
     np.testing.assert_allclose(found.table["score"], [scores[3], scores[2]])
     np.testing.assert_allclose(found.table["area"], [4 / 400, 30 / 400])
     assert found.boxes.tolist() == [[6, 6, 8, 8], [4, 4, 10, 9]]
-    np.testing.assert_array_equal(found.masks, masks[[3, 2]])
-    np.testing.assert_array_equal(found.region(), masks[2])
-    np.testing.assert_array_equal(found.mask_region(), masks[2])
+    np.testing.assert_array_equal(found.masks, MASKS[[3, 2]])
+    np.testing.assert_array_equal(found.region(), MASKS[2])
+    np.testing.assert_array_equal(found.mask_region(), MASKS[2])
     assert found.coverage == pytest.approx(30 / 400)
     assert len(found) == 2
 
@@ -251,23 +242,20 @@ def test_elements_by_hand():
     ],
 )
 def test_options_of_the_whole_step(options, segments):
-    values, masks = scene()
-    found = extract_elements(values, Segments(masks), **{"top_p": 0.09, "s_min": 0.1, **options})
+    found = extract_elements(SQUARE, Segments(MASKS), **{"top_p": 0.09, "s_min": 0.1, **options})
     assert found.table["segment"].tolist() == segments
 
 
 def test_boxes_of_the_whole_step_are_padded_and_of_salient_segments_cut():
-    values, masks = scene()
     # Padding 50 % of the longer side: the core grows by 1, segment 2 by 3.
-    padded = extract_elements(values, masks, 0.09, 0.1, padding=0.5)
+    padded = extract_elements(SQUARE, MASKS, 0.09, 0.1, padding=0.5)
     assert padded.boxes.tolist() == [[5, 5, 9, 9], [1, 1, 13, 12]]
-    cut = extract_elements(values, masks[[0, 4]], 0.09, 0.1, candidates="salient")
+    cut = extract_elements(SQUARE, MASKS[[0, 4]], 0.09, 0.1, candidates="salient")
     assert cut.boxes.tolist() == [[4, 4, 10, 10]]
 
 
 def test_a_map_of_zeros_or_no_segment_gives_no_element():
-    values, masks = scene()
-    for inputs in ((0 * values, masks), (values, masks[:0])):
+    for inputs in ((0 * SQUARE, MASKS), (SQUARE, MASKS[:0])):
         found = extract_elements(*inputs, s_min=0)
         assert len(found) == 0
         assert found.shape == (20, 20)
@@ -277,9 +265,8 @@ def test_a_map_of_zeros_or_no_segment_gives_no_element():
 
 
 def test_order_of_segments_changes_nothing_but_their_numbers():
-    values, masks = scene()
-    forward = extract_elements(values, masks, top_p=0.09)
-    backward = extract_elements(values, masks[::-1], top_p=0.09)
+    forward = extract_elements(SQUARE, MASKS, top_p=0.09)
+    backward = extract_elements(SQUARE, MASKS[::-1], top_p=0.09)
     np.testing.assert_array_equal(forward.boxes, backward.boxes)
     np.testing.assert_array_equal(forward.table["segment"], 4 - backward.table["segment"])
 
