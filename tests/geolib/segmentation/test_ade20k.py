@@ -24,19 +24,10 @@ def folder(tmp_path_factory):
     """A tiny random SegFormer with names of ADE20K."""
     folder = tmp_path_factory.mktemp("ade20k")
     torch.manual_seed(0)
-    config = SegformerConfig(
-        num_encoder_blocks=2,
-        depths=[1, 1],
-        sr_ratios=[2, 1],
-        hidden_sizes=[8, 16],
-        patch_sizes=[7, 3],
-        strides=[4, 2],
-        num_attention_heads=[1, 2],
-        mlp_ratios=[2, 2],
-        decoder_hidden_size=16,
-        id2label=dict(enumerate(LABELS)),
-        label2id={name: i for i, name in enumerate(LABELS)},
-    )
+    stages = {"num_encoder_blocks": 2, "depths": [1, 1], "strides": [4, 2], "patch_sizes": [7, 3]}
+    stages |= {"hidden_sizes": [8, 16], "num_attention_heads": [1, 2], "mlp_ratios": [2, 2]}
+    names = {"id2label": dict(enumerate(LABELS)), "label2id": {n: i for i, n in enumerate(LABELS)}}
+    config = SegformerConfig(sr_ratios=[2, 1], decoder_hidden_size=16, **stages, **names)
     lively(SegformerForSemanticSegmentation(config)).save_pretrained(folder)
     processor = SegformerImageProcessor(size={"height": 32, "width": 32}, do_reduce_labels=True)
     processor.save_pretrained(folder)
@@ -47,10 +38,10 @@ def test_maps_are_the_networks_largest_scores(folder):
     network = SemanticNetwork(folder, device="cpu")
     assert network.names == ("wall", "building", "sky", "bed", "signboard")
     image = picture(32, 32)
-    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
-    pixels = (torch.from_numpy(image) / 255 - mean) / std
+    pixels = (image / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
+    pixels = torch.from_numpy(pixels).permute(2, 0, 1)[None].float()
     with torch.no_grad():
-        logits = network.model(pixel_values=pixels.permute(2, 0, 1)[None]).logits
+        logits = network.model(pixel_values=pixels).logits
     assert logits.shape[-2:] == (8, 8)
     for size in (None, (24, 40)):
         expected = F.interpolate(logits, size or (32, 32), mode="bilinear").argmax(1)[0]

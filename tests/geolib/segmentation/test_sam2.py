@@ -12,8 +12,6 @@ from toys import changed, picture, save_sam2
 
 from geolib import segmentation
 
-pytestmark = pytest.mark.usefixtures("own_cache")
-
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
@@ -62,21 +60,6 @@ def test_its_own_thresholds_are_passed_on(folder):
     segment = segmentation.load("sam2", checkpoint=folder, points_per_side=2)
     assert [call[4:] for call in filtered(segment, picture(50, 50))] == [(0.80, 0.95, 0, 1)]
     assert segment.options["pred_iou_thresh"] == 0.80
-
-
-def test_masks_between_the_two_thresholds_survive(folder):
-    segment = segmentation.load("sam2", checkpoint=folder, points_per_side=2)
-    decoder, found = segment.model.mask_decoder, {}
-    with torch.no_grad():
-        decoder.iou_prediction_head.proj_out.weight.zero_()
-        for layer in decoder.output_hypernetworks_mlps:
-            layer.proj_out.weight.mul_(1000)  # stable, whatever the offset
-        for quality in (0.79, 0.81, 0.87):
-            decoder.iou_prediction_head.proj_out.bias.fill_(float(torch.tensor(quality).logit()))
-            found[quality] = segment(picture(50, 40))
-    assert found[0.79].masks.shape == (0, 50, 40)
-    assert found[0.79].scores.shape == (0,)
-    assert len(found[0.81]) == len(found[0.87]) > 0
 
 
 def test_the_published_folders_hold_the_video_network(folder, tmp_path):
