@@ -3,14 +3,39 @@
 from __future__ import annotations
 
 import json
+from itertools import chain
 from pathlib import Path
 
+import numpy as np
 from babel import Locale
+from matplotlib.figure import Figure
 from PIL import Image
 
-from geolib.chapters.people.material import CANNOT_TELL, KEY, OTHER, PAGE, THINGS, Material
+from geolib import figures
+from geolib.chapters.people.material import (
+    CANNOT_TELL,
+    CONDITIONS,
+    KEY,
+    OTHER,
+    PAGE,
+    THINGS,
+    Material,
+)
 from geolib.chapters.people.responses import COLUMNS, PERSON
 from geolib.runtime.here import data_file
+
+
+def views(study: Material, n_scenes: int) -> Figure:
+    """Some scenes in the three ways in which people may see them, with the box asked about."""
+    known = zip(study.key.items, study.pictures, strict=True)
+    by_view = {(item.scene, item.condition): (item, picture) for item, picture in known}
+    scenes = range(min(n_scenes, len(by_view) // len(CONDITIONS)))
+    rows = [[by_view[scene, way] for way in CONDITIONS] for scene in scenes]
+    pictures = [[picture for _, picture in row] for row in rows]
+    figure = figures.image_table(pictures, CONDITIONS, [row[0][0].country for row in rows])
+    for axis, (item, _) in zip(figure.axes, chain.from_iterable(rows), strict=False):
+        figures.draw_boxes(axis, np.array([item.frame] if item.frame else []), figures.ACCENT)
+    return figure
 
 
 def write(folder: str | Path, study: Material, contact: str | None = None) -> Path:

@@ -129,6 +129,26 @@ def by_people(answers: pd.DataFrame) -> bool:
     return set(answers["source"]) == {PERSON}
 
 
+def note(answers: pd.DataFrame, key: Key, made: Key) -> str:
+    """Whose answers to how much the report shows, and whether to the study ``made`` by this run."""
+    whose = label(answers)
+    if not by_people(answers):
+        return (
+            f"**Nobody has answered yet.** *{whose}.* So that the report can be seen, the figures "
+            "and tables below are made from them. The generator knows the country as often from "
+            "guided as from random boxes: nothing below says anything about people, no number of it "
+            "is quoted elsewhere, and no claim rests on it."
+        )
+    complete = answers.groupby("participant").size() == len(key.schedule[0])
+    items = answers["item"].unique()
+    n_scenes = len({key.items[item].scene for item in items})
+    others = " They saw **other pictures than those below**: this run makes a study of its own."
+    return (
+        f"**{whose}** to {len(items)} pictures of {n_scenes} scenes; {complete.sum()} answered all "
+        f"that they were to see.{'' if key.id == made.id else others}"
+    )
+
+
 def label(answers: pd.DataFrame) -> str:
     """Whose answers these are: stands over every figure and table."""
     n_people = answers["participant"].nunique()
