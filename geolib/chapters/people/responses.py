@@ -136,8 +136,8 @@ def note(answers: pd.DataFrame, key: Key, made: Key) -> str:
         return (
             f"**Nobody has answered yet.** *{whose}.* So that the report can be seen, the figures "
             "and tables below are made from them. The generator knows the country as often from "
-            "guided as from random boxes: nothing below says anything about people, no number of it "
-            "is quoted elsewhere, and no claim rests on it."
+            "guided as from random boxes: nothing below says anything about people, no number is "
+            "quoted elsewhere, and no claim rests on it."
         )
     complete = answers.groupby("participant").size() == len(key.schedule[0])
     items = answers["item"].unique()
