@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from base64 import b64decode, b64encode
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +34,10 @@ def record(**values: Any) -> None:
 def collect(notebook: str | Path) -> dict[str, Scalar]:
     """Results that an executed notebook recorded, in their order; each name once."""
     results: dict[str, Scalar] = {}
-    for cell in nbformat.read(notebook, as_version=4).cells:
-        for output in cell.get("outputs", ()):
-            for key, value in output.get("data", {}).get(MIME, {}).items():
-                if key in results:
-                    raise ValueError(f"{Path(notebook).name} records {key!r} twice; rename one")
-                results[key] = _scalar(key, value)
+    for key, value in _outputs(notebook, MIME):
+        if key in results:
+            raise ValueError(f"{Path(notebook).name} records {key!r} twice; rename one")
+        results[key] = _scalar(key, value)
     return results
 
 
@@ -57,12 +56,13 @@ def attach(name: str, folder: Path) -> None:
 
 def attached(notebook: str | Path) -> dict[str, bytes]:
     """Files that an executed notebook attached, by their paths under ``_static``."""
-    return {
-        path: b64decode(content)
-        for cell in nbformat.read(notebook, as_version=4).cells
-        for output in cell.get("outputs", ())
-        for path, content in output.get("data", {}).get(FILES_MIME, {}).items()
-    }
+    return {path: b64decode(content) for path, content in _outputs(notebook, FILES_MIME)}
+
+
+def _outputs(notebook: str | Path, kind: str) -> Iterator[tuple[str, Any]]:
+    for cell in nbformat.read(notebook, as_version=4).cells:
+        for output in cell.get("outputs", ()):
+            yield from output.get("data", {}).get(kind, {}).items()
 
 
 def _scalar(key: str, value: Any) -> Scalar:

@@ -7,12 +7,10 @@ page has no verdict of its own.
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from html import escape
-from pathlib import Path
 from typing import Any
 
 from docutils import nodes
@@ -20,7 +18,7 @@ from sphinx import addnodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
-from geolib.book.sphinx_results import look_up, table
+from geolib.book.sphinx_results import load, look_up, table
 
 CLAIMS = "claims.json"
 SIGNS = {"reproduced": "✓", "not reproduced": "✗", "inconclusive": "?", "not testable here": "–"}
@@ -33,9 +31,7 @@ class Claims(SphinxDirective):
     required_arguments = 1
 
     def run(self) -> list[nodes.Node]:
-        path = Path(self.env.srcdir) / CLAIMS
-        self.env.note_dependency(str(path))
-        rows = json.loads(path.read_text(encoding="utf-8"))["claims"]
+        rows = load(self.env, CLAIMS)["claims"]
         if self.arguments[0] == "summary":
             up = "../" * self.env.docname.count("/")
             link = nodes.reference("", "", nodes.literal("", CLAIMS), refuri=f"{up}{CLAIMS}")
@@ -79,7 +75,8 @@ class Claims(SphinxDirective):
 def summary(rows: Sequence[Row]) -> str:
     """How many claims have which verdict, in all and by paper, as HTML."""
     # Rows come sorted by status within a paper; verdicts are shown in the order of the statuses.
-    kinds = sorted({(_status(row["verdict"]), row["verdict"]) for row in rows}, key=_order)
+    verdicts = sorted({row["verdict"] for row in rows})
+    kinds = [(status, v) for status in SIGNS for v in verdicts if _status(v) == status]
     total = Counter(row["verdict"] for row in rows)
     legend = "".join(
         f'<span class="claim-badge {_slug(status)}">{total[verdict]} {escape(verdict)}</span> '
@@ -99,10 +96,6 @@ def summary(rows: Sequence[Row]) -> str:
             f'<div class="claims-bar" role="img" aria-label="{words}">{pieces}</div>'
         )
     return f'<div class="claims-summary"><p>{legend}</p>{"".join(bars)}</div>'
-
-
-def _order(kind: tuple[str, str]) -> tuple[int, str]:
-    return list(SIGNS).index(kind[0]), kind[1]
 
 
 def _status(verdict: str) -> str:

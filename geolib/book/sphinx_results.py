@@ -30,9 +30,9 @@ RESULTS = "results.json"
 _logger = logging.getLogger(__name__)
 
 
-def load_results(env: BuildEnvironment) -> dict[str, Any]:
-    """Results of the run; the page being read is read again when they change."""
-    path = Path(env.srcdir) / RESULTS
+def load(env: BuildEnvironment, file: str = RESULTS) -> dict[str, Any]:
+    """What the run wrote; the page being read is read again when it changes."""
+    path = Path(env.srcdir) / file
     env.note_dependency(str(path))
     return json.loads(path.read_text(encoding="utf-8"))
 
@@ -40,10 +40,7 @@ def load_results(env: BuildEnvironment) -> dict[str, Any]:
 def format_result(text: str, results: Mapping[str, Mapping[str, Any]]) -> str:
     """Text of ``NOTEBOOK.KEY`` or ``NOTEBOOK.KEY:FORMAT``.
 
-    Raises
-    ------
-    ValueError
-        If there is no such result (the message names a close one) or the format does not fit.
+    ValueError if there is no such result (the message names a close one) or the format is wrong.
     """
     address, _, spec = text.partition(":")
     notebook, _, key = address.partition(".")
@@ -65,7 +62,7 @@ class ResultRole(SphinxRole):
 
     def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
         try:
-            text = format_result(self.text, load_results(self.env)["results"])
+            text = format_result(self.text, load(self.env)["results"])
         except ValueError as error:
             _logger.warning("%s", error, location=self.get_location())
             text = "?"
@@ -73,14 +70,12 @@ class ResultRole(SphinxRole):
 
 
 class RepositoryRole(SphinxRole):
-    """``{repository}`PATH``` or ``{repository}`text <PATH>```: a file or folder of the project."""
+    """``{repository}`PATH```: a file or folder of the project."""
 
     def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
-        title, _, target = self.text.rstrip(">").rpartition("<")
         options = self.env.config.html_theme_options
-        uri = f"{options['repository_url']}/blob/{options['repository_branch']}/{target.strip()}"
-        content: nodes.Node = nodes.Text(title.strip()) if title else nodes.literal("", target)
-        return [nodes.reference("", "", content, refuri=uri)], []
+        uri = f"{options['repository_url']}/blob/{options['repository_branch']}/{self.text}"
+        return [nodes.reference("", "", nodes.literal("", self.text), refuri=uri)], []
 
 
 class ResultFigure(SphinxDirective):
@@ -90,7 +85,7 @@ class ResultFigure(SphinxDirective):
     has_content = True
 
     def run(self) -> list[nodes.Node]:
-        shown = look_up(self, "figure", load_results(self.env)["figures"])
+        shown = look_up(self, "figure", load(self.env)["figures"])
         if shown is None:
             return []
         figure = nodes.figure("", align="default")
@@ -109,7 +104,7 @@ class RunTable(SphinxDirective):
     required_arguments = 1
 
     def run(self) -> list[nodes.Node]:
-        shown = look_up(self, "table", load_results(self.env)["tables"])
+        shown = look_up(self, "table", load(self.env)["tables"])
         if shown is None:
             return []
         header, *rows = (_row(cells) for cells in shown)

@@ -80,16 +80,18 @@ print("total", total)
 @pytest.fixture(autouse=True)
 def code(monkeypatch):
     """Fingerprint of the package's code, which tests change at will."""
-    state = {"fingerprint": "one"}
-    monkeypatch.setattr(provenance.cache, "fingerprint", lambda modules: state["fingerprint"])
+    state = {"now": "one"}
+    monkeypatch.setattr(provenance.cache, "fingerprint", lambda modules: state["now"])
     return state
 
 
 @pytest.fixture
 def project(tmp_path):
-    """A repository with two notebooks and two profiles."""
+    """A repository with two notebooks, two profiles and a photograph."""
     notebooks = tmp_path / "notebooks"
-    (notebooks / "profiles").mkdir(parents=True)
+    for folder in ("profiles", "photos"):
+        (notebooks / folder).mkdir(parents=True)
+    (notebooks / "photos/a.jpg").write_bytes(b"a")
     (notebooks / "01-toy.md").write_text(TOY)
     (notebooks / "02-other.md").write_text(TOY.replace("rate = 0.5\n", "").replace("toy", "other"))
     for profile, n in (("smoke", 3), ("default", 5)):
@@ -219,7 +221,7 @@ def test_nothing_is_executed_twice_and_profiles_have_their_own_folders(project, 
     assert len(executed) == 4
 
 
-def _edit_kept_output(project):
+def _edit_kept_output(project, code):
     path = project / "notebooks/01-toy.ipynb"
     notebook = nbformat.read(path, as_version=4)
     notebook.cells[-1].outputs = _stream("total 3\n")
@@ -227,23 +229,34 @@ def _edit_kept_output(project):
 
 
 @pytest.mark.parametrize(
-    ("edit", "parameters", "skipped"),
+    ("before", "edit", "after", "why"),
     [
-        (None, {"rate": 0.75}, [False, True]),  # the second has no such parameter
-        (lambda project: _edit(project, "02-other", "sum(", "max("), {}, [True, False]),
-        (_edit_kept_output, {}, [True, True]),
-        ("code", {}, [False, False]),
+        ({}, None, {"rate": 0.75}, [["its parameters"], []]),  # the second has no such parameter
+        ({}, lambda p, _: _edit(p, "02-other", "sum(", "max("), {}, [[], ["its source"]]),
+        ({}, _edit_kept_output, {}, [[], []]),
+        ({}, lambda _, code: code.update(now="two"), {}, [["the package's code"]] * 2),
+        (
+            {"word": "photos"},
+            lambda project, _: (project / "notebooks/photos/b.jpg").write_bytes(b"b"),
+            {"word": "photos"},
+            [["the files it is given"]] * 2,
+        ),
     ],
 )
 def test_a_change_executes_the_notebooks_that_it_concerns(
-    edit, parameters, skipped, project, executed, code
+    before, edit, after, why, project, executed, code
 ):
-    _skipped(project)
-    if edit == "code":
-        code["fingerprint"] = "two"
-    elif edit:
-        edit(project)
-    assert _skipped(project, parameters=parameters) == skipped
+    def planned(parameters):
+        return run.plan(profile="smoke", parameters=parameters, root=project)
+
+    assert [one.why for one in planned(before)] == [["it has not run yet"]] * 2
+    assert executed == []
+    _skipped(project, parameters=before)
+    assert [(one.why, one.seconds is None) for one in planned(before)] == [([], False)] * 2
+    if edit:
+        edit(project, code)
+    assert [one.why for one in planned(after)] == why
+    assert _skipped(project, parameters=after) == [not reasons for reasons in why]
 
 
 def test_moved_and_fresh_clones_execute_nothing(project, executed, tmp_path_factory):
@@ -255,20 +268,6 @@ def test_moved_and_fresh_clones_execute_nothing(project, executed, tmp_path_fact
     shutil.rmtree(project)
     elsewhere.rename(project)
     assert _skipped(project) == [True, True]
-
-
-def test_a_dry_run_says_what_would_run_and_why(project, executed, code):
-    def why(**options):
-        return [one.why for one in run.plan(profile="smoke", root=project, **options)]
-
-    assert why() == [["it has not run yet"]] * 2
-    assert executed == []
-    _skipped(project)
-    assert why() == [[], []]
-    assert why(parameters={"rate": 0.75}) == [["its parameters"], []]
-    code["fingerprint"] = "two"
-    assert why() == [["the package's code"]] * 2
-    assert all(one.seconds is not None for one in run.plan(profile="smoke", root=project))
 
 
 def test_a_notebook_depends_on_the_code_that_it_imports(monkeypatch):
@@ -302,17 +301,6 @@ def test_a_notebook_depends_on_the_code_that_it_imports(monkeypatch):
     after = prints(lambda source: source + "\nEDITED = 1\n")
     differ = [path.stem for path, a, b in zip(notebooks, before, after, strict=True) if a != b]
     assert differ == ["09-partitioning", "10-concept-influence"]
-
-
-def test_a_changed_file_that_a_parameter_names_executes(project, executed):
-    photos = project / "photos"
-    photos.mkdir()
-    (photos / "a.jpg").write_bytes(b"a")
-    options = {"parameters": {"word": str(photos)}}
-    _skipped(project, **options)
-    assert _skipped(project, **options) == [True, True]
-    (photos / "b.jpg").write_bytes(b"b")
-    assert _skipped(project, **options) == [False, False]
 
 
 def test_a_killed_run_leaves_nothing_that_counts_as_done(project, executed, monkeypatch):

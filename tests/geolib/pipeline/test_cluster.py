@@ -236,24 +236,17 @@ def test_a_run_that_lost_its_scheduler_goes_on_where_it_stopped(photos, fresh, t
 # Mistakes -----------------------------------------------------------------------------------------
 
 
-def test_the_error_of_a_shard_is_the_users_own(photos, tmp_path):
+def test_what_a_worker_refuses_is_the_users_own_error(photos, tmp_path, monkeypatch):
     known = data.load("folder", "all", root=tmp_path / "photos", classes=["blue", "red", "green"])
-    with cluster.connect(1) as client, pytest.raises(ValueError, match=r"green.*label='predicted'"):
-        _evaluate(known, client)
-
-
-def test_a_worker_of_another_version_is_refused(photos, monkeypatch):
-    monkeypatch.setattr(cluster, "_version", lambda: "other")
-    with cluster.connect(1) as client, pytest.raises(ValueError, match="another version"):
-        _evaluate(photos, client)
-
-
-def test_a_worker_with_several_threads_is_refused(photos):
-    with (
-        LocalCluster(1, threads_per_worker=2, processes=False, dashboard_address=None) as wide,
-        Client(wide) as client,
-        pytest.raises(ValueError, match="--nthreads 1"),
-    ):
+    with cluster.connect(1) as client:
+        with pytest.raises(ValueError, match=r"green.*label='predicted'"):
+            _evaluate(known, client)
+        monkeypatch.setattr(cluster, "_version", lambda: "other")
+        with pytest.raises(ValueError, match="another version"):
+            _evaluate(photos, client)
+    options = {"threads_per_worker": 2, "processes": False, "dashboard_address": None}
+    refused = pytest.raises(ValueError, match="--nthreads 1")
+    with LocalCluster(1, **options) as wide, Client(wide) as client, refused:
         _evaluate(photos, client)
 
 

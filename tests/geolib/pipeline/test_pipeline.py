@@ -176,18 +176,11 @@ def test_unreadable_images_are_skipped_and_counted(root):
     (root / "red" / "broken.jpg").write_bytes(b"this is no picture")
     whole = (root / "red" / "0.png").read_bytes()
     (root / "blue" / "cut.png").write_bytes(whole[: len(whole) // 2])
-    with pytest.warns(UserWarning, match="2 of 10 images were skipped"):
-        table = _evaluate(root)
-    assert {s["id"] for s in table.attrs["skipped"]} == {"red/broken.jpg", "blue/cut.png"}
-    assert set(table["image_id"]) == set(good["image_id"])
-
-
-def test_a_shard_of_unreadable_images_leaves_the_others_alone(root):
-    for i in range(3):
-        (root / "red" / f"broken{i}.jpg").write_bytes(b"this is no picture")
-    with pytest.warns(UserWarning, match="3 of 11"):
-        table = _evaluate(root, shard_size=1)
-    assert table["image_id"].nunique() == 8
+    for size in (1, 3):  # alone in a shard, or with others
+        with pytest.warns(UserWarning, match="2 of 10 images were skipped"):
+            table = _evaluate(root, shard_size=size)
+        assert {s["id"] for s in table.attrs["skipped"]} == {"red/broken.jpg", "blue/cut.png"}
+        assert set(table["image_id"]) == set(good["image_id"])
 
 
 def test_memory_holds_one_shard_of_images_at_a_time(root, monkeypatch):
