@@ -300,28 +300,19 @@ def test_the_token_stays_with_the_hub(repository, monkeypatch):
     assert [request.headers.get("authorization") for request in storage.requests] == [None]
 
 
-def test_the_checksum_of_the_hub_is_held_against_the_file(repository):
+def test_the_checksum_of_the_hub_is_held_against_the_file_and_the_manifest(repository):
     routes = hub("team/toy", FILES)
     repository(routes | {"/storage/" + sha256(WEIGHTS): WEIGHTS[::-1]})
     with pytest.raises(http.Broken, match=f"expected {sha256(WEIGHTS)}"):
         assets.fetch("toy")
     assert assets.path("toy/model.safetensors") is None
-
-
-def test_a_file_that_the_hub_itself_calls_another_is_not_downloaded(repository):
     server = repository(files={"model.safetensors": {"sha256": "0" * 64}})
     with pytest.raises(http.Broken, match=f"sha256 is {sha256(WEIGHTS)}, expected 0000"):
         assets.fetch("toy")
-    assert [request.method for request in server.requests] == ["HEAD"]
+    assert [request.method for request in server.requests] == ["HEAD"], "nothing is downloaded"
 
 
 # --- the command ---
-
-
-def test_the_list_shows_what_is_here_and_on_what_terms():
-    result = CliRunner().invoke(app, ["fetch", "--list"])
-    assert result.exit_code == 0
-    assert re.search(r"│ sam3 +│ no +│ 3\.44 GB +│ SAM License [^│]+│ yes +│", result.stdout)
 
 
 def test_fetching_prints_the_place_and_what_is_left_to_do(declare, tmp_path):
@@ -340,10 +331,14 @@ def test_fetching_prints_the_place_and_what_is_left_to_do(declare, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
-    [([], "NAME is missing; `geolib fetch --list`"), (["sam4"], "'sam4' is not an asset")],
+    ("arguments", "exit_code", "words"),
+    [
+        (["--list"], 0, r"│ sam3 +│ no +│ 3\.44 GB +│ SAM License [^│]+│ yes +│"),
+        ([], 1, "NAME is missing; `geolib fetch --list`"),
+        (["sam4"], 1, "'sam4' is not an asset"),
+    ],
 )
-def test_mistakes_are_answered_plainly(arguments, words):
+def test_terms_are_listed_and_mistakes_answered_plainly(arguments, exit_code, words):
     result = CliRunner().invoke(app, ["fetch", *arguments])
-    assert result.exit_code == 1
-    assert words in result.stderr
+    assert result.exit_code == exit_code
+    assert re.search(words, result.stderr if exit_code else result.stdout)
