@@ -19,8 +19,6 @@ from geolib.runtime.here import progress_bar
 
 def resize(image: np.ndarray, size: int) -> np.ndarray:
     """Resize ``uint8 [H,W,3]`` to ``[size,size,3]``: bilinear, anti-aliased, no crop."""
-    if image.shape[:2] == (size, size):
-        return image
     return np.array(Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR))
 
 
