@@ -169,11 +169,9 @@ def fit(
             loader(unseen, Batches(len(unseen), config.batch_size, process)),
             ckpt_path=last if last.exists() else None,
         )
-        best = trainer.strategy.broadcast(
-            torch.load(folder / BEST, map_location="cpu", weights_only=True)["state_dict"]
-            if process.rank == 0
-            else {}
-        )
+        options: Any = {"map_location": "cpu", "weights_only": True}
+        best = torch.load(folder / BEST, **options)["state_dict"] if process.rank == 0 else {}
+        best = trainer.strategy.broadcast(best)
     recipe.cpu().load_state_dict(best)
     classifier.trained_on = train.images.name
     classifier.training_config = config.model_dump(mode="json")

@@ -154,15 +154,12 @@ def test_five_crops_are_the_corners_and_the_centre():
 
 def test_random_crops_of_a_wide_photograph_repeat():
     random = Crops(striped(300, 600), 56, "random")
-    spans = []
-    for epoch in range(30):
-        index, found = random[epoch, 1]
-        assert index == 1
-        assert found.shape == (56, 56, 3)
-        assert torch.equal(random[epoch, 1][1], found)
-        pixels = found[..., :2].flatten(0, 1).float()
-        spans.append(((pixels.amax(0) - pixels.amin(0)) / 255).tolist())
-    height, width = np.array(spans).T
+    indices, found = zip(*(random[epoch, 1] for epoch in range(30)), strict=True)
+    assert set(indices) == {1}
+    pixels = torch.stack(found)
+    assert torch.equal(torch.stack([random[epoch, 1][1] for epoch in range(30)]), pixels)
+    assert pixels.shape == (30, 56, 56, 3)
+    height, width, _ = (pixels.amax((1, 2)) - pixels.amin((1, 2))).T / 255
     # Of a photograph twice as wide as high no part of a permitted shape fills more than two thirds:
     # torchvision then falls back on the largest in the middle.
     assert (height > 0.9).all()
@@ -171,18 +168,13 @@ def test_random_crops_of_a_wide_photograph_repeat():
 
 def test_random_crops_of_a_square_keep_the_areas_and_shapes_of_the_recipe():
     random = Crops(striped(200, 200), 56, "random")
-    areas, shapes = [], []
-    for epoch in range(60):
-        _, found = random[epoch, epoch % 2]
-        # The gradient across the crop tells the share of the edge that it spans.
-        high = (found[-1, :, 0].float().mean() - found[0, :, 0].float().mean()) / 255 * 56 / 55
-        wide = (found[:, -1, 1].float().mean() - found[:, 0, 1].float().mean()) / 255 * 56 / 55
-        areas.append(float(high * wide))
-        shapes.append(float(wide / high))
-    assert 0.63 < min(areas) < 0.72
-    assert 0.92 < max(areas) < 1.03
-    assert min(shapes) > 0.72
-    assert max(shapes) < 1.38
+    found = torch.stack([random[epoch, epoch % 2][1] for epoch in range(60)]).float()
+    # The gradient across the crop tells the share of the edge that it spans.
+    high = (found[:, -1, :, 0] - found[:, 0, :, 0]).mean(1) / 255 * 56 / 55
+    wide = (found[:, :, -1, 1] - found[:, :, 0, 1]).mean(1) / 255 * 56 / 55
+    areas, shapes = (high * wide).tolist(), (wide / high).tolist()
+    assert 0.63 < min(areas) < 0.72 and 0.92 < max(areas) < 1.03
+    assert min(shapes) > 0.72 and max(shapes) < 1.38
     assert len(set(areas)) > 50
 
 
