@@ -2,7 +2,7 @@
 
 A new segmenter is a function and a line in `SEGMENTERS`. The names of its arguments say what it
 reads: `image`, `item`, `attribution` and `size`; its keyword-only arguments are its options. A
-segmenter that holds a network is a class: options go to `__init__`, an image to `__call__`.
+segmenter that holds a network is a class: its fields are the options, `__call__` takes an image.
 """
 
 from __future__ import annotations

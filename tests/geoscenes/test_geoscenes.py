@@ -40,17 +40,11 @@ def towns_of(place: str) -> float:
     return np.mean([town.region in zone.regions for town in gazetteer()[zone.country]])
 
 
-def test_every_row_is_drawn_and_cited():
+def test_every_row_is_cited():
     raw = rows("cues.yaml")
-    found = [
-        (kind, country, row)
-        for kind, entry in raw["cues"].items()
-        for country in COUNTRIES
-        for row in entry.get(country, [])
-    ]
-    assert all(len(row["fact"]) > 10 for _, _, row in found)
-    assert {f"{kind}/{row['look']}" for kind, _, row in found} <= set(DRAWERS)
-    assert {row["source"] for _, _, row in found} == set(raw["sources"])
+    found = [row for entry in raw["cues"].values() for c in COUNTRIES for row in entry.get(c, [])]
+    assert all(len(row["fact"]) > 10 for row in found)
+    assert {row["source"] for row in found} == set(raw["sources"])
     assert len(table()) >= 12
 
 
@@ -152,15 +146,6 @@ def test_counterfactuals_change_nothing_outside_the_footprint(regional, n, n_lar
     assert swaps > n_swaps
 
 
-def test_removing_a_visible_object_shows():
-    for seed in range(10):
-        scene = render(seed, size=160)
-        for o in scene.objects:
-            if o.mask.sum() > 100 and o.category != "cloud":
-                changed = changes(scene, scene.without(o.id))
-                assert (changed & o.mask).sum() > 0.6 * o.mask.sum(), (seed, o.id)
-
-
 def test_swaps_into_the_own_country_and_into_one_without_the_kind():
     scene = render(5, "Japan", size=128, all_cues=True)
     cues = [o.id for o in scene.objects if o.cue]
@@ -186,12 +171,16 @@ def test_order_of_removal_does_not_matter():
     assert not changes(one, scene.without("utility_pole").without("house")).any()
 
 
-def test_masks_lie_within_footprints():
+def test_masks_lie_within_footprints_and_removing_what_they_show_is_seen():
     for seed in range(10):
-        for o in render(seed, size=128, all_cues=True).objects:
+        scene = render(seed, size=128, all_cues=True)
+        for o in scene.objects:
             assert o.mask.dtype == o.footprint.dtype == bool
             assert o.mask.shape == (128, 128)
             assert not (o.mask & ~o.footprint).any()
+            if o.mask.sum() > 100 and o.category != "cloud":
+                changed = changes(scene, scene.without(o.id))
+                assert (changed & o.mask).sum() > 0.6 * o.mask.sum(), (seed, o.id)
 
 
 def test_visible_share_by_hand():
