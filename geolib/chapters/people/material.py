@@ -47,9 +47,7 @@ THINGS = {
 }
 # A thing counts as shown in a frame when it fills so much of it; where none does, the largest.
 FILLS = 0.25
-# Where a study is written: what participants get, and what its answers are read with.
-PAGE, KEY = "page", "key.json"
-PICTURES = "pictures.safetensors"
+KEY, PICTURES = "key.json", "pictures.safetensors"  # a study, and its pictures in the cache
 
 _THING_OF = {concept: thing for thing, concepts in THINGS.items() for concept in concepts}
 _THING_INDEX = np.array([list(THINGS).index(_THING_OF[name]) for name in CONCEPTS])

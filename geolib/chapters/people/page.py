@@ -12,15 +12,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from geolib import figures
-from geolib.chapters.people.material import (
-    CANNOT_TELL,
-    CONDITIONS,
-    KEY,
-    OTHER,
-    PAGE,
-    THINGS,
-    Material,
-)
+from geolib.chapters.people import material
+from geolib.chapters.people.material import CANNOT_TELL, CONDITIONS, OTHER, THINGS, Material
 from geolib.chapters.people.responses import COLUMNS, PERSON
 from geolib.runtime.here import data_file
 
@@ -44,7 +37,7 @@ def write(folder: str | Path, study: Material, contact: str | None = None) -> Pa
     target = Path(folder)
     if target.exists() and any(target.iterdir()):
         raise ValueError(f"folder={str(folder)!r} is not empty; a study needs a folder of its own")
-    key, page = study.key, target / PAGE
+    key, page = study.key, target / "page"
     page.mkdir(parents=True)
     for item, picture in zip(key.items, study.pictures, strict=True):
         Image.fromarray(picture).save(page / item.picture)
@@ -68,5 +61,5 @@ def write(folder: str | Path, study: Material, contact: str | None = None) -> Pa
     # A "<" could end the script that holds the data.
     html = template.replace("__STUDY__", text.replace("<", "\\u003c"))
     (page / "index.html").write_text(html, encoding="utf-8")
-    (target / KEY).write_text(key.model_dump_json(indent=1), encoding="utf-8")
+    (target / material.KEY).write_text(key.model_dump_json(indent=1), encoding="utf-8")
     return page / "index.html"

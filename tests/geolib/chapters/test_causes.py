@@ -3,6 +3,7 @@ against segments and objects counted by hand."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -198,29 +199,6 @@ def test_what_uncovers_a_cue_is_known(scenes):
             if thing.category in ("cloud", "treeline", "manhole"):
                 assert not covers_cue  # they lie behind everything, or flat on the road
     assert uncovering > 3
-
-
-@pytest.mark.parametrize(
-    ("bias", "size", "is_scene", "given", "message"),
-    [
-        (0.0, SIZE, False, [0], " is not a scene"),
-        (0.0, SIZE, True, [0, 0, 0], "labels has 3 entries for 1 items"),
-        (0.0, SIZE, True, [3], "labels holds 3; the classifier has classes 0…2"),
-        (0.0, 64, True, [0], "64 pixels a side, the classifier sees 48"),
-        (np.nan, SIZE, True, [0], "NaN"),
-    ],
-)
-def test_wrong_input_is_named(bias, size, is_scene, given, message):
-    item = data.load("geoscenes", n=1, size=size)[0]
-    if not is_scene:
-        item = GeoImage("p", item.image, None, None, None, None)
-    with pytest.raises(ValueError, match=message):
-        effects.scene_effects(classifier(Linear(bias=(bias, 0.0, 0.0))), [item], given)
-
-
-def test_no_scene_gives_an_empty_table():
-    table = effects.scene_effects(classifier(Linear()), [], [])
-    assert table.empty and list(table) == list(effects.COLUMNS)
 
 
 def some_effects():
@@ -450,9 +428,26 @@ def marks_of(dataset, *methods, **options):
     return marks.experiment_marks(experiment, methods, ["truth"], **options)
 
 
+def effects_of(labels=(0,), bias=0.0, size=SIZE, **changed):
+    """Effects in one scene, of which something may be changed."""
+    item = replace(data.load("geoscenes", n=1, size=size)[0], **changed)
+    items, network = [item] if labels else [], Linear(bias=(bias, 0.0, 0.0))
+    return effects.scene_effects(classifier(network), items, labels)
+
+
+def test_no_scene_gives_an_empty_table():
+    table = effects_of(labels=[])
+    assert table.empty and list(table) == list(effects.COLUMNS)
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
+        (lambda: effects_of(scene=None), " is not a scene"),
+        (lambda: effects_of([0, 0, 0]), "labels has 3 entries for 1 items"),
+        (lambda: effects_of([3]), "labels holds 3; the classifier has classes 0…2"),
+        (lambda: effects_of(size=64), "64 pixels a side, the classifier sees 48"),
+        (lambda: effects_of(bias=np.nan), "NaN"),
         (lambda: effects.object_effects(some_effects(), "moved"), "'moved' is unknown; known: wit"),
         (lambda: effects.object_effects(some_effects(), target="best"), "target='best' is unknown"),
         (lambda: marks.against_reference(marked(cam=[1, 2]), "speed", {}), "'speed' is unknown"),

@@ -151,27 +151,9 @@ def test_the_observer_multiplies_the_cues_shown_and_knows_nothing_without():
     assert material.shown_cues(scene, ~everything) == []
 
 
-def refused_answers():
-    """Files that hold no answers of the study, and what is said of them."""
-    table = answers(key())
-    swapped = table.copy()  # the first person's first picture is that of the second place
-    swapped.loc[0, ["item", "condition"]] = table.loc[1, ["item", "condition"]]
-    whole, out_of_order = (t.to_csv(index=False).encode() for t in (table, swapped))
-    return [
-        ([], "no CSV file"),
-        ([b"study;participant\nabc;1\n"], r"0\.csv row 1 lacks the columns \['study', 'source'"),
-        ([b""], r"0\.csv"),
-        ([b"\xff\xfe\x00"], r"0\.csv"),
-        ([b"study,source\nabc,person,1,2\nabc,person,1,2,3\n"], r"0\.csv"),
-        ([whole] * 2, r"twice \(0\.csv row (\d+), 1\.csv row \1\)"),
-        ([out_of_order], "row 2, column 'item'"),
-    ]
-
-
 @pytest.fixture
-def photographs(tmp_path, monkeypatch):
+def photographs(tmp_path, own_cache):
     """A study of photographs that carry positions, and a classifier that sees a planted square."""
-    monkeypatch.setenv("GEOLIB_CACHE", str(tmp_path / "cache"))
     position = Image.Exif()
     position.get_ifd(0x8825)[1] = "N"
     position[0x010E] = "somebody's garden"
@@ -270,6 +252,23 @@ def test_a_wrong_value_is_named_by_file_row_and_column(tmp_path, column, value, 
     with pytest.raises(ValueError, match=rf"anna.csv row 4, column '{column}': '{value}'") as error:
         responses.read_answers(tmp_path, key())
     assert words in str(error.value)
+
+
+def refused_answers():
+    """Files that hold no answers of the study, and what is said of them."""
+    table = answers(key())
+    swapped = table.copy()  # the first person's first picture is that of the second place
+    swapped.loc[0, ["item", "condition"]] = table.loc[1, ["item", "condition"]]
+    whole, out_of_order = (t.to_csv(index=False).encode() for t in (table, swapped))
+    return [
+        ([], "no CSV file"),
+        ([b"study;participant\nabc;1\n"], r"0\.csv row 1 lacks the columns \['study', 'source'"),
+        ([b""], r"0\.csv"),
+        ([b"\xff\xfe\x00"], r"0\.csv"),
+        ([b"study,source\nabc,person,1,2\nabc,person,1,2,3\n"], r"0\.csv"),
+        ([whole] * 2, r"twice \(0\.csv row (\d+), 1\.csv row \1\)"),
+        ([out_of_order], "row 2, column 'item'"),
+    ]
 
 
 @pytest.mark.parametrize(("files", "message"), refused_answers())
