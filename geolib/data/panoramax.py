@@ -118,7 +118,9 @@ def prepare(
     root = Path(root).expanduser()
     if not answers(api):
         host = urlsplit(api).netloc
-        raise http.Unreachable(f"{host} does not answer; what has come is kept, try again later")
+        raise http.Unreachable(
+            f"{host} does not answer; what came is kept, try again with a network"
+        )
     root.mkdir(parents=True, exist_ok=True)
     session = http.session(PER_SECOND)
     with FileLock(root / ".search.lock"):

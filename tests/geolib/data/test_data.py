@@ -186,7 +186,7 @@ def test_cells_are_about_a_kilometre_at_any_latitude():
 
 
 def test_copies_of_a_photo_stay_together(tmp_path):
-    for photo in country_folders(tmp_path, FR=30, IN=30).rglob("*.png"):
+    for photo in list(country_folders(tmp_path, FR=30, IN=30).rglob("*.png")):
         photo.with_suffix(".copy.png").write_bytes(photo.read_bytes())
     split_of = {i: name for name, d in splits(tmp_path).items() for i in d.ids}
     assert len(split_of) == 120
