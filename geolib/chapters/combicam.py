@@ -87,3 +87,20 @@ def findings(
             n = int(more.pop("n"))
             found[claim] = Finding(**more, n=n, data=f"{kind}, {n} images")
     return found
+
+
+def answer(found: Mapping[str, Finding]) -> str:
+    """How Combi-CAM differs from the deepest stage, in words."""
+    words = {
+        "combicam-finer": "cycles per side of the image in fineness",
+        "combicam-deletion": "in the advantage of the deletion test",
+        "combicam-insertion": "in that of the insertion test",
+        "combicam-cues": "in the share of its weight on cues",
+    }
+    told = [
+        f"{tables.sentence(found[name].value, found[name].low, found[name].high)} {what}"
+        for name, what in words.items()
+        if name in found
+    ]
+    differs = ", ".join(told) or "nothing that one image could show"
+    return f"From Grad-CAM at the deepest layer Combi-CAM differs by {differs}."

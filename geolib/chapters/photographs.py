@@ -124,15 +124,14 @@ def element_pictures(found: Mapping[str, Sequence[Explanation]]) -> list[list[np
     for explanations in zip(*found.values(), strict=True):
         shape = explanations[0].attribution.shape
         photo = cv2.resize(explanations[0].photo, shape, interpolation=cv2.INTER_AREA) / 255
-        masks = [
-            [
-                decode({"size": [row["height"], row["width"]], "counts": row["mask"]})
-                for row in one.elements.to_dict("records")
-            ]
-            for one in explanations
-        ]
-        rows.append([photo, *(figures.outline(photo, np.array(m)) if m else photo for m in masks)])
+        rows.append([photo, *(_outlined(photo, one) for one in explanations)])
     return rows
+
+
+def _outlined(photo: np.ndarray, one: Explanation) -> np.ndarray:
+    columns = (one.elements[name] for name in ("height", "width", "mask"))
+    masks = [decode({"size": size, "counts": mask}) for *size, mask in zip(*columns, strict=True)]
+    return figures.outline(photo, np.array(masks)) if masks else photo
 
 
 def segmenter_table(found: Mapping[str, Sequence[Explanation]]) -> pd.DataFrame:

@@ -20,6 +20,7 @@ from torch import nn
 
 from geolib import pipeline, statistics
 from geolib.chapters.baselines import torus_shifts
+from geolib.chapters.experiment import Experiment
 from geolib.chapters.tables import difference
 from geolib.data import GeoDataset, GeoImage
 from geolib.data.records import Record
@@ -30,6 +31,7 @@ from geolib.pipeline import shards
 from geolib.pipeline.shards import EvaluationConfig, Extracted
 from geolib.runtime import cache
 from geolib.runtime.here import progress_bar
+from geolib.training.kept import trained_classifier
 from geoscenes import Scene, posterior
 
 OTHER_IMAGE, RANDOM_MAP = "another image", "a random map"  # two unrelated explanations
@@ -94,6 +96,27 @@ def permuted_labels(dataset: GeoDataset, seed: int = 0) -> GeoDataset:
     records: Sequence[Any] = dataset.records
     dealt = [replace(one, label=labels[i]) for one, i in zip(records, order, strict=True)]
     return GeoDataset(dataset.name, dataset.classes, dataset.split, dealt)
+
+
+def small_networks(
+    small: Experiment, n_models: int, n_permuted: int, epochs: int
+) -> tuple[dict[str, Classifier], dict[str, Classifier]]:
+    """Networks that differ in their seed alone; and two on few images, for many passes: one on
+    their true labels, and one on the same labels permuted, which it can only learn by heart."""
+
+    def trained(images: GeoDataset, judges: GeoDataset, number: int, **changes: int) -> Classifier:
+        settings = changes | {"seed": small.seed + number}
+        return trained_classifier(images, judges, small.training.model_copy(update=settings))
+
+    seeds = {f"seed {i}": trained(small.train, small.validation, i) for i in range(n_models)}
+    few = small.variant(n_train=n_permuted).train
+    sets = {"few true labels": few, "permuted labels": permuted_labels(few, small.seed)}
+    # Judged by their own: on other images a network that learns by heart looks best untrained.
+    by_heart = {
+        name: trained(images, images, number, max_epochs=epochs)
+        for number, (name, images) in enumerate(sets.items(), start=n_models)
+    }
+    return seeds, by_heart
 
 
 # Similarity of explanations -----------------------------------------------------------------------
@@ -231,11 +254,18 @@ def _components(wide: np.ndarray) -> np.ndarray:
     return np.maximum(np.stack(found, axis=-1), 0)
 
 
-def widened(components: pd.DataFrame, n_images: int) -> float:
-    """How many times as wide an interval over images would be that holds for another seed, too."""
-    variance = components["variance"]
-    images = (variance["image"] + variance["image × model"]) / n_images
-    return float(np.sqrt(1 + variance["model"] / images)) if images else 1.0
+def seed_variance(outcomes: pd.DataFrame) -> pd.DataFrame:
+    """:func:`variance_components` of what the tests' outcomes measure, by ``model``."""
+    by_model = (*statistics.BY, "model")
+    each = statistics.advantages(outcomes, by_model, "log_probability")
+    deletion, insertion = (each[each["test"] == test] for test in ("deletion", "insertion"))
+    found = {
+        "deletion advantage": variance_components(deletion, "advantage"),
+        "insertion advantage": variance_components(insertion, "advantage"),
+        "area of the elements": variance_components(deletion, "coverage"),
+        "number of elements": variance_components(deletion, "n_elements"),
+    }
+    return pd.concat(found, names=["quantity", "component"]).reset_index()
 
 
 # Mirrored images ----------------------------------------------------------------------------------
@@ -282,15 +312,13 @@ def other_side(scene: Scene) -> Scene:
 
 
 def mirror_probe(dataset: GeoDataset, classifier: Classifier) -> pd.DataFrame:
-    """Predictions for images, ``mirrored`` ones and, for scenes, ones with nothing but the
-    traffic's side changed, a row per image; ``log_change`` is how much the mirror lowers the
-    log-probability of the true class. For scenes with the columns of :func:`observers`."""
+    """Predictions for images, ``mirrored`` ones and, for scenes, ones with the traffic alone on the
+    other side, beside the answers of :func:`observers`, a row per image."""
     sets = {"": dataset, "mirrored": edited(dataset, "mirrored")}
     if dataset.name == "geoscenes":
         sets["other_side"] = edited(dataset, "other side")
     found = {n: shards.predictions(d, classifier).set_index("image_id") for n, d in sets.items()}
-    chances = [np.log(found[name]["label_probability"]) for name in ("", "mirrored")]
-    probe = found.pop("")[["label", "prediction"]].assign(log_change=chances[0] - chances[1])
+    probe = found.pop("")[["label", "prediction"]]
     probe = probe.assign(**{name: table["prediction"] for name, table in found.items()})
     if dataset.name == "geoscenes":
         probe = probe.join(observers(dataset).set_index("image_id"))

@@ -4,10 +4,10 @@ network leans on it, and from when on?"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import product, takewhile
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -120,15 +120,28 @@ def effect(carrying: pd.DataFrame, clean: pd.DataFrame) -> pd.DataFrame:
     return both[["image_id"]].assign(effect=gain)
 
 
-def accuracies(
-    networks: Networks, sets: Callable[[float], Mapping[str, GeoDataset]]
-) -> pd.DataFrame:
-    """Whether each network is ``right`` about each image of some sets, named in ``scenes``."""
-    tables = [
-        shards.predictions(images, network).assign(scenes=name, correlation=r)
+def effects(networks: Networks, carrying: GeoDataset, clean: GeoDataset) -> pd.DataFrame:
+    """:func:`effect` on each network; with a column ``correlation``."""
+    found = {
+        r: effect(*(shards.predictions(images, network) for images in (carrying, clean)))
         for r, network in networks.items()
-        for name, images in sets(r).items()
-    ]
+    }
+    return pd.concat(found, names=["correlation"]).reset_index(level=0)
+
+
+def accuracies(networks: Networks, test: GeoDataset, country: str, artefact: str) -> pd.DataFrame:
+    """Whether each network is ``right`` about the test ``scenes`` with the artefact as in training,
+    without it, and with it in the other countries instead."""
+    tables = []
+    for r, network in networks.items():
+        sets = {
+            "as in training": planted(test, country, r, artefact),
+            "clean": test,
+            "moved to the others": planted(test, country, -1.0, artefact),
+        }
+        for name, images in sets.items():
+            found = shards.predictions(images, network)
+            tables.append(found.assign(scenes=name, correlation=r))
     table = pd.concat(tables, ignore_index=True)
     return table.assign(right=(table["prediction"] == table["label"]).astype(float))
 
@@ -169,6 +182,26 @@ def warning_table(found: pd.DataFrame, effects: pd.DataFrame, right: pd.DataFram
         }
     table = pd.DataFrame(rows).T.rename_axis(["measure", "of"]).astype(float)
     return table.sort_values(["from", "rise"], ascending=[True, False], na_position="last")
+
+
+def answer(warnings: pd.DataFrame) -> str:
+    """From when on accuracy falls, and which elements and maps warn first."""
+    first: Any = warnings["from"]
+
+    def when(r: float) -> str:
+        return "at no correlation tested" if np.isnan(r) else f"from a correlation of {r:.0%} on"
+
+    def earliest(measure: str) -> str:
+        dates = first[measure].drop(["edges", "random"], errors="ignore").dropna()
+        if dates.empty:
+            return "no method at any correlation tested"
+        return f"{dates.idxmin()} {when(dates.min())}"
+
+    fall = when(first["accuracy", "clean"])
+    return (
+        f"A planted artefact makes accuracy on clean scenes fall {fall}. Elements show it, "
+        f"earliest of all, with {earliest('elements')}, maps with {earliest('map')}."
+    )
 
 
 # The recipe ---------------------------------------------------------------------------------------
@@ -233,8 +266,9 @@ def hunt(
 
 def suspects(
     networks: Networks,
-    images_of: Callable[[float], GeoDataset],
+    scenes: GeoDataset,
     country: str,
+    artefact: str,
     averaged: EvaluationConfig,
     boxed: EvaluationConfig,
     k: int,
@@ -244,7 +278,7 @@ def suspects(
     all images is left out: there is nothing to subtract."""
     found = {}
     for r, network in networks.items():
-        images = images_of(r)
+        images = planted(scenes, country, r, artefact)
         target = images.classes.index(country)
         chosen = (shards.predictions(images, network)["prediction"] == target).to_numpy(copy=True)
         if chosen.all() or not chosen.any():

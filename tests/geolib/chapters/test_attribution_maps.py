@@ -1,7 +1,5 @@
 """Marks of maps, by hand."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

@@ -1,7 +1,5 @@
 """What is said of the training and the accuracy follows the settings and numbers."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 import pytest

@@ -1,7 +1,5 @@
 """What each block adds to Combi-CAM, by hand."""
 
-from __future__ import annotations
-
 from itertools import product
 
 import pandas as pd
@@ -40,3 +38,5 @@ def test_findings_are_differences_image_by_image():
     values = {name: one.value for name, one in found.items()}
     assert values == {"combicam-finer": 2, "combicam-deletion": -1, "combicam-insertion": 1}
     assert found["combicam-finer"].data == "photographs, 3 images"
+    assert "differs by +2.00 (95 %" in combicam.answer(found)
+    assert combicam.answer({}).endswith("nothing that one image could show.")

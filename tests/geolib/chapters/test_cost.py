@@ -1,7 +1,5 @@
 """What a run takes: counted by hand, and costs of the right order."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Segments and elements marked against planted objects, counted by hand."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from types import SimpleNamespace
 

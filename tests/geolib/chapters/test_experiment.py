@@ -1,7 +1,5 @@
 """What the notebooks share: profiles, splits, the trained classifier, the chosen thresholds."""
 
-from __future__ import annotations
-
 import pytest
 from pydantic import ValidationError
 from toys import SIDE, classifier, write_photographs

@@ -1,7 +1,5 @@
 """Sentences and tables follow the numbers they are made of."""
 
-from __future__ import annotations
-
 import pandas as pd
 import pytest
 

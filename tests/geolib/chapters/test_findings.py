@@ -1,7 +1,5 @@
 """Findings of the object-level chapters: by hand, and turned over with their data."""
 
-from __future__ import annotations
-
 from itertools import product
 from types import SimpleNamespace
 
@@ -15,17 +13,13 @@ from geolib.chapters import elements, findings
 
 N = 40
 SAMS = ("mobilesam", "sam2", "sam3")
-OTHERS = ("slic", "grid", *SAMS)
 PAIRS = [(method, "felzenszwalb") for method in ("gradcam++", "smoothgrad", "random")]
-PAIRS += [("gradcam++", name) for name in OTHERS]
+PAIRS += [("gradcam++", name) for name in ("slic", "grid", *SAMS)]
 COLUMNS = ["image_id", "attribution", "segmenter", "test", "region", "coverage", "correct"]
 
 
 def table_of(wins, coverage=None) -> pd.DataFrame:
-    """Outcomes by whether, for each pair and image, guided boxes do what is asked of them.
-
-    Random ones then do not.
-    """
+    """Outcomes by whether guided boxes do what a test asks (or else random ones), by pair."""
     rows = []
     for pair, of_pair in wins.items():
         share = (coverage or {}).get(pair[1], 0.2)
@@ -43,12 +37,12 @@ def outcomes(guided_wins: bool, pairs=PAIRS, coverage=None) -> pd.DataFrame:
     return table_of(dict.fromkeys(pairs, wins), coverage)
 
 
-def faithfulness(table: pd.DataFrame, dataset: str = "GeoScenes") -> findings.Found:
-    chosen = table[(table["attribution"] == "gradcam++") & (table["segmenter"] == "felzenszwalb")]
-    return findings.faithfulness(table, chosen, "gradcam++", "felzenszwalb", dataset)
+def faithfulness(table, segmenter="felzenszwalb") -> findings.Found:
+    chosen = table[(table["attribution"] == "gradcam++") & (table["segmenter"] == segmenter)]
+    return findings.faithfulness(table, chosen, "gradcam++", segmenter, "GeoScenes")
 
 
-def named(*endings: str) -> list[str]:
+def named(*endings):
     return [f"object-{test}{end}" for test in ("deletion", "insertion") for end in endings]
 
 
@@ -159,8 +153,7 @@ def test_the_means_of_segmenters_are_compared_and_not_the_best_of_each_image():
     draws = pd.DataFrame(np.indices((10, 10, 10)).reshape(3, -1).T, columns=SAMS)
     effects = (draws < [5, 4, 6]).astype(float)
     table = table_of({("gradcam++", name): hits for name, hits in effects.items()})
-    chosen = table[table["segmenter"] == "sam3"]
-    found = findings.faithfulness(table, chosen, "gradcam++", "sam3", "GeoScenes")
+    found = faithfulness(table, "sam3")
     apart = [
         statistics.interval(effects[one] - effects[other])
         for one, other in (("sam3", "mobilesam"), ("sam3", "sam2"), ("sam2", "mobilesam"))

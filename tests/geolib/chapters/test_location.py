@@ -1,7 +1,5 @@
 """Chapter 9: the paper's recipe, places, errors and their tables; maps of what models say."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import geopandas
@@ -90,9 +88,17 @@ def test_the_shortened_recipe_runs(experiment):
     np.testing.assert_allclose(table["km"], great_circle_distance(truth, found))
     finest = experiment.partitionings("semantic")[0]
     np.testing.assert_array_equal(found, finest.coordinates[table["cell"]])
-    assert "nowhere.png" not in set(table["image_id"])
+    assert "nowhere.png" not in set(table["image_id"]) and table["assigned"].all()
     assert len(table) == 2 * len(experiment.images("test"))
-    assert table["assigned"].all()
+    # The row of one image is what is drawn of it.
+    row = experiment.places("s2", "test").query("variant == 'f'").iloc[0]
+    guess = experiment.guess("s2", "test", row["image_id"])
+    best = guess.cells.iloc[0]
+    assert (guess.cells.index[0], guess.km) == (row["cell"], row["km"])
+    assert best["probability"] == pytest.approx(row["probability"])
+    assert guess.predicted == (best["latitude"], best["longitude"])
+    assert guess.cells["probability"].is_monotonic_decreasing
+    assert guess.cells.geometry.notna().all()
 
 
 def test_what_was_trained_is_found_again(experiment, monkeypatch):
@@ -128,23 +134,9 @@ def test_without_coordinates_the_chapter_says_so_and_goes_on_with_scenes(experim
     write_photographs(tmp_path, 7)
     settings = experiment.model_dump() | {"root": str(tmp_path), "classes": None}
     instead, note = LocationExperiment(**settings).located()
-    assert instead.dataset == "geoscenes"
-    assert "none of them has coordinates" in note
+    assert instead.dataset == "geoscenes" and "none of them has coordinates" in note
     assert experiment.located()[0] is experiment
     assert f"{len(experiment.images('test'))} in test" in experiment.located()[1]
-
-
-def test_a_guess_holds_what_the_table_says(experiment):
-    table = experiment.places("s2", "test").query("variant == 'f'")
-    row = table.iloc[0]
-    guess = experiment.guess("s2", "test", row["image_id"])
-    best = guess.cells.iloc[0]
-    assert guess.cells.index[0] == row["cell"]
-    assert best["probability"] == pytest.approx(row["probability"])
-    assert guess.predicted == (best["latitude"], best["longitude"])
-    assert guess.km == row["km"]
-    assert guess.cells["probability"].is_monotonic_decreasing
-    assert guess.cells.geometry.notna().all()
 
 
 # Maps --------------------------------------------------------------------------------------------

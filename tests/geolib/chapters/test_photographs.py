@@ -1,7 +1,5 @@
 """Real streets come only if asked for, and what comes from elsewhere does nothing."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from types import SimpleNamespace
 

@@ -1,7 +1,5 @@
 """Randomised weights, permuted labels, similar explanations, variance components, mirrors."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -230,11 +228,6 @@ def test_a_classifier_that_only_looks_left_flips_where_the_halves_differ(tmp_pat
     probe = sanity.mirror_probe(images, network).set_index("image_id").loc[[*pictures]]
     assert (probe["prediction"] == probe["label"]).all() and probe["label"].tolist() == [0, 0, 1, 1]
     assert (probe["mirrored"] != probe["prediction"]).tolist() == [True, False, True, False]
-    batch = data.to_batch([*pictures.values()], SIDE)
-    chances = [network(one).detach().log_softmax(1) for one in (batch, batch.flip(3))]
-    lost = (chances[0] - chances[1])[range(4), [0, 0, 1, 1]].numpy()
-    assert probe["log_change"].to_numpy() == pytest.approx(lost, rel=0.01, abs=1e-4)  # bfloat16
-    assert (lost > 1).tolist() == [True, False, True, False]
     assert "group" not in probe
 
 

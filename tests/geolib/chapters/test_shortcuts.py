@@ -1,7 +1,5 @@
 """A planted artefact: which scenes carry it, how much explanations show of it, and since when."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 
 import numpy as np
@@ -140,6 +138,15 @@ def test_the_onset_is_the_lowest_level_from_which_on_all_differ(rises, sign, fir
     assert shortcuts.onset(levels(rises), sign) == first
 
 
+def test_the_answer_names_what_warns_first():
+    firsts = {("elements", "cam"): 0.5, ("elements", "edges"): 0.2, ("map", "cam"): np.nan}
+    found = pd.DataFrame({"from": firsts | {("accuracy", "clean"): 1.0}})
+    answer = shortcuts.answer(found)
+    assert "fall from a correlation of 100% on" in answer
+    told = "earliest of all, with cam from a correlation of 50% on, maps with no method at any"
+    assert told in answer
+
+
 # The recipe ---------------------------------------------------------------------------------------
 
 
@@ -222,7 +229,8 @@ def test_the_recipe_in_numbers_by_hand():
     assert shortcuts.recipe_table({}, mask).empty
 
 
-def test_suspects_are_those_of_the_averages(tmp_path, own_cache):
+def test_suspects_are_those_of_the_averages(tmp_path, own_cache, monkeypatch):
+    monkeypatch.setattr(shortcuts, "planted", lambda scenes, *artefact: scenes)
     write_photographs(tmp_path / "photos", 4)
     photos = data.load("folder", "all", root=tmp_path / "photos")
     averaged = EvaluationConfig(attribution="random")
@@ -232,7 +240,7 @@ def test_suspects_are_those_of_the_averages(tmp_path, own_cache):
     blind = classifier()
     blind.network.features.weight.data.zero_()  # all images get one answer
     networks = {0.0: blind, 1.0: classifier()}
-    found = shortcuts.suspects(networks, lambda r: photos, CLASSES[1], averaged, boxed, 2)
+    found = shortcuts.suspects(networks, photos, CLASSES[1], "smudge", averaged, boxed, 2)
     items = pipeline.extract(photos, classifier(), boxed)
     maps = {
         "maps": torch.stack([item.attribution for item in items]),

@@ -1,7 +1,5 @@
 """The row, the cell and the sentence of a mean with its interval."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 import pytest
