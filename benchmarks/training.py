@@ -33,10 +33,10 @@ from torch.utils.data import Subset
 from geolib import data, model
 from geolib.data import PixelBatch
 from geolib.data.pixels import ResizedPixels, default_workers
-from geolib.model.device import Process, inference_precision, uses_bf16
+from geolib.model.device import inference_precision, uses_bf16
 from geolib.model.prediction import as_images
 from geolib.training.augmentation import augment
-from geolib.training.batches import Batches, loader, read
+from geolib.training.batches import Batches, Process, loader, read
 from geoscenes import COUNTRIES, render
 
 BATCH_SIZE = 64

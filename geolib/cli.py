@@ -139,7 +139,7 @@ def train(
     seed: int = 0,
 ) -> None:
     """Train or fine-tune a country classifier; a killed training goes on where it stopped."""
-    from geolib.model import Process
+    from geolib.training.batches import Process
 
     experiment = _experiment(
         *(dataset, root, classes),

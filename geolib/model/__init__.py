@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from geolib.model.classifier import Classifier, HeadReplaced, load
-from geolib.model.device import Process, choose_device
+from geolib.model.device import choose_device
 from geolib.model.prediction import accuracy, log_probabilities, predict
 from geolib.model.settings import PAPER, Schedule, TrainConfig
 
 if TYPE_CHECKING:
     from geolib.training.recipe import train
 
-__all__ = ["PAPER", "Classifier", "HeadReplaced", "Process", "Schedule", "TrainConfig", "accuracy"]
+__all__ = ["PAPER", "Classifier", "HeadReplaced", "Schedule", "TrainConfig", "accuracy"]
 __all__ += ["choose_device", "load", "log_probabilities", "predict", "train"]
 
 

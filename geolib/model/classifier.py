@@ -275,11 +275,6 @@ def with_classes(
     return Classifier(network, card).eval()
 
 
-def take_classes(classifier: Classifier, start: int, stop: int) -> Classifier:
-    """A copy that puts out the classes from ``start`` up to, but not including, ``stop`` alone."""
-    return with_classes(classifier, classifier.classes[start:stop], rows=slice(start, stop))
-
-
 def find_target_layer(network: nn.Module, image_size: int) -> str:
     """Name of the layer that class activation maps look at: the last stage's last block."""
     for (kind, stages), path in TARGET_LAYERS.items():

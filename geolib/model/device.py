@@ -3,29 +3,13 @@
 from __future__ import annotations
 
 import gc
-import os
 import warnings
 from collections.abc import Callable
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 import torch
 
 T = TypeVar("T")
-
-
-class Process(NamedTuple):
-    """This process among those that torchrun has started; the only one where it has not."""
-
-    rank: int = 0
-    local_rank: int = 0
-    world_size: int = 1
-    local_world_size: int = 1
-
-    @classmethod
-    def this(cls) -> Process:
-        """As the environment variables of torchrun say."""
-        alone = cls()._asdict()
-        return cls(**{name: int(os.environ.get(name.upper()) or alone[name]) for name in alone})
 
 
 def choose_device(device: str | torch.device = "auto", *, float64: bool = False) -> torch.device:

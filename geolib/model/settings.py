@@ -1,4 +1,4 @@
-"""Settings of a training; with its module comes Lightning, which takes seconds to import."""
+"""Settings of a training."""
 
 from __future__ import annotations
 

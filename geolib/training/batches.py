@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -11,7 +12,6 @@ from torch.utils.data import DataLoader, Sampler, StackDataset, Subset
 
 from geolib.data import GeoDataset, PixelBatch, pixel_batches
 from geolib.data.pixels import ResizedPixels, collate, default_workers, single_threaded
-from geolib.model.device import Process
 from geolib.model.settings import TrainConfig
 from geolib.training.crops import Crops
 
@@ -19,6 +19,21 @@ Pixels = StackDataset[Any] | Subset[Any] | Crops
 
 # Of the machine's memory, what decoded images may fill.
 MEMORY_SHARE = 0.5
+
+
+class Process(NamedTuple):
+    """This process among those that torchrun has started; the only one where it has not."""
+
+    rank: int = 0
+    local_rank: int = 0
+    world_size: int = 1
+    local_world_size: int = 1
+
+    @classmethod
+    def this(cls) -> Process:
+        """As the environment variables of torchrun say."""
+        alone = cls()._asdict()
+        return cls(**{name: int(os.environ.get(name.upper()) or alone[name]) for name in alone})
 
 
 class Examples(NamedTuple):

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from geolib import data, model
 from geolib.runtime import cache
+from geolib.training.batches import Process
 from geolib.training.location import LocationModel
 
 Network = TypeVar("Network", model.Classifier, LocationModel)
@@ -33,7 +34,7 @@ def trained_once(
         train(unfinished).save(folder / name)
         shutil.rmtree(unfinished, ignore_errors=True)
 
-    if model.Process.this().rank > 0 and not cache.find(stage, params, modules):
+    if Process.this().rank > 0 and not cache.find(stage, params, modules):
         # The first process keeps the result; the others take part in the training.
         return train(unfinished)
     return load(cache.compute(stage, params, modules, build) / name)

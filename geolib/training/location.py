@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from geolib.data import GeoDataset, pixel_batches
-from geolib.model.classifier import Classifier, load, take_classes
+from geolib.model.classifier import Classifier, load, with_classes
 from geolib.model.device import choose_batch_size, choose_device
 from geolib.model.prediction import as_images, log_probabilities
 from geolib.model.settings import TrainConfig
@@ -56,8 +56,8 @@ class LocationModel(nn.Module):
     def head(self, index: int) -> Classifier:
         """A copy with one head alone: a classifier of its cells, for attribution among others."""
         starts = np.cumsum((0, *self.sizes)).tolist()
-        start, stop = starts[:-1][index], starts[1:][index]
-        return take_classes(self.classifier, start, stop)
+        rows = slice(starts[:-1][index], starts[1:][index])
+        return with_classes(self.classifier, self.classifier.classes[rows], rows=rows)
 
     def save(self, path: str | Path) -> None:
         """Write a checkpoint for :func:`load_location`, as :meth:`Classifier.save` does."""

@@ -30,11 +30,11 @@ from torch.nn import functional as F
 
 from geolib.data import GeoDataset, PixelBatch
 from geolib.model.classifier import Classifier, HeadReplaced, load, with_classes
-from geolib.model.device import BatchSize, Process, choose_device, uses_bf16
+from geolib.model.device import BatchSize, choose_device, uses_bf16
 from geolib.model.prediction import as_images
 from geolib.model.settings import PAPER, TrainConfig
 from geolib.training.augmentation import MASK_DRAWS, augment, mask_boxes
-from geolib.training.batches import Batches, Examples, loader, read
+from geolib.training.batches import Batches, Examples, Process, loader, read
 from geolib.training.crops import mix
 
 CHECKPOINT_SECONDS = 300

@@ -12,7 +12,7 @@ from torchvision.transforms.v2 import functional as T
 from toys import Item
 
 from geolib import attribution, data, model
-from geolib.model.classifier import take_classes, with_classes
+from geolib.model.classifier import with_classes
 from geolib.training import recipe as recipe_
 from geolib.training.batches import Examples
 from geolib.training.crops import Crops
@@ -268,7 +268,7 @@ def test_other_classes_keep_the_backbone():
     assert renewed.classes == ("x", "y", "z")
     assert renewed(noise(1)).shape == (1, 3)
     assert countries.weights_sha256 == before
-    assert take_classes(renewed, 1, 3).classes == ("y", "z")
+    assert LocationModel(renewed, (1, 2)).head(1).classes == ("y", "z")
 
 
 # Training ----------------------------------------------------------------------------------------
