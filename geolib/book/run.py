@@ -144,7 +144,12 @@ def resolve(
         given = {**shared, **(own.get(name) or {}), **(overrides or {})}
         resolved[name] = defaults | {key: given[key] for key in defaults if key in given}
         for key, value in resolved[name].items():
-            _check_kind(name, key, value, defaults[key])
+            default = defaults[key]
+            if None not in (value, default) and isinstance(value, str) != isinstance(default, str):
+                raise ValueError(
+                    f"parameter {key!r} of {name} is {value!r} ({type(value).__name__}); "
+                    f"a {type(default).__name__} like {default!r} was expected"
+                )
     return resolved
 
 
@@ -420,16 +425,6 @@ def _check_known(kind: str, given: Iterable[str], known: Sequence[str], where: s
             hint = f" (did you mean {close[0]!r}?)" if close else ""
             listed = ", ".join(known) or "none"
             raise ValueError(f"{where}unknown {kind} {name!r}{hint}; known: {listed}")
-
-
-def _check_kind(notebook: str, name: str, value: Any, default: Any) -> None:
-    if value is None or default is None:
-        return
-    if isinstance(value, str) != isinstance(default, str):
-        raise ValueError(
-            f"parameter {name!r} of {notebook} is {value!r} ({type(value).__name__}); "
-            f"a {type(default).__name__} like {default!r} was expected"
-        )
 
 
 @contextmanager

@@ -335,9 +335,6 @@ def test_the_longest_start_first(project, executed):
     done = run.execute(profile="smoke", root=project, jobs=1)
     assert executed == ["02-other", "01-toy"]
     assert [one.name for one in done] == ["01-toy", "02-other"]
-
-
-def test_no_jobs_are_refused(project):
     with pytest.raises(ValueError, match="jobs=0; expected at least 1"):
         run.execute(root=project, jobs=0)
 
@@ -430,14 +427,11 @@ def test_neither_a_starting_nor_a_later_kernel_outlives_an_interruption(monkeypa
 # Pairs
 
 
-def test_pairing_changes_nothing_the_second_time(project):
+def test_pairing_keeps_tagged_outputs_strips_the_others_and_changes_nothing_more(project):
     before = {path: path.read_bytes() for path in (project / "notebooks").glob("*.ipynb")}
     run.pair(project)
     assert before == {path: path.read_bytes() for path in before}
     assert len(before) == 2
-
-
-def test_pairing_keeps_tagged_outputs_and_strips_the_others(project):
     path = project / "notebooks/01-toy.ipynb"
     notebook = nbformat.read(path, as_version=4)
     for cell in notebook.cells:
