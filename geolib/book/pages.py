@@ -130,20 +130,14 @@ def _run_tables(notebooks: Mapping[str, NotebookNode]) -> dict[str, list[list[st
     """Rows, header first, of the tables on the page about the run."""
     runs = {name: notebook.metadata["geolib"] for name, notebook in notebooks.items()}
     latest = max(runs.values(), key=lambda run: run["started"])
-    executed = [
-        [name, f"{run['seconds']:.0f}", run["started"][:16].replace("T", " "), run["commit"]]
-        for name, run in runs.items()
-    ]
-    parameters = [
-        [name, parameter, json.dumps(value)]
-        for name, run in runs.items()
-        for parameter, value in run["parameters"].items()
-    ]
-    return {
-        "notebooks": [["Notebook", "Seconds", "Executed (UTC)", "Commit"], *executed],
-        "parameters": [["Notebook", "Parameter", "Value"], *parameters],
-        "versions": [["Package", "Version"], *map(list, latest["versions"].items())],
-    }
+    executed = [["Notebook", "Seconds", "Executed (UTC)", "Commit"]]
+    parameters = [["Notebook", "Parameter", "Value"]]
+    for name, run in runs.items():
+        started = run["started"][:16].replace("T", " ")
+        executed.append([name, f"{run['seconds']:.0f}", started, run["commit"]])
+        parameters += [[name, key, json.dumps(value)] for key, value in run["parameters"].items()]
+    versions = [["Package", "Version"], *map(list, latest["versions"].items())]
+    return {"notebooks": executed, "parameters": parameters, "versions": versions}
 
 
 def _render(source: Path, profile: str, root: Path | None) -> Path:

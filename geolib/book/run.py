@@ -191,25 +191,11 @@ def execute(
 
     A notebook is executed again when its source, its parameters, the content of the files they
     name or of the project's data, the code it imports or a library has changed. Its copy takes its
-    place only when whole.
+    place only when whole. No ``notebooks`` means all; ``parameters`` override those of the profile;
+    ``jobs`` notebooks run at a time and share the cores, by default two where there are two.
 
-    Parameters
-    ----------
-    notebooks
-        Names such as ``06-faithfulness``; none means all.
-    profile, parameters
-        Name of a file of ``notebooks/profiles``, and what overrides it.
-    jobs
-        Notebooks at a time, which share the cores; by default two where there are two.
-    root
-        The repository, if not the one that holds this package.
-
-    Raises
-    ------
-    ValueError
-        If a notebook, profile or parameter is unknown, or ``jobs`` is less than 1.
-    RunError
-        If a notebook fails; the message says where to look. Those beside it are finished first.
+    ValueError if a notebook, profile or parameter is unknown, or ``jobs`` is less than 1; RunError
+    if a notebook fails: the message says where to look, and those beside it are finished first.
     """
     jobs = min(2, os.cpu_count() or 1) if jobs is None else jobs
     if jobs < 1:

@@ -53,23 +53,22 @@ def _maps_table(
 
 def _coco(ids: Iterable[str], table: pd.DataFrame, size: int) -> dict[str, Any]:
     number = {image_id: i for i, image_id in enumerate(ids, start=1)}
+    square = {"width": size, "height": size}
+    annotations = [
+        {
+            "id": i,
+            "image_id": number[row["image_id"]],
+            "category_id": 1,
+            "bbox": [row["x0"], row["y0"], row["x1"] - row["x0"], row["y1"] - row["y0"]],
+            "area": round(row["area"] * row["height"] * row["width"]),
+            "segmentation": {"size": [row["height"], row["width"]], "counts": row["mask"]},
+            "iscrowd": 0,
+            "score": row["score"],
+        }
+        for i, row in enumerate(table.to_dict("records"), start=1)
+    ]
     return {
-        "images": [
-            {"id": i, "file_name": image_id, "width": size, "height": size}
-            for image_id, i in number.items()
-        ],
+        "images": [{"id": i, "file_name": name, **square} for name, i in number.items()],
         "categories": [{"id": 1, "name": "element"}],
-        "annotations": [
-            {
-                "id": i,
-                "image_id": number[row["image_id"]],
-                "category_id": 1,
-                "bbox": [row["x0"], row["y0"], row["x1"] - row["x0"], row["y1"] - row["y0"]],
-                "area": round(row["area"] * row["height"] * row["width"]),
-                "segmentation": {"size": [row["height"], row["width"]], "counts": row["mask"]},
-                "iscrowd": 0,
-                "score": row["score"],
-            }
-            for i, row in enumerate(table.to_dict("records"), start=1)
-        ],
+        "annotations": annotations,
     }
