@@ -25,7 +25,7 @@ from geolib.chapters.tables import grouped_means
 from geolib.data import GeoDataset
 from geolib.model import Classifier, choose_device
 from geolib.pipeline import shards
-from geolib.pipeline.shards import EvaluationConfig, Extracted, Shard
+from geolib.pipeline.shards import EvaluationConfig, Extracted
 from geolib.runtime import cache
 from geolib.runtime.here import progress_bar
 from geolib.scoring import Elements, extract_elements
@@ -94,37 +94,30 @@ def outcome_tables(
     labels = shards.true_labels(dataset, classifier) if judged else {}
     images = [part.identity for part in parts]
     common = {"images": images, "labels": labels, "classifier": classifier.weights_sha256}
+
+    def make(config: EvaluationConfig, choose: Choose) -> pd.DataFrame:
+        extracted = [one for part in parts for one in shards.extract(part, classifier, config)]
+        elements, further = choose(extracted)
+        classifier.to(choose_device(config.device))
+        ids = [one.item.id for one in extracted]
+        batch = torch.stack([one.image for one in extracted])
+        return faithfulness(
+            classifier,
+            batch,
+            [labels[name] for name in ids] if config.label == "true" else None,
+            elements,
+            image_ids=ids,
+            individual=False,
+            controls=further,
+            donors=batch[donor_indices(ids, config.seed, 1)[:, 0]],
+            **shards.ablation_settings(config),
+        )
+
     with progress_bar(stage, len(runs), "run", True) as bar:
         for config, ways, choose in runs:
             params = {**common, **shards.config_key(config), **ways}
-            make = partial(_outcomes, parts, classifier, labels, config, choose)
-            yield cache.table(stage, params, (module,), make)
+            yield cache.table(stage, params, (module,), partial(make, config, choose))
             bar.update()
-
-
-def _outcomes(
-    parts: Sequence[Shard],
-    classifier: Classifier,
-    labels: Mapping[str, int],
-    config: EvaluationConfig,
-    choose: Choose,
-) -> pd.DataFrame:
-    extracted = [one for part in parts for one in shards.extract(part, classifier, config)]
-    elements, further = choose(extracted)
-    classifier.to(choose_device(config.device))
-    ids = [one.item.id for one in extracted]
-    images = torch.stack([one.image for one in extracted])
-    return faithfulness(
-        classifier,
-        images,
-        [labels[name] for name in ids] if config.label == "true" else None,
-        elements,
-        image_ids=ids,
-        individual=False,
-        controls=further,
-        donors=images[donor_indices(ids, config.seed, 1)[:, 0]],
-        **shards.ablation_settings(config),
-    )
 
 
 def outcomes(
