@@ -215,9 +215,8 @@ def random_boxes(
         return result
 
     target = int(box_region(guided, shape).sum())
-    depth = np.zeros(shape, dtype=np.int32)  # how many boxes lie over each pixel
-    for x0, y0, x1, y1 in result:
-        depth[y0:y1, x0:x1] += 1
+    # How many boxes lie over each pixel.
+    depth = np.array([box_region(box[None], shape) for box in result]).sum(axis=0, dtype=np.int32)
     covered = np.count_nonzero(depth)
     movers = rng.integers(len(guided), size=MAX_MOVES)
     places = rng.integers(room[movers])
