@@ -158,9 +158,6 @@ def test_images_without_a_sequence_are_not_lumped_together():
     assert draw_fr(world).place.nunique() == 20
 
 
-# Metadata -----------------------------------------------------------------------------------------
-
-
 def line(name: str, country: str, north: float, sequence: str, author: str = "ann") -> str:
     return f'{name},{north},1.5,{country},{sequence},1500000000000,"Town, the",{author},11.0'
 
@@ -447,9 +444,6 @@ def test_mapillarys_request_limit_is_named(mapillary, root):
     mapillary.answers = dict.fromkeys(PHOTOS, refusal(403, 4))
     with pytest.raises(http.Refused, match="request limit is reached"):
         originals(root)
-
-
-# The data set -------------------------------------------------------------------------------------
 
 
 def test_load_gives_what_was_prepared(server, root):

@@ -25,6 +25,7 @@ from geolib.download.collect import failures
 panoramax: ModuleType = importlib.import_module("geolib.data.panoramax")
 
 NAMES = [f"0000-{number:04}" for number in range(40)]
+CAMERA = "pers:interior_orientation"
 FRANCE, JAPAN = (2.0, 48.0, 3.0, 49.0), (139.0, 35.0, 140.0, 36.0)
 
 
@@ -36,10 +37,7 @@ def item(number: int, south: float = 48.0, west: float = 2.0, **properties) -> d
         "geovisio:producer": "Ada",
         "geovisio:status": "ready",
         "geovisio:visibility": "anyone",
-        "pers:interior_orientation": {
-            "field_of_view": 70,
-            "sensor_array_dimensions": [4000, 3000],
-        },
+        CAMERA: {"field_of_view": 70, "sensor_array_dimensions": [4000, 3000]},
         "exif": {"Exif.Photo.BodySerialNumber": "SECRET-4711"},
     }
     return {
@@ -201,10 +199,6 @@ def test_per_area_ends_the_search_early(monkeypatch, tmp_path):
     assert asked(server, "/api/search").total() == 1
 
 
-def camera(**known: object) -> dict:
-    return item(5, **{"pers:interior_orientation": known})
-
-
 @pytest.mark.parametrize(
     ("unwanted", "reason"),
     [
@@ -214,8 +208,8 @@ def camera(**known: object) -> dict:
         (item(5, **{"geovisio:producer": None}) | {"providers": []}, "without an author"),
         (item(5, **{"geovisio:visibility": "owner-only"}), "not public"),
         (item(5, **{"geovisio:status": "broken"}), "not public"),
-        (camera(field_of_view=360), "panorama"),
-        (camera(sensor_array_dimensions=[5760, 2880]), "panorama"),
+        (item(5, **{CAMERA: {"field_of_view": 360}}), "panorama"),
+        (item(5, **{CAMERA: {"sensor_array_dimensions": [5760, 2880]}}), "panorama"),
         (item(5) | {"assets": {"thumb": {"href": "/thumb.jpg"}}}, "without an image"),
         (item(5) | {"id": "../../escape"}, "damaged record"),
         (item(5) | {"id": 7}, "damaged record"),
@@ -347,10 +341,9 @@ def test_a_search_for_the_address_that_hangs_is_given_up(monkeypatch):
 
 @pytest.mark.parametrize("body", [b"[]", b'{"features": 3}', b'{"features": [', b"\xff\xfe"])
 def test_an_answer_that_is_no_list_of_pictures(tmp_path, body):
-    with (
-        serve({"/api/search": Answer(body, kind="application/json")}) as server,
-        pytest.raises(http.Broken, match="something else than a list of pictures"),
-    ):
+    answer = Answer(body, kind="application/json")
+    refused = pytest.raises(http.Broken, match="something else than a list of pictures")
+    with serve({"/api/search": answer}) as server, refused:
         load(server, root=tmp_path)
 
 
@@ -368,9 +361,6 @@ def test_rate_and_deadline_hold_for_catalogue_and_pictures(monkeypatch, tmp_path
         load(server, root=tmp_path)
     assert rates == [500.0]
     assert deadlines == dict.fromkeys(["/api/search", f"/pictures/{NAMES[0]}.jpg"], 120.0)
-
-
-# Arguments ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -393,8 +383,6 @@ def test_wrong_arguments_are_named(options, words):
 
 
 def test_an_area_without_photographs(tmp_path):
-    with (
-        pictures(1, license=None) as server,
-        pytest.raises(ValueError, match=r"no photograph was found \(left out: 1 without an open"),
-    ):
+    found_none = r"no photograph was found \(left out: 1 without an open"
+    with pictures(1, license=None) as server, pytest.raises(ValueError, match=found_none):
         load(server, root=tmp_path)
