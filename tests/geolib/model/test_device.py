@@ -101,8 +101,8 @@ def test_the_memory_of_the_failed_pass_is_free_before_the_next():
 
 
 def test_default_batch_sizes():
-    assert choose_batch_size("cpu") == 32
-    assert choose_batch_size("cuda:1") == 128
+    assert choose_batch_size("cpu") == BatchSize(None).images == 32
+    assert choose_batch_size("cuda:1") == BatchSize(None, "cuda:1").images == 128
 
 
 def halved(work):
