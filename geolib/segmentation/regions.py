@@ -181,13 +181,18 @@ def truth(image: np.ndarray, item: Any) -> Segments:
 def none(attribution: np.ndarray, *, top_p: float = 0.2, min_area: float = 0.001) -> Segments:
     """No segmentation: the connected pieces (4 neighbours) of the salient region themselves.
 
-    Pieces below `min_area`, a share of the image, are specks and left out.
+    Pieces below `min_area`, a share of the image, are specks and left out. The note says so when
+    the salient region falls short of `top_p`, see `salient_region`.
     """
     region = salient_region(attribution, top_p)
+    wanted = round(top_p * region.size)
+    missing, note = wanted - int(region.sum()), ""
+    if missing > 0:
+        note = f"salient region short of {missing} of {wanted} pixels: the map is zero elsewhere"
     pieces, _ = ndimage.label(region)
     sizes = np.bincount(pieces.ravel())[1:]
     large = 1 + np.flatnonzero(sizes >= min_area * region.size)
-    return Segments(large[:, None, None] == pieces)
+    return Segments(large[:, None, None] == pieces, note=note)
 
 
 def salient_region(attribution: np.ndarray, top_p: float = 0.2) -> np.ndarray:

@@ -20,11 +20,13 @@ class Segments:
     masks : bool [N, H, W]; TypeError or ValueError for others
     scores : the segmenter's own quality estimates [N], 0…1, where it has them
     labels : what each of the N segments shows, where the segmenter knows
+    note : what a reader should know about this result; empty when there is nothing to say
     """
 
     masks: np.ndarray
     scores: np.ndarray | None = None
     labels: Sequence[str] | None = None
+    note: str = ""
 
     def __post_init__(self) -> None:
         if not isinstance(self.masks, np.ndarray) or self.masks.dtype != bool:
@@ -43,6 +45,7 @@ class Segments:
         shape: tuple[int, ...],
         scores: np.ndarray | None = None,
         labels: Sequence[str] | None = None,
+        note: str = "",
     ) -> Segments:
         """Segments of `shape` (height, width) from masks bool [h, w] of any size.
 
@@ -50,17 +53,18 @@ class Segments:
         masks that are decoded on the way. Those that then cover no pixel are left out.
         """
         small = np.array([resized(mask, shape) for mask in masks], dtype=bool)
-        whole = cls(small.reshape(-1, *shape), scores, labels)
+        whole = cls(small.reshape(-1, *shape), scores, labels, note)
         kept = np.flatnonzero(whole.masks.any(axis=(1, 2))).tolist()
         scores = None if scores is None else scores[kept]
         labels = None if labels is None else [labels[i] for i in kept]
-        return cls(whole.masks[kept], scores, labels)
+        return cls(whole.masks[kept], scores, labels, note)
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any], shape: tuple[int, int]) -> Segments:
         """The segments of `shape` (height, width) that `to_json` wrote."""
         scores = None if stored["scores"] is None else np.array(stored["scores"])
-        return cls.fitted(map(decode, stored["masks"]), shape, scores, stored["labels"])
+        masks = map(decode, stored["masks"])
+        return cls.fitted(masks, shape, scores, stored["labels"], stored["note"])
 
     def to_json(self) -> dict[str, Any]:
         """What JSON can hold of the segments, masks as run lengths, for `from_json`."""
@@ -68,6 +72,7 @@ class Segments:
             "masks": [encode(mask) for mask in self.masks],
             "scores": None if self.scores is None else np.asarray(self.scores).tolist(),
             "labels": None if self.labels is None else list(self.labels),
+            "note": self.note,
         }
 
     def __len__(self) -> int:
@@ -77,4 +82,4 @@ class Segments:
         """The same segments at `shape` (height, width), see `fitted`."""
         if self.masks.shape[1:] == tuple(shape):
             return self
-        return self.fitted(self.masks, shape, self.scores, self.labels)
+        return self.fitted(self.masks, shape, self.scores, self.labels, self.note)

@@ -157,11 +157,15 @@ def test_none_by_hand():
     # k = 6 of 20: 9 9 8 7 7 6; the 6 touches a 7 only by a corner
     expected = [np.isin(MAP, (8, 9)), MAP == 7, MAP == 6]
     np.testing.assert_array_equal(none(MAP / 9, top_p=0.3).masks, expected)
+    assert none(MAP / 9, top_p=0.3).note == ""
     # k = 4: 9 9 8 and one of the two 7s, so both
     np.testing.assert_array_equal(none(MAP, top_p=0.2).masks.any(axis=0), MAP >= 7)
     # k = 10, but only seven pixels are above zero
-    np.testing.assert_array_equal(none(MAP, top_p=0.5).masks.any(axis=0), MAP > 0)
-    assert none(np.zeros((6, 6), np.float32)).masks.shape == (0, 6, 6)
+    short, empty = none(MAP, top_p=0.5), none(np.zeros((6, 6), np.float32))
+    np.testing.assert_array_equal(short.masks.any(axis=0), MAP > 0)
+    assert "short of 3 of 10 pixels" in short.note
+    assert empty.masks.shape == (0, 6, 6)
+    assert "short of 7 of 7" in empty.note
 
 
 def test_none_leaves_out_specks():
@@ -320,8 +324,9 @@ def test_run_lengths_keep_every_mask(seed, shape):
     rles = json.loads(json.dumps([encode(mask) for mask in masks]))
     scores, labels = np.arange(4.0), list("abcd")
     kept = masks.any(axis=(1, 2))  # a mask without a pixel is no segment
-    segments = Segments.fitted(map(decode, rles), shape, scores, labels)
+    segments = Segments.fitted(map(decode, rles), shape, scores, labels, note="short")
     again = Segments.from_json(json.loads(json.dumps(segments.to_json())), shape)
+    assert again.note == segments.note == "short"
     for found in (segments, again):
         np.testing.assert_array_equal(found.masks, masks[kept])
         np.testing.assert_array_equal(found.scores, scores[kept])
