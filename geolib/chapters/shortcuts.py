@@ -113,20 +113,14 @@ def exposures(
     return pd.concat(tables, ignore_index=True)
 
 
-def effect(carrying: pd.DataFrame, clean: pd.DataFrame) -> pd.DataFrame:
-    """What the artefact adds to each log-probability of the true class."""
-    both = carrying.merge(clean, on="image_id", suffixes=("", "_clean"), validate="one_to_one")
-    gain = np.log(both["label_probability"]) - np.log(both["label_probability_clean"])
-    return both[["image_id"]].assign(effect=gain)
-
-
 def effects(networks: Networks, carrying: GeoDataset, clean: GeoDataset) -> pd.DataFrame:
-    """:func:`effect` on each network; with a column ``correlation``."""
-    found = {
-        r: effect(*(shards.predictions(images, network) for images in (carrying, clean)))
-        for r, network in networks.items()
-    }
-    return pd.concat(found, names=["correlation"]).reset_index(level=0)
+    """What the artefact adds to each log-probability of the true class, by network."""
+    found = {}
+    for r, network in networks.items():
+        tables = (shards.predictions(images, network) for images in (carrying, clean))
+        one, other = (table.set_index("image_id")["label_probability"] for table in tables)
+        found[r] = pd.DataFrame({"effect": np.log(one / other)})
+    return pd.concat(found, names=["correlation"]).reset_index()
 
 
 def accuracies(networks: Networks, test: GeoDataset, country: str, artefact: str) -> pd.DataFrame:

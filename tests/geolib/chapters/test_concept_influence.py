@@ -56,7 +56,6 @@ def test_dataset_finds_where_explanations_lie():
 
 def test_order_of_images_and_other_images_play_no_part():
     values, shown, ids = scenes(8)
-
     chosen = slice(None), slice(None, None, -1), slice(1)
     one, other, alone = (influences(values[some], shown[some], ids[some]) for some in chosen)
     pd.testing.assert_frame_equal(one.rows, other.rows)

@@ -151,10 +151,9 @@ def test_changes_compare_the_pipeline_of_every_network_with_the_originals(resnet
     table = sanity.resemblance(images, resnet, others, configs)
     found = table.groupby(["method", "network"])["correlation"].mean()
     assert len(table) == 2 * 4 * 3
-    assert found.xs("itself", level="network").tolist() == pytest.approx([1, 1])
-    assert found["edges", "untrained"] == pytest.approx(1)
-    assert found["gradcam", "untrained"] < 0.9
-    assert found["edges", sanity.OTHER_IMAGE] < 0.9
+    same = [("edges", "itself"), ("gradcam", "itself"), ("edges", "untrained")]
+    assert found[same].tolist() == pytest.approx([1, 1, 1])
+    assert max(found["gradcam", "untrained"], found["edges", sanity.OTHER_IMAGE]) < 0.9
     assert abs(found["edges", sanity.RANDOM_MAP]) < 0.5
 
 

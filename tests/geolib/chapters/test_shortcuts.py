@@ -102,13 +102,14 @@ def test_a_real_scene_shows_the_artefact_in_its_place():
     assert shortcuts.artefact_mask(scene.without("shortcut")) is None
 
 
-def test_the_effect_by_hand():
-    carrying, clean = (
-        pd.DataFrame({"image_id": list(names), "label_probability": values})
-        for names, values in (("ab", [0.8, 0.5]), ("ba", [0.5, 0.2]))
-    )
-    table = shortcuts.effect(carrying, clean)
-    assert table["image_id"].tolist() == ["a", "b"]
+def test_the_effect_by_hand(monkeypatch):
+    tables = {
+        name: pd.DataFrame({"image_id": list(ids), "label_probability": values})
+        for name, ids, values in (("carrying", "ab", [0.8, 0.5]), ("clean", "ba", [0.5, 0.2]))
+    }
+    monkeypatch.setattr(shortcuts.shards, "predictions", lambda images, network: tables[images])
+    table = shortcuts.effects({0.5: classifier()}, "carrying", "clean")
+    assert table["image_id"].tolist() == ["a", "b"] and set(table["correlation"]) == {0.5}
     assert table["effect"].tolist() == pytest.approx([np.log(4), 0])
 
 
