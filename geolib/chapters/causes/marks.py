@@ -202,7 +202,7 @@ def _shard_marks(
             objects = causal_objects(item, effects.loc[[item.id]].droplevel(0))
             ranking, masks = _rank(one, found.masks, objects, config, scores)
             marks = mark(ranking, masks, objects) | mark_map(one, objects)
-            rows.append({**method, "image_id": item.id, "n_segments": len(masks), **marks})
+            rows.append({**method, "image_id": item.id, **marks})
         return pd.DataFrame(rows)
 
     used = {"attribution", "attribution_options", "segmenter", "segmenter_options"}

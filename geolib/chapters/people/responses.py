@@ -78,7 +78,8 @@ def _expected(line: Mapping[Any, str], key: Key) -> dict[str, Sequence[str]]:
     people = [str(number) for number in range(1, len(key.schedule) + 1)]
     orders = dict(zip(people, key.schedule, strict=True))
     shown = {str(i): number for i, number in enumerate(orders.get(line["participant"], ()), 1)}
-    asked = [key.items[shown[place]] for place in (line["position"],) if place in shown]
+    number = shown.get(line["position"])
+    asked = [] if number is None else [key.items[number]]
     return {
         "study": [key.id],
         "source": [PERSON, GENERATED],
