@@ -328,9 +328,8 @@ def mirror_probe(dataset: GeoDataset, classifier: Classifier) -> pd.DataFrame:
 def flips(probe: pd.DataFrame) -> pd.DataFrame:
     """Shares of predictions of :func:`mirror_probe` that flip, by what is visible and by whom."""
     changed = {"mirror image": probe["mirrored"] != probe["prediction"]}
-    group = pd.Series("all", probe.index)
+    group = probe.get("group", pd.Series("", probe.index))
     if "group" in probe:
-        group = probe["group"]
         changed |= {
             "traffic on the other side, nothing else": probe["other_side"] != probe["prediction"],
             "best observer, traffic on the other side": probe["ideal_moved"] != probe["ideal"],
@@ -338,7 +337,7 @@ def flips(probe: pd.DataFrame) -> pd.DataFrame:
     rows = []
     groups = ("driving side", "writing", "neither", "all")
     for name, (who, values) in product(groups, changed.items()):
-        if (chosen := values[group == name]).size:
+        if (chosen := values[(group == name) | (name == "all")]).size:
             value, low, high, _ = statistics.accuracy_interval(chosen)
             rows.append((name, who, value, low, high, len(chosen)))
     return pd.DataFrame(rows, columns=["visible", "who", "value", "low", "high", "n"])

@@ -228,6 +228,11 @@ def test_a_classifier_that_only_looks_left_flips_where_the_halves_differ(tmp_pat
     assert (probe["prediction"] == probe["label"]).all() and probe["label"].tolist() == [0, 0, 1, 1]
     assert (probe["mirrored"] != probe["prediction"]).tolist() == [True, False, True, False]
     assert "group" not in probe
+    assert sanity.flips(probe)[["visible", "value", "n"]].to_numpy().tolist() == [["all", 0.5, 4]]
+    seen = {"group": ["writing"] * 3 + ["neither"], "other_side": 0, "ideal": 0, "ideal_moved": 1}
+    table = sanity.flips(probe.assign(**seen)).query("who == 'mirror image'").set_index("visible")
+    assert table["n"].to_dict() == {"writing": 3, "neither": 1, "all": 4}
+    assert table["value"].tolist() == pytest.approx([2 / 3, 0, 0.5])
 
 
 def test_edited_images_are_others_with_the_same_names():
