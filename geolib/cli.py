@@ -391,7 +391,7 @@ def _classifier(model: str | None, weights: Path | None) -> Any:
     experiment = Experiment.from_parameters(parameters["02-classifier"])
     console.print(
         "no --model: the book's own classifier, which is kept once it has learnt. At first use it "
-        f"learns from {experiment.n_train} drawn scenes: some ten minutes on two fast cores"
+        f"learns from {experiment.n_train} drawn scenes: some three minutes on two fast cores"
     )
     return experiment.classifier
 
