@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -24,6 +24,8 @@ SCENE_TABLES = ("cues.yaml", "gazetteer.csv")
 REGIONAL_TABLES = (*SCENE_TABLES, "regional-cues.yaml")
 # Images in one file, at most; a run that is killed goes on after the last file.
 DRAWN_TOGETHER = 64
+# A scene takes a megabyte, and longer to draw than to classify; every method asks for it again.
+SCENES_AT_HAND = 128
 WEBP_MAX_SIDE = 16_383  # pixels
 
 
@@ -82,10 +84,18 @@ class SceneRecord:
         params = {"seed": self.seed, "country": self.country, "tables": _hashes(names)}
         return key("scene", params | self.options, ["geoscenes"])
 
+    def __hash__(self) -> int:
+        return hash((self.seed, self.country))
+
     def read(self) -> GeoImage:
-        scene = render(self.seed, self.country, **self.options)
-        place = scene.latitude, scene.longitude
-        return GeoImage(self.id, scene.image, self.country, self.label, *place, scene=scene)
+        return _rendered(self)
+
+
+@lru_cache(maxsize=SCENES_AT_HAND)
+def _rendered(record: SceneRecord) -> GeoImage:
+    scene = render(record.seed, record.country, **record.options)
+    place = scene.latitude, scene.longitude
+    return GeoImage(record.id, scene.image, record.country, record.label, *place, scene=scene)
 
 
 def geoscenes(
