@@ -1,16 +1,42 @@
-"""Reading a photograph, whatever its format, as upright 8-bit RGB."""
+"""Reading a photograph, whatever its format, as upright 8-bit sRGB."""
 
 from __future__ import annotations
 
 import io
+import re
+import struct
 import warnings
+from contextlib import suppress
+from fractions import Fraction
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, JpegImagePlugin, PngImagePlugin, UnidentifiedImageError
 
 MIN_SIDE = 16
 MAX_SIDE = 4096
+# A progressive JPEG takes up to six bytes of memory per pixel, however small it is decoded.
+MAX_JPEG_PIXELS = 2**29
+# Colour profiles and texts of a PNG: a megabyte, Pillow's limit for one, is no reason to refuse it.
+PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY
+
+FOREIGN = {
+    rb"....ftyp(hei|hev|mif1|msf1)": "HEIC",
+    rb"....ftypavi": "AVIF",
+    rb"\xff\x0a|\0\0\0\x0cJXL ": "JPEG XL",
+    rb"....ftypcrx|II\*\0....CR|II\x1a\0|IIU\0|IIR[OS]|MMOR|FUJIFILMCCD|FOVb|\0MRM": "camera raw",
+}
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_EXIF_TYPES = dict(enumerate("BsHIIbBhiifd", start=1))
 
 
 class UnreadableImage(ValueError):
@@ -27,11 +53,12 @@ class UnreadableImage(ValueError):
 def read(
     source: str | Path | bytes | Image.Image | np.ndarray, *, min_side: int | None = None
 ) -> np.ndarray:
-    """Read an image as upright RGB.
+    """Read an image as upright sRGB.
 
-    The EXIF rotation is applied, transparency is laid on white, 16-bit values are scaled to 8 bit,
-    and a side above 4096 px is shrunk to that while it is decoded. EXIF data and GPS positions end
-    here: nothing but the pixels is returned.
+    The orientation that EXIF or XMP gives is applied and an embedded colour profile converted, both
+    only as far as they can be read; transparency is laid on white, 16-bit values are scaled to
+    8 bit, and a side above 4096 px is shrunk to that, in a JPEG while it is decoded. EXIF data and
+    GPS positions end here: nothing but the pixels is returned.
 
     Parameters
     ----------
@@ -47,28 +74,22 @@ def read(
     Raises
     ------
     UnreadableImage : if the source is missing, damaged, no image, smaller than 16 px, or too large
-        to decode.
+        to decode (beyond 178 megapixels; a JPEG beyond 536).
     TypeError : if it is none of the above.
     """
     name = _describe(source)
     try:
+        if isinstance(source, str | Path):
+            # Read at once: Pillow would keep the file open until the pixels are decoded.
+            source = Path(source).read_bytes()
         # Large images are shrunk while decoding; still larger ones raise an error of their own.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = _open(source)
-            if min_side is not None:
-                image.draft(None, (min_side, min_side))
-            return _to_rgb(image, name)
-    except (UnreadableImage, TypeError):
+            return _to_rgb(_open(source, min_side), name)
+    except UnreadableImage:
         raise
-    except UnidentifiedImageError:
-        raise UnreadableImage(name, "not an image, or in a format that is not known") from None
-    except FileNotFoundError:
-        raise UnreadableImage(name, "no such file") from None
-    except Image.DecompressionBombError as error:
-        raise UnreadableImage(name, f"too large to decode safely: {error}") from error
     except Exception as error:  # decoders meet damage with errors of every kind
-        raise UnreadableImage(name, f"cannot be decoded: {error}") from error
+        raise UnreadableImage(name, _reason(error, source)) from error
 
 
 def _describe(source: object) -> str:
@@ -76,42 +97,156 @@ def _describe(source: object) -> str:
         return str(source)
     if isinstance(source, Image.Image):
         return getattr(source, "filename", "") or "Pillow image"
-    return "bytes" if isinstance(source, bytes) else "array"
-
-
-def _open(source: object) -> Image.Image:
-    if isinstance(source, str | Path):
-        # Read at once: Pillow would keep the file open until the pixels are decoded.
-        source = Path(source).read_bytes()
+    if isinstance(source, np.ndarray) and source.dtype in (np.uint8, np.uint16):
+        return "array"
     if isinstance(source, bytes):
-        return Image.open(io.BytesIO(source))
-    if isinstance(source, Image.Image):
-        return source.copy()
-    if isinstance(source, np.ndarray) and source.dtype == np.uint16:
-        source = _to_8_bit(source)
-    if isinstance(source, np.ndarray) and source.dtype == np.uint8:
-        return Image.fromarray(source)
+        return "bytes"
     kind = f"an array of {source.dtype}" if isinstance(source, np.ndarray) else type(source)
     raise TypeError(f"source is {kind}; expected a path, bytes, Pillow image or uint8/16 array")
 
 
+def _reason(error: Exception, source: object) -> str:
+    data = source if isinstance(source, bytes) else b""
+    unknown = isinstance(error, UnidentifiedImageError)
+    kinds = [kind for start, kind in FOREIGN.items() if re.match(start, data, re.DOTALL)]
+    if unknown and data[:4] in (b"II*\0", b"MM\0*"):
+        kinds.append("camera raw (DNG, NEF, ARW) or TIFF of a rare kind")
+    if kinds:
+        return f"{kinds[0]} cannot be decoded here; convert it to JPEG, as with ImageMagick"
+    if unknown:
+        return "not an image, or in a format that is not known"
+    if isinstance(error, FileNotFoundError):
+        return "no such file"
+    if isinstance(error, Image.DecompressionBombError):
+        size = str(error).partition(",")[0]
+        return f"too large to decode: {size}; shrink it, or save it as JPEG"
+    return f"cannot be decoded: {error}"
+
+
+class _Jpeg(JpegImagePlugin.JpegImageFile):
+    """A JPEG, or the first of an MPO, opened whatever its size and whatever EXIF says."""
+
+    def _read_dpi_from_exif(self) -> None:
+        """Leave EXIF alone."""
+
+
+def _open(source: bytes | Image.Image | np.ndarray, min_side: int | None) -> Image.Image:
+    if isinstance(source, Image.Image):
+        image = source.copy()
+        image.format = source.format
+        return image
+    if isinstance(source, np.ndarray):
+        return Image.fromarray(_to_8_bit(source) if source.dtype == np.uint16 else source)
+    if source.startswith(b"\xff\xd8\xff"):
+        return _reduced(_Jpeg(io.BytesIO(source)), min_side)
+    if source[4:8] == b"ftyp":
+        # AVIF tells the orientation by itself; Pillow refuses the file when EXIF is broken.
+        source = re.sub(rb"(infe.{8,10})Exif", rb"\1none", source, flags=re.DOTALL)
+    image = Image.open(io.BytesIO(source))
+    tags = getattr(image, "tag_v2", {})
+    if 50706 in tags or (330 in tags and tags.get(254) == 1):  # DNG; a thumbnail before sub-images
+        raise UnidentifiedImageError("only the preview of a raw photograph")
+    return image
+
+
+def _reduced(image: Image.Image, min_side: int | None) -> Image.Image:
+    """The JPEG, to be decoded at 1/2, 1/4 or 1/8 as far as the result does not suffer."""
+    width, height = image.size
+    if width * height > MAX_JPEG_PIXELS:
+        raise Image.DecompressionBombError(f"{width} × {height} px")
+    scale = Fraction(MAX_SIDE, max(image.size))
+    if min_side is not None:
+        scale = min(scale, Fraction(min_side, min(image.size)))
+    image.draft(None, (max(1, int(width * scale)), max(1, int(height * scale))))
+    return image
+
+
 def _to_rgb(image: Image.Image, name: str) -> np.ndarray:
     width, height = image.size
+    orientation, profile = _orientation(image), image.info.get("icc_profile")
+    mode = image.mode if image.mode == "CMYK" else Image.getmodebase(image.mode)
+    image = _plain(image, name)
     image.thumbnail((MAX_SIDE, MAX_SIDE))
     if min(image.size) < MIN_SIDE:
         reason = f"{width} × {height} px is too small: both sides must reach {MIN_SIDE} px"
         raise UnreadableImage(name, reason)
-    image = ImageOps.exif_transpose(image)
+    if orientation in _TURNS:
+        image = image.transpose(_TURNS[orientation])
+    alpha = image.getchannel("A") if image.mode == "RGBA" else None
+    mode = mode if mode in ("L", "CMYK") else "RGB"
+    image = image if image.mode == mode else image.convert(mode)
+    if to_srgb := _to_srgb(profile or b"", mode):
+        image = to_srgb.apply(image)
+    image = image if image.mode == "RGB" else image.convert("RGB")
+    if alpha:
+        image.putalpha(alpha)
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return np.array(image)
+
+
+def _plain(image: Image.Image, name: str) -> Image.Image:
+    """The image in mode L, RGB, RGBA or CMYK: 8 bits, no palette, no colour that means nothing."""
+    tile = getattr(image, "tile", None)
+    stored, clear = str(tile[0][3]) if tile else "", image.info.get("transparency")
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM"):
+        pixels = np.asarray(image)
+        image = Image.fromarray(_to_8_bit(pixels, 4095 if "I;12" in stored else 65535))
+        if clear is not None:
+            image.putalpha(Image.fromarray((pixels != clear).astype(np.uint8) * 255))
     if image.mode in ("I", "F"):
         raise UnreadableImage(name, "32-bit pixels have no fixed range; save it with 8 or 16 bit")
-    if image.mode.startswith("I;16"):
-        image = Image.fromarray(_to_8_bit(np.asarray(image)))
+    if clear is not None and stored in ("L;2", "L;4"):
+        image.info["transparency"] = clear * {"L;2": 85, "L;4": 17}[stored]
+    if clear is not None and stored == "RGB;16B":
+        image.info["transparency"] = tuple(value >> 8 for value in clear)
+    if image.mode == "La":
+        image = image.convert("LA")
     if image.has_transparency_data:
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image.convert("RGBA"))
-    return np.array(image.convert("RGB"))
+        return image.convert("RGBA")
+    return image if image.mode in ("L", "RGB", "CMYK") else image.convert("RGB")
 
 
-def _to_8_bit(pixels: np.ndarray) -> np.ndarray:
-    """Scale 0…65535 to 0…255, rounded: 65535 = 255 · 257."""
-    return ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
+def _orientation(image: Image.Image) -> int:
+    """Orientation 1…8 by EXIF, else by XMP, read past whatever else is broken there; else 1."""
+    if image.format == "TIFF":  # Pillow turns it while decoding
+        return 1
+    info = image.info
+    with suppress(Exception):
+        raw = info.get("Raw profile type exif") or info.get("Raw profile type APP1", "")
+        exif = info.get("exif") or bytes.fromhex("".join(raw.split("\n")[3:]))
+        exif = re.sub(rb"^(Exif\0\0)+", b"", exif)
+        order = {b"II": "<", b"MM": ">"}[exif[:2]]
+        (first,) = struct.unpack_from(order + "I", exif, 4)
+        (n_tags,) = struct.unpack_from(order + "H", exif, first)
+        for at in range(first + 2, first + 2 + 12 * n_tags, 12):
+            tag, kind, _, offset = struct.unpack_from(order + "HHII", exif, at)
+            # In its place, or, if it has too many values or too long ones, where that points.
+            for place in (at + 8, offset) if tag == 0x0112 else ():
+                value = float(struct.unpack_from(order + _EXIF_TYPES[kind], exif, place)[0])
+                if value in range(1, 9):
+                    return int(value)
+    with suppress(Exception):
+        xmp = info.get("xmp") or info["XML:com.adobe.xmp"].encode()
+        return int(re.findall(rb"tiff:Orientation(?:=[\"']|>)\s*([1-8])", xmp)[0])
+    return 1
+
+
+@lru_cache(maxsize=8)
+def _to_srgb(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
+    """Conversion by a profile; None if there is none, it is broken, of other inks, or sRGB."""
+    with suppress(Exception):
+        srgb = ImageCms.createProfile("sRGB")
+        flags = ImageCms.Flags.NOCACHE  # one conversion may run in several threads
+        to_srgb = ImageCms.buildTransform(io.BytesIO(profile), srgb, mode, "RGB", flags=flags)
+        levels = np.arange(0, 256, 17, dtype=np.uint8)
+        cube = np.stack(np.meshgrid(levels, levels, levels), axis=-1).reshape(16, -1, 3)
+        probe = Image.fromarray(cube).convert(mode)
+        changed, plain = to_srgb.apply(probe), probe.convert("RGB")
+        change = np.asarray(changed, np.int16) - np.asarray(plain, np.int16)
+        return to_srgb if np.abs(change).max() > 2 else None
+    return None
+
+
+def _to_8_bit(pixels: np.ndarray, white: int = 65535) -> np.ndarray:
+    """Scale 0…white to 0…255, rounded."""
+    return ((pixels.astype(np.uint32) * 255 + white // 2) // white).astype(np.uint8)
