@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import json
+import os
 import platform
 import signal
 import sys
+import traceback
 from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 from itertools import product
@@ -16,21 +20,64 @@ import typer
 import typer.core
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 from typer import Argument, Option
+
+# Names are printed as they are: square brackets are no markup, `:smile:` is no picture, and a long
+# line is left to the terminal.
+_VERBATIM: Any = {"markup": False, "emoji": False, "highlight": False, "soft_wrap": True}
+console = Console(**_VERBATIM)
+INTERRUPTED = 130  # as shells count it: 128 + SIGINT
 
 
 class _Commands(typer.core.TyperGroup):
-    """Shows the message of an error that a user can mend, not its traceback."""
+    """Answers every failure in one line; Python's development mode shows the traceback."""
 
     def main(self, args: Sequence[str] | None = None, *rest: Any, **options: Any) -> Any:
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):  # a name may hold what its encoding lacks
+                stream.reconfigure(errors="backslashreplace")
         try:
             given = join_parameters(list(sys.argv[1:] if args is None else args))
             return super().main(given, *rest, **options)
-        except (ValueError, TypeError, OSError, RuntimeError) as error:
-            # Square brackets in a message are no markup.
-            shown = Console(stderr=True, markup=False)
-            shown.print(f"error: {error}", style="red", highlight=False)
+        except SystemExit as end:
+            if end.code == INTERRUPTED:
+                _fail("interrupted")
+            raise
+        except Exception as error:
+            if sys.flags.dev_mode:
+                raise
+            _fail(f"error: {in_one_line(error)}")
             raise SystemExit(1) from error
+
+
+def _fail(text: str) -> None:
+    Console(stderr=True, **_VERBATIM).print(text, style="red")
+
+
+def in_one_line(error: Exception) -> str:
+    """What went wrong, in one line; what a library raised is named, with the place."""
+    from pydantic import ValidationError
+
+    if isinstance(error, ValidationError):
+        faults = error.errors()
+        return "; ".join(
+            f"{'.'.join(map(str, one['loc']))}={one['input']!r}: {one['msg']}" for one in faults
+        )
+    text = "; ".join(line.strip() for line in str(error).splitlines() if line.strip())
+    if isinstance(error, OSError) and text:
+        if error.errno == errno.ENOSPC and "GEOLIB_CACHE" not in text:
+            from geolib.runtime.here import cache_root
+
+            text += f"; the output or the cache, {cache_root()} (GEOLIB_CACHE), needs more room"
+        return text
+    *_, (frame, line) = traceback.walk_tb(error.__traceback__)
+    module = frame.f_globals["__name__"]
+    ours = module.partition(".")[0] in ("geolib", "geoscenes", "__main__")
+    if ours and text and isinstance(error, ValueError | TypeError | RuntimeError):
+        return text
+    where = f"{type(error).__name__} in {module}, line {line}"
+    return f"{where}: {text or 'no message'}; PYTHONDEVMODE=1 shows the traceback"
 
 
 app = typer.Typer(
@@ -41,7 +88,6 @@ app = typer.Typer(
     help="Explain image geolocation models, object by object; re-run the whole paper.",
     epilog="Start with `geolib book`, or with `geolib explain PHOTO.jpg --model CHECKPOINT`.",
 )
-console = Console()
 
 # Scenes, one's own photographs, or what `geolib osv5m` has fetched.
 Dataset = StrEnum("Dataset", ["geoscenes", "folder", "osv5m"])
@@ -151,6 +197,8 @@ def train(
         learning_rate=learning_rate,
         seed=seed,
     )
+    for split in ("train", "validation", "test"):  # none may be empty, which is said at once
+        getattr(experiment, split)
     classifier = experiment.classifier
     if Process.this().rank > 0:  # of torchrun; the first process reports
         return
@@ -201,6 +249,8 @@ def evaluate(
     classifier = _classifier(model, weights)
     given = _experiment(dataset, root, classes, image_size=classifier.image_size, seed=seed)
     images = given.split(split, n)
+    if output:  # what cannot be written is said at once
+        output.mkdir(parents=True, exist_ok=True)
     tables = []
     with cluster.connect(workers, scheduler) as client:
         for method, name in product(attribution or ["gradcam++"], segmenter or ["felzenszwalb"]):
@@ -253,13 +303,13 @@ def explain(
     check_choice("--attribution", attribution, methods.METHODS)
     check_choice("--segmenter", segmenter, segmentation.SEGMENTERS)
     readable = _readable(photos)
+    output.mkdir(parents=True, exist_ok=True)
     classifier = _classifier(model, weights)
     config = pipeline.EvaluationConfig(
         attribution=attribution,
         segmenter=segmenter,
         segmenter_options=_options(segmenter_checkpoint),
     )
-    output.mkdir(parents=True, exist_ok=True)
     for photo, stem in readable:
         explanation = pipeline.explain(classifier, photo, config)
         figure, record = output / f"{stem}.png", output / f"{stem}.json"
@@ -303,7 +353,7 @@ def fetch(
         typer.echo(assets.fetch(name))
         asset = assets.manifest()[name.partition("/")[0]]
         if asset.by_hand and not asset.gated:
-            console.print(asset.by_hand, style="yellow", soft_wrap=True)
+            console.print(asset.by_hand, style="yellow")
 
 
 @app.command(
@@ -375,7 +425,7 @@ def info() -> None:
         "segmenters": ", ".join(SEGMENTERS),
     }
     for name, value in rows.items():
-        console.print(f"[bold]{name}[/bold]: {value}", soft_wrap=True, highlight=False)
+        console.print(Text.assemble((name, "bold"), f": {value}"))
 
 
 def _classifier(model: str | None, weights: Path | None) -> Any:
@@ -414,7 +464,8 @@ def _readable(photos: Sequence[Path]) -> list[tuple[Path, str]]:
     """Photographs that can be read, each with a name for its results."""
     from geolib import images
 
-    stems = [photo.stem for photo in photos]
+    # A suffix may not fit behind a name that is as long as names can be.
+    stems = [p.stem if len(os.fsencode(p.stem)) < 250 else p.stem[:60] for p in photos]
     if len(set(stems)) < len(stems):
         stems = [f"{i:03d}-{stem}" for i, stem in enumerate(stems, start=1)]
     found = []
@@ -422,7 +473,7 @@ def _readable(photos: Sequence[Path]) -> list[tuple[Path, str]]:
         try:
             images.read(photo)
         except images.UnreadableImage as error:
-            console.print(f"skipped: {error}", style="yellow", markup=False)
+            console.print(f"skipped: {error}", style="yellow")
         else:
             found.append((photo, stem))
     if not found:
@@ -470,7 +521,7 @@ def _print(rows: Iterable[Mapping[Any, Any]]) -> None:
     table = Table(*listed[0])
     for row in listed:
         table.add_row(*(f"{v:.3f}" if isinstance(v, float) else str(v) for v in row.values()))
-    Console(width=max(console.width, 140)).print(table)
+    Console(**_VERBATIM | {"soft_wrap": False}, width=max(console.width, 140)).print(table)
 
 
 if __name__ == "__main__":

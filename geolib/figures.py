@@ -6,8 +6,10 @@ and text is mid-slate, so a figure reads on a light page and on a dark one.
 
 from __future__ import annotations
 
+import logging
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
-from functools import wraps
+from functools import cache, wraps
 from typing import Any, ParamSpec
 
 import cv2
@@ -15,12 +17,16 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, findfont, fontManager, get_font
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Rectangle
+from matplotlib.text import Text
 
 P = ParamSpec("P")
+_log = logging.getLogger(__name__)
 
 INK = "#728090"
 GUIDED = "#d1495b"
@@ -28,6 +34,8 @@ RANDOM = "#3a86b7"
 ACCENT = "#e0a030"
 WIDTH = 7.0
 OUTLINE_SIDE = 480
+PLAIN = "normal", 400
+FONT, LAST_RESORT = "DejaVu Sans", "Last Resort High-Efficiency"
 CLASS_COLOURS = ("#4878cf", "#e08214", "#c2407e", "#3a9a6b", "#8c6bb1", "#a6761d", "#5ab4ac")
 
 _INKED = ("axes.edgecolor", "axes.labelcolor", "axes.titlecolor", "grid.color", "text.color")
@@ -39,21 +47,57 @@ STYLE: Any = {
     **dict.fromkeys(("axes.grid", "axes.spines.right", "axes.spines.top", "legend.frameon"), False),
     **_SIZES,
     "figure.constrained_layout.use": True,
-    "font.family": "DejaVu Sans",
+    "font.family": FONT,
+    "text.parse_math": False,  # a country may be called A$B$C
 }
 
 
 def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
-    """Draw in the book's style, and leave the caller's settings and open figures alone."""
+    """Draw in the book's style, and leave the caller's settings and open figures alone.
+
+    Text is drawn as it stands, without mathematics. What DejaVu Sans lacks comes from the first
+    installed font that has it; where none has, a box shows the script, and the log says so once.
+    """
 
     @wraps(draw)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> Figure:
         with plt.rc_context(STYLE):
             figure = draw(*args, **kwargs)
+            _find_glyphs(figure)
         plt.close(figure)
         return figure
 
     return wrapper
+
+
+def _find_glyphs(figure: Figure) -> None:
+    """Let each text of a figure fall back on the fonts that have what it needs."""
+    for axis in figure.findobj(Axis):
+        axis.get_ticklabels()  # which writes them
+    for text in figure.findobj(Text):
+        needed = set(filter(str.isprintable, text.get_text()))
+        if missing := frozenset(map(ord, needed)) - _glyphs(FONT):
+            text.set_fontfamily([FONT, *_fallbacks(missing)])
+
+
+@cache
+def _fallbacks(missing: frozenset[int]) -> list[str]:
+    """Installed fonts that have the characters, as few as it takes in their alphabet's order."""
+    names = {font.name for font in fontManager.ttflist if (font.style, font.weight) == PLAIN}
+    found = []
+    for name in sorted(names - {FONT, LAST_RESORT}):
+        if had := missing & _glyphs(name):
+            found.append(name)
+            missing -= had
+    if missing:
+        shown = "".join(map(chr, sorted(missing)))
+        _log.warning("no installed font has %s: boxes stand in figures for these characters", shown)
+    return [*found, *names & {LAST_RESORT}]
+
+
+@cache
+def _glyphs(font: str) -> frozenset[int]:
+    return frozenset(get_font(findfont(FontProperties(family=[font]))).get_charmap())
 
 
 def class_colours(classes: Sequence[str]) -> dict[str, str]:
@@ -231,7 +275,7 @@ def explanation(
     axes[2].set(xlabel="log-probability lost without it", ylabel="element")
     axes[2].grid(axis="x")
     if note:
-        figure.supxlabel(note, fontsize=9.5, color=ACCENT)
+        figure.supxlabel(textwrap.fill(note, 110), fontsize=9.5, color=ACCENT)
     return figure
 
 

@@ -131,14 +131,23 @@ class Experiment(BaseModel):
         return _first(self.compared, self.n_costly if attribution in COSTLY else None)
 
     def split(self, name: str, n: int | None) -> GeoDataset:
-        """The first ``n`` images of a split of the data."""
+        """The first ``n`` images of a split of the data; ValueError that says why it is empty."""
         named = {} if self.classes is None else {"countries": self.classes}
         options: dict[str, dict[str, Any]] = {
             "geoscenes": {"size": self.image_size, **named},
             "osv5m": {"root": self.root, **named},
         }
         photographs = {"root": self.root, "classes": self.classes}
-        return data.load(self.dataset, name, n, self.seed, **options.get(self.dataset, photographs))
+        chosen = options.get(self.dataset, photographs)
+        found = data.load(self.dataset, name, n, self.seed, **chosen)
+        if self.dataset == "folder" and not len(found):
+            whole = data.load(self.dataset, "all", **chosen)
+            raise ValueError(
+                f"the split {name!r} of {self.root} is empty: it holds {len(whole)} photographs "
+                f"({len(whole.skipped)} skipped), and three splits take at least three different "
+                "ones of a country, better of three places; add some, or take the split 'all'"
+            )
+        return found
 
     @property
     def training(self) -> model.TrainConfig:

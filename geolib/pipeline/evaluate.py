@@ -134,7 +134,7 @@ def _shards(
     title: str = "",
 ) -> Iterator[shards.Shard]:
     if len(dataset) == 0:
-        raise ValueError("dataset holds no images")
+        raise ValueError(f"dataset {dataset.name!r} holds no images in its split {dataset.split!r}")
     title = title or f"{config.attribution} × {config.segmenter}"
     with progress_bar(title, len(dataset), "image", progress) as bar:
         for shard in shards.shards(dataset, classifier, config.shard_size):

@@ -17,6 +17,7 @@ from geolib.model.prediction import log_probabilities
 from geolib.pipeline import shards
 from geolib.pipeline.shards import EvaluationConfig
 from geolib.runtime.here import progress_bar
+from geolib.scoring import score_segments
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -40,7 +41,7 @@ class Explanation:
     elements : columns of ``pipeline.shards.elements_table``, largest own effect first: the order
         that numbers them in the figure and in the JSON.
     settings : attribution method, segmenter, thresholds and model.
-    note : what a reader must know before believing it, or nothing.
+    note : what a reader must know before believing it, why there are no elements, or nothing.
     credit : author and licence of the photograph, where known.
     """
 
@@ -131,11 +132,14 @@ def explain(
     found = shards.extract_batch([item], batch, maps, segments, config)
     (outcomes,) = shards.ablate_batch(classifier, [found], None, shards.alone(config))
     probabilities = log_probabilities(classifier, batch, precision="fp32")[0].exp().tolist()
+    known = dict(zip(classifier.classes, probabilities, strict=True))
     synthetic = classifier.trained_on == "geoscenes" and item.scene is None
+    predicted = max(known, key=lambda name: known[name])
+    notes = SYNTHETIC_NOTE if synthetic else "", _why_none(found[0], config, predicted)
     return Explanation(
         name=item.id,
         photo=item.image,
-        probabilities=dict(zip(classifier.classes, probabilities, strict=True)),
+        probabilities=known,
         attribution=maps[0].numpy(),
         elements=shards.elements_table(found, outcomes).sort_values(
             "deletion_effect", ascending=False, kind="stable", ignore_index=True
@@ -147,8 +151,27 @@ def explain(
             "image_size": classifier.image_size,
             **config.model_dump(include=set(_SHOWN)),
         },
-        note=SYNTHETIC_NOTE if synthetic else "",
+        note=" ".join(filter(None, notes)),
         credit=", ".join(part for part in (item.attribution, item.licence) if part),
+    )
+
+
+def _why_none(found: shards.Extracted, config: EvaluationConfig, predicted: str) -> str:
+    """Why an image has no elements; empty where it has some."""
+    if len(found.elements):
+        return ""
+    if not found.attribution.any():
+        return (
+            f"No elements: the {config.attribution} map is zero everywhere: nothing in it speaks "
+            f"for {predicted} (ReLU drops evidence against it; a constant map counts as zero)."
+        )
+    masks, told = found.segments.masks, found.segments.note
+    if not len(masks):
+        return f"No elements: {config.segmenter} found no segments{told and f' ({told})'}."
+    best = score_segments(found.attribution, masks, config.top_p)["score"].max()
+    return (
+        f"No elements: the best of {len(masks)} segments scores {np.floor(best * 1000) / 1000:g}; "
+        f"it takes s_min = {config.s_min:g}, and more than zero."
     )
 
 
