@@ -37,7 +37,10 @@ def s2_tokens(coordinates: ArrayLike, level: int) -> list[str]:
 
 def s2_leaves(points: np.ndarray) -> np.ndarray:
     """Leaf cell of each point [N,2] (degrees): S2 cell ids of level 30, uint64 [N]."""
-    degrees = map(s2sphere.LatLng.from_degrees, *points.T.tolist())
+    latitude, longitude = points.T
+    # One place: longitudes 180 and -180, and all of them at a pole.
+    longitude = np.where(longitude == -180, 180, np.where(np.abs(latitude) == 90, 0, longitude))
+    degrees = map(s2sphere.LatLng.from_degrees, latitude.tolist(), longitude.tolist())
     ids = (s2sphere.CellId.from_lat_lng(point).id() for point in degrees)
     return np.fromiter(ids, dtype=np.uint64, count=len(points))
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -23,6 +24,7 @@ from geolib.chapters import tables
 from geolib.chapters.experiment import Experiment
 from geolib.chapters.world_map import Guess
 from geolib.data.scenes import SceneRecord
+from geolib.data.tables import positions, read_table
 from geolib.partitioning import OfflineGeocoder, Partitioning, Preset, great_circle_distance
 from geolib.runtime import cache
 from geolib.runtime.here import data_file
@@ -256,17 +258,28 @@ def accuracy_gain(one: ArrayLike, other: ArrayLike, radius: float, about: str) -
 
 
 def read_coordinates(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
-    """Columns ``latitude`` and ``longitude`` of a CSV file, float64 [N,2] in degrees: those to
-    partition, and every fifth one, to test the partitioning on."""
-    if not Path(path).is_file():
+    """Coordinates of a CSV file, as :func:`geolib.data.tables.read_table` understands it, float64
+    [N,2] in degrees: those to partition, and every fifth one, to test the partitioning on. Rows
+    without both of latitude and longitude are left out, with a warning that counts them."""
+    path = Path(path)
+    if not path.is_file():
         raise ValueError(
             f"coordinates={str(path)!r} is no file; give the path of a CSV file, absolute or "
             f"as seen from {Path.cwd()}"
         )
-    table = pd.read_csv(path)
-    if missing := [name for name in COORDINATES if name not in table]:
-        raise ValueError(f"{path} lacks {' and '.join(missing)}; it has {list(table.columns)}")
-    points = table[COORDINATES].dropna().to_numpy(float)
+    degrees = positions(read_table(path, COORDINATES, required=COORDINATES), path)
+    n_given = degrees.notna().sum(axis=1)
+    if n_unread := (n_given < 2).sum():
+        why = f"{(n_given == 0).sum()} without coordinates, {(n_given == 1).sum()} with one of two"
+        first = (n_given < 2).idxmax()
+        warnings.warn(
+            f"{path}: {n_unread} of {len(degrees)} rows are not read: {why}; the first is line "
+            f"{first}",
+            stacklevel=2,
+        )
+    points = degrees.dropna().to_numpy(float)
+    if not len(points):
+        raise ValueError(f"{path} holds no coordinates")
     tested = np.arange(len(points)) % HELD_OUT == 0
     return points[~tested], points[tested]
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 
 from geolib.data.records import SPLITS, GeoDataset, PhotoRecord, Skipped, check_split
+from geolib.data.tables import clean, positions, read_table, refuse
 
 SHARES = {"train": 0.70, "validation": 0.15, "test": 0.15}
 OTHER = "other"
@@ -39,7 +41,7 @@ def folder(
     ``root`` holds either one folder per country (``ROOT/COUNTRY/*.jpg``), or photographs and a
     ``metadata.csv`` with the columns ``file``, ``country``, ``latitude``, ``longitude`` and, if
     wished, ``licence`` and ``attribution`` (cells may be empty), or photographs alone, which then
-    have no label.
+    have no label. :func:`geolib.data.tables.read_table` says which tables are understood.
 
     The split keeps places apart: images of one cell of about 1 km × 1 km (0.01° of latitude) stay
     together, as do images with the same bytes; where coordinates are missing, only the latter.
@@ -58,7 +60,11 @@ def folder(
     records, skipped = _find_photos(Path(root).expanduser())
     if classes is None:
         classes = sorted({r.country for r in records if r.country is not None})
-    records = [_with_label(record, tuple(classes)) for record in records]
+    classes = tuple(map(clean, classes))
+    folded = Counter(name.casefold() for name in classes)
+    if alike := [name for name in classes if folded[name.casefold()] > 1]:
+        warnings.warn(f"classes {', '.join(alike)} differ in case alone", stacklevel=3)
+    records = [_with_label(record, classes) for record in records]
     records.sort(key=lambda record: (_seeded_hash(seed, record.content_key()), record.id))
     if split != "all":
         assigned = _assign_splits(records, seed)
@@ -74,14 +80,15 @@ def _find_photos(root: Path) -> tuple[list[PhotoRecord], list[Skipped]]:
     if not root.is_dir():
         raise ValueError(f"root={str(root)!r} is not a folder")
     files = sorted(p for p in root.rglob("*") if _is_photo(p.relative_to(root)))
-    if (root / METADATA).is_file():
-        records, skipped = _from_metadata(root)
+    if table := _metadata(root):
+        records, skipped = _from_metadata(table, files)
         listed = {record.path for record in records}
         unlisted = [p for p in files if p not in listed]
         skipped += [Skipped(_id(p, root), f"not listed in {METADATA}") for p in unlisted]
     elif inside := [p for p in files if p.parent != root]:
         records = [
-            PhotoRecord(_id(p, root), p, country=p.relative_to(root).parts[0]) for p in inside
+            PhotoRecord(_id(p, root), p, country=clean(p.relative_to(root).parts[0]))
+            for p in inside
         ]
         outside = [p for p in files if p.parent == root]
         skipped = [Skipped(_id(p, root), "lies outside the folders of countries") for p in outside]
@@ -101,37 +108,64 @@ def _is_photo(path: Path) -> bool:
 
 
 def _id(path: Path, root: Path) -> str:
-    return path.relative_to(root).as_posix()
+    return (path.relative_to(root) if path.is_relative_to(root) else path).as_posix()
 
 
-def _from_metadata(root: Path) -> tuple[list[PhotoRecord], list[Skipped]]:
-    # As text: pandas would take NA, Namibia's code, for a missing value.
-    table = pd.read_csv(root / METADATA, dtype=str, keep_default_na=False).rename(columns=str.strip)
-    if "file" not in table:
-        raise ValueError(f"{root / METADATA} lacks the column 'file'; it has {list(table.columns)}")
-    table = table.reindex(columns=COLUMNS, fill_value="").apply(lambda column: column.str.strip())
-    if repeated := sorted(table.file[table.file.duplicated()].unique()):
-        raise ValueError(f"{root / METADATA} lists {repeated[0]!r} more than once")
-    _refuse(table.file == "", root, "the file's name is empty")
-    for column, limit in (("latitude", 90), ("longitude", 180)):
-        degrees = pd.to_numeric(table[column], errors="coerce")
-        wrong = (table[column] != "") & ~degrees.between(-limit, limit)
-        given = next(iter(table[column][wrong]), "")
-        _refuse(wrong, root, f"{column}={given!r}; expected degrees between -{limit} and {limit}")
-        table[column] = degrees
-    one_only = table.latitude.isna() != table.longitude.isna()
-    _refuse(one_only, root, "latitude and longitude must both be given, or neither")
-    known = table.rename(columns={"file": "id"}).astype(object)
-    rows = known.where(known.notna() & (known != ""), None).to_dict("records")
-    records = [PhotoRecord(path=root / row["id"], **row) for row in rows]
-    missing = [record for record in records if not record.path.is_file()]
-    skipped = [Skipped(record.id, f"listed in {METADATA} but missing") for record in missing]
-    return [record for record in records if record.path.is_file()], skipped
+def _metadata(root: Path) -> Path | None:
+    """The table of a folder, whose name may be written in capitals."""
+    found = sorted(p for p in root.iterdir() if p.name.lower() == METADATA and p.is_file())
+    if len(found) > 1:
+        raise ValueError(f"{root} holds {found[0].name} and {found[1].name}; keep one of them")
+    return found[0] if found else None
 
 
-def _refuse(wrong: pd.Series[bool], root: Path, why: str) -> None:
-    if wrong.any():
-        raise ValueError(f"{root / METADATA}, line {wrong.to_numpy().argmax() + 2}: {why}")
+def _from_metadata(path: Path, files: Sequence[Path]) -> tuple[list[PhotoRecord], list[Skipped]]:
+    # As text: NA, Namibia's code, is no missing value.
+    table = read_table(path, COLUMNS, required=["file"])
+    refuse(table.file == "", path, "the file's name is empty")
+    table["country"] = table.country.map(clean)
+    degrees = positions(table, path)
+    one_only = degrees.latitude.isna() != degrees.longitude.isna()
+    refuse(one_only, path, "latitude and longitude must both be given, or neither")
+    for name, absent in (("country", table.country == ""), ("position", degrees.latitude.isna())):
+        if 0 < (n := absent.sum()) < len(table):
+            first = f"the first in line {absent.idxmax()}"
+            warnings.warn(f"{path}: {n} of {len(table)} rows have no {name}, {first}", stacklevel=5)
+    table[["latitude", "longitude"]] = degrees
+    paths = pd.Series(_on_disk(path.parent, files, table.file), table.index, dtype=object)
+    if len(repeated := table.file[paths.duplicated()]):
+        line, name = repeated.index[0], repeated.iloc[0]
+        raise ValueError(f"{path} lists {name!r} more than once, the second time in line {line}")
+    there = paths.map(os.path.isfile).astype(bool)
+    if not there.any() and len(table):
+        example = f"for example {table.file.iloc[0]!r}; expected paths as seen from {path.parent}"
+        raise ValueError(f"{path} lists {len(table)} files that are not there, {example}")
+    skipped = [Skipped(name, f"listed in {METADATA} but missing") for name in table.file[~there]]
+    known = table.astype(object).where(table.notna() & (table != ""), None)
+    records = [
+        PhotoRecord(_id(file, path.parent), file, **dict(zip(COLUMNS[1:], row, strict=True)))
+        for file, (_, *row) in zip(paths[there], known[there].values, strict=True)
+    ]
+    return records, skipped
+
+
+def _on_disk(root: Path, files: Sequence[Path], names: Iterable[str]) -> list[Path]:
+    """Paths of files that a table may name with backslashes, in other case or composed otherwise.
+
+    A name that fits several files, and is that of none, is left as it is.
+    """
+    alike = defaultdict(list)
+    for path in files:
+        alike[clean(_id(path, root)).casefold()].append(path)
+
+    def path_of(name: str) -> Path:
+        for path in (root / name, root / name.replace("\\", "/")):
+            same = alike[clean(_id(path, root)).casefold()]
+            if path in same or len(same) == 1:
+                return path if path in same else same[0]
+        return path
+
+    return [path_of(name) for name in names]
 
 
 def _with_label(record: PhotoRecord, classes: tuple[str, ...]) -> PhotoRecord:
@@ -191,8 +225,11 @@ def _cell(record: PhotoRecord) -> str | None:
     if record.latitude is None or record.longitude is None:
         return None
     row = math.floor(record.latitude / CELL_DEGREES)
-    width = CELL_DEGREES / max(math.cos(math.radians((row + 0.5) * CELL_DEGREES)), 1e-6)
-    return f"cell {row} {math.floor(record.longitude / width)}"
+    if abs(record.latitude) > 90 - CELL_DEGREES:
+        return f"pole {record.latitude > 0}"  # where longitudes say little
+    width = CELL_DEGREES / math.cos(math.radians((row + 0.5) * CELL_DEGREES))
+    longitude = 180 if record.longitude == -180 else record.longitude  # one meridian
+    return f"cell {row} {math.floor(longitude / width)}"
 
 
 def _seeded_hash(seed: int, text: str) -> str:

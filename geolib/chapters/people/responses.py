@@ -11,6 +11,7 @@ import pandas as pd
 from scipy.special import expit, logit
 
 from geolib.chapters.people.material import CANNOT_TELL, KEY, OTHER, THINGS, Key
+from geolib.data.tables import read_table
 
 COLUMNS = (
     *("study", "source", "participant", "position", "item", "condition"),
@@ -50,18 +51,14 @@ def read_answers(folder: str | Path, key: Key) -> pd.DataFrame:
 
 
 def _read(path: Path, key: Key) -> pd.DataFrame:
-    try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path.name} is no CSV file: {error}") from error
-    if missing := [name for name in COLUMNS if name not in table]:
-        raise ValueError(f"{path.name} row 1 lacks the columns {missing}; it has {list(table)}")
+    table = read_table(path, COLUMNS, required=COLUMNS)
     table = table.assign(file=path.name, row=range(2, len(table) + 2))
     for line in table.to_dict("records"):
         for column, expected in _expected(line, key).items():
             if line[column] not in expected:
                 listed = ", ".join(map(repr, expected))
                 _refuse(line, column, listed if len(expected) < 20 else "a number of the study")
+    table["seconds"] = table["seconds"].str.replace(",", ".")
     seconds = pd.to_numeric(table["seconds"], errors="coerce")
     for line in table[~seconds.between(0, np.finfo(float).max)].to_dict("records"):
         _refuse(line, "seconds", "a number of at least 0")

@@ -220,15 +220,41 @@ def test_partitionings_in_the_rows_of_table_1():
 
 def test_coordinates_of_a_file_every_fifth_held_out(tmp_path):
     path = tmp_path / "places.csv"
-    path.write_text("id,longitude,latitude\na,2,48\nb,,50\nc,-3,40\n" + "d,1,2\n" * 8)
-    built, tested = location.read_coordinates(path)
+    path.write_text("id,longitude,latitude\na,2,48\nb,,50\nc,-3,40\ne,,\n" + "d,1,2\n" * 8)
+    told = r"2 of 12 rows are not read: 1 without coordinates, 1 with one of two.* line 3"
+    with pytest.warns(UserWarning, match=told):
+        built, tested = location.read_coordinates(path)
     np.testing.assert_array_equal(tested, [[48, 2], [2, 1]])
     np.testing.assert_array_equal(built, [[40, -3], *[[2, 1]] * 7])
-    path.write_text("id,lat,longitude\na,48,2\n")
-    with pytest.raises(ValueError, match="lacks latitude; it has"):
-        location.read_coordinates(path)
     with pytest.raises(ValueError, match=r"coordinates='.*nowhere\.csv' is no file"):
         location.read_coordinates(tmp_path / "nowhere.csv")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("id,place\na,48\n", "lacks the column 'latitude' and 'longitude'; it has"),
+        ("latitude,place\n48,a\n", "lacks the column 'longitude'"),
+        ("lat,lng\n48,2\n48,190\n", "line 3: longitude='190'; expected degrees between -180"),
+        ("lat,lng\n,\nNA,NA\n", "holds no coordinates"),
+    ],
+)
+def test_faulty_coordinates_are_named(tmp_path, text, message):
+    path = tmp_path / "places.csv"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=rf"places\.csv.*{message}"):
+        location.read_coordinates(path)
+
+
+def test_coordinates_of_geoestimation(tmp_path):
+    path = tmp_path / "mp16_places365.csv"
+    path.write_text(
+        "IMG_ID,AUTHOR,LAT,LON,S3_Label,Prob_indoor\n"
+        "f7/4a/5193735797.jpg,62935703@N00,38.8977,-77.0366,2,0.1\n"
+        "16/1b/3084.jpg,9382100@N05,-33.8568,151.2153,2,0.1\n"
+    )
+    built, tested = location.read_coordinates(path)
+    assert (built.tolist(), tested.tolist()) == ([[-33.8568, 151.2153]], [[38.8977, -77.0366]])
 
 
 def test_difference_is_paired():

@@ -262,7 +262,7 @@ def refused_answers():
     whole, out_of_order = (t.to_csv(index=False).encode() for t in (table, swapped))
     return [
         ([], "no CSV file"),
-        ([b"study;participant\nabc;1\n"], r"0\.csv row 1 lacks the columns \['study', 'source'"),
+        ([b"study;participant\nabc;1\n"], r"0\.csv lacks the column 'source' and 'position'"),
         ([b""], r"0\.csv"),
         ([b"\xff\xfe\x00"], r"0\.csv"),
         ([b"study,source\nabc,person,1,2\nabc,person,1,2,3\n"], r"0\.csv"),
