@@ -18,15 +18,15 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from geolib import segmentation
+from geolib import images, segmentation
+from geolib.data.pixels import resize
 
 SEGMENTERS = ("felzenszwalb", "slic", "grid")
 AREAS = (0, 0.003, 0.01, 0.03, 0.1, 1)
 
 
 def read(path: Path, size: int) -> np.ndarray:
-    with Image.open(path) as photo:
-        return np.asarray(photo.convert("RGB").resize((size, size), Image.Resampling.BILINEAR))
+    return resize(images.read(path), size)
 
 
 def overlay(image: np.ndarray, masks: np.ndarray) -> np.ndarray:

@@ -18,10 +18,11 @@ MIN_SIDE = 16
 MAX_SIDE = 4096
 # A progressive JPEG takes up to six bytes of memory per pixel, however small it is decoded.
 MAX_JPEG_PIXELS = 2**29
-# Colour profiles and texts of a PNG: a megabyte, Pillow's limit for one, is no reason to refuse it.
+# Large pictures are read or raise an error; so are large profiles and texts of a PNG.
+warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY
 
-FOREIGN = {
+_FOREIGN = {  # how files begin that Pillow cannot decode
     rb"....ftyp(hei|hev|mif1|msf1)": "HEIC",
     rb"....ftypavi": "AVIF",
     rb"\xff\x0a|\0\0\0\x0cJXL ": "JPEG XL",
@@ -74,7 +75,7 @@ def read(
     Raises
     ------
     UnreadableImage : if the source is missing, damaged, no image, smaller than 16 px, or too large
-        to decode (beyond 178 megapixels; a JPEG beyond 536).
+        to decode (above 178 megapixels, or 536 in a JPEG).
     TypeError : if it is none of the above.
     """
     name = _describe(source)
@@ -82,10 +83,7 @@ def read(
         if isinstance(source, str | Path):
             # Read at once: Pillow would keep the file open until the pixels are decoded.
             source = Path(source).read_bytes()
-        # Large images are shrunk while decoding; still larger ones raise an error of their own.
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            return _to_rgb(_open(source, min_side), name)
+        return _to_rgb(_open(source), name, min_side)
     except UnreadableImage:
         raise
     except Exception as error:  # decoders meet damage with errors of every kind
@@ -108,15 +106,15 @@ def _describe(source: object) -> str:
 def _reason(error: Exception, source: object) -> str:
     data = source if isinstance(source, bytes) else b""
     unknown = isinstance(error, UnidentifiedImageError)
-    kinds = [kind for start, kind in FOREIGN.items() if re.match(start, data, re.DOTALL)]
+    kinds = [kind for start, kind in _FOREIGN.items() if re.match(start, data, re.DOTALL)]
     if unknown and data[:4] in (b"II*\0", b"MM\0*"):
         kinds.append("camera raw (DNG, NEF, ARW) or TIFF of a rare kind")
     if kinds:
         return f"{kinds[0]} cannot be decoded here; convert it to JPEG, as with ImageMagick"
     if unknown:
         return "not an image, or in a format that is not known"
-    if isinstance(error, FileNotFoundError):
-        return "no such file"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror.lower()
     if isinstance(error, Image.DecompressionBombError):
         size = str(error).partition(",")[0]
         return f"too large to decode: {size}; shrink it, or save it as JPEG"
@@ -130,7 +128,7 @@ class _Jpeg(JpegImagePlugin.JpegImageFile):
         """Leave EXIF alone."""
 
 
-def _open(source: bytes | Image.Image | np.ndarray, min_side: int | None) -> Image.Image:
+def _open(source: bytes | Image.Image | np.ndarray) -> Image.Image:
     if isinstance(source, Image.Image):
         image = source.copy()
         image.format = source.format
@@ -138,56 +136,55 @@ def _open(source: bytes | Image.Image | np.ndarray, min_side: int | None) -> Ima
     if isinstance(source, np.ndarray):
         return Image.fromarray(_to_8_bit(source) if source.dtype == np.uint16 else source)
     if source.startswith(b"\xff\xd8\xff"):
-        return _reduced(_Jpeg(io.BytesIO(source)), min_side)
+        image = _Jpeg(io.BytesIO(source))
+        if image.width * image.height > MAX_JPEG_PIXELS:
+            raise Image.DecompressionBombError(f"{image.width} × {image.height} px")
+        return image
     if source[4:8] == b"ftyp":
         # AVIF tells the orientation by itself; Pillow refuses the file when EXIF is broken.
         source = re.sub(rb"(infe.{8,10})Exif", rb"\1none", source, flags=re.DOTALL)
     image = Image.open(io.BytesIO(source))
     tags = getattr(image, "tag_v2", {})
-    if 50706 in tags or (330 in tags and tags.get(254) == 1):  # DNG; a thumbnail before sub-images
-        raise UnidentifiedImageError("only the preview of a raw photograph")
+    # CR2; DNG; a thumbnail that precedes other images, as in NEF and ARW: previews of what is raw.
+    if tags and (source[8:10] == b"CR" or 50706 in tags or (tags.get(254) == 1 and 330 in tags)):
+        raise UnidentifiedImageError
     return image
 
 
-def _reduced(image: Image.Image, min_side: int | None) -> Image.Image:
-    """The JPEG, to be decoded at 1/2, 1/4 or 1/8 as far as the result does not suffer."""
+def _to_rgb(image: Image.Image, name: str, min_side: int | None) -> np.ndarray:
     width, height = image.size
-    if width * height > MAX_JPEG_PIXELS:
-        raise Image.DecompressionBombError(f"{width} × {height} px")
-    scale = Fraction(MAX_SIDE, max(image.size))
+    scale = Fraction(MAX_SIDE, max(width, height))
     if min_side is not None:
-        scale = min(scale, Fraction(min_side, min(image.size)))
+        scale = min(scale, Fraction(min_side, min(width, height)))
+    # Decodes a JPEG at 1/2, 1/4 or 1/8, but at no less than this size.
     image.draft(None, (max(1, int(width * scale)), max(1, int(height * scale))))
-    return image
-
-
-def _to_rgb(image: Image.Image, name: str) -> np.ndarray:
-    width, height = image.size
-    orientation, profile = _orientation(image), image.info.get("icc_profile")
-    mode = image.mode if image.mode == "CMYK" else Image.getmodebase(image.mode)
-    image = _plain(image, name)
+    tile = getattr(image, "tile", None)
+    stored = str(tile[0][3]) if tile else ""
+    image.load()
+    orientation, profile = _orientation(image), image.info.get("icc_profile") or b""
+    image = _plain(image, stored, name)
     image.thumbnail((MAX_SIDE, MAX_SIDE))
     if min(image.size) < MIN_SIDE:
         reason = f"{width} × {height} px is too small: both sides must reach {MIN_SIDE} px"
         raise UnreadableImage(name, reason)
     if orientation in _TURNS:
         image = image.transpose(_TURNS[orientation])
-    alpha = image.getchannel("A") if image.mode == "RGBA" else None
-    mode = mode if mode in ("L", "CMYK") else "RGB"
-    image = image if image.mode == mode else image.convert(mode)
-    if to_srgb := _to_srgb(profile or b"", mode):
+    alpha = image.getchannel("A") if image.mode.endswith("A") else None
+    if alpha is not None:
+        image = image.convert(image.mode.removesuffix("A"))
+    if to_srgb := _to_srgb(profile, image.mode):
         image = to_srgb.apply(image)
-    image = image if image.mode == "RGB" else image.convert("RGB")
-    if alpha:
+    elif image.mode != "RGB":
+        image = image.convert("RGB")
+    if alpha is not None:
         image.putalpha(alpha)
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
     return np.array(image)
 
 
-def _plain(image: Image.Image, name: str) -> Image.Image:
-    """The image in mode L, RGB, RGBA or CMYK: 8 bits, no palette, no colour that means nothing."""
-    tile = getattr(image, "tile", None)
-    stored, clear = str(tile[0][3]) if tile else "", image.info.get("transparency")
+def _plain(image: Image.Image, stored: str, name: str) -> Image.Image:
+    """The image, of raw mode ``stored``, with 8 bits and no palette: L, LA, RGB, RGBA or CMYK."""
+    clear = image.info.get("transparency")
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM"):
         pixels = np.asarray(image)
         image = Image.fromarray(_to_8_bit(pixels, 4095 if "I;12" in stored else 65535))
@@ -195,15 +192,14 @@ def _plain(image: Image.Image, name: str) -> Image.Image:
             image.putalpha(Image.fromarray((pixels != clear).astype(np.uint8) * 255))
     if image.mode in ("I", "F"):
         raise UnreadableImage(name, "32-bit pixels have no fixed range; save it with 8 or 16 bit")
+    # The transparent value of a PNG has the file's bit depth, the pixels have eight.
     if clear is not None and stored in ("L;2", "L;4"):
         image.info["transparency"] = clear * {"L;2": 85, "L;4": 17}[stored]
     if clear is not None and stored == "RGB;16B":
         image.info["transparency"] = tuple(value >> 8 for value in clear)
-    if image.mode == "La":
-        image = image.convert("LA")
-    if image.has_transparency_data:
-        return image.convert("RGBA")
-    return image if image.mode in ("L", "RGB", "CMYK") else image.convert("RGB")
+    mode = "L" if Image.getmodebase(image.mode) == "L" else "RGB"
+    mode += "A" if image.has_transparency_data else ""
+    return image if image.mode in (mode, "CMYK") else image.convert(mode)
 
 
 def _orientation(image: Image.Image) -> int:

@@ -1,15 +1,20 @@
 """Every kind of file that photographs come in, made here."""
 
 import io
+import itertools
+import struct
 import subprocess
 import sys
+import zlib
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageCms, features
+from PIL.PngImagePlugin import PngInfo
 
+from geolib import images
 from geolib.images import MAX_SIDE, UnreadableImage, read
 
 # Left half red, right half blue; 24 wide, 16 high.
@@ -19,6 +24,13 @@ GREY = np.arange(256, dtype=np.uint8).reshape(16, 16)
 RAMP = np.tile(np.linspace(0, 65535, 64).astype(np.uint16), (32, 1))
 COLOURS = np.stack([RAMP, RAMP[:, ::-1], np.full_like(RAMP, 32896)], axis=-1)
 NOISE = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+LETTERS = {"A": (255, 0, 0), "B": (0, 200, 0), "C": (0, 0, 255), "D": (255, 255, 255)}
+# Formats that hold EXIF, at their sharpest.
+SHARP = {"quality": 95, "subsampling": "4:4:4"}
+TWO = {"save_all": True, "append_images": [Image.new("RGB", (24, 16))]}
+FORMATS = {"JPEG": SHARP, "MPO": SHARP | TWO, "PNG": {}, "WEBP": {"lossless": True}, "TIFF": {}}
+if features.check("avif"):
+    FORMATS["AVIF"] = SHARP
 
 
 def encoded(image: Image.Image | np.ndarray, kind: str = "PNG", **options) -> bytes:
@@ -30,6 +42,39 @@ def encoded(image: Image.Image | np.ndarray, kind: str = "PNG", **options) -> by
 
 def blank(mode: str, *size: int) -> bytes:
     return encoded(Image.new(mode, size))
+
+
+def letters(rows: str) -> np.ndarray:
+    """The picture "AB CD", each letter 12 wide and 8 high; turned by a quarter, 8 wide, 12 high."""
+    grid = np.array([[LETTERS[letter] for letter in row] for row in rows.split()], np.uint8)
+    height, width = (8, 12) if rows[:2] in ("AB", "BA", "CD", "DC") else (12, 8)
+    return grid.repeat(height, axis=0).repeat(width, axis=1)
+
+
+def assert_near(found: np.ndarray, expected: np.ndarray, tolerance: int = 12) -> None:
+    assert found.shape == expected.shape
+    np.testing.assert_allclose(found.astype(int), expected, atol=tolerance)
+
+
+def tag(number: int, kind: int, count: int, value: bytes) -> bytes:
+    return struct.pack("<HHI4s", number, kind, count, value)
+
+
+def tiff(*tags: bytes, n: int | None = None, following: int = 0, data: bytes = b"") -> bytes:
+    """Directory that says to have ``n`` tags, and values after it."""
+    head = b"II*\0" + struct.pack("<IH", 8, len(tags) if n is None else n)
+    return head + b"".join(tags) + struct.pack("<I", following) + data.ljust(40, b"\0")
+
+
+def png(bits: int, kind: int, row: bytes, *before: tuple[str, bytes], after=()) -> bytes:
+    """PNG of 16 equal rows with chunks before and after its pixels."""
+    header = struct.pack(">IIBBBBB", 16, 16, bits, kind, 0, 0, 0)
+    pixels = zlib.compress((b"\0" + row) * 16)
+    file = b"\x89PNG\r\n\x1a\n"
+    for name, data in [("IHDR", header), *before, ("IDAT", pixels), *after, ("IEND", b"")]:
+        chunk = name.encode() + data
+        file += struct.pack(">I", len(data)) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    return file
 
 
 def test_every_kind_of_source_gives_the_same_pixels(tmp_path):
@@ -48,24 +93,126 @@ def test_the_source_image_is_left_alone():
     assert image.size == (MAX_SIDE + 904, 20)
 
 
-# Where the red half goes when a viewer follows the orientation tag.
-@pytest.mark.parametrize(
-    ("orientation", "shape", "red"),
-    [
-        (1, (16, 24), np.s_[:, :12]),
-        (2, (16, 24), np.s_[:, 12:]),  # mirrored
-        (3, (16, 24), np.s_[:, 12:]),  # turned by 180°
-        (6, (24, 16), np.s_[:12, :]),  # left side becomes the top
-        (8, (24, 16), np.s_[12:, :]),  # left side becomes the bottom
-    ],
-)
-def test_exif_rotation(orientation, shape, red):
+# What a viewer that follows the orientation tag shows of "AB CD".
+SHOWN = ["AB CD", "BA DC", "DC BA", "CD AB", "AC BD", "CA DB", "DB CA", "BD AC"]
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize(("orientation", "shown"), list(enumerate(SHOWN, start=1)))
+def test_every_orientation_in_every_format(kind, orientation, shown):
     exif = Image.Exif()
     exif[0x0112] = orientation
-    pixels = read(encoded(HALVES, "JPEG", exif=exif, quality=95, subsampling=0))
-    expected = np.full((*shape, 3), (False, False, True))
-    expected[red] = (True, False, False)
-    np.testing.assert_array_equal(pixels > 127, expected)
+    file = encoded(letters("AB CD"), kind, exif=exif, **FORMATS[kind])
+    assert_near(read(file), letters(shown))
+    with Image.open(io.BytesIO(file)) as image:
+        assert_near(read(image), letters(shown))
+
+
+SIX = tag(0x0112, 3, 1, b"\6")
+ONE_HALF = struct.pack("<II", 1, 2)
+ODD = {
+    "resolution-text": tiff(SIX, tag(0x011A, 2, 3, b"72")),
+    "resolution-empty-text": tiff(SIX, tag(0x011A, 2, 1, b"")),
+    "resolution-bytes": tiff(SIX, tag(0x011A, 7, 4, b"7272")),
+    "resolution-one-short": tiff(SIX, tag(0x011A, 3, 1, b"H")),
+    "resolution-three-fractions": tiff(SIX, tag(0x011A, 5, 3, b"\x26"), data=3 * ONE_HALF),
+    "resolution-0/0": tiff(SIX, tag(0x011A, 5, 1, b"\x26")),
+    "resolution-double": tiff(SIX, tag(0x011A, 12, 1, b"\x26"), data=b"\xff" * 8),
+    "unknown-type": tiff(SIX, tag(0x011A, 99, 1, b"")),
+    "maker-beyond-the-block": tiff(tag(0x010F, 2, 90, b"\0\xff"), SIX),
+    "maker-of-4-gigabytes": tiff(tag(0x010F, 2, 2**32 - 1, b""), SIX),
+    "directory-in-itself": tiff(SIX, tag(0x8769, 4, 1, b"\x08"), following=8),
+    "directory-as-text": tiff(SIX, tag(0x8769, 2, 4, b"abc")),
+    "places-as-text": tiff(SIX, tag(0x8825, 2, 4, b"abc")),
+    "maker-note": tiff(SIX, tag(0x927C, 7, 4, b"Niko")),
+    "too-many-tags-announced": tiff(SIX, n=65535),
+    "ends-after-the-orientation": tiff(SIX)[:22],
+    "prefix-twice": b"Exif\0\0" + tiff(SIX),
+    "big-endian": b"MM\0*" + struct.pack(">IHHHIHHI", 8, 1, 0x0112, 3, 1, 6, 0, 0),
+    "orientation-long": tiff(tag(0x0112, 4, 1, b"\6")),
+    "orientation-byte": tiff(tag(0x0112, 1, 1, b"\6")),
+    "orientation-text": tiff(tag(0x0112, 2, 2, b"6")),
+    "orientation-fraction": tiff(tag(0x0112, 5, 1, b"\x1a"), data=struct.pack("<II", 6, 1)),
+    "orientation-twice": tiff(tag(0x0112, 3, 2, b"\6\0\6\0")),
+    "orientation-thrice": tiff(tag(0x0112, 3, 3, b"\x1a"), data=b"\6\0\6\0\6\0"),
+    "orientation-miscounted": tiff(tag(0x0112, 3, 1000, b"\6")),
+}
+UNKNOWN = {
+    "empty": b"",
+    "garbage": NOISE.tobytes()[:500],
+    "directory-beyond-the-block": b"II*\0\xff\xff\xff\xff",
+    "ends-before-the-orientation": tiff(SIX)[:14],
+    "no-tags-announced": tiff(SIX, n=0),
+    "orientation-0": tiff(tag(0x0112, 3, 1, b"")),
+    "orientation-262": tiff(tag(0x0112, 3, 1, b"\6\1")),
+    "orientation-word": tiff(tag(0x0112, 2, 4, b"top")),
+    "orientation-unknown-type": tiff(tag(0x0112, 99, 1, b"\6")),
+}
+
+
+# AVIF has a test of its own; a TIFF's own tags are its EXIF.
+@pytest.mark.parametrize("kind", ["JPEG", "MPO", "PNG", "WEBP"])
+@pytest.mark.parametrize(
+    ("block", "shown"),
+    [pytest.param(block, "CA DB", id=name) for name, block in ODD.items()]
+    + [pytest.param(block, "AB CD", id=name) for name, block in UNKNOWN.items()],
+)
+def test_odd_exif_leaves_a_photograph_upright_or_as_it_is_stored(kind, block, shown):
+    file = encoded(letters("AB CD"), kind, exif=b"Exif\0\0" + block, **FORMATS[kind])
+    assert_near(read(file), letters(shown))
+
+
+@pytest.mark.skipif("AVIF" not in FORMATS, reason="Pillow without AVIF")
+def test_avif_with_broken_exif():
+    exif = Image.Exif()
+    exif[0x0112], exif[0x0131] = 6, "software"
+    file = encoded(letters("AB CD"), "AVIF", exif=exif, **SHARP)
+    assert file.count(b"MM\0*") == 1
+    assert_near(read(file.replace(b"MM\0*", b"none")), letters("CA DB"))
+
+
+@pytest.mark.parametrize("kind", [kind for kind in FORMATS if kind != "MPO"])
+@pytest.mark.parametrize(
+    ("xmp", "exif", "shown"),
+    [
+        ('tiff:Orientation="6"/>', {}, "CA DB"),
+        ("><tiff:Orientation>8</tiff:Orientation>", {}, "BD AC"),
+        ('tiff:Orientation="9"/>', {}, "AB CD"),
+        ('tiff:Orientation="6"/>', {0x0131: "software"}, "CA DB"),
+        ('tiff:Orientation="6"/>', {0x0112: 3}, "DC BA"),  # EXIF is asked first
+    ],
+)
+def test_orientation_by_xmp(kind, xmp, exif, shown):
+    xmp = f'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description {xmp}</x:xmpmeta>'
+    options = dict(FORMATS[kind])
+    if kind == "TIFF":
+        options["tiffinfo"] = {700: xmp.encode(), **exif}
+    else:
+        options["exif"] = Image.Exif()
+        options["exif"].update(exif)
+        options["xmp"] = xmp.encode()
+    if kind == "PNG":
+        options["pnginfo"] = PngInfo()
+        options["pnginfo"].add_itxt("XML:com.adobe.xmp", xmp)
+    assert_near(read(encoded(letters("AB CD"), kind, **options)), letters(shown))
+
+
+RAW_PROFILE = f"\nexif\n{len(tiff(SIX)):8}\n{tiff(SIX).hex()}\n".encode()
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("eXIf", tiff(SIX)),
+        ("zTXt", b"Raw profile type exif\0\0" + zlib.compress(RAW_PROFILE)),
+        ("tEXt", b"Raw profile type APP1\0" + RAW_PROFILE),
+        ("iTXt", b'XML:com.adobe.xmp\0\0\0\0\0tiff:Orientation="6"'),
+    ],
+)
+def test_orientation_in_a_png_before_and_after_the_pixels(name, data):
+    row = bytes(range(0, 256, 16))
+    for file in (png(8, 0, row, (name, data)), png(8, 0, row, after=[(name, data)])):
+        assert read(file)[:, 0, 0].tolist() == list(row)
 
 
 @pytest.mark.parametrize(
@@ -83,6 +230,30 @@ def test_grey_and_16_bits(source, expected):
     pixels = read(source)
     np.testing.assert_array_equal(pixels, np.broadcast_to(expected, pixels.shape))
     assert (pixels[0, 0, 0], pixels[-1, -1, 0]) == (0, 255)
+
+
+@pytest.mark.parametrize("white", [65535, 4095, 1023, 256, 255, 100])
+@pytest.mark.parametrize("kind", ["P2", "P5", "P6"])
+def test_portable_maps_of_any_white(kind, white):
+    values = np.round(RAMP * (white / 65535)).astype(int)
+    if kind == "P2":
+        data = " ".join(map(str, values.flat)).encode()
+    else:
+        channels = np.stack([values] * (3 if kind == "P6" else 1), axis=-1)
+        data = channels.astype(">u2" if white > 255 else "u1").tobytes()
+    file = f"{kind} 64 32 {white}\n".encode() + data
+    expected = np.stack([values / white * 255] * 3, axis=-1)
+    assert_near(read(file), expected, 1)
+    assert read(file)[0, [0, -1], 0].tolist() == [0, 255]
+    with Image.open(io.BytesIO(file)) as image:
+        np.testing.assert_array_equal(read(image), read(file))
+
+
+def test_tiff_of_12_bits():
+    sizes = {256: 16, 257: 16, 258: 12, 259: 1, 262: 1, 273: 122, 277: 1, 278: 16, 279: 384}
+    tags = [tag(number, 4, 1, struct.pack("<I", value)) for number, value in sizes.items()]
+    pixels = read(tiff(*tags, data=b"\xff\xff\xff" * 64 + b"\x80\x08\x00" * 64))
+    assert pixels[[0, -1], [0, -1]].tolist() == [[255] * 3, [128] * 3]
 
 
 @pytest.mark.parametrize(
@@ -109,6 +280,183 @@ def test_palette_with_a_transparent_entry():
     assert pixels[15, 0].tolist() == [255, 255, 255]
 
 
+WORDS = struct.Struct(">HHH")
+PALETTE = ("PLTE", bytes([200, 100, 50]))
+
+
+@pytest.mark.parametrize(
+    ("bits", "kind", "row", "chunks", "expected"),
+    [
+        (1, 0, b"\0\0", [("tRNS", b"\0\0")], [255, 255, 255]),
+        (1, 0, b"\0\0", [("tRNS", b"\0\1")], [0, 0, 0]),
+        (2, 0, b"\x55" * 4, [("tRNS", b"\0\1")], [255, 255, 255]),
+        (2, 0, b"\x55" * 4, [("tRNS", b"\0\2")], [85, 85, 85]),
+        (4, 0, b"\x33" * 8, [("tRNS", b"\0\3")], [255, 255, 255]),
+        (4, 0, b"\x33" * 8, [("tRNS", b"\0\x33")], [51, 51, 51]),
+        (8, 0, b"\x33" * 16, [("tRNS", b"\0\x33")], [255, 255, 255]),
+        (8, 0, b"\x33" * 16, [("tRNS", b"\0\x34")], [51, 51, 51]),
+        (16, 0, b"\x80\x12" * 16, [("tRNS", b"\x80\x12")], [255, 255, 255]),
+        (16, 0, b"\x80\x12" * 16, [("tRNS", b"\x80\x13")], [128, 128, 128]),
+        (8, 2, b"\1\2\3" * 16, [("tRNS", WORDS.pack(1, 2, 3))], [255, 255, 255]),
+        (8, 2, b"\1\2\3" * 16, [("tRNS", WORDS.pack(1, 2, 4))], [1, 2, 3]),
+        (16, 2, b"\x80\x12" * 48, [("tRNS", WORDS.pack(*[0x8012] * 3))], [255, 255, 255]),
+        (16, 2, b"\x80\x12" * 48, [("tRNS", WORDS.pack(*[0x1280] * 3))], [128, 128, 128]),
+        (16, 2, b"\xff\xff\x80\x80\0\0" * 16, [], [255, 128, 0]),
+        (16, 4, b"\0\0\x33\x33" * 16, [], [204, 204, 204]),
+        (16, 6, b"\xff\xff\0\0\0\0\x33\x33" * 16, [], [255, 204, 204]),
+        (8, 3, b"\0" * 16, [PALETTE], [200, 100, 50]),
+        (8, 3, b"\0" * 16, [PALETTE, ("tRNS", b"\0")], [255, 255, 255]),
+        (8, 3, b"\0" * 16, [PALETTE, ("tRNS", b"\x33")], [244, 224, 214]),
+        (1, 3, b"\0" * 2, [PALETTE, ("tRNS", b"\x33")], [244, 224, 214]),
+    ],
+)
+def test_depths_and_transparency_of_png(bits, kind, row, chunks, expected):
+    pixels = read(png(bits, kind, row, *chunks))
+    np.testing.assert_array_equal(pixels, np.broadcast_to(expected, (16, 16, 3)))
+
+
+@pytest.mark.parametrize("mode", ["RGBX", "HSV", "YCbCr", "LAB", "CMYK", "P"])
+def test_colours_of_other_modes(mode):
+    image = Image.fromarray(letters("AB CD")).convert(mode, palette=Image.Palette.ADAPTIVE)
+    tolerance = 25 if mode == "LAB" else 2  # eight bits of it are coarse
+    assert_near(read(image), letters("AB CD"), tolerance)
+    if mode not in ("RGBX", "HSV"):  # TIFF has no such colours
+        assert_near(read(encoded(image, "TIFF")), letters("AB CD"), tolerance)
+
+
+@pytest.mark.parametrize(
+    ("modes", "expected"),
+    [
+        (["RGBa"], (244, 204, 204)),
+        (["PA"], (244, 204, 204)),
+        (["LA"], (216, 216, 216)),
+        (["LA", "La"], (216, 216, 216)),
+    ],
+)
+def test_transparency_of_other_modes(modes, expected):
+    image = Image.new("RGBA", (16, 16), (200, 0, 0, 51))
+    for mode in modes:
+        image = image.convert(mode)
+    assert_near(read(image), np.broadcast_to(expected, (16, 16, 3)), 1)
+
+
+@pytest.mark.parametrize("length", [2_000_000, 20_000_000])
+@pytest.mark.parametrize("name", ["iCCP", "zTXt", "iTXt", "tEXt"])
+def test_large_chunks_of_png(name, length):
+    content = NOISE[:16].tobytes() * (length // 3072)
+    data = {
+        "iCCP": b"profile\0\0" + zlib.compress(content, 1),
+        "zTXt": b"Comment\0\0" + zlib.compress(content, 1),
+        "iTXt": b"Comment\0\1\0\0\0" + zlib.compress(content.hex().encode(), 1),
+        "tEXt": b"Comment\0" + content.hex().encode(),
+    }[name]
+    row = bytes(range(16))
+    after = [] if name == "iCCP" else [(name, data)]
+    for file in (png(8, 0, row, (name, data)), png(8, 0, row, after=after)):
+        assert read(file)[0, :, 0].tolist() == list(row)
+
+
+def icc(space: bytes, **tags: bytes) -> bytes:
+    """Profile of a display, or of a printer if it has a table."""
+    kind, between = (b"prtr", b"Lab ") if "A2B0" in tags else (b"mntr", b"XYZ ")
+    white = struct.pack(">3i", 63190, 65536, 54061)
+    tags["wtpt"] = b"XYZ \0\0\0\0" + white
+    start = 132 + 12 * len(tags)
+    table, values = struct.pack(">I", len(tags)), b""
+    for name, value in tags.items():
+        table += struct.pack(">4sII", name.encode(), start + len(values), len(value))
+        values += value + bytes(-len(value) % 4)
+    length, version = start + len(values), 0x02400000
+    head = struct.pack(">I4xI4s4s4s12x4s28x", length, version, kind, space, between, b"acsp")
+    return (head + white).ljust(128, b"\0") + table + values
+
+
+def gamma(exponent: float) -> bytes:
+    return b"curv" + struct.pack(">4xIH", 1, round(256 * exponent))
+
+
+def rgb(primaries: np.ndarray, exponent: float) -> bytes:
+    """Profile of a matrix whose columns are the primaries, under D50."""
+    tags = {f"{c}TRC": gamma(exponent) for c in "rgb"}
+    for c, xyz in zip("rgb", np.round(primaries.T * 65536).astype(int), strict=True):
+        tags[f"{c}XYZ"] = b"XYZ " + struct.pack(">4x3i", *xyz)
+    return icc(b"RGB ", **tags)
+
+
+SRGB = np.array(
+    [[0.43607, 0.38515, 0.14307], [0.22249, 0.71687, 0.06061], [0.01392, 0.09708, 0.7141]]
+)
+P3 = np.array(
+    [[0.51512, 0.29198, 0.1571], [0.2412, 0.69225, 0.06657], [-0.00105, 0.04189, 0.78407]]
+)
+ADOBE = np.array(
+    [[0.60974, 0.20528, 0.14919], [0.31111, 0.62567, 0.06322], [0.01947, 0.06087, 0.74457]]
+)
+
+
+def srgb(linear: np.ndarray) -> np.ndarray:
+    """sRGB values 0…255 of linear light (IEC 61966-2-1)."""
+    linear = np.clip(linear, 0, 1)
+    return 255 * np.where(linear < 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize(
+    ("primaries", "exponent"), [(P3, 2), (ADOBE, 2.2), (SRGB, 1)], ids=["P3", "Adobe", "linear"]
+)
+def test_profiles_are_converted_to_srgb(kind, primaries, exponent):
+    lossless = kind in ("PNG", "TIFF", "WEBP")
+    for colour in [(150, 130, 110), (90, 120, 200)] + [(0, 255, 0)] * lossless:
+        photo = Image.new("RGB", (24, 16), colour)
+        pixels = read(encoded(photo, kind, icc_profile=rgb(primaries, exponent), **FORMATS[kind]))
+        light = (np.array(colour) / 255) ** (round(256 * exponent) / 256)
+        expected = srgb(np.linalg.solve(SRGB, primaries @ light))
+        assert_near(pixels, np.broadcast_to(expected, pixels.shape), 2 if lossless else 8)
+
+
+LINEAR = icc(b"GRAY", kTRC=gamma(1))
+# Inks as a table between two levels each: paper is white, black ink black, any other half grey.
+INKS = [0 if k else 128 if c + m + y else 255 for c, m, y, k in itertools.product((0, 1), repeat=4)]
+PRINTER = icc(
+    b"CMYK",
+    A2B0=b"mft1\0\0\0\0\4\3\2\0"
+    + struct.pack(">9i", *(65536 * np.eye(3, dtype=int)).flat)
+    + bytes(range(256)) * 4
+    + b"".join(bytes([light, 128, 128]) for light in INKS)
+    + bytes(range(256)) * 3,
+)
+
+
+@pytest.mark.parametrize(
+    ("photo", "profile", "kind", "expected"),
+    [
+        (Image.new("L", (16, 16), 55), LINEAR, "PNG", (128, 128, 128)),
+        (Image.new("LA", (16, 16), (55, 51)), LINEAR, "PNG", (229, 229, 229)),
+        (Image.fromarray(np.full((16, 16), 55 * 257, np.uint16)), LINEAR, "PNG", (128, 128, 128)),
+        (Image.new("RGBA", (16, 16), (55, 55, 55, 51)), rgb(SRGB, 1), "PNG", (229, 229, 229)),
+        (Image.new("CMYK", (16, 16), (255, 0, 0, 0)), PRINTER, "TIFF", (120, 120, 120)),
+        (Image.new("CMYK", (16, 16), (255, 0, 0, 0)), PRINTER, "JPEG", (120, 120, 120)),
+        (Image.new("CMYK", (16, 16), (0, 0, 0, 0)), PRINTER, "JPEG", (255, 255, 255)),
+        # Profiles that are not for these colours, or for none, are ignored.
+        (Image.new("L", (16, 16), 55), rgb(SRGB, 1), "PNG", (55, 55, 55)),
+        (Image.new("RGB", (16, 16), (55, 60, 65)), LINEAR, "PNG", (55, 60, 65)),
+        (Image.new("RGB", (16, 16), (55, 60, 65)), PRINTER, "PNG", (55, 60, 65)),
+        (Image.new("CMYK", (16, 16), (255, 0, 0, 0)), rgb(P3, 2), "TIFF", (0, 255, 255)),
+        (Image.new("RGB", (16, 16), (55, 60, 65)), rgb(P3, 2)[:300], "PNG", (55, 60, 65)),
+        (Image.new("RGB", (16, 16), (55, 60, 65)), b"no profile", "TIFF", (55, 60, 65)),
+        (Image.new("RGB", (16, 16), (55, 60, 65)), NOISE.tobytes(), "PNG", (55, 60, 65)),
+    ],
+)
+def test_profiles_of_grey_and_inks_and_useless_ones(photo, profile, kind, expected):
+    pixels = read(encoded(photo, kind, icc_profile=profile))
+    assert_near(pixels, np.broadcast_to(expected, (16, 16, 3)), 2)
+
+
+def test_a_profile_of_srgb_changes_nothing():
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    np.testing.assert_array_equal(read(encoded(NOISE, icc_profile=profile)), NOISE)
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
@@ -120,6 +468,19 @@ def test_palette_with_a_transparent_entry():
         ("thin.png", blank("RGB", 20_000, 30), "20000 × 30 px is too small"),
         ("bomb.png", blank("1", 20_000, 20_000), "too large to decode"),
         ("dot.png", blank("RGB", 1, 1), "1 × 1 px is too small"),
+        ("low.jpg", encoded(Image.new("L", (20_000, 30)), "JPEG"), "20000 × 30 px is too small"),
+        ("photo.heic", b"\0\0\0\x18ftypheic" + bytes(64), "HEIC cannot .* convert it to JPEG"),
+        ("photo.heif", b"\0\0\0\x18ftypmif1" + bytes(64), "HEIC cannot"),
+        ("photo.avif", b"\0\0\0\x18ftypavif" + bytes(64), "AVIF cannot"),
+        ("photo.jxl", b"\xff\x0a" + bytes(64), "JPEG XL cannot"),
+        ("box.jxl", b"\0\0\0\x0cJXL \r\n\x87\n" + bytes(64), "JPEG XL cannot"),
+        ("photo.cr3", b"\0\0\0\x18ftypcrx " + bytes(64), "camera raw cannot"),
+        ("photo.cr2", b"II*\0\x10\0\0\0CR\2\0" + bytes(64), "camera raw cannot"),
+        ("photo.raf", b"FUJIFILMCCD-RAW 0201" + bytes(64), "camera raw cannot"),
+        ("photo.rw2", b"IIU\0\x18\0\0\0" + bytes(64), "camera raw cannot"),
+        ("photo.dng", encoded(HALVES, "TIFF", tiffinfo={50706: b"\1\4\0\0"}), "camera raw"),
+        ("photo.nef", encoded(HALVES, "TIFF", tiffinfo={254: 1, 330: 8}), "camera raw"),
+        ("mosaic.dng", tiff(tag(262, 3, 1, b"\x23\x80")), "camera raw"),
         ("narrow.png", blank("RGB", 15, 80), "15 × 80 px is too small"),
     ],
 )
@@ -132,13 +493,17 @@ def test_what_cannot_be_used_is_named(name, content, message, tmp_path):
         read(path)
 
 
-def test_20000_pixels_wide_is_shrunk_while_decoding(tmp_path):
+# Decoded whole, they would take 320 and 200 MB.
+@pytest.mark.parametrize(
+    ("mode", "size", "colour", "height"),
+    [("RGB", (20_000, 4_000), (40, 80, 120), 819), ("L", (20_000, 10_000), 90, 2048)],
+)
+def test_a_large_jpeg_is_shrunk_while_decoding(mode, size, colour, height, tmp_path):
     path = tmp_path / "wide.jpg"
-    Image.new("RGB", (20_000, 4_000), (40, 80, 120)).save(path)
+    Image.new(mode, size, colour).save(path)
     pixels = read(path)
-    assert pixels.shape == (819, MAX_SIDE, 3)
-    np.testing.assert_allclose(pixels.reshape(-1, 3).mean(0), (40, 80, 120), atol=3)
-    # Decoded whole, it would take 240 MB.
+    assert pixels.shape == (height, MAX_SIDE, 3)
+    np.testing.assert_allclose(pixels.reshape(-1, 3).mean(0), colour, atol=3)
     code = f"""
 import resource
 from geolib.images import read
@@ -148,6 +513,26 @@ read({str(path)!r})
 print(peak() - before)"""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert int(done.stdout) < 120 * (1024 if sys.platform == "linux" else 1024**2)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"progressive": True}, TWO], ids=["plain", "progressive", "MPO"]
+)
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_only_a_jpeg_may_exceed_what_is_decoded_at_once(mode, options, monkeypatch):
+    photo = Image.fromarray(letters("AB CD")).resize((240, 160)).convert(mode)
+    kind = "MPO" if options is TWO else "JPEG"
+    file = encoded(photo, kind, quality=95, **options)
+    expected = read(file)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    np.testing.assert_array_equal(read(file), expected)
+    with pytest.raises(
+        UnreadableImage, match=r"too large to decode: .*38400 pixels.* save it as JPEG"
+    ):
+        read(encoded(photo.convert("L")))
+    monkeypatch.setattr(images, "MAX_JPEG_PIXELS", 1000)
+    with pytest.raises(UnreadableImage, match="too large to decode: 240 × 160 px; shrink it"):
+        read(file)
 
 
 @pytest.mark.parametrize("source", [np.zeros((20, 20, 3)), 3, None])
