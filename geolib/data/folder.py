@@ -14,7 +14,7 @@ from pathlib import Path
 import pandas as pd
 
 from geolib.data.records import SPLITS, GeoDataset, PhotoRecord, Skipped, check_split
-from geolib.data.tables import clean, positions, read_table, refuse
+from geolib.data.tables import NO_NAME, clean, positions, read_table, refuse
 
 SHARES = {"train": 0.70, "validation": 0.15, "test": 0.15}
 OTHER = "other"
@@ -60,7 +60,7 @@ def folder(
     records, skipped = _find_photos(Path(root).expanduser())
     if classes is None:
         classes = sorted({r.country for r in records if r.country is not None})
-    classes = tuple(map(clean, classes))
+    classes = tuple(dict.fromkeys(map(clean, classes)))
     folded = Counter(name.casefold() for name in classes)
     if alike := [name for name in classes if folded[name.casefold()] > 1]:
         warnings.warn(f"classes {', '.join(alike)} differ in case alone", stacklevel=3)
@@ -123,7 +123,8 @@ def _from_metadata(path: Path, files: Sequence[Path]) -> tuple[list[PhotoRecord]
     # As text: NA, Namibia's code, is no missing value.
     table = read_table(path, COLUMNS, required=["file"])
     refuse(table.file == "", path, "the file's name is empty")
-    table["country"] = table.country.map(clean)
+    country = table.country.map(clean)
+    table["country"] = country.where(~country.str.lower().isin(NO_NAME), "")
     degrees = positions(table, path)
     one_only = degrees.latitude.isna() != degrees.longitude.isna()
     refuse(one_only, path, "latitude and longitude must both be given, or neither")
@@ -228,8 +229,10 @@ def _cell(record: PhotoRecord) -> str | None:
     if abs(record.latitude) > 90 - CELL_DEGREES:
         return f"pole {record.latitude > 0}"  # where longitudes say little
     width = CELL_DEGREES / math.cos(math.radians((row + 0.5) * CELL_DEGREES))
-    longitude = 180 if record.longitude == -180 else record.longitude  # one meridian
-    return f"cell {row} {math.floor(longitude / width)}"
+    column = math.floor(record.longitude / width)
+    if column == math.floor(-180 / width):  # one cell on both sides of the date line
+        column = math.floor(180 / width)
+    return f"cell {row} {column}"
 
 
 def _seeded_hash(seed: int, text: str) -> str:

@@ -11,6 +11,7 @@ import re
 import unicodedata
 import warnings
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -18,12 +19,17 @@ import pandas as pd
 
 LIMITS = {"latitude": 90, "longitude": 180}
 SEPARATORS = (",", ";", "\t", "|", " ")
-# What R, Excel and SQL write in a cell without a number.
-NO_NUMBER = ("NA", "N/A", "#N/A", "NULL")
+# What R, Excel, SQL and Python write in a cell without a number, and in one without a name: NA is
+# Namibia.
+NO_NUMBER = ("na", "n/a", "#n/a", "null")
+NO_NAME = ("n/a", "#n/a", "null", "nan", "none")
 WORKBOOKS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")
-# Words of Western languages hold no three letters beyond ASCII in a row, no sign or capital within,
-# and none of them looks like UTF-8.
-NOT_WESTERN = rb"[\x80-\xff]{3}|\xc3[\x80-\xbf]|[A-Za-z][\x80-\x91\x93-\x99\x9b\x9d\x9f][a-z]"
+# Windows-1252 has five holes. Words of Western languages hold no three letters beyond ASCII in a
+# row, no sign or capital within, and none of them looks like UTF-8.
+NOT_WESTERN = (
+    rb"[\x81\x8d\x8f\x90\x9d]|[\x80-\xff]{3}|\xc3[\x80-\xbf]"
+    rb"|[A-Za-z][\x80-\x91\x93-\x99\x9b\x9d\x9f][a-z]"
+)
 INVISIBLE = "[\u200b\u200e\u200f\u202a-\u202e\ufeff]"
 
 # Names of columns, as `_key` writes them, best first.
@@ -36,18 +42,19 @@ _LONGITUDE = (
 NAMES = {
     "file": (
         *("file", "sourcefile", "(?:file|image|img|photo)path|path"),
-        "(?:file|image|img|photo)name|image|img|imgid|photo|photograph",
+        *("(?:file|image|img|photo)name", "image|img|imgid|photo|photograph"),
     ),
     "licence": ("licence", "license"),
-    "latitude": ("latitude", _LATITUDE),
-    "longitude": ("longitude", _LONGITUDE),
+    "latitude": ("latitude", "compositegpslatitude", _LATITUDE),
+    "longitude": ("longitude", "compositegpslongitude", _LONGITUDE),
     "latitude's sign": (f"{_LATITUDE}ref",),
     "longitude's sign": (f"{_LONGITUDE}ref",),
 }
 # Columns that hold both numbers, or other ones.
 POSITIONS = (
     "(?:gps|geo)?(?:position|location|coord(?:inate)?s?|point|hash)|gps|wkt|geom(?:etry)?"
-    "|lat(?:itude)?lo?n?g?(?:itude)?|lo?ng?(?:itude)?lat(?:itude)?|x|y|(?:east|north)ing|utm|mgrs"
+    "|lat(?:itude)?lo?n?g?(?:itude)?|lo?ng?(?:itude)?lat(?:itude)?|(?:east|north)ing|utm|mgrs"
+    "|(?:point|pos|coord)[xy]|[xy](?:pos|coord)"
 )
 MARKS = str.maketrans("º˚′’´″”−\xa0", "°°'''\"\"- ")
 _NUMBER = r"(\d+(?:\.\d+)?)\s*"
@@ -66,9 +73,10 @@ def read_table(path: Path, columns: Sequence[str], required: Sequence[str] = ())
     a quotation mark too many, two columns of one name, or one that only resembles ``latitude`` or
     ``longitude``.
     """
-    text = _text(path)
-    separator, has_separator_line = _separator(text, columns)
-    records = _records(text, separator, path)
+    raw = path.read_bytes()
+    encoding = _encoding(raw, path)
+    separator, has_separator_line = _separator(_lines(raw, encoding), columns)
+    records = _records(_lines(raw, encoding), separator, path)
     if has_separator_line:
         next(records)
     _, header = next(records, (0, []))
@@ -113,7 +121,7 @@ def positions(table: pd.DataFrame, path: Path) -> pd.DataFrame:
     """
     found = {}
     for axis, limit in LIMITS.items():
-        cells = table[axis].where(~table[axis].isin(NO_NUMBER), "").str.strip()
+        cells = table[axis].where(~table[axis].str.lower().isin(NO_NUMBER), "").str.strip()
         degrees = pd.to_numeric(cells, errors="coerce").astype(float)
         odd = degrees.isna() & (cells != "")
         directions = "NS" if axis == "latitude" else "EW"
@@ -139,8 +147,7 @@ def clean(name: str) -> str:
 # Bytes, separators, rows --------------------------------------------------------------------------
 
 
-def _text(path: Path) -> str:
-    raw = path.read_bytes()
+def _encoding(raw: bytes, path: Path) -> str:
     if raw.startswith(WORKBOOKS):
         raise ValueError(f"{path} is a workbook, not a CSV file; save it as CSV UTF-8")
     encoding = "utf-8-sig"
@@ -149,39 +156,39 @@ def _text(path: Path) -> str:
     elif b"\0" in raw[:2]:  # UTF-16 without its mark
         encoding = "utf-16-be" if raw[0] == 0 else "utf-16-le"
     try:
-        return raw.decode(encoding)
+        raw.decode(encoding)
     except UnicodeDecodeError as error:
-        line = raw[: error.start].count(b"\n") + 1
-        try:
-            odd = re.search(NOT_WESTERN, raw)
-            text = "" if odd or encoding != "utf-8-sig" else raw.decode("cp1252")
-        except UnicodeDecodeError:
-            text = ""
-        if not text:
+        line = raw.count(b"\n", 0, error.start) + 1
+        if encoding != "utf-8-sig" or re.search(NOT_WESTERN, raw):
             raise ValueError(
                 f"{path}, line {line}: neither UTF-8, UTF-16 nor Windows-1252; save it as CSV UTF-8"
             ) from error
-    shown = text.split("\n")[line - 1].strip()
-    warnings.warn(f"{path} is not UTF-8; read as Windows-1252, line {line}: {shown}", stacklevel=3)
-    return text
+        shown = raw.split(b"\n", line)[line - 1].strip().decode("cp1252")
+        told = f"{path} is not UTF-8; read as Windows-1252, line {line}: {shown}"
+        warnings.warn(told, stacklevel=3)
+        return "cp1252"
+    return encoding
 
 
-def _separator(text: str, columns: Sequence[str]) -> tuple[str, bool]:
+def _lines(raw: bytes, encoding: str) -> Iterator[str]:
+    return io.TextIOWrapper(io.BytesIO(raw), encoding)
+
+
+def _separator(lines: Iterator[str], columns: Sequence[str]) -> tuple[str, bool]:
     """What separates cells, and whether a line of its own says so."""
-    if said := re.match(r'"?sep=(\\t|[,;|\t ])', text, re.IGNORECASE):
+    head = list(islice(lines, 50))
+    if said := re.match(r'"?sep=(\\t|[,;|\t ])', "".join(head[:1]), re.IGNORECASE):
         return said[1].replace("\\t", "\t"), True
 
     def known(separator: str) -> int:
-        rows = csv.reader(io.StringIO(text[:10_000], newline=None), delimiter=separator)
-        header = next((row for row in rows if any(row)), [])
+        header = next((row for row in csv.reader(head, delimiter=separator) if any(row)), [])
         return sum(bool(_matches(header, pattern)) for pattern in _patterns(columns))
 
     return max(SEPARATORS, key=known), False
 
 
-def _records(text: str, separator: str, path: Path) -> Iterator[tuple[int, list[str]]]:
+def _records(lines: Iterator[str], separator: str, path: Path) -> Iterator[tuple[int, list[str]]]:
     """Rows that are not empty, and the lines in which they begin."""
-    lines = io.StringIO(text, newline=None)
     spaced = separator != " "
     reader = csv.reader(lines, delimiter=separator, skipinitialspace=spaced, strict=True)
     line = 1
@@ -235,8 +242,9 @@ def _places(header: Sequence[str], columns: Sequence[str], path: Path) -> dict[s
     if len(given) == 1:
         (absent,) = set(axes) - set(given)
         raise ValueError(f"{path} lacks the column {absent!r}; it has {list(header)}")
-    unread = [name for name in header if axes and re.fullmatch(POSITIONS, _key(name))]
-    if unread and not given:
+    both = {"x", "y"} if {"x", "y"} <= set(map(_key, header)) else set()
+    unread = [n for n in header if _key(n) in both or re.fullmatch(POSITIONS, _key(n))]
+    if axes and unread and not given:
         warnings.warn(
             f"{path}: {', '.join(map(repr, unread))} not read; a position is read from the columns "
             "latitude and longitude",
@@ -252,6 +260,7 @@ def _resembles(name: str, axis: str) -> bool:
     key = _key(name)
     return not re.search("(^|[^l])a[lt]titude", key) and bool(
         axis[:5] in key
+        or (len(key) > 2 and axis.startswith(key))
         or any(re.fullmatch(short, word.lower()) for word in words)
         or difflib.get_close_matches(axis, [key], cutoff=0.8)
     )

@@ -219,9 +219,10 @@ def test_answers_come_back_from_files(tmp_path):
     table = answers(experiment)
     table.loc[0, ["element", "other"]] = [OTHER, 'a "red", round thing']
     table[table["participant"] <= 3].to_csv(tmp_path / "b.csv", index=False)
-    # One stopped early; another file was saved by a spreadsheet, with a mark at its start.
+    # One stopped early; that file was saved by a spreadsheet, with a mark at its start.
     rest = table[(table["participant"] == 4) & (table["position"] <= 2)]
-    rest.to_csv(tmp_path / "a.csv", index=False, encoding="utf-8-sig", lineterminator="\r\n")
+    spreadsheet = {"sep": ";", "decimal": ",", "encoding": "utf-8-sig", "lineterminator": "\r\n"}
+    rest.to_csv(tmp_path / "a.csv", index=False, **spreadsheet)
     back = responses.read_answers(tmp_path, experiment)
     expected = pd.concat([rest, table[table["participant"] <= 3]], ignore_index=True)
     pd.testing.assert_frame_equal(back, expected, check_dtype=False)

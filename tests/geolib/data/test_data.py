@@ -183,12 +183,10 @@ def test_cells_are_about_a_kilometre_at_any_latitude():
     # A kilometre east is 0.009° at the equator and 0.018° at 60° north.
     assert cell(60.005, 10.003) == cell(60.005, 10.019)
     assert cell(0.005, 10.003) != cell(0.005, 10.019)
-    for same in (
-        [(-17, 180), (-17, -180)],
-        [(90, 0), (90, -75), (89.999, 100)],
-        [(-90, 5), (-90, 95)],
-    ):
+    date_line = [(-17, 180), (-17, -180), (-17, 179.9999), (-17, -179.9999)]
+    for same in (date_line, [(90, 0), (90, -75), (89.999, 100)], [(-90, 5), (-90, 95)]):
         assert len({cell(*point) for point in same}) == 1
+    assert len({cell(-17, longitude) for longitude in (179.95, 180, -179.95)}) == 3
     assert cell(90, 0) != cell(-90, 0)
 
 

@@ -69,6 +69,7 @@ SEMICOLONS = (
         pytest.param("sep=;\r\n" + SEMICOLONS, id="sep=;"),
         pytest.param('"sep=;";;;\n' + SEMICOLONS, id="sep=; as a cell"),
         pytest.param("SEP=,\n" + COMMAS, id="SEP=,"),
+        pytest.param(b"\xef\xbb\xbfsep=;\n" + SEMICOLONS.encode(), id="sep=; after a mark"),
         pytest.param(SEMICOLONS.replace(";", "\t"), id="tabs"),
         pytest.param(
             ("sep=\t\n" + SEMICOLONS.replace(";", "\t")).encode("utf-16"), id="unicode text"
@@ -97,6 +98,12 @@ SEMICOLONS = (
             'a.png,x,Réunion,South,"21 deg 6\' 0.00""","55 deg 30\' 0.00"" E"\n'
             'b.png,x,"Korea, Republic of",North,"37 deg 30\' 0.00"" N",127\n',
             id="exiftool",
+        ),
+        pytest.param(
+            "SourceFile,Country,EXIF:GPSLatitude,EXIF:GPSLatitudeRef,Composite:GPSLatitude,"
+            "EXIF:GPSLongitude,Composite:GPSLongitude\na.png,Réunion,21.1,S,-21.1,55.5,55.5\n"
+            'b.png,"Korea, Republic of",37.5,N,37.5,127,127\n',
+            id="exiftool -G -n",
         ),
         pytest.param(
             "file,country,Latitude (°),Longitude (°)\na.png,Réunion,21°6′S,55.5° E\n"
@@ -162,7 +169,15 @@ def test_windows_1252_is_read_and_said(tmp_path):
         ("file,File\na.png,1\n", "has 'file' and 'File'; keep one"),
         *(
             (f"file,{near},longitude\na.png,1,2\n", f"column '{near}'; call it 'latitude'")
-            for near in ("lattitude", "latitute", "start_lat", "latitude_x", "latitude.1", "LatBin")
+            for near in (
+                "lattitude",
+                "latitute",
+                "start_lat",
+                "latitude_x",
+                "latitude.1",
+                "LatBin",
+                "lati",
+            )
         ),
         *(
             (f"file,latitude,{near}\na.png,1,2\n", f"column '{near}'; call it 'longitude'")
@@ -199,7 +214,9 @@ def test_columns_that_are_no_position_do_not_disturb(tmp_path):
     assert np.isnan(positions(read_table(path, COLUMNS), path).values).all()
 
 
-@pytest.mark.parametrize("names", ["coordinates", "x,y", "GPSPosition", "location", "latlng"])
+@pytest.mark.parametrize(
+    "names", ["coordinates", "X,Y", "GPSPosition", "latlng", "POINT_X,POINT_Y"]
+)
 def test_a_position_that_is_not_read_is_said(tmp_path, names):
     path = write(tmp_path, f"file,{names}\na.png,1,2\n" if "," in names else f"file,{names}\na,1\n")
     with pytest.warns(UserWarning, match=f"'{names.split(',')[0]}'.* not read; a position is read"):
@@ -216,28 +233,36 @@ SPELLINGS = [
 ]
 
 
+def places_in_splits(root: Path, header: str, positions: list[tuple]) -> Counter[int]:
+    """In how many splits each place of five photographs is."""
+    lines = [f"file,country,{header}"]
+    for i, position in enumerate(positions):
+        write_photo(root / f"{i}.png", i)
+        lines.append(",".join([f"{i}.png", "JP" if i // 5 % 2 else "FR", *map(str, position)]))
+    write(root, "\n".join(lines))
+    found = [data.load("folder", name, root=root) for name in ("train", "validation", "test")]
+    assert sum(map(len, found)) == len(positions)
+    return Counter(place for part in found for place in {int(name[:-4]) // 5 for name in part.ids})
+
+
 @pytest.mark.parametrize("names", SPELLINGS)
 def test_no_place_is_in_two_splits_whatever_the_columns_are_called(tmp_path, names):
-    swapped = names.lower().startswith("lon")
-    lines = [f"file,country,{names}"]
-    for i in range(100):
-        write_photo(tmp_path / f"{i}.png", i)
-        place = i // 5
-        degrees = (f"{48 + place / 10:.4f}", f"{2 + place / 10:.4f}")
-        lines.append(
-            f"{i}.png,{'FR' if place % 2 else 'JP'},{','.join(degrees[:: -1 if swapped else 1])}"
-        )
-    write(tmp_path, "\n".join(lines))
-    found = {s: data.load("folder", s, root=tmp_path) for s in ("train", "validation", "test")}
-    places = Counter()
-    for part in found.values():
-        places.update({int(name[:-4]) // 5 for name in part.ids})
-        assert all(r.latitude == 48 + int(r.id[:-4]) // 5 / 10 for r in part.records)
-    assert places == Counter(range(20))
-    assert sum(map(len, found.values())) == 100
+    points = [(48 + i // 5 / 10, 2 + i // 5 / 10) for i in range(100)]
+    turn = -1 if names.startswith("Longitude") else 1
+    placed = places_in_splits(tmp_path, names, [point[::turn] for point in points])
+    assert placed == Counter(range(20))
+    read = {int(r.id[:-4]): (r.latitude, r.longitude) for r in everything(tmp_path).records}
+    assert read == dict(enumerate(points))
 
 
-def test_both_sides_of_the_date_line_and_a_pole_are_one_place(tmp_path):
+def test_places_on_the_date_line_and_at_a_pole_are_in_one_split(tmp_path):
+    degrees = [180, -180, 179.99995, -180, -179.99995]
+    points = [(-17 - place / 10, east) for place in range(19) for east in degrees]
+    points += [(-90, east) for east in degrees]
+    assert places_in_splits(tmp_path, "lat,lon", points) == Counter(range(20))
+
+
+def test_the_date_line_and_a_pole_are_one_place_of_osv5m():
     points = [(-17, 180), (-17, -180), (90, 10), (90, -100), (0, 0), (1, 1)]
     table = pd.DataFrame(points, columns=["latitude", "longitude"])
     table = table.assign(id=table.index.astype(str), country="FJ", sequence=None)
@@ -284,6 +309,7 @@ def test_names_that_differ_in_case_alone_are_two_files(tmp_path):
     [
         ("file,country\na.png,FR\n.\\A.PNG,FR\n", r"A.PNG' more than once.* line 3"),
         ("file\nPHOTOS/a.png\n", "lists 1 files that are not there, for example 'PHOTOS/a.png'"),
+        ("file,country,lat,lon\n", "holds no images"),
         ("file\n" + "a" * 300, "lists 1 files that are not there"),
         ("file,lat,lon\na.png,1,NA\n", "line 2: latitude and longitude must both be given"),
     ],
@@ -311,20 +337,22 @@ def test_one_country_however_it_is_written(tmp_path):
 
 
 def test_absent_cells_are_counted_and_said(tmp_path):
-    for i in range(4):
+    for i in range(5):
         write_photo(tmp_path / f"{i}.png", i)
-    write(tmp_path, "file,country,lat,lon\n0.png,FR,1,1\n1.png,,1,1\n2.png,fr,,\n3.png,FR,NA,NA\n")
+    rows = ["0.png,FR,1,1", "1.png,,1,1", "2.png,fr,,", "3.png,FR,NA,n/a", "4.png,NaN,1,1"]
+    write(tmp_path, "\n".join(["file,country,lat,lon", *rows]))
     with pytest.warns(UserWarning) as told:
         found = everything(tmp_path)
     messages = [str(warning.message).partition("metadata.csv: ")[2] for warning in told]
     assert messages[:2] == [
-        "1 of 4 rows have no country, the first in line 3",
-        "2 of 4 rows have no position, the first in line 4",
+        "2 of 5 rows have no country, the first in line 3",
+        "2 of 5 rows have no position, the first in line 4",
     ]
     assert str(told[-1].message) == "classes FR, fr differ in case alone"
-    assert {r.id: r.label for r in found.records} == {
-        "0.png": 0,
-        "1.png": None,
-        "2.png": 1,
-        "3.png": 0,
+    assert {r.id[0]: r.label for r in found.records} == {
+        "0": 0,
+        "1": None,
+        "2": 1,
+        "3": 0,
+        "4": None,
     }
