@@ -10,6 +10,7 @@ import platform
 import signal
 import sys
 import traceback
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 from itertools import product
@@ -49,6 +50,9 @@ class _Commands(typer.core.TyperGroup):
                 raise
             _fail(f"error: {in_one_line(error)}")
             raise SystemExit(1) from error
+
+
+IMAGE_BYTES = 1e6  # of a figure, or of maps and elements
 
 
 def _fail(text: str) -> None:
@@ -110,6 +114,12 @@ Weights = Annotated[Path | None, Option(help="Weights of a named classifier (saf
 Root = Annotated[Path | None, Option(help="Folder of photographs, for --dataset folder.")]
 Classes = Annotated[
     str | None, Option(help="Countries, separated by commas; `FR,other` is one against the rest.")
+]
+Outputs = Annotated[
+    str | None,
+    Option(
+        "--classes", help="Names of the classes of --weights, in its order, separated by commas."
+    ),
 ]
 Device = Annotated[str, Option(help="auto (a GPU if there is one), cpu, cuda, cuda:1 or mps.")]
 BatchSize = Annotated[
@@ -178,20 +188,28 @@ def train(
     classes: Classes = None,
     arch: Annotated[str, Option(help="Name of a torchvision or timm classifier.")] = ("resnet18"),
     weights: Weights = None,
-    image_size: Annotated[int, Option(help="Side of the input in pixels.")] = 160,
+    image_size: Annotated[
+        int | None,
+        Option(help="Side of the input in pixels: 160, or the network's own if it takes no other."),
+    ] = None,
     n: Annotated[int | None, Option(help="Training images; all by default.")] = None,
     max_epochs: Annotated[int, Option(help="Most epochs.")] = 10,
     learning_rate: Annotated[float, Option(help="Peak of the one-cycle schedule.")] = 3e-4,
     seed: int = 0,
 ) -> None:
     """Train or fine-tune a country classifier; a killed training goes on where it stopped."""
+    from geolib.runtime.here import check_file
     from geolib.training.batches import Process
 
+    size, n_bytes = _outline(arch)
+    first = Process.this().rank == 0  # of torchrun; it writes and reports
+    if first:
+        check_file(output, n_bytes)
     experiment = _experiment(
         *(dataset, root, classes),
         arch=arch,
         weights=str(weights) if weights else None,
-        image_size=image_size,
+        image_size=image_size or size,
         n_train=n,
         max_epochs=max_epochs,
         learning_rate=learning_rate,
@@ -200,7 +218,7 @@ def train(
     for split in ("train", "validation", "test"):  # none may be empty, which is said at once
         getattr(experiment, split)
     classifier = experiment.classifier
-    if Process.this().rank > 0:  # of torchrun; the first process reports
+    if not first:
         return
     classifier.save(output)
     accuracy = experiment.accuracy("test")
@@ -220,7 +238,10 @@ def evaluate(
     weights: Weights = None,
     dataset: Dataset = Dataset.geoscenes,
     root: Root = None,
-    classes: Classes = None,
+    classes: Annotated[
+        str | None,
+        Option(help="Countries, separated by commas; with --weights its outputs, in their order."),
+    ] = None,
     split: Annotated[str, Option(help="train, validation, test, eval or all.")] = "eval",
     n: Annotated[int | None, Option(help="Images; all by default.")] = None,
     attribution: Annotated[list[str] | None, Option(help="Method; repeat for several.")] = None,
@@ -245,8 +266,11 @@ def evaluate(
     """Deletion and insertion tests over a dataset: guided against random boxes."""
     from geolib import pipeline, statistics
     from geolib.pipeline import cluster
+    from geolib.runtime.here import check_folder
 
-    classifier = _classifier(model, weights)
+    if output:
+        check_folder(output, (n or 100) * IMAGE_BYTES)
+    classifier = _classifier(model, weights, classes if weights else None)
     given = _experiment(dataset, root, classes, image_size=classifier.image_size, seed=seed)
     images = given.split(split, n)
     if output:  # what cannot be written is said at once
@@ -286,6 +310,7 @@ def explain(
     photos: Annotated[list[Path], Argument(metavar="PHOTO…", help="Photographs.")],
     model: Model = None,
     weights: Weights = None,
+    classes: Outputs = None,
     attribution: Attribution = "gradcam++",
     segmenter: Segmenter = "felzenszwalb",
     segmenter_checkpoint: SegmenterCheckpoint = None,
@@ -297,14 +322,16 @@ def explain(
     """
     from geolib import attribution as methods
     from geolib import pipeline, segmentation
+    from geolib.runtime.here import check_folder
     from geolib.scoring import check_choice
 
     # Before a classifier is trained for want of one.
     check_choice("--attribution", attribution, methods.METHODS)
     check_choice("--segmenter", segmenter, segmentation.SEGMENTERS)
+    check_folder(output, len(photos) * IMAGE_BYTES)
     readable = _readable(photos)
     output.mkdir(parents=True, exist_ok=True)
-    classifier = _classifier(model, weights)
+    classifier = _classifier(model, weights, classes)
     config = pipeline.EvaluationConfig(
         attribution=attribution,
         segmenter=segmenter,
@@ -428,15 +455,20 @@ def info() -> None:
         console.print(Text.assemble((name, "bold"), f": {value}"))
 
 
-def _classifier(model: str | None, weights: Path | None) -> Any:
+def _classifier(model: str | None, weights: Path | None, classes: str | None) -> Any:
     from geolib import model as models
     from geolib.book import run as run_
     from geolib.chapters.experiment import Experiment
 
     if model:
-        return models.load(model, weights=weights)
-    if weights:
-        raise ValueError("--model is missing: --weights needs the name of the classifier")
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", models.HeadReplaced)
+                return models.load(model, weights=weights, classes=_names(classes))
+        except models.HeadReplaced as error:
+            raise ValueError(f"--classes: {str(error).rpartition(';')[0]}") from None
+    if weights or classes:
+        raise ValueError("--model is missing: --weights and --classes are those of a classifier")
     parameters = run_.resolve(["02-classifier"], "default")
     experiment = Experiment.from_parameters(parameters["02-classifier"])
     console.print(
@@ -444,6 +476,17 @@ def _classifier(model: str | None, weights: Path | None) -> Any:
         f"learns from {experiment.n_train} drawn scenes: some three minutes on two fast cores"
     )
     return experiment.classifier
+
+
+def _outline(arch: str) -> tuple[int, int]:
+    """Side of the images that a network is trained on by default, and the bytes of its weights."""
+    from geolib import model as models
+    from geolib.model.classifier import takes
+
+    options: Any = {"weights": "random", "classes": ("a", "b")}
+    classifier = models.load(arch, **({} if Path(arch).is_file() else options))
+    n_bytes = sum(tensor.nbytes for tensor in classifier.state_dict().values())
+    return 160 if takes(classifier.network, 160) else classifier.image_size, n_bytes
 
 
 def _experiment(dataset: Dataset, root: Path | None, classes: str | None, **settings: Any) -> Any:
@@ -482,7 +525,12 @@ def _readable(photos: Sequence[Path]) -> list[tuple[Path, str]]:
 
 
 def _names(text: str | None) -> tuple[str, ...] | None:
-    return tuple(name.strip() for name in text.split(",")) if text else None
+    if not text:
+        return None
+    names = tuple(name.strip() for name in text.split(","))
+    if "" in names or len({*names}) < len(names):
+        raise ValueError(f"{text!r}: expected names that differ, separated by commas")
+    return names
 
 
 def _parameters(pairs: list[str] | None) -> dict[str, Any]:

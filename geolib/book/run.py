@@ -30,13 +30,14 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from geolib.book import provenance, results
-from geolib.runtime.here import KEEP_FREED_MEMORY, repository_root
+from geolib.runtime.here import KEEP_FREED_MEMORY, check_folder, repository_root
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
 KEPT_TAGS = frozenset({"nbval-check-output", "keep_output"})
 # The others wait for the network that it trains: it runs before them, with all cores.
 FIRST = "02-classifier"
 SECONDS_BETWEEN_LOOKS = 1.0
+ROOM = 1e8  # bytes: less than any run writes
 # Of a profile's file; `seconds` is what each notebook takes, until there is an earlier run to say.
 _SECTIONS = ("shared", "notebooks", "seconds")
 _console = Console(stderr=True, markup=False)
@@ -200,6 +201,7 @@ def execute(
     jobs = min(2, os.cpu_count() or 1) if jobs is None else jobs
     if jobs < 1:
         raise ValueError(f"jobs={jobs}; expected at least 1")
+    check_folder(build_folder(profile, root), ROOM)
     with locked(build_folder(profile, root)):
         plans = plan(notebooks, profile, parameters, root=root)
         (build_folder(profile, root) / "notebooks").mkdir(exist_ok=True)

@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torch import nn
 from torchvision import models
 
-from geolib.model.weights import load_weights, read_header, read_weights
+from geolib.model.weights import fitted, load_weights, read_header, read_weights
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -120,7 +120,9 @@ class Classifier(nn.Module):
 
         ``header`` holds further entries of it, which :func:`load` does not look at.
         """
-        tensors = {key: t.cpu().contiguous() for key, t in self.network.state_dict().items()}
+        # Copies: layers may share weights, and a file of safetensors holds each by itself.
+        copy: Any = {"copy": True, "memory_format": torch.contiguous_format}
+        tensors = {key: t.to("cpu", **copy) for key, t in self.network.state_dict().items()}
         save_file(tensors, path, metadata={HEADER: json.dumps(asdict(self.card)), **header})
 
 
@@ -139,11 +141,11 @@ def load(
     path_or_name : a checkpoint of :meth:`Classifier.save`, or the name of a classification network
         of torchvision or timm (``"timm/NAME"`` where both know it), timm's options behind it:
         ``"resnet10t?output_stride=16"`` halves the image four times instead of five.
-    weights : for a name, a file of weights (safetensors, or a pth that holds nothing but tensors);
-        ``"imagenet"`` downloads the published ones; ``"random"`` leaves the network untrained.
+    weights : for a name, a file of weights, of safetensors or ``torch.save``, of which nothing is
+        run; ``"imagenet"`` downloads the published ones; ``"random"`` leaves the network untrained.
     classes : names of the outputs, by default the checkpoint's or ImageNet's 1000. Where they do
         not fit the weights' last layer, an untrained one is put there, with :class:`HeadReplaced`.
-    image_size : side in pixels; by default the checkpoint's, or that of published weights.
+    image_size : side in pixels; by default the checkpoint's, or the network's own.
     seed : decides untrained weights.
 
     Returns
@@ -153,12 +155,12 @@ def load(
     Raises
     ------
     ValueError
-        For an unknown name, or weights that are missing, damaged, not finite, or do not fit; the
-        message names the keys.
+        For an unknown name, an image size that does not fit, a network with one output, or weights
+        that are missing, damaged, not finite, or do not fit; the message names the keys.
     """
     path = Path(path_or_name)
     is_file = path.is_file() or path.suffix in (".safetensors", ".pth", ".pt", ".ckpt")
-    if is_file and weights is not None:
+    if path.is_file() and weights is not None:
         raise ValueError(f"weights={str(weights)!r}: {path_or_name} brings its own weights")
     card = _read_card(path) if is_file else published_card(str(path_or_name))
     if weights == "random" and classes is None:
@@ -169,13 +171,18 @@ def load(
             "'random' for published or untrained ones"
         )
     wanted = tuple(classes or card.classes)
+    _check_outputs(len(wanted), f"{card.name} of the classes {', '.join(wanted)}")
     network = build(card.name, len(wanted), seed)
+    own_size = card.image_size if is_file else getattr(network, "image_size", card.image_size)
+    check_size(network, card.name, image_size or own_size, own_size)
     trained_on = "nothing"
     if weights != "random":
         source = str(path_or_name if is_file else weights)
-        tensors = _download(card.name) if source == "imagenet" else read_weights(Path(source))
         head = _last_layer(card.name, network.state_dict(), len(wanted))
+        tensors = _download(card.name) if source == "imagenet" else read_weights(Path(source))
+        tensors = fitted(network, tensors, source, head)
         outputs = {len(tensors[key]) for key in head if key in tensors}
+        _check_outputs(min(outputs, default=2), source)
         fits = outputs == {len(wanted)} and (wanted == card.classes or not is_file)
         if not fits and classes is None and outputs:
             raise ValueError(f"classes is missing: {source} has {outputs.pop()} outputs; name them")
@@ -183,14 +190,15 @@ def load(
             tensors |= {key: network.state_dict()[key] for key in head}
         load_weights(network, tensors, source)
         if not fits:
+            own = ", ".join(card.classes[:5]) if is_file else f"{max(outputs, default=0)} outputs"
             warnings.warn(
-                f"the last layer of {source} does not fit the {len(wanted)} classes "
+                f"the last layer of {source} ({own}) does not fit the {len(wanted)} classes "
                 f"{', '.join(wanted[:5])}; an untrained one is in its place",
                 HeadReplaced,
                 stacklevel=2,
             )
         trained_on = card.trained_on if is_file or max(outputs, default=0) == 1000 else "unknown"
-    size = image_size or card.image_size
+    size = image_size or own_size
     card = replace(card, classes=wanted, image_size=size, trained_on=trained_on)
     return Classifier(network, card).eval()
 
@@ -210,7 +218,7 @@ def published_card(name: str) -> Card:
         how = models.get_model_weights(name).DEFAULT.transforms()
         size, mean, std = how.crop_size[0], tuple(how.mean), tuple(how.std)
         return Card(name, classes, size, mean, std, trained_on="imagenet")
-    plain, _ = _timm_name(name)
+    plain, options = _timm_name(name)
     settings = timm.get_pretrained_cfg(plain) if timm.is_model(plain) else None
     if settings is None:
         known = (*_torchvision_names(), *timm.list_models())
@@ -218,7 +226,7 @@ def published_card(name: str) -> Card:
         raise ValueError(
             f"path_or_name={name!r} is neither a file nor of torchvision or timm; close: {close}"
         )
-    size = settings.input_size[-1]
+    size = options.get("img_size", settings.input_size[-1])
     return Card(name, classes, size, settings.mean, settings.std, trained_on="imagenet")
 
 
@@ -254,6 +262,32 @@ def build(name: str, n_classes: int, seed: int = 0) -> nn.Module:
         google = {"transform_input": True, "init_weights": False}
         options = google if name in ("googlenet", "inception_v3") else {}
         return models.get_model(name, weights=None, num_classes=n_classes, **options)
+
+
+def takes(network: nn.Module, image_size: int) -> bool:
+    """Whether a network takes square images of that size."""
+    training = network.training
+    try:
+        with torch.no_grad():
+            network.eval()(torch.zeros(1, 3, image_size, image_size))
+    except Exception:  # networks refuse in many ways
+        return False
+    finally:
+        network.train(training)
+    return True
+
+
+def check_size(network: nn.Module, name: str, image_size: int, own_size: int) -> None:
+    """ValueError where a network does not take images of a size as it takes those of its own."""
+    if image_size != own_size and not takes(network, image_size):
+        raise ValueError(f"image_size={image_size} does not fit {name}, which takes {own_size}")
+
+
+def _check_outputs(n: int, source: str) -> None:
+    if n < 2:
+        raise ValueError(
+            f"{source} has one output; a classifier needs one for each class, two or more"
+        )
 
 
 def _last_layer(name: str, weights: Mapping[str, torch.Tensor], n_classes: int) -> list[str]:
@@ -315,7 +349,7 @@ def _last_map(network: nn.Module, image_size: int) -> str:
 
 def _read_card(path: Path) -> Card:
     """What a checkpoint of :meth:`Classifier.save` says beside its weights."""
-    text = read_header(path).get(HEADER) if path.suffix == ".safetensors" else None
+    text = read_header(path).get(HEADER)
     if text is None:
         raise ValueError(
             f"path_or_name={str(path)!r} is no checkpoint of this package; for other weights give "

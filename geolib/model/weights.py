@@ -1,42 +1,132 @@
-"""Files of weights: read, and loaded where they fit exactly."""
+"""Files of weights: read without running what they hold, and loaded where they fit exactly."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+import sys
+import warnings
+from collections import Counter, OrderedDict
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from itertools import takewhile
 from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import nn
 
+Tensors = dict[str, torch.Tensor]
+
 # Files from before PyTorch 0.4.1 lack these, and inference does not need them.
 _COUNTERS = "num_batches_tracked"
+# What wrappers of parts of a network put into keys, and keys of torchvision's published files.
+_RENAMES = (
+    (re.compile(r"\b(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."), ""),
+    (re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)"), r"\1\2"),
+    (re.compile(r"(encoder_layer_\d+\.mlp)\.linear_1\."), r"\1.0."),
+    (re.compile(r"(encoder_layer_\d+\.mlp)\.linear_2\."), r"\1.3."),
+)
+# How torch says that a file names a class or function that is not allowed, or fills one with items.
+_UNKNOWN = re.compile(r"Unsupported global: GLOBAL (\S+)")
+_CONTAINER = re.compile(r"Can only (SETITEM|append|extend).*<class '(.+?)'>")
+_MEND = "save the network's state_dict() instead"
+_REASON = re.compile(r"(?:WeightsUnpickler error:|\n\n)\s*(.+)")
+
+
+class _Inert:
+    """In place of an object of a class or function that a file names; it does nothing."""
+
+    def __new__(cls, *args: object) -> Any:
+        return super().__new__(cls)
+
+    def __setstate__(self, state: object) -> None:
+        pass
+
+
+class _InertDict(_Inert):
+    def __new__(cls, *args: object) -> Any:
+        return Counter()
+
+
+class _InertList(_Inert):
+    def __new__(cls, *args: object) -> Any:
+        return []
+
+
+def _is_safetensors(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(9)[8:] == b"{"
 
 
 def read_header(path: Path) -> dict[str, str]:
-    """Entries of the header of a safetensors file."""
+    """Entries of the header of a safetensors file; of others there are none."""
     try:
+        if not _is_safetensors(path):
+            return {}
         with safe_open(path, "pt") as file:
             return file.metadata() or {}
     except (OSError, SafetensorError) as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
 
 
-def read_weights(path: Path) -> dict[str, torch.Tensor]:
-    """Weights in a file: safetensors, or a pth that holds nothing but tensors; else ValueError."""
+def read_weights(path: Path) -> Tensors:
+    """Tensors in a file of safetensors or of ``torch.save``, whatever its suffix.
+
+    Names of the dictionaries around them come first in their keys, as in ``model.conv1.weight``.
+    Nothing of a file is run: objects beside the tensors are left out. ValueError if it is damaged
+    or holds none.
+    """
     try:
-        if path.suffix == ".safetensors":
+        if _is_safetensors(path):
             return load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content, foreign = _unpickled(path)
+        tensors = dict(_flat(content))
     except Exception as error:  # damaged files give rise to errors of every kind
-        raise ValueError(f"weights file {path} cannot be read: {error}") from error
-    for wrapper in ("state_dict", "model"):
-        if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
-            content = content[wrapper]
-    if not isinstance(content, dict) or not all(torch.is_tensor(v) for v in content.values()):
+        found = _REASON.search(str(error))
+        reason = found[1] if found else str(error).partition("\n")[0]
+        if "persistent_load" in reason:  # a module, as saved before PyTorch 1.6
+            reason = f"it holds a whole network; {_MEND}"
+        raise ValueError(f"weights file {path} cannot be read: {reason}") from error
+    if not tensors and foreign:
+        what = f"it holds objects ({_some(foreign)}), which only running their code restores"
+        raise ValueError(f"weights file {path} cannot be read: {what}; {_MEND}")
+    if not tensors:
         raise ValueError(f"weights file {path} holds no state dict, a mapping of names to tensors")
-    return {key.removeprefix("module."): tensor for key, tensor in content.items()}
+    return tensors
+
+
+def _unpickled(path: Path) -> tuple[Any, list[str]]:
+    """Content of a file of ``torch.save``, and the classes and functions that are stood in for."""
+    kinds: dict[str, type] = {}
+    while True:
+        stand_ins = [
+            (type(name, (kind,), {"__module__": ""}), name) for name, kind in kinds.items()
+        ]
+        try:
+            with torch.serialization.safe_globals(stand_ins):  # type: ignore[arg-type]
+                return torch.load(path, map_location="cpu", weights_only=True), [*kinds]
+        except UnpicklingError as error:
+            if found := _UNKNOWN.search(str(error)):
+                name = found[1] if "." in found[1] else f"builtins.{found[1]}"
+                kind: type = _Inert
+            elif found := _CONTAINER.search(str(error)):
+                name, kind = (
+                    found[2].lstrip("."),
+                    _InertDict if found[1] == "SETITEM" else _InertList,
+                )
+            if not found or kinds.get(name) is kind:
+                raise
+            kinds[name] = kind
+
+
+def _flat(content: object, prefix: str = "") -> Iterator[tuple[str, torch.Tensor]]:
+    for key, value in content.items() if isinstance(content, dict) else ():
+        if isinstance(value, torch.Tensor):
+            yield f"{prefix}{key}", value
+        elif isinstance(key, str):  # an optimizer's are numbers
+            yield from _flat(value, f"{prefix}{key}.")
 
 
 def not_finite(tensors: Mapping[str, torch.Tensor]) -> list[str]:
@@ -44,11 +134,85 @@ def not_finite(tensors: Mapping[str, torch.Tensor]) -> list[str]:
     return [key for key, tensor in tensors.items() if not torch.isfinite(tensor).all()]
 
 
+def without_prefix(tensors: Mapping[str, torch.Tensor], prefix: str) -> Tensors:
+    """Those of the tensors whose keys begin with a prefix, under keys without it."""
+    return {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
+
+
+def fitted(
+    network: nn.Module, tensors: Mapping[str, torch.Tensor], source: str, head: Collection[str] = ()
+) -> Tensors:
+    """A file's tensors under the network's own keys.
+
+    Prefixes that all of a network's keys share (``module.``, ``model.net.``) are taken off, older
+    keys of torchvision's and timm's networks renamed. Of weights and their moving average (``ema``)
+    the weights are taken; a warning lists tensors that are left out. ValueError where a file holds
+    weights of several such networks. ``head`` lists keys that may be missing.
+    """
+    expected = network.state_dict()
+    named = {_renamed(key): tensor for key, tensor in tensors.items()}
+    counts = Counter(p for key in named for p in _prefixes(key, expected))
+    whole = [p for p in counts if not {*_missing(expected, without_prefix(named, p))} - {*head}]
+    whole = [p for p in whole if "ema" not in p] or whole[:1]
+    if len(whole) > 1:
+        raise ValueError(
+            f"weights of {source} are those of several networks: {_some(whole)}; keep one of them"
+        )
+    parts = takewhile(
+        lambda part: len({*part}) == 1, zip(*(k.split(".") for k in named), strict=False)
+    )
+    shared = "".join(f"{part[0]}." for part in parts)
+    prefix = max(whole or counts, key=counts.__getitem__, default=shared)
+    found = without_prefix(named, prefix)
+    if found.keys() - expected.keys() or not whole:
+        found = _of_older_timm(network, found)
+    left_out = [k for k, t in named.items() if not k.startswith(prefix) and t.numel() > 1]
+    if left_out and whole:
+        text = f"{source}: {len(left_out)} tensors beside the network's: {_some(left_out)}"
+        warnings.warn(f"{text}; they are left out", stacklevel=3)
+    return found
+
+
+def _renamed(key: str) -> str:
+    for pattern, replacement in _RENAMES:
+        key = pattern.sub(replacement, key)
+    return key
+
+
+def _prefixes(key: str, expected: Mapping[str, torch.Tensor]) -> Iterator[str]:
+    """What stands in a key before one of those expected."""
+    ends = (key.split(".", i)[-1] for i in range(key.count(".") + 1))
+    return (key.removesuffix(end) for end in ends if end in expected)
+
+
+def _missing(
+    expected: Mapping[str, torch.Tensor], tensors: Mapping[str, torch.Tensor]
+) -> list[str]:
+    """Keys of weights that a file lacks; of weights that layers share, one is enough."""
+    there = {tensor.data_ptr() for key, tensor in expected.items() if key in tensors}
+    lacking = {k: t for k, t in expected.items() if k not in tensors and not k.endswith(_COUNTERS)}
+    return [key for key, tensor in lacking.items() if tensor.data_ptr() not in there]
+
+
+def _of_older_timm(network: nn.Module, tensors: Tensors) -> Tensors:
+    """Weights as timm renames those of its older versions, where nothing is resampled."""
+    rename = getattr(sys.modules[type(network).__module__], "checkpoint_filter_fn", None)
+    if rename is None:
+        return tensors
+    try:
+        new = rename(dict(tensors), network)
+    except Exception:  # made for files that it knows
+        return tensors
+    given = {tensor.data_ptr() for tensor in tensors.values()}
+    made = [k for k, t in new.items() if k in tensors and t.data_ptr() not in given]
+    return new if all(new[key].numel() == tensors[key].numel() for key in made) else tensors
+
+
 def load_weights(network: nn.Module, tensors: Mapping[str, torch.Tensor], source: str) -> None:
     """Load weights that must fit exactly and be finite; a ValueError names the keys that do not."""
     expected = network.state_dict()
     faults = {
-        "missing": [k for k in expected if k not in tensors and not k.endswith(_COUNTERS)],
+        "missing": _missing(expected, tensors),
         "unexpected": [k for k in tensors if k not in expected],
         "of another shape": [
             f"{k} {tuple(tensors[k].shape)} instead of {tuple(v.shape)}"
@@ -63,7 +227,10 @@ def load_weights(network: nn.Module, tensors: Mapping[str, torch.Tensor], source
         raise ValueError(
             f"weights of {source} hold NaN or infinity in {len(broken)} tensors: {_some(broken)}"
         )
-    network.load_state_dict(tensors, strict=False)
+    state = OrderedDict(tensors)
+    # Versions of the layers' layouts, which files lack: these fit, so they are the network's own.
+    state._metadata = expected._metadata  # type: ignore[attr-defined]
+    network.load_state_dict(state, strict=False)
 
 
 def _some(names: Sequence[str]) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,31 @@ def cache_root() -> Path:
     """Folder of computed stages: ``GEOLIB_CACHE``, or the user's cache directory."""
     configured = os.environ.get("GEOLIB_CACHE")
     return Path(configured).expanduser() if configured else user_cache_path("geolib")
+
+
+def check_file(path: Path, n_bytes: float) -> None:
+    """ValueError where a file of that size cannot be written; before the work it is to hold."""
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; expected a file")
+    if not path.parent.is_dir():
+        raise ValueError(f"{path}: there is no folder {path.parent}; make it first")
+    if path.exists() and not os.access(path, os.W_OK):
+        raise ValueError(f"{path} may not be overwritten; choose another name")
+    check_folder(path.parent, n_bytes)
+
+
+def check_folder(path: Path, n_bytes: float) -> None:
+    """ValueError where so many bytes cannot be written into a folder, or into one made there."""
+    found = next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
+    try:
+        with tempfile.TemporaryFile(dir=found):
+            pass
+    except OSError as error:
+        reason = f"{path}: nothing can be written there ({error.strerror})"
+        raise ValueError(f"{reason}; choose another folder") from error
+    if (free := shutil.disk_usage(found).free) < n_bytes:
+        space = f"{free / 1e6:,.0f} MB are free there, {n_bytes / 1e6:,.0f} MB are needed"
+        raise ValueError(f"{path}: {space}; make room or choose another folder")
 
 
 def progress_bar(description: str, total: int, unit: str, shown: bool = True) -> tqdm[Any]:

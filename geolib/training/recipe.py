@@ -29,10 +29,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from geolib.data import GeoDataset, PixelBatch
-from geolib.model.classifier import Classifier, HeadReplaced, load, with_classes
+from geolib.model.classifier import Classifier, HeadReplaced, check_size, load, with_classes
 from geolib.model.device import BatchSize, choose_device, uses_bf16
 from geolib.model.prediction import as_images
 from geolib.model.settings import PAPER, TrainConfig
+from geolib.runtime.here import check_folder
 from geolib.training.augmentation import MASK_DRAWS, augment, mask_boxes
 from geolib.training.batches import Batches, Examples, Process, loader, read
 from geolib.training.crops import mix
@@ -133,6 +134,10 @@ def fit(
         if checkpoints is not None:
             _claim(folder, train, validation, heads, config, initial)
         classifier = _untrained(initial, [name for head in heads for name in head], config)
+        n_bytes = sum(tensor.nbytes for tensor in classifier.state_dict().values())
+        check_folder(
+            folder, 5 * n_bytes
+        )  # the best and the last, this one with both moments, and room
         torch.manual_seed(config.seed)
         pixels = read(train.images, config, process, random=True)
         unseen = read(validation.images, config, process)
@@ -219,6 +224,7 @@ def _untrained(
     """The network that a training starts from."""
     size, seed = config.image_size, config.seed
     if initial is not None:
+        check_size(initial.network, initial.name, size, initial.image_size)
         classifier = with_classes(initial, classes, seed)
         classifier.image_size = size
         return classifier

@@ -1,14 +1,21 @@
 """The command line: what a user types, what comes back, and how mistakes are answered."""
 
 import json
+from types import SimpleNamespace
 
+import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import save_file
 from toys import classifier, write_photographs
 from typer.testing import CliRunner
 
+from geolib import data, model
+from geolib.chapters.experiment import Experiment
 from geolib.cli import app, join_parameters
+from geolib.model.classifier import build
 
 
 def typed(*arguments, code=0):
@@ -112,10 +119,174 @@ def test_parameters_are_typed_as_papermill_takes_them(given, joined):
     assert join_parameters(given) == joined
 
 
-def test_train_writes_a_checkpoint_and_prints_its_accuracy(tmp_path):
+@pytest.mark.parametrize(
+    ("arch", "name"),
+    [("squeezenet1_1", "mine.safetensors"), ("squeezenet1_1", "mine.pth"), ("mnasnet0_5", "x")],
+)
+def test_train_writes_a_checkpoint_and_prints_its_accuracy(tmp_path, arch, name):
     write_photographs(tmp_path / "photos", 14)
-    out = tmp_path / "mine.safetensors"
+    out = tmp_path / name
     arguments = ["train", "--dataset", "folder", "--root", tmp_path / "photos", "--output", out]
-    arguments += ["--arch", "squeezenet1_1", "--image-size", 48, "--max-epochs", 1]
+    arguments += ["--arch", arch, "--image-size", 48, "--max-epochs", 1]
     assert "accuracy on" in typed(*arguments)
-    assert out.is_file()
+    again = model.load(out)
+    assert (again.name, again.classes, again.image_size) == (arch, ("blue", "red"), 48)
+    again.save(tmp_path / "twice")
+    assert model.load(tmp_path / "twice").weights_sha256 == again.weights_sha256
+
+
+@pytest.mark.parametrize(
+    ("options", "size"),
+    [
+        (["--arch", "squeezenet1_1"], 160),
+        (["--arch", "vit_tiny_patch16_224"], 224),
+        (["--arch", "vit_tiny_patch16_224?img_size=64"], 64),
+        (["--arch", "squeezenet1_1", "--image-size", 48], 48),
+    ],
+)
+def test_training_is_at_a_size_that_the_network_takes(tmp_path, monkeypatch, options, size):
+    write_photographs(tmp_path / "photos", 14)
+    seen = []
+
+    def trained(experiment):
+        seen.append(experiment.image_size)
+        return classifier()
+
+    monkeypatch.setattr(Experiment, "classifier", property(trained))
+    arguments = ["--dataset", "folder", "--root", tmp_path / "photos", "--output", tmp_path / "x"]
+    typed("train", *arguments, *options)
+    assert set(seen) == {size}
+
+
+def test_a_size_that_does_not_fit_is_refused_before_training(tmp_path):
+    write_photographs(tmp_path / "photos", 14)
+    arguments = ["--dataset", "folder", "--root", tmp_path / "photos", "--output", tmp_path / "x"]
+    arguments += ["--arch", "vit_tiny_patch16_224", "--image-size", 160]
+    shown = typed("train", *arguments, code=1)
+    assert "image_size=160 does not fit vit_tiny_patch16_224, which takes 224" in shown
+
+
+# Weights with outputs of one's own ----------------------------------------------------------------
+
+
+@pytest.fixture
+def own(tmp_path):
+    """Three-class weights whose outputs are told apart by their biases, and a photograph."""
+    tensors = dict(build("squeezenet1_1", 3).state_dict())
+    tensors["classifier.1.bias"] = torch.tensor([0.0, 2.0, 1.0])
+    save_file(tensors, tmp_path / "w.pth")
+    pixels = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+    for country in ("FR", "IN", "JP"):
+        (tmp_path / "photos" / country).mkdir(parents=True)
+        Image.fromarray(pixels).save(tmp_path / "photos" / country / "a.png")
+    return tmp_path
+
+
+NAMED = ["--model", "squeezenet1_1", "--weights", "w.pth"]
+
+
+def test_explain_names_the_outputs_of_ones_own_weights(own):
+    photo = own / "photos" / "FR" / "a.png"
+    arguments = ["--model", "squeezenet1_1", "--weights", own / "w.pth", "--classes", "FR,IN,JP"]
+    typed("explain", photo, *arguments, "--output", own / "out")
+    found = json.loads((own / "out" / "a.json").read_text())["probabilities"]
+    network = model.load("squeezenet1_1", weights=own / "w.pth", classes=("a", "b", "c"))
+    images = data.to_batch([np.asarray(Image.open(photo))], 224)
+    expected = model.log_probabilities(network, images)[0].exp().tolist()
+    assert list(found) == ["IN", "JP", "FR"]
+    assert [found[name] for name in ("FR", "IN", "JP")] == pytest.approx(expected, abs=1e-3)
+
+
+def test_evaluate_names_the_outputs_of_ones_own_weights(own):
+    arguments = ["--model", "squeezenet1_1", "--weights", own / "w.pth", "--classes", "FR,IN,JP"]
+    arguments += ["--dataset", "folder", "--root", own / "photos", "--split", "all"]
+    out = own / "out"
+    typed("evaluate", *arguments, "--segmenter", "grid", "--repeats", 1, "--output", out)
+    found = pd.read_parquet(out / "gradcam++-grid" / "outcomes.parquet")
+    found = found[found["test"] == "original"]
+    assert len(found) == 3
+    assert set(found["prediction"]) == {1}
+
+
+MISFITS = [
+    ([*NAMED, "--classes", "FR,IN"], "--classes: the last layer of w.pth (3 outputs) does not fit"),
+    ([*NAMED, "--classes", "FR,IN,JP,US"], "does not fit the 4 classes FR, IN, JP, US"),
+    ([*NAMED, "--classes", "FR,IN,FR"], "'FR,IN,FR': expected names that differ"),
+    ([*NAMED, "--classes", "FR,,JP"], "'FR,,JP': expected names that differ"),
+    (NAMED, "w.pth has 3 outputs; name them"),
+    # In `evaluate` those of a checkpoint are the photographs' alone.
+    (["--model", "mine", "--classes", "JP,IN,FR"], "mine (FR, IN, JP) does not fit the 3"),
+    (["--model", "mine", "--classes", "FR"], "has one output"),
+    (["--classes", "FR,IN,JP"], "--model is missing"),
+]
+
+
+@pytest.mark.parametrize(
+    ("given", "options", "words"),
+    [
+        *((["explain", "photos/FR/a.png"], *row) for row in MISFITS),
+        *((["evaluate", "--dataset", "folder", "--root", "photos"], *row) for row in MISFITS[:5]),
+    ],
+)
+def test_outputs_that_do_not_fit_are_refused(own, monkeypatch, given, options, words):
+    monkeypatch.chdir(own)
+    model.load("squeezenet1_1", weights="w.pth", classes=("FR", "IN", "JP")).save("mine")
+    assert words in typed(*given, *options, code=1)
+
+
+# Places for results are looked at first -----------------------------------------------------------
+
+
+@pytest.fixture
+def no_work(root, tmp_path, monkeypatch):
+    """Photographs, a file in a folder's place, and a classifier that is never asked for."""
+
+    def begun(*args, **kwargs):
+        raise AssertionError("the work has begun")
+
+    monkeypatch.setattr(Experiment, "classifier", property(begun))
+    monkeypatch.setattr("geolib.book.run.plan", begun)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("")
+
+
+PHOTOS = ["--dataset", "folder", "--root", "photos"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["train", *PHOTOS, "--output", "no/x.safetensors"], "there is no folder no; make it"),
+        (["train", *PHOTOS, "--output", "photos"], "photos is a folder; expected a file"),
+        (["evaluate", *PHOTOS, "--output", "file"], "nothing can be written there (Not a dir"),
+        (
+            ["explain", "photos/red/0.png", "--output", "file/x"],
+            "(Not a directory); choose another",
+        ),
+    ],
+)
+def test_a_place_that_cannot_be_written_is_refused_before_the_work(no_work, arguments, words):
+    assert words in typed(*arguments, code=1)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["train", *PHOTOS, "--output", "x"],
+        ["evaluate", *PHOTOS, "--output", "out"],
+        ["explain", "photos/red/0.png", "--output", "out/new"],
+        ["run", "01-data"],
+        ["book"],
+    ],
+)
+def test_too_little_space_and_no_permission_are_said_before_the_work(
+    no_work, arguments, monkeypatch
+):
+    monkeypatch.setattr("shutil.disk_usage", lambda place: SimpleNamespace(free=2000))
+    assert "0 MB are free there" in typed(*arguments, code=1)
+
+    def refuse(**options):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", refuse)
+    assert "nothing can be written there (Permission denied)" in typed(*arguments, code=1)

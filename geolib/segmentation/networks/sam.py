@@ -20,7 +20,7 @@ from segment_anything.utils.transforms import ResizeLongestSide
 from torch import nn
 
 from geolib.masks import decode
-from geolib.model.weights import load_weights, read_weights
+from geolib.model.weights import load_weights, read_weights, without_prefix
 from geolib.segmentation.networks.base import PointGrid
 from geolib.segmentation.segments import Segments
 
@@ -28,6 +28,8 @@ State = dict[str, torch.Tensor]
 
 # Width of SAM's image encoder → its name in segment_anything's registry.
 SAM_WIDTHS = {768: "vit_b", 1024: "vit_l", 1280: "vit_h"}
+# Of all of them, whatever wraps their state dict.
+SAM_KEY = "mask_decoder.iou_token.weight"
 
 
 def sam(state: State) -> Sam:
@@ -122,7 +124,9 @@ class SamSegmenter(PointGrid):
 
     def open(self, checkpoint: Path) -> Sam:
         try:
-            return self.build(read_weights(checkpoint))
+            tensors = read_weights(checkpoint)
+            prefix = next((k.removesuffix(SAM_KEY) for k in tensors if k.endswith(SAM_KEY)), "")
+            return self.build(without_prefix(tensors, prefix))
         except ValueError as error:
             raise ValueError(f"expected {self.published}: {error}") from error
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pydantic
@@ -364,6 +365,19 @@ def test_augmentation_can_be_off_and_stays_in_range():
 
 
 # Bad input ---------------------------------------------------------------------------------------
+
+
+def test_a_start_of_a_fixed_size_names_it():
+    options = {"weights": "random", "classes": ("a", "b")}
+    start = model.load("vit_tiny_patch16_224", **options)
+    with pytest.raises(ValueError, match="image_size=32 does not fit vit_tiny_patch16_224, which"):
+        small_run(initial=start)
+
+
+def test_a_training_needs_room_for_its_state(monkeypatch, tmp_path):
+    monkeypatch.setattr("shutil.disk_usage", lambda place: SimpleNamespace(free=5e7))
+    with pytest.raises(ValueError, match="50 MB are free there, 98 MB are needed; make room"):
+        small_run(checkpoints=tmp_path)
 
 
 def test_loss_that_is_not_finite_stops_the_training():
