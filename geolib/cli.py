@@ -53,6 +53,7 @@ class _Commands(typer.core.TyperGroup):
 
 
 IMAGE_BYTES = 1e6  # of a figure, or of maps and elements
+TRAINING_SIZE = 160  # pixels
 
 
 def _fail(text: str) -> None:
@@ -201,7 +202,7 @@ def train(
     from geolib.runtime.here import check_file
     from geolib.training.batches import Process
 
-    size, n_bytes = _outline(arch)
+    size, n_bytes = _outline(arch, image_size)
     first = Process.this().rank == 0  # of torchrun; it writes and reports
     if first:
         check_file(output, n_bytes)
@@ -209,7 +210,7 @@ def train(
         *(dataset, root, classes),
         arch=arch,
         weights=str(weights) if weights else None,
-        image_size=image_size or size,
+        image_size=size,
         n_train=n,
         max_epochs=max_epochs,
         learning_rate=learning_rate,
@@ -269,7 +270,7 @@ def evaluate(
     from geolib.runtime.here import check_folder
 
     if output:
-        check_folder(output, (n or 100) * IMAGE_BYTES)
+        check_folder(output, (n or 10) * IMAGE_BYTES)
     classifier = _classifier(model, weights, classes if weights else None)
     given = _experiment(dataset, root, classes, image_size=classifier.image_size, seed=seed)
     images = given.split(split, n)
@@ -478,15 +479,17 @@ def _classifier(model: str | None, weights: Path | None, classes: str | None) ->
     return experiment.classifier
 
 
-def _outline(arch: str) -> tuple[int, int]:
-    """Side of the images that a network is trained on by default, and the bytes of its weights."""
+def _outline(arch: str, image_size: int | None) -> tuple[int, int]:
+    """Side of the images that a network is trained on, and the bytes of its weights."""
     from geolib import model as models
     from geolib.model.classifier import takes
 
     options: Any = {"weights": "random", "classes": ("a", "b")}
-    classifier = models.load(arch, **({} if Path(arch).is_file() else options))
+    options = {} if Path(arch).is_file() else options
+    classifier = models.load(arch, image_size=image_size, **options)
     n_bytes = sum(tensor.nbytes for tensor in classifier.state_dict().values())
-    return 160 if takes(classifier.network, 160) else classifier.image_size, n_bytes
+    usual = image_size is None and takes(classifier.network, TRAINING_SIZE)
+    return TRAINING_SIZE if usual else classifier.image_size, n_bytes
 
 
 def _experiment(dataset: Dataset, root: Path | None, classes: str | None, **settings: Any) -> Any:

@@ -268,8 +268,9 @@ def takes(network: nn.Module, image_size: int) -> bool:
     """Whether a network takes square images of that size."""
     training = network.training
     try:
+        place = next(network.parameters()).device
         with torch.no_grad():
-            network.eval()(torch.zeros(1, 3, image_size, image_size))
+            network.eval()(torch.zeros(1, 3, image_size, image_size, device=place))
     except Exception:  # networks refuse in many ways
         return False
     finally:

@@ -85,7 +85,7 @@ def read_weights(path: Path) -> Tensors:
         tensors = dict(_flat(content))
     except Exception as error:  # damaged files give rise to errors of every kind
         found = _REASON.search(str(error))
-        reason = found[1] if found else str(error).partition("\n")[0]
+        reason = found[1] if found else str(error).partition("\n")[0] or repr(error)
         if "persistent_load" in reason:  # a module, as saved before PyTorch 1.6
             reason = f"it holds a whole network; {_MEND}"
         raise ValueError(f"weights file {path} cannot be read: {reason}") from error
@@ -108,17 +108,19 @@ def _unpickled(path: Path) -> tuple[Any, list[str]]:
             with torch.serialization.safe_globals(stand_ins):  # type: ignore[arg-type]
                 return torch.load(path, map_location="cpu", weights_only=True), [*kinds]
         except UnpicklingError as error:
-            if found := _UNKNOWN.search(str(error)):
-                name = found[1] if "." in found[1] else f"builtins.{found[1]}"
-                kind: type = _Inert
-            elif found := _CONTAINER.search(str(error)):
-                name, kind = (
-                    found[2].lstrip("."),
-                    _InertDict if found[1] == "SETITEM" else _InertList,
-                )
-            if not found or kinds.get(name) is kind:
+            name, kind = _asked_for(str(error))
+            if kind is None or kinds.get(name) is kind:
                 raise
             kinds[name] = kind
+
+
+def _asked_for(message: str) -> tuple[str, type | None]:
+    """Class or function that torch refuses to use, and the kind of object to stand in for it."""
+    if found := _UNKNOWN.search(message):
+        return found[1] if "." in found[1] else f"builtins.{found[1]}", _Inert
+    if found := _CONTAINER.search(message):
+        return found[2].lstrip("."), _InertDict if found[1] == "SETITEM" else _InertList
+    return "", None
 
 
 def _flat(content: object, prefix: str = "") -> Iterator[tuple[str, torch.Tensor]]:

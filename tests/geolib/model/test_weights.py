@@ -130,7 +130,6 @@ def training():
         lambda t: {"model": {"state_dict": t}},
         lambda t: {"state_dict": under("model.net.", t), "pytorch-lightning_version": "2.5"},
         lambda t: {"model_ema": under("module.", t) | {"n_averaged": torch.tensor(5)}},
-        collections.OrderedDict,
     ],
 )
 def test_wrappers_are_taken_off(digest, plain, wrap):
@@ -375,7 +374,6 @@ def test_an_untrained_network_with_one_output_is_refused():
     [
         ("vit_tiny_patch16_224", 224, 160),
         ("vit_tiny_patch16_224?img_size=64", 64, 224),
-        ("crossvit_tiny_240", 240, 7),
         ("mixer_s32_224", 224, 160),
         ("squeezenet1_1", 224, 8),
     ],
