@@ -282,7 +282,7 @@ def test_a_place_that_cannot_be_written_is_refused_before_the_work(no_work, argu
 def test_too_little_space_and_no_permission_are_said_before_the_work(
     no_work, arguments, monkeypatch
 ):
-    monkeypatch.setattr("shutil.disk_usage", lambda place: SimpleNamespace(free=2000))
+    monkeypatch.setattr("shutil.disk_usage", lambda place: SimpleNamespace(free=1))
     assert "0 MB are free there" in typed(*arguments, code=1)
 
     def refuse(**options):
