@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import json
+import linecache
 import os
 import platform
 import signal
@@ -51,6 +52,12 @@ class _Commands(typer.core.TyperGroup):
             _fail(f"error: {in_one_line(error)}")
             raise SystemExit(1) from error
 
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except EOFError as error:  # of a file, which would be taken for Ctrl-D
+            raise RuntimeError(in_one_line(error)) from error
+
 
 IMAGE_BYTES = 1e6  # of a figure, or of maps and elements
 TRAINING_SIZE = 160  # pixels
@@ -61,7 +68,7 @@ def _fail(text: str) -> None:
 
 
 def in_one_line(error: Exception) -> str:
-    """What went wrong, in one line; what a library raised is named, with the place."""
+    """What went wrong, in one line; what was not foreseen here is named, with the place."""
     from pydantic import ValidationError
 
     if isinstance(error, ValidationError):
@@ -76,12 +83,12 @@ def in_one_line(error: Exception) -> str:
 
             text += f"; the output or the cache, {cache_root()} (GEOLIB_CACHE), needs more room"
         return text
-    *_, (frame, line) = traceback.walk_tb(error.__traceback__)
-    module = frame.f_globals["__name__"]
-    ours = module.partition(".")[0] in ("geolib", "geoscenes", "__main__")
-    if ours and text and isinstance(error, ValueError | TypeError | RuntimeError):
+    *_, (frame, number) = traceback.walk_tb(error.__traceback__)
+    module = frame.f_globals.get("__name__", "?")
+    line = linecache.getline(frame.f_code.co_filename, number).strip()
+    if module.partition(".")[0] in ("geolib", "geoscenes", "__main__") and line[:6] == "raise ":
         return text
-    where = f"{type(error).__name__} in {module}, line {line}"
+    where = f"{type(error).__name__} in {module}, line {number}"
     return f"{where}: {text or 'no message'}; PYTHONDEVMODE=1 shows the traceback"
 
 
@@ -274,8 +281,6 @@ def evaluate(
     classifier = _classifier(model, weights, classes if weights else None)
     given = _experiment(dataset, root, classes, image_size=classifier.image_size, seed=seed)
     images = given.split(split, n)
-    if output:  # what cannot be written is said at once
-        output.mkdir(parents=True, exist_ok=True)
     tables = []
     with cluster.connect(workers, scheduler) as client:
         for method, name in product(attribution or ["gradcam++"], segmenter or ["felzenszwalb"]):

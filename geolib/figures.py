@@ -401,8 +401,9 @@ def dots(
 def _legend(figure: Figure) -> None:
     """One legend below all panels, each name once; none without names."""
     found: dict[str, Any] = {}
-    for axis in figure.axes:
-        handles, names = axis.get_legend_handles_labels()
-        found |= dict(zip(names, handles, strict=True))
+    for line in (line for axis in figure.axes for line in axis.lines):
+        name = str(line.get_label())
+        if name != "_" and not name.startswith("_child"):  # others may begin with it
+            found[name] = line
     if found:
         figure.legend(found.values(), found, loc="outside lower center", ncols=3, fontsize=9.5)

@@ -15,7 +15,10 @@ def check_coordinates(argument: str, values: ArrayLike) -> np.ndarray:
 
     Raises ValueError for another shape, NaN, and angles outside ±90 and ±180 degrees.
     """
-    degrees = np.asarray(values, dtype=np.float64)
+    try:
+        degrees = np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{argument} holds what are no numbers: {error}") from error
     if degrees.ndim != 2 or degrees.shape[1] != 2:
         raise ValueError(f"{argument} has shape {degrees.shape}; expected [N,2], latitude first")
     # Written so that NaN fails as well.

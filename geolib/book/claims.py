@@ -13,11 +13,10 @@ from functools import cache
 from typing import Any, Self
 
 import pandas as pd
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from geolib.book import results
-from geolib.runtime.here import data_file
+from geolib.runtime.here import data_file, parsed_file
 
 # Findings on scenes count as findings on this, whatever else is said about the images.
 SYNTHETIC = "GeoScenes"
@@ -134,7 +133,7 @@ class Finding(BaseModel):
 @cache
 def claims() -> Mapping[str, Claim]:
     """Every claim by its name; ValueError if a row lacks a field or has one too many."""
-    rows = yaml.safe_load(data_file("claims.yaml").read_text(encoding="utf-8"))
+    rows = parsed_file(data_file("claims.yaml"))
     return {name: Claim(**row) for name, row in rows.items()}
 
 

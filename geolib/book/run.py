@@ -30,7 +30,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from geolib.book import provenance, results
-from geolib.runtime.here import KEEP_FREED_MEMORY, check_folder, repository_root
+from geolib.runtime.here import KEEP_FREED_MEMORY, check_folder, parsed_file, repository_root
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
 KEPT_TAGS = frozenset({"nbval-check-output", "keep_output"})
@@ -40,7 +40,7 @@ SECONDS_BETWEEN_LOOKS = 1.0
 ROOM = 1e8  # bytes: less than any run writes
 # Of a profile's file; `seconds` is what each notebook takes, until there is an earlier run to say.
 _SECTIONS = ("shared", "notebooks", "seconds")
-_console = Console(stderr=True, markup=False)
+_console = Console(stderr=True, markup=False, emoji=False)
 
 
 class RunError(RuntimeError):
@@ -223,7 +223,7 @@ def _run(plans: Sequence[Plan], profile: str, jobs: int) -> None:
     about = {"profile": profile, "machine": provenance.machine()}
     threads = max(1, (os.cpu_count() or 1) // jobs)
     failed: RunError | None = None
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn())
     with (
         Progress(*columns, console=_console, transient=True) as progress,
         ThreadPoolExecutor(jobs) as executor,
@@ -401,7 +401,7 @@ def _notebooks(root: Path | None) -> Path:
 def _read_profile(profile: str, root: Path | None) -> dict[str, Any]:
     folder = _notebooks(root) / "profiles"
     _check_known("profile", [profile], sorted(p.stem for p in folder.glob("*.yaml")))
-    settings = yaml.safe_load((folder / f"{profile}.yaml").read_text(encoding="utf-8")) or {}
+    settings = parsed_file(folder / f"{profile}.yaml") or {}
     _check_known("section", settings, _SECTIONS, f"{profile}.yaml: ")
     return settings
 

@@ -29,7 +29,7 @@ from geolib.data.folder import METADATA, folder
 from geolib.data.records import GeoDataset, Skipped
 from geolib.download import http
 from geolib.download.collect import Summary, collect, failures
-from geolib.runtime.here import cache_root, progress_bar
+from geolib.runtime.here import cache_root, parsed_file, progress_bar
 from geolib.sphere import EARTH_RADIUS_KM, s2_tokens
 
 API = "https://api.panoramax.xyz/api"
@@ -386,7 +386,7 @@ def _is_answered(root: Path, asked: Mapping[str, Any]) -> bool:
     """Whether the folder holds the catalogue's answer to this request; ValueError if to another."""
     if not (root / REQUEST).is_file():
         return False
-    earlier = json.loads((root / REQUEST).read_text())["asked"]
+    earlier = parsed_file(root / REQUEST)["asked"]
     if earlier != asked:
         holds = f"root={str(root)!r} holds the answer to another request, {earlier}"
         raise ValueError(f"{holds}; give another root")

@@ -17,7 +17,6 @@ from typing import Any, Literal
 
 import pandas as pd
 import requests
-import yaml
 from filelock import FileLock, Timeout
 from huggingface_hub import constants, hf_hub_url
 from huggingface_hub.utils import build_hf_headers
@@ -25,7 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from geolib.download import http
 from geolib.runtime.cache import sha256
-from geolib.runtime.here import cache_root, data_file
+from geolib.runtime.here import cache_root, data_file, parsed_file
 
 logger = logging.getLogger(__name__)
 
@@ -86,7 +85,7 @@ class Asset(BaseModel):
 @cache
 def manifest() -> dict[str, Asset]:
     """Every asset by its name."""
-    entries = yaml.safe_load(data_file("assets.yaml").read_text())
+    entries = parsed_file(data_file("assets.yaml"))
     return {name: Asset(**entry) for name, entry in entries.items()}
 
 
@@ -206,7 +205,7 @@ def _fetch_file(
 ) -> None:
     target, known = folder / file, asset.files[file]
     record = folder.with_name(f"{folder.name}.json")
-    recorded = json.loads(record.read_text()) if record.exists() else {}
+    recorded = parsed_file(record) if record.exists() else {}
     expected = known.sha256 or recorded.get(file, "")
     if target.exists():
         found = sha256(target)

@@ -103,14 +103,17 @@ class Partitioning(ABC):
         import geopandas
 
         source = _check_suffix(path)
-        if source.suffix == ".parquet":
-            table = geopandas.read_parquet(source)
-            saved, table.attrs = table.attrs, {}
-        else:
-            collection = json.loads(source.read_text(encoding="utf-8"))
-            table = geopandas.GeoDataFrame.from_features(collection, crs=CRS)
-            table = table[[*table.columns.drop("geometry"), "geometry"]]
-            saved = collection.get("partitioning", {})
+        try:
+            if source.suffix == ".parquet":
+                table = geopandas.read_parquet(source)
+                saved, table.attrs = table.attrs, {}
+            else:
+                collection = json.loads(source.read_text(encoding="utf-8"))
+                table = geopandas.GeoDataFrame.from_features(collection, crs=CRS)
+                table = table[[*table.columns.drop("geometry"), "geometry"]]
+                saved = collection.get("partitioning", {})
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
+            raise ValueError(f"path={str(path)!r} holds no partitioning: {error}") from error
         kind = saved.pop("partitioning", None)
         if kind != cls.kind:
             raise ValueError(

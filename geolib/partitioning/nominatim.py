@@ -7,8 +7,9 @@ so that no point is asked for twice, and a run that was killed goes on where it 
 from __future__ import annotations
 
 import json
+import math
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
@@ -160,9 +161,7 @@ class NominatimGeocoder:
 
     def _look_up(self, keys: Sequence[str]) -> dict[str, Any]:
         options = f"polygon_geojson=1&polygon_threshold={TOLERANCE}"
-        answer = self._get("lookup", f"osm_ids={','.join(keys)}&{options}")
-        shapes = {_object(place): place.get("geojson") or {} for place in answer}
-        areas = {k: s for k, s in shapes.items() if s.get("type") in ("Polygon", "MultiPolygon")}
+        areas = _areas(self._get("lookup", f"osm_ids={','.join(keys)}&{options}"))
         return {key: areas.get(key) for key in keys}
 
     def _get(self, endpoint: str, request: str) -> Any:
@@ -177,12 +176,15 @@ class NominatimGeocoder:
         except ValueError as error:
             raise http.Broken(f"{asked} answered with broken JSON") from error
         if isinstance(answer, dict) and "error" in answer:
-            if answer["error"] == "Unable to geocode":
+            if "Unable to geocode" in str(answer["error"]):
                 return None
             raise http.Broken(f"{asked} answered {answer['error']!r}")
-        expected = list if endpoint == "lookup" else dict
-        if not isinstance(answer, expected) or (expected is dict and "address" not in answer):
-            raise http.Broken(f"{asked} answered in another form than Nominatim")
+        try:  # what cannot be read is not kept
+            if not isinstance(answer, list if endpoint == "lookup" else dict):
+                raise TypeError(f"a {type(answer).__name__}")
+            _READERS[endpoint](answer)
+        except Exception as error:  # a stranger's JSON fails in many ways
+            raise http.Broken(f"{asked} answered in another form than Nominatim") from error
         return answer
 
     def _kept(self, endpoint: str) -> dict[str, Any]:
@@ -204,56 +206,101 @@ def _store() -> Iterator[sqlite3.Connection]:
     """What servers have answered, on disk as soon as it came."""
     path = cache_root() / "geocoding" / "nominatim.sqlite"
     path.parent.mkdir(parents=True, exist_ok=True)
-    with closing(sqlite3.connect(path, timeout=60)) as base, base:
-        base.execute(
-            "CREATE TABLE IF NOT EXISTS answers "
-            "(server TEXT, endpoint TEXT, request TEXT, answer TEXT, "
-            "PRIMARY KEY (server, endpoint, request))"
-        )
-        yield base
+    try:
+        with closing(sqlite3.connect(path, timeout=60)) as base, base:
+            base.execute(
+                "CREATE TABLE IF NOT EXISTS answers "
+                "(server TEXT, endpoint TEXT, request TEXT, answer TEXT, "
+                "PRIMARY KEY (server, endpoint, request))"
+            )
+            yield base
+    except sqlite3.Error as error:
+        raise ValueError(
+            f"{path} cannot be used ({error}); it needs room, or go so that its answers are asked "
+            "for again"
+        ) from error
+
+
+def _text(value: Any) -> str:
+    """A name, a number in the place of one, or nothing for what names no location."""
+    if isinstance(value, dict | list):
+        raise TypeError(f"{value!r} is no name")
+    unknown = value is None or isinstance(value, bool)
+    return "" if unknown or value in (math.inf, -math.inf) or value != value else str(value).strip()
 
 
 def _object(place: Mapping[str, Any] | None) -> str:
     """Key of an OSM object, for example ``R7404``; empty where there is none."""
-    if not place or "osm_id" not in place:
-        return ""
-    return f"{place['osm_type'][0].upper()}{place['osm_id']}"
+    kind, number = (_text((place or {}).get(field)) for field in ("osm_type", "osm_id"))
+    known = kind[:1].upper() in ("N", "W", "R") and number.isdigit()
+    return f"{kind[0].upper()}{number}" if known else ""
 
 
 def _by_names(place: Mapping[str, Any] | None) -> Address:
-    """The address in an answer to ``/reverse``, which lists it from fine to coarse."""
-    if not place:
+    """The address in an answer to ``/reverse``, which lists it from fine to coarse.
+
+    Keys begin with the country's code, with its name where it has none, and with nothing where both
+    are missing: locations of one name in two countries stay apart.
+    """
+    if place is None or not place["address"]:
         return Address()
+    found = {label: _text(value) for label, value in place["address"].items()}
     parts = {
         label: name
-        for label, name in place["address"].items()
-        if label not in NO_LOCATION and not label.startswith("ISO3166")
+        for label, name in found.items()
+        if name and label not in NO_LOCATION and not label.startswith("ISO3166")
     }
-    names = tuple(parts.values())
-    steps = parts | {"country": place["address"].get("country_code", "").upper()}
-    path = [steps[label].replace("/", "-") for label in parts]
-    keys = accumulate(reversed(path), "{}/{}".format)
-    return Address(names, tuple(keys)[::-1], (False,) * len(names))
+    country = found.get("country_code", "").upper() or found.get("country", "")
+    below = [name for label, name in parts.items() if label != "country"]
+    path = [*below, country]
+    keys = [*accumulate((one.replace("/", "-") for one in reversed(path)), "{}/{}".format)][::-1]
+    names = (*below, *([parts["country"]] if "country" in parts else []))
+    return Address(names, tuple(keys[: len(names)]), (False,) * len(names))
 
 
 def _by_objects(details: Mapping[str, Any] | None) -> Address:
     """The address in an answer to ``/details``; whether they have areas is yet to be asked."""
-    if not details:
+    if details is None or not details["address"]:
         return Address()
 
     def key(row: Mapping[str, Any]) -> str:
-        if row.get("osm_id"):
-            return _object(row)
+        if found := _object(row):
+            return found
         # Old servers leave out the number of the object itself, all of them that of some countries.
-        if row.get("place_id") == details["place_id"]:
+        if row.get("place_id") and row["place_id"] == details.get("place_id"):
             return _object(details)
-        return details["country_code"].upper() if row["type"] == "country" else ""
+        is_country = row.get("type") == "country"
+        return (_text(details.get("country_code")).upper() or name(row)) if is_country else ""
 
-    rows = sorted(details["address"], key=lambda row: -row["rank_address"])
+    def name(row: Mapping[str, Any]) -> str:
+        return _text(row.get("localname"))
+
+    ranked = (row for row in details["address"] if row.get("rank_address"))
+    rows = sorted(ranked, key=lambda row: -float(row["rank_address"]))
     named = {
-        key(row): row["localname"]
+        key(row): name(row)
         for row in rows
-        if row["isaddress"] and row["localname"] and row["type"] not in NO_LOCATION
+        if row.get("isaddress", True) and name(row) and row.get("type") not in NO_LOCATION
     }
     named.pop("", None)
     return Address(tuple(named.values()), tuple(named), (False,) * len(named))
+
+
+def _areas(places: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """GeoJSON polygons in an answer to ``/lookup``, by key; objects without area are left out."""
+    from shapely import get_coordinates
+    from shapely.geometry import shape
+
+    outlines = {_object(place): place.get("geojson") or {} for place in places}
+    kinds = ("Polygon", "MultiPolygon")
+    areas = {k: s for k, s in outlines.items() if s.get("type") in kinds and s["coordinates"]}
+    if not all(np.isfinite(get_coordinates(shape(s))).all() for s in areas.values()):
+        raise ValueError("NaN or infinite coordinates")
+    return areas
+
+
+_READERS: Mapping[str, Callable[[Any], object]] = {
+    "reverse": _by_names,
+    "details": _by_objects,
+    "lookup": _areas,
+}

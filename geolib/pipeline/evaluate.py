@@ -109,7 +109,8 @@ def _collect(
         tables += [pd.read_parquet(folder / f"{name}.parquet") for folder in folders]
         skipped.extend(json.loads((folders[0] / "skipped.json").read_text()))
     if len(skipped) == len(dataset):
-        raise ValueError(f"none of the {len(dataset)} images of the dataset could be read")
+        why = f"the first because: {skipped[0]['reason']}"
+        raise ValueError(f"none of the {len(dataset)} images of the dataset could be read, {why}")
     if skipped:
         warnings.warn(
             f"{len(skipped)} of {len(dataset)} images were skipped, the first because: "

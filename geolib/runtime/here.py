@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
 
+import yaml
 from platformdirs import user_cache_path
 from tqdm.auto import tqdm
 
@@ -28,6 +30,15 @@ def data_file(name: str) -> Path:
         if (folder / name).is_file():
             return folder / name
     raise ValueError(f"name={name!r} is not a file of the package's data folder")
+
+
+def parsed_file(path: Path) -> Any:
+    """Content of a JSON or YAML file; ValueError that names a file that is broken."""
+    parse = json.loads if path.suffix == ".json" else yaml.safe_load
+    try:
+        return parse(path.read_text(encoding="utf-8"))
+    except (ValueError, yaml.YAMLError) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
 
 
 def cache_root() -> Path:

@@ -33,7 +33,7 @@ from geolib.model.classifier import Classifier, HeadReplaced, check_size, load, 
 from geolib.model.device import BatchSize, choose_device, uses_bf16
 from geolib.model.prediction import as_images
 from geolib.model.settings import PAPER, TrainConfig
-from geolib.runtime.here import check_folder
+from geolib.runtime.here import check_folder, parsed_file
 from geolib.training.augmentation import MASK_DRAWS, augment, mask_boxes
 from geolib.training.batches import Batches, Examples, Process, loader, read
 from geolib.training.crops import mix
@@ -205,7 +205,7 @@ def _claim(
     folder.mkdir(parents=True, exist_ok=True)
     place = folder / IDENTITY
     if place.exists():
-        found = json.loads(place.read_text())
+        found = parsed_file(place)
         if differing := [key for key in identity if identity[key] != found.get(key)]:
             raise ValueError(
                 f"checkpoints={str(folder)!r} belongs to a training with other "

@@ -1,18 +1,26 @@
 """The command line: what a user types, what comes back, and how mistakes are answered."""
 
+import errno
 import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+import yaml
 from PIL import Image
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from toys import classifier, write_photographs
 from typer.testing import CliRunner
 
-from geolib import data, model
+from geolib import cli, data, model
 from geolib.chapters.experiment import Experiment
 from geolib.cli import app, join_parameters
 from geolib.model.classifier import build
@@ -80,6 +88,9 @@ def test_evaluate_prints_the_comparison_and_exports(root, tmp_path):
         assert (out / name / "elements.coco.json").is_file()
 
 
+PHOTO = "photos/red/0.png", "--model", "m"
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -90,6 +101,9 @@ def test_evaluate_prints_the_comparison_and_exports(root, tmp_path):
         (["explain", "nowhere.jpg", "--segmenter", "slick"], "'slick'"),
         (["explain", "nowhere.jpg", "--attribution", "gradkam"], "gradcam++"),
         (["train", "--dataset", "folder"], "--root is missing"),
+        (["train", "--learning-rate", "-1"], "learning_rate=-1.0: Input should be greater than 0"),
+        (["explain", *PHOTO, "--output", __file__], "test_cli.py: nothing can be written there"),
+        (["explain", *PHOTO, "--output", f"{__file__}/out"], "out: nothing can be written there"),
         (["run", "99-nothing"], "looking for what has changed"),
         (["run", "99-nothing"], "01-data"),
         (["run", "-p", "repeats"], "NAME VALUE"),
@@ -97,14 +111,124 @@ def test_evaluate_prints_the_comparison_and_exports(root, tmp_path):
         (["book", "--profile", "fast"], "smoke"),
     ],
 )
-def test_mistakes_are_answered_in_one_line_without_a_traceback(root, arguments, words):
+def test_mistakes_are_answered_in_one_line_without_a_traceback(root, monkeypatch, arguments, words):
+    monkeypatch.chdir(root.parent)
     shown = typed(*arguments, code=1)
     assert words in shown and "Traceback" not in shown
 
 
-def test_info_lists_methods_and_cache(tmp_path):
+def raises(error):
+    def fail(*arguments, **options):
+        raise error
+
+    return fail
+
+
+HERE = "in test_cli, line"  # whatever is not the package's own
+FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (AssertionError("Wrong image height!"), f"AssertionError {HERE}"),
+        (SafetensorError("Error while deserializing header:\n too small"), "header:; too small"),
+        (yaml.YAMLError("while scanning\n  in line 3"), "while scanning; in line 3"),
+        (KeyError("osm_type"), f"KeyError {HERE}"),
+        (EOFError("Ran out of input"), f"EOFError {HERE}"),
+        (MemoryError(), "no message; PYTHONDEVMODE=1 shows the traceback"),
+        (FULL, "No space left on device; the output or the cache, "),
+        (PermissionError(errno.EACCES, "Permission denied", "out"), "Permission denied: 'out'"),
+    ],
+)
+def test_every_failure_is_one_line(root, tmp_path, monkeypatch, error, told):
+    monkeypatch.setattr("geolib.model.load", raises(error))
+    given = ["explain", root / "red" / "0.png", "--model", "m", "--output", tmp_path / "out"]
+    result = CliRunner().invoke(app, [str(argument) for argument in given])
+    assert result.exit_code == 1
+    assert result.stderr.startswith("error: ") and told in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_an_interrupted_command_says_so(root, monkeypatch):
+    monkeypatch.setattr("geolib.model.load", raises(KeyboardInterrupt))
+    shown = typed("explain", root / "red" / "0.png", "--model", "m", code=cli.INTERRUPTED)
+    assert shown == "interrupted\n"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+def test_a_full_disk_is_named(root, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "0.json").symlink_to("/dev/full")
+    photo, out = root / "red" / "0.png", tmp_path / "out"
+    shown = typed("explain", photo, "--model", "m", "--output", out, code=1)
+    assert "No space left on device" in shown and str(tmp_path / "cache") in shown
+
+
+def command(*arguments, flags=(), **streams):
+    """A command in a process of its own."""
+    given = [sys.executable, *flags, "-m", "geolib.cli", *arguments]
+    return subprocess.run(given, stderr=subprocess.PIPE, text=True, check=False, **streams)
+
+
+@pytest.mark.parametrize(
+    ("flags", "ends"),
+    [((), "error: -p repeats: expected NAME VALUE, as in -p repeats 20\n"), (("-X", "dev"), None)],
+)
+def test_development_mode_shows_where(flags, ends):
+    done = command("run", "-p", "repeats", flags=flags)
+    assert done.returncode == 1
+    assert done.stderr == ends if ends else "Traceback" in done.stderr
+
+
+def test_a_reader_that_has_left_is_no_failure_to_talk_about():
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "w") as unread:
+        done = command("fetch", "--list", stdout=unread)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
+NAMES = ["[red]a", "[bold]", ":smile:", r"\[x]", "日本", "x" * 251]  # the longest name there is
+
+
+def test_names_are_printed_as_they_are(root, tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    photos, broken = [tmp_path / f"{name}.png" for name in NAMES], tmp_path / "[" / "]b.png"
+    broken.parent.mkdir()
+    broken.write_bytes(b"this is no picture")
+    for photo in photos:
+        shutil.copy(root / "red" / "0.png", photo)
+    out = tmp_path / "[out]"
+    shown = typed("explain", *photos, broken, "--model", "m", "--output", out).splitlines()
+    assert f"skipped: {broken}: not an image, or in a format that is not known" in shown
+    lines = [line for line in shown if ": red (" in line]
+    assert [line.partition(": red (")[0] for line in lines] == [photo.name for photo in photos]
+    for name, line in zip(NAMES, lines, strict=True):
+        assert line.endswith(f", {out / name[:60]}.png")
+        assert (out / f"{name[:60]}.json").is_file()
+
+
+def test_cells_of_tables_are_printed_as_they_are(capsys):
+    cli._print([{"[red]a": ":smile:", "b": r"\[x]"}])
+    shown = capsys.readouterr().out
+    assert "[red]a" in shown and ":smile:" in shown and r"\[x]" in shown
+
+
+def test_an_empty_split_says_why(root, tmp_path):
+    write_photographs(tmp_path / "few", 1)
+    few = ["--dataset", "folder", "--root", tmp_path / "few"]
+    for given in (["train"], ["evaluate", "--model", "m"]):
+        shown = typed(*given, *few, code=1)
+        assert "is empty: it holds 2 photographs (0 skipped)" in shown
+        assert "three different ones of a country" in shown
+
+
+def test_info_lists_methods_and_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("GEOLIB_CACHE", str(tmp_path / "[red]:smile:"))
     shown = typed("info")
-    assert str(tmp_path / "cache") in shown and "scorecam" in shown and "felzenszwalb" in shown
+    assert str(tmp_path / "[red]:smile:") in shown
+    assert "scorecam" in shown and "felzenszwalb" in shown
 
 
 @pytest.mark.parametrize(

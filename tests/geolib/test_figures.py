@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import io
+import warnings
+from functools import cache
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.colors import to_rgb
+from matplotlib.font_manager import fontManager
+from matplotlib.text import Text
 
 from geolib import figures
 from geolib.chapters import classifier, faithfulness
@@ -30,6 +36,45 @@ def test_style_is_transparent_and_stays_inside_the_figure():
     assert figure.get_facecolor()[3] == 0
     assert dict(plt.rcParams) == before
     assert not plt.get_fignums()
+
+
+AWKWARD = ["日本", "भारत", "عربي", "A$B$C", "_x_^2", r"\alpha", r"$\frac$", "a\nb"]
+TABLE = pd.DataFrame({"name": AWKWARD, "value": 0.5, "low": 0.4, "high": 0.6})
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda: figures.images([np.zeros((8, 8, 3), np.uint8)] * len(AWKWARD), AWKWARD),
+        lambda: figures.dots(TABLE, "name", label="$x$", by="name"),
+        lambda: figures.heatmap(pd.DataFrame(0.5, AWKWARD, AWKWARD), label="$x$"),
+    ],
+    ids=["images", "dots", "heatmap"],
+)
+def test_names_are_drawn_as_they_stand_without_a_warning_per_glyph(draw):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        figure = draw()
+        figure.savefig(io.BytesIO())
+    for legend in figure.legends:
+        assert texts(legend.get_texts()) == AWKWARD
+    drawn = figure.findobj(Text)
+    assert set(AWKWARD) <= set(texts(drawn))
+    assert not any(text.get_parse_math() for text in drawn if text.get_text() in AWKWARD)
+
+
+def test_what_no_font_has_is_said_once(monkeypatch, caplog):
+    here = [font for font in fontManager.ttflist if font.name in (figures.FONT, "STIXGeneral")]
+    monkeypatch.setattr(fontManager, "ttflist", here)
+    other = figures._glyphs("STIXGeneral") - figures._glyphs(figures.FONT)
+    other = min(filter(str.isprintable, map(chr, other)))
+    monkeypatch.setattr(figures, "_fallbacks", cache(figures._fallbacks.__wrapped__))
+    for names in (["A$B"], ["日本"], ["日本"], [other]):
+        figure = figures.images([np.zeros((8, 8, 3), np.uint8)], names)
+    assert caplog.messages == [
+        "no installed font has 日本: boxes stand in figures for these characters"
+    ]
+    assert figure.axes[0].title.get_fontfamily() == [figures.FONT, "STIXGeneral"]
 
 
 def texts(found):

@@ -26,7 +26,10 @@ def read_key(folder: str | Path) -> Key:
     if not path.is_file():
         hint = "put there the key that `geolib study-page` wrote beside the page"
         raise ValueError(f"{KEY} is not in {str(folder)!r}, the folder of the answers; {hint}")
-    return Key.model_validate_json(path.read_text(encoding="utf-8"))
+    try:
+        return Key.model_validate_json(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is no key that `geolib study-page` wrote: {error}") from error
 
 
 def read_answers(folder: str | Path, key: Key) -> pd.DataFrame:

@@ -12,10 +12,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-import yaml
 
 from geolib.masks import decode, encode
-from geolib.runtime.here import data_file
+from geolib.runtime.here import data_file, parsed_file
 from geolib.segmentation.networks.base import FolderSegmenter
 from geolib.segmentation.regions import reduced
 from geolib.segmentation.segments import Segments
@@ -94,7 +93,7 @@ class Sam3Segmenter(FolderSegmenter):
 
 def concept_names() -> list[str]:
     """The text prompts of ``data/concepts.yaml``, in the order of the file."""
-    entries = yaml.safe_load(data_file("concepts.yaml").read_text(encoding="utf-8"))["concepts"]
+    entries = parsed_file(data_file("concepts.yaml"))["concepts"]
     return [entry["name"] for entry in entries]
 
 

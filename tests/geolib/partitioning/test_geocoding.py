@@ -117,6 +117,9 @@ def asked(**options):
         (lambda: reverse((0, 0), (np.nan, 0)), PAIR),
         (lambda: reverse((0, 0), (0, np.inf)), PAIR),
         (lambda: reverse((0, 0), (139.7, 35.7)), PAIR),
+        (lambda: asked().reverse([[0, 0], [0, -np.inf]]), PAIR),
+        (lambda: asked().reverse([[0, 0], [None, 0]]), PAIR),
+        (lambda: asked().reverse([["north", 0]]), "coordinates holds what are no numbers: .*north"),
         (lambda: reverse(44.66, -1.17), "coordinates has shape"),
         (lambda: OfflineGeocoder(max_distance=0), "max_distance"),
         (lambda: OfflineGeocoder().polygons(["FR", "FR/Atlantis"]), "FR/Atlantis"),
@@ -324,6 +327,14 @@ def test_a_server_that_recovers_is_asked_again(trouble):
         (answer(["hello"]), http.Broken, 1),
         (answer({"error": "Invalid zoom"}), http.Broken, 1),
         (answer({"osm_id": 3}), http.Broken, 1),
+        (replace(ARCACHON, body=b""), http.Broken, 1),
+        (replace(ARCACHON, body=b"<html>busy</html>"), http.Broken, 1),
+        *((answer(odd), http.Broken, 1) for odd in (None, [], {}, 3, "Arcachon")),
+        (answer([{"address": COUNTRY}]), http.Broken, 1),
+        (answer({"error": {"code": 400, "message": "Invalid"}}), http.Broken, 1),
+        (answer({"address": "Arcachon, France"}), http.Broken, 1),
+        (answer({"address": [COUNTRY]}), http.Broken, 1),
+        (answer({"address": COUNTRY | {"town": {"name": "Arcachon"}}}), http.Broken, 1),
     ],
 )
 def test_a_server_that_does_not_recover_is_named(trouble, error, requests):
@@ -333,6 +344,56 @@ def test_a_server_that_does_not_recover_is_named(trouble, error, requests):
         assert len(server.requests) == requests
         server.routes["/reverse"] = ARCACHON
         assert geocoder(server).reverse(HERE)[0].names == NAMES
+
+
+SOMALILAND = {"country": "Somaliland"}
+
+
+@pytest.mark.parametrize(
+    ("address", "names", "keys"),
+    [
+        (
+            {"road": None, "town": "Arcachon"} | COUNTRY,
+            ("Arcachon", "France"),
+            ("FR/Arcachon", "FR"),
+        ),
+        ({"town": " ", "road": ""} | COUNTRY, ("France",), ("FR",)),
+        ({"road": 17, "town": float("nan")} | COUNTRY, ("17", "France"), ("FR/17", "FR")),
+        ({"road": float("inf"), "town": True} | COUNTRY, ("France",), ("FR",)),
+        (
+            {"town": "Hargeisa"} | SOMALILAND,
+            ("Hargeisa", "Somaliland"),
+            ("Somaliland/Hargeisa", "Somaliland"),
+        ),
+        (SOMALILAND | {"country_code": None}, ("Somaliland",), ("Somaliland",)),
+        ({"town": "Melilla", "country_code": "es"}, ("Melilla",), ("ES/Melilla",)),
+        ({"town": "Melilla", "country": None, "country_code": "ma"}, ("Melilla",), ("MA/Melilla",)),
+        ({"sea": "North Sea"}, ("North Sea",), ("/North Sea",)),
+        ({"town": "FR"}, ("FR",), ("/FR",)),  # not France
+        ({"country_code": "fr", "postcode": 33120}, (), ()),
+        ({}, (), ()),
+        ([], (), ()),  # an empty object, as PHP writes it
+        (None, (), ()),
+    ],
+)
+def test_what_an_address_lacks_is_left_out_and_no_countries_are_merged(address, names, keys):
+    with serve({"/reverse": answer({"osm_id": 3, "address": address})}) as server:
+        (found,) = geocoder(server).reverse(HERE)
+    assert found == Address(names, keys, (False,) * len(names))
+
+
+@pytest.mark.parametrize("error", ["Unable to geocode", {"message": "Unable to geocode"}])
+def test_at_sea_there_is_no_address(error):
+    with serve({"/reverse": answer({"error": error})}) as server:
+        assert geocoder(server).reverse(HERE) == [Address()]
+
+
+def test_a_store_that_is_broken_is_named(own_cache):
+    path = own_cache / "geocoding" / "nominatim.sqlite"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"this is no database, whatever its name may say" * 99)
+    with pytest.raises(ValueError, match=r"nominatim\.sqlite cannot be used \(file is not"):
+        asked(server="http://localhost").reverse(HERE)
 
 
 @pytest.mark.parametrize("gone", [True, False])
@@ -434,6 +495,51 @@ def test_with_areas_locations_are_objects_from_fine_to_coarse():
 def test_an_object_without_details_has_no_address(missing):
     with serve(OBJECTS | missing) as server:
         assert geocoder(server, areas=True).reverse(HERE) == [Address()]
+
+
+ODD_PARTS = [
+    row("relation", "8", 1984, 8),
+    row("N", 7, "Arcachon", None),
+    row("X", 9, "Elsewhere", 12),
+    row(None, None, None, 10),
+    row(None, None, "Somaliland", 4, type="country", place_id=None),
+]
+
+
+@pytest.mark.parametrize("whose", [{"place_id": None, "country_code": None}, {}])
+def test_what_an_object_lacks_is_left_out_and_none_are_merged(whose):
+    way = {"osm_type": "W", "osm_id": 42} | whose
+    with serve(OBJECTS | {"/details": answer(way | {"address": ODD_PARTS})}) as server:
+        (found,) = geocoder(server, areas=True).reverse(HERE)
+    assert found == Address(("1984", "Somaliland"), ("R8", "Somaliland"), (True, False))
+
+
+NOWHERE = {"type": "Polygon", "coordinates": [[[float("nan"), 0], [1, 0], [1, 1], [0, 0]]]}
+LOOKUPS = (None, {}, ["W42"], [None], [found_at("R8", "Polygon")], [found_at("R8", NOWHERE)])
+
+
+@pytest.mark.parametrize(
+    "routes",
+    [
+        *({"/lookup": answer(odd)} for odd in LOOKUPS),
+        *({"/details": answer(WAY | odd)} for odd in ({}, {"address": "Arcachon"})),
+        {"/details": answer(WAY | {"address": [None]})},
+        {"/details": answer([])},
+    ],
+)
+def test_objects_in_another_form_are_named_and_not_kept(routes):
+    with serve(OBJECTS | routes) as server:
+        with pytest.raises(http.Broken, match=f"{server.url} .*another form"):
+            geocoder(server, areas=True).reverse(HERE)
+        server.routes |= OBJECTS
+        (found,) = geocoder(server, areas=True).reverse(HERE)
+    assert found.keys == ("W42", "N7", "R8", "FR")
+
+
+@pytest.mark.parametrize("shape", [None, {}, {"type": "Polygon", "coordinates": []}, POINT])
+def test_an_object_without_an_outline_has_no_area(shape):
+    with serve({"/lookup": answer([found_at("R8", shape)])}) as server:
+        assert geocoder(server, areas=True).polygons(["R8"])["R8"] is None
 
 
 def test_outlines_are_asked_for_by_the_fifty():

@@ -3,6 +3,7 @@
 import gc
 import json
 import os
+import re
 import signal
 import weakref
 from itertools import count
@@ -13,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from matplotlib.text import Text
 from PIL import Image
 from pycocotools import mask as cocomask
 from pycocotools.coco import COCO
@@ -24,6 +26,7 @@ from geolib.chapters.experiment import Experiment
 from geolib.masks import box_region, decode
 from geolib.pipeline import EvaluationConfig
 from geolib.pipeline import shards as shards_
+from geolib.segmentation import Segments
 
 CONFIG = EvaluationConfig(repeats=3, individual=False, shard_size=3, precision="fp32")
 PREDICTED = CONFIG.model_copy(update={"label": "predicted"})
@@ -290,6 +293,37 @@ def test_a_classifier_of_scenes_says_so_on_a_photograph(tmp_path):
     assert found.to_dict()["note"] == pipeline.SYNTHETIC_NOTE
     texts = [t.get_text() for t in found.figure().findobj(lambda a: hasattr(a, "get_text"))]
     assert any(pipeline.SYNTHETIC_NOTE in t for t in texts)
+
+
+BLACK = np.zeros((SIDE, SIDE, 3), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("image", "changes", "why"),
+    [
+        (BLACK, {}, "the gradcam++ map is zero everywhere: nothing in it speaks for blue"),
+        (BLACK, {"segmenter": "none", "s_min": 0}, "map is zero everywhere"),
+        (
+            photograph("red", 1),
+            {"segmenter": "grid", "s_min": 1},
+            r"the best of \d+ segments scores 0\.\d+; it takes s_min = 1, and more than zero",
+        ),
+    ],
+)
+def test_without_elements_it_says_why(image, changes, why):
+    found = pipeline.explain(classifier(), image, CONFIG.model_copy(update=changes))
+    assert len(found.elements) == 0
+    assert re.search(why, found.note)
+    assert found.to_dict()["note"] == found.note
+    drawn = [text.get_text() for text in found.figure().findobj(Text)]
+    assert found.note in [" ".join(text.split()) for text in drawn]
+
+
+def test_without_segments_it_says_so(monkeypatch):
+    nothing = Segments(np.zeros((0, SIDE, SIDE), bool), note="too dark")
+    monkeypatch.setattr(shards_, "segment_batch", lambda *arguments: [nothing])
+    found = pipeline.explain(classifier(), photograph("red", 1), CONFIG)
+    assert found.note == "No elements: felzenszwalb found no segments (too dark)."
 
 
 def test_exif_and_position_never_reach_an_output(tmp_path):
