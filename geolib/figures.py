@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import textwrap
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache, wraps
 from typing import Any, ParamSpec
@@ -61,7 +62,8 @@ def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
 
     @wraps(draw)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> Figure:
-        with plt.rc_context(STYLE):
+        with plt.rc_context(STYLE), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Glyph .* missing")  # which are yet to be found
             figure = draw(*args, **kwargs)
             _find_glyphs(figure)
         plt.close(figure)
