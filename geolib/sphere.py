@@ -33,17 +33,19 @@ def check_coordinates(argument: str, values: ArrayLike) -> np.ndarray:
 
 
 def s2_tokens(coordinates: ArrayLike, level: int) -> list[str]:
-    """Tokens of the S2 cells of a level, 0 to 30, that hold points [N,2] in degrees."""
-    ids = s2_ancestors(s2_leaves(check_coordinates("coordinates", coordinates)), level)
+    """Tokens of the S2 cells of a level, 0 to 30, that hold points [N,2] in degrees.
+
+    A point has one token, be its longitude 180 or -180, or any at a pole.
+    """
+    latitude, longitude = check_coordinates("coordinates", coordinates).T
+    longitude = np.where(longitude == -180, 180, np.where(np.abs(latitude) == 90, 0, longitude))
+    ids = s2_ancestors(s2_leaves(np.column_stack([latitude, longitude])), level)
     return [s2sphere.CellId(cell).to_token() for cell in ids.tolist()]
 
 
 def s2_leaves(points: np.ndarray) -> np.ndarray:
     """Leaf cell of each point [N,2] (degrees): S2 cell ids of level 30, uint64 [N]."""
-    latitude, longitude = points.T
-    # One place: longitudes 180 and -180, and all of them at a pole.
-    longitude = np.where(longitude == -180, 180, np.where(np.abs(latitude) == 90, 0, longitude))
-    degrees = map(s2sphere.LatLng.from_degrees, latitude.tolist(), longitude.tolist())
+    degrees = map(s2sphere.LatLng.from_degrees, *points.T.tolist())
     ids = (s2sphere.CellId.from_lat_lng(point).id() for point in degrees)
     return np.fromiter(ids, dtype=np.uint64, count=len(points))
 
