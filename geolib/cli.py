@@ -347,7 +347,7 @@ def explain(
         explanation = pipeline.explain(classifier, photo, config)
         figure, record = output / f"{stem}.png", output / f"{stem}.json"
         explanation.figure().savefig(figure, bbox_inches="tight", facecolor="white")
-        record.write_text(json.dumps(explanation.to_dict(), indent=1))
+        record.write_text(json.dumps(explanation.to_dict(), indent=1), encoding="utf-8")
         likely = explanation.probabilities[explanation.prediction]
         console.print(
             f"{photo.name}: {explanation.prediction} ({likely:.0%}), "
@@ -542,10 +542,10 @@ def _names(text: str | None) -> tuple[str, ...] | None:
 
 
 def _parameters(pairs: list[str] | None) -> dict[str, Any]:
-    from geolib.book import run as run_
+    from geolib.book.parameters import Text
 
-    split = (pair.split("=", 1) for pair in pairs or [])
-    return {name: run_.parse_value(value) for name, value in split}
+    split = (pair.partition("=") for pair in pairs or [])
+    return {name: Text(value) for name, _, value in split}
 
 
 def join_parameters(arguments: list[str]) -> list[str]:
@@ -567,6 +567,12 @@ def join_parameters(arguments: list[str]) -> list[str]:
 
 def main() -> None:
     """Entry point of the ``geolib`` command."""
+    if sys.getfilesystemencoding() != "utf-8" and os.environ.get("PYTHONUTF8") != "1":
+        # Files and their names are UTF-8 in any locale, for the processes that it starts, too.
+        environment = os.environ | {"PYTHONUTF8": "1"}
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[attr-defined]
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a kill cleans up like Ctrl-C
     app()
 

@@ -9,7 +9,8 @@ import os
 import platform
 import re
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from contextlib import suppress
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
@@ -19,6 +20,7 @@ import nbformat
 from nbformat import NotebookNode
 
 import geolib
+from geolib.book.parameters import by_name, files
 from geolib.runtime import cache
 from geolib.runtime.here import repository_root
 
@@ -34,11 +36,10 @@ def inputs(source: Path, parameters: Mapping[str, Any]) -> dict[str, str]:
     far as the notebook imports it, transitively, and as syntax trees without docstrings.
     """
     notebook = nbformat.read(source, as_version=4)
-    named = {k: v for k, v in parameters.items() if _is_path(v, source.parent)}
     content = {
         "its source": [[cell.cell_type, cell.source, cell.metadata] for cell in notebook.cells],
-        "its parameters": dict(parameters),
-        "the files it is given": {k: _content(source.parent / v) for k, v in named.items()},
+        "its parameters": by_name(dict(parameters)),
+        "the files it is given": [_content(Path(file)) for file in files(dict(parameters))],
         "the project's data": _content(repository_root() / "data"),
         "the package's code": cache.fingerprint(tuple(sorted(modules(notebook)))),
         "the libraries": versions(),
@@ -69,7 +70,9 @@ def commit(folder: Path) -> str:
     """Version of a checkout, for people."""
     describe = ["git", "describe", "--always", "--dirty", "--exclude=*", "--abbrev=12"]
     try:
-        done = subprocess.run(describe, cwd=folder, capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            describe, cwd=folder, capture_output=True, encoding="utf-8", check=True
+        )
     except (OSError, subprocess.CalledProcessError):
         return "not under version control"
     return done.stdout.strip()
@@ -91,13 +94,18 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), "geolib": geolib.__version__, **libraries}
 
 
-def _is_path(value: Any, folder: Path) -> bool:
-    return isinstance(value, str) and bool(value) and (folder / value).exists()
-
-
 def _content(path: Path) -> list[tuple[str, str]]:
-    """Name and hash of a file, or of every file of a folder."""
-    files: Iterable[Path] = [path]
-    if path.is_dir():
-        files = sorted(p for p in path.rglob("*") if p.is_file())
-    return [(p.relative_to(path.parent).as_posix(), cache.sha256(p)) for p in files]
+    """Name and hash of a file, or of every file of a folder and of folders that it links to."""
+    if not path.is_dir():
+        return [(path.name, cache.sha256(path))]
+    found, seen = [], set()
+    for folder, folders, names in os.walk(path, followlinks=True):
+        real = Path(folder).resolve()
+        folders[:] = [] if real in seen else sorted(folders)
+        for name in [] if real in seen else sorted(names):
+            file = Path(folder, name)
+            with suppress(OSError):  # what cannot be read is skipped by all who look at it
+                shown = file.relative_to(path.parent).as_posix()
+                found.append((shown, cache.sha256(file) if file.is_file() else ""))
+        seen.add(real)
+    return found

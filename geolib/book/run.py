@@ -6,9 +6,9 @@ recorded, the source tree of the book and its pages (``_build/html`` for the ``d
 
 from __future__ import annotations
 
-import ast
 import difflib
 import os
+import re
 import signal
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -21,16 +21,25 @@ from typing import Any, cast
 import jupytext.cli
 import nbformat
 import papermill
-import yaml
 from filelock import FileLock, Timeout
+from jupyter_client.kernelspec import KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
 from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from nbformat import NotebookNode
+from papermill.translators import translate_parameters
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from geolib.book import provenance, results
-from geolib.runtime.here import KEEP_FREED_MEMORY, check_folder, parsed_file, repository_root
+from geolib.book.parameters import (
+    by_name,
+    declared_parameters,
+    files,
+    fitted,
+    parse_value,
+    read_yaml,
+)
+from geolib.runtime.here import KEEP_FREED_MEMORY, check_folder, repository_root
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
 KEPT_TAGS = frozenset({"nbval-check-output", "keep_output"})
@@ -86,35 +95,6 @@ def html_folder(profile: str, root: Path | None = None) -> Path:
     return (folder.parent if profile == "default" else folder) / "html"
 
 
-def declared_parameters(notebook: Path) -> dict[str, Any]:
-    """Parameters that a notebook declares, with their default values.
-
-    A default must be a literal: one derived inside the parameters cell would not follow an
-    override.
-    """
-    declared = {}
-    for name, parameter in papermill.inspect_notebook(notebook).items():
-        try:
-            declared[name] = ast.literal_eval(parameter["default"])
-        except (SyntaxError, ValueError):
-            raise ValueError(
-                f"parameter {name!r} of {notebook.name} defaults to {parameter['default']}, "
-                "which is not a literal; derive it in a later cell"
-            ) from None
-    return declared
-
-
-def parse_value(text: str) -> Any:
-    """Value of a parameter given on the command line, read as YAML, ``1e-3`` being a number."""
-    value = yaml.safe_load(text)
-    if isinstance(value, str):
-        try:
-            return float(text)
-        except ValueError:
-            return value
-    return value
-
-
 def resolve(
     notebooks: Sequence[str],
     profile: str,
@@ -126,7 +106,9 @@ def resolve(
 
     A profile file holds ``shared`` parameters, which go to every notebook that declares them, and
     parameters of single ``notebooks``. An override goes to every selected notebook that declares
-    it. What is unknown is a ValueError, as is text in place of a number and the reverse.
+    it. Paths of overrides are as seen from the working directory, those of a profile from the
+    repository; they come back absolute. ValueError for what is unknown, a value that is not what
+    its parameter is, and a path where nothing is.
     """
     known = names(root)
     _check_known("notebook", notebooks, known)
@@ -140,17 +122,22 @@ def resolve(
         _check_known("parameter", values or {}, sorted(declared[name]), f"{where}, {name}: ")
     selected = {name: declared[name] for name in notebooks}
     _check_known("parameter", overrides or {}, sorted(set().union(*selected.values())))
-    resolved = {}
-    for name, defaults in selected.items():
-        given = {**shared, **(own.get(name) or {}), **(overrides or {})}
-        resolved[name] = defaults | {key: given[key] for key in defaults if key in given}
-        for key, value in resolved[name].items():
-            default = defaults[key]
-            if None not in (value, default) and isinstance(value, str) != isinstance(default, str):
-                raise ValueError(
-                    f"parameter {key!r} of {name} is {value!r} ({type(value).__name__}); "
-                    f"a {type(default).__name__} like {default!r} was expected"
-                )
+    resolved: dict[str, dict[str, Any]] = {}
+    for name, parameters in selected.items():
+        layers = (
+            ({key: one.default for key, one in parameters.items()}, _notebooks(root)),
+            (shared | (own.get(name) or {}), root or repository_root()),
+            (overrides or {}, Path.cwd()),
+        )
+        given = {key: (value, base) for values, base in layers for key, value in values.items()}
+        resolved[name] = {}
+        for key, parameter in parameters.items():
+            value, base = given[key]
+            try:
+                resolved[name][key] = fitted(value, parameter, base)
+            except ValueError as error:
+                came = f"{value!r} ({type(value).__name__.lower()})"
+                raise ValueError(f"parameter {key!r} of {name} is {came}: {error}") from None
     return resolved
 
 
@@ -175,7 +162,7 @@ def plan(
             earlier = nbformat.read(target, as_version=4).metadata.get("geolib", {})
             why = provenance.changed(inputs, earlier.get("inputs", {}))
             seconds = earlier.get("seconds")
-        likely = seconds or expected.get(name, 0)
+        likely = seconds or float(parse_value(str(expected.get(name, 0))))
         plans.append(Plan(name, source, values, inputs, target, why, seconds, likely))
     return plans
 
@@ -258,7 +245,8 @@ def _run(plans: Sequence[Plan], profile: str, jobs: int) -> None:
 @contextmanager
 def _kernels(threads: int) -> Iterator[type[AsyncKernelManager]]:
     """Class of kernels with so many threads each; an error, or Ctrl-C, ends what they run."""
-    environment = os.environ | KEEP_FREED_MEMORY | {"OMP_NUM_THREADS": str(threads)}
+    environment = os.environ | KEEP_FREED_MEMORY
+    environment |= {"OMP_NUM_THREADS": str(threads), "PYTHONUTF8": "1"}
     started: list[AsyncKernelManager] = []
     ended = False
 
@@ -268,6 +256,8 @@ def _kernels(threads: int) -> Iterator[type[AsyncKernelManager]]:
                 os.killpg(process.pgid, signal.SIGKILL)  # its workers, too
 
     async def start(manager: AsyncKernelManager, **options: Any) -> None:
+        # Without folders to look in, python3 is the interpreter that runs this.
+        manager.kernel_spec_manager = KernelSpecManager(kernel_dirs=[])
         if not ended:
             await AsyncKernelManager.start_kernel(manager, env=environment, **options)
             started.append(manager)
@@ -322,39 +312,60 @@ def _execute_one(one: Plan, about: Mapping[str, Any], kernel: type[AsyncKernelMa
         message = f"{one.name} failed: {error}\n\nThe half-executed copy: {one.part}"
         raise RunError(message) from None
     seconds = round((datetime.now(UTC) - started).total_seconds(), 1)
-    # Absolute paths of this machine have no place in a notebook that readers download.
     notebook.metadata.papermill.input_path = f"notebooks/{one.name}.ipynb"
     notebook.metadata.papermill.output_path = f"notebooks/{one.name}.ipynb"
+    notebook.metadata.papermill.parameters = by_name(one.parameters)
     notebook.metadata["geolib"] = {
         **about,
         "inputs": one.inputs,
-        "parameters": one.parameters,
+        "parameters": by_name(one.parameters),
         "started": started.isoformat(timespec="seconds"),
         "seconds": seconds,
         "commit": provenance.commit(one.source.parent),
         "versions": provenance.versions(),
     }
-    _tidy(notebook)
+    _tidy(notebook, one.parameters)
     nbformat.write(notebook, one.part)
     results.collect(one.part)
     one.part.replace(one.target)
     return seconds
 
 
-def _tidy(notebook: NotebookNode) -> None:
+def _tidy(notebook: NotebookNode, parameters: Mapping[str, Any]) -> None:
     """Fold the values of the run, shown in place of the defaults, and drop progress bars.
 
-    A finished bar is no result, and a page would load its code from elsewhere.
+    A finished bar is no result, and a page would load its code from elsewhere. Absolute paths of
+    this machine have no place in a notebook that readers download.
     """
+    places = {str(repository_root()): ".", os.environ.get("HOME", ""): "~"}
+    places |= {str(file): by_name(file) for file in files(parameters)}
     notebook.metadata.pop("widgets", None)
     for cell in notebook.cells:
         tags = cell.metadata.get("tags", [])
         if "injected-parameters" in tags:
             cell.metadata["tags"] = [*tags, "hide-input"]
+            cell.source = translate_parameters(
+                "python3", "python", by_name(parameters), "Parameters"
+            )
         elif "parameters" in tags:
             cell.metadata["tags"] = [*tags, "remove-cell"]
         if cell.cell_type == "code":
-            cell.outputs = [o for o in cell.outputs if WIDGET not in o.get("data", {})]
+            kept = [o for o in cell.outputs if WIDGET not in o.get("data", {})]
+            cell.outputs = _without(places, kept)
+
+
+def _without(places: Mapping[str, str], shown: Any) -> Any:
+    """Outputs that call files and folders of this machine by their names."""
+    if isinstance(shown, dict):
+        for key in shown.keys() - {"image/png"}:
+            shown[key] = _without(places, shown[key])
+    if isinstance(shown, list):
+        return [_without(places, item) for item in shown]
+    if isinstance(shown, str):
+        for place in sorted(places, key=len, reverse=True):
+            if len(Path(place).parts) > 1:
+                shown = places[place].join(re.split(rf"(?<!\w){re.escape(place)}(?!\w)", shown))
+    return shown
 
 
 def pair(root: Path | None = None) -> None:
@@ -401,7 +412,11 @@ def _notebooks(root: Path | None) -> Path:
 def _read_profile(profile: str, root: Path | None) -> dict[str, Any]:
     folder = _notebooks(root) / "profiles"
     _check_known("profile", [profile], sorted(p.stem for p in folder.glob("*.yaml")))
-    settings = parsed_file(folder / f"{profile}.yaml") or {}
+    file = folder / f"{profile}.yaml"
+    try:
+        settings = read_yaml(file.read_bytes()) or {}
+    except ValueError as error:
+        raise ValueError(f"{file} cannot be read: {error}") from None
     _check_known("section", settings, _SECTIONS, f"{profile}.yaml: ")
     return settings
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 import pandas as pd
+from pydantic import TypeAdapter
 
 from geolib import data, figures, model, segmentation
 from geolib.chapters.experiment import Experiment
@@ -64,7 +65,7 @@ def real_streets(areas: Mapping[str, Sequence[float]], per_area: int, *, network
         "public ImageNet weights of ResNet-50, runs the same analysis on them, and prints author "
         "and licence under each."
     )
-    if not network:
+    if not TypeAdapter(bool).validate_python(network):  # `false` is text to papermill
         return _none("This run was not to use the network.", f"With `-p panoramax true` {plan}")
     try:
         images = data.load("panoramax", "all", areas=areas, per_area=per_area)

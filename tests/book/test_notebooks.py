@@ -103,9 +103,12 @@ def test_outputs_are_compared_as_nbval_compares_them():
 def test_parameters_come_first_with_the_values_of_the_smoke_profile(name):
     first = next(cell for cell in _notebook(name).cells if cell.cell_type == "code")
     assert "parameters" in _tags(first)
-    defaults = run.declared_parameters(ROOT / "notebooks" / f"{name}.ipynb")
+    declared = run.declared_parameters(ROOT / "notebooks" / f"{name}.ipynb")
+    defaults = {key: one.default for key, one in declared.items()}
     assert defaults, "the notebook declares no parameter"
     assert run.resolve([name], "smoke", root=ROOT)[name] == defaults
+    unknown = [key for key, one in declared.items() if one.kind in (Any, list[Any])]
+    assert unknown == [], 'annotate what a default does not say, as in root: "Path" = None'
 
 
 def test_profiles_name_known_parameters_and_smoke_sets_all_that_are_shared():

@@ -40,12 +40,13 @@ The total is {result}`01-toy.total`.
 n = 3
 rate = 0.5
 word = "a"
+photos: "Path" = None
 ```
 
 ```{code-cell} ipython3
 from geolib.book import results
 
-total = sum(range(n))
+total = sum(range(n)) + range(n)[0]
 results.record(total=total)
 ```
 
@@ -87,13 +88,15 @@ def code(monkeypatch):
 
 @pytest.fixture
 def project(tmp_path):
-    """A repository with two notebooks, two profiles and a photograph."""
+    """A repository with two notebooks, two profiles and photographs in two places."""
     notebooks = tmp_path / "notebooks"
-    for folder in ("profiles", "photos"):
-        (notebooks / folder).mkdir(parents=True)
-    (notebooks / "photos/a.jpg").write_bytes(b"a")
+    (notebooks / "profiles").mkdir(parents=True)
+    for folder in (tmp_path, notebooks):
+        (folder / "photos/more").mkdir(parents=True)
+        (folder / "photos/more/a.jpg").write_bytes(b"a")
     (notebooks / "01-toy.md").write_text(TOY)
-    (notebooks / "02-other.md").write_text(TOY.replace("rate = 0.5\n", "").replace("toy", "other"))
+    other = TOY.replace("rate = 0.5\n", "").replace('photos: "Path" = None\n', "")
+    (notebooks / "02-other.md").write_text(other.replace("toy", "other"))
     for profile, n in (("smoke", 3), ("default", 5)):
         _write_profile(tmp_path, profile, shared={"n": n}, notebooks={"02-other": {"word": "b"}})
     run.pair(tmp_path)
@@ -146,11 +149,11 @@ def executed(monkeypatch):
 def test_parameters_come_from_notebook_then_profile_then_command_line(project):
     both = ["01-toy", "02-other"]
     assert run.resolve(both, "default", {"word": "c", "rate": 1.0}, root=project) == {
-        "01-toy": {"n": 5, "rate": 1.0, "word": "c"},
+        "01-toy": {"n": 5, "rate": 1.0, "word": "c", "photos": None},
         "02-other": {"n": 5, "word": "c"},
     }
     assert run.resolve(both, "default", root=project) == {
-        "01-toy": {"n": 5, "rate": 0.5, "word": "a"},
+        "01-toy": {"n": 5, "rate": 0.5, "word": "a", "photos": None},
         "02-other": {"n": 5, "word": "b"},
     }
 
@@ -160,10 +163,11 @@ def test_parameters_come_from_notebook_then_profile_then_command_line(project):
     [
         ("01-tyo", "smoke", {}, r"unknown notebook '01-tyo' \(did you mean '01-toy'.*02-other"),
         ("01-toy", "smok", {}, r"unknown profile 'smok' \(did you mean 'smoke'.*default"),
-        ("01-toy", "smoke", {"nn": 1}, r"unknown parameter 'nn'.*known: n, rate, word"),
+        ("01-toy", "smoke", {"nn": 1}, r"unknown parameter 'nn'.*known: n, photos, rate, word"),
         ("02-other", "smoke", {"rate": 1.0}, r"unknown parameter 'rate'.*known: n, word"),
         ("01-toy", "smoke", {"n": "many"}, r"parameter 'n' of 01-toy is 'many' \(str\)"),
         ("01-toy", "smoke", {"word": 3}, r"parameter 'word' of 01-toy is 3 \(int\)"),
+        ("01-toy", "smoke", {"photos": "x"}, r"parameter 'photos' of 01-toy is 'x' .*looked for"),
     ],
 )
 def test_what_is_unknown_or_misfit_is_an_error(name, profile, given, message, project):
@@ -179,6 +183,8 @@ def test_what_is_unknown_or_misfit_is_an_error(name, profile, given, message, pr
         ({"seconds": {"03-gone": 9}}, "profile 'smoke': unknown notebook '03-gone'"),
         ({"notebooks": {"02-other": {"rate": 1}}}, "02-other: unknown parameter 'rate'"),
         ({"mine": {}}, "unknown section 'mine'; known: shared, notebooks, seconds"),
+        ({"shared": {"n": "many"}}, r"parameter 'n' of 01-toy is 'many' \(text\)"),
+        ({"shared": {"photos": "gone"}}, "parameter 'photos' of 01-toy is 'gone' .*looked for in"),
     ],
 )
 def test_a_profile_holds_no_unknown_name(settings, message, project):
@@ -193,16 +199,25 @@ def test_a_derived_default_is_refused(project):
         run.resolve(["01-toy"], "smoke", root=project)
 
 
-@pytest.mark.parametrize(
-    ("text", "value"),
-    [
-        *(("3", 3), ("0.5", 0.5), ("1e-3", 0.001), ("true", True), ("null", None), ("'3'", "3")),
-        *(("scorecam", "scorecam"), ("gradcam++", "gradcam++"), ("[a, b]", ["a", "b"])),
-    ],
-)
-def test_values_of_the_command_line(text, value):
-    parsed = run.parse_value(text)
-    assert parsed == value and type(parsed) is type(value)
+def test_a_profile_that_is_no_yaml_is_named(project):
+    (project / "notebooks/profiles/smoke.yaml").write_bytes(b"shared: {word: R\xe9union}")
+    with pytest.raises(ValueError, match=r"profiles/smoke\.yaml cannot be read: no YAML"):
+        run.resolve(["01-toy"], "smoke", root=project)
+
+
+def test_paths_are_as_seen_from_the_caller_and_those_of_a_profile_from_the_repository(
+    project, monkeypatch
+):
+    def photos(**given):
+        return run.resolve(["01-toy"], "smoke", given, root=project)["01-toy"]["photos"]
+
+    monkeypatch.chdir(project / "notebooks")
+    assert photos(photos="photos") == str(project / "notebooks/photos")
+    _write_profile(project, "smoke", shared={"photos": "photos"})
+    assert photos() == str(project / "photos")
+    monkeypatch.chdir(project / "notebooks/profiles")
+    with pytest.raises(ValueError, match=f"looked for in {re.escape(str(Path.cwd()))}"):
+        photos(photos="photos")
 
 
 # What is executed again
@@ -228,6 +243,10 @@ def _edit_kept_output(project, code):
     nbformat.write(notebook, path)
 
 
+def _photograph(path):
+    return lambda project, code: (project / path).write_bytes(b"b")
+
+
 @pytest.mark.parametrize(
     ("before", "edit", "after", "why"),
     [
@@ -235,17 +254,27 @@ def _edit_kept_output(project, code):
         ({}, lambda p, _: _edit(p, "02-other", "sum(", "max("), {}, [[], ["its source"]]),
         ({}, _edit_kept_output, {}, [[], []]),
         ({}, lambda _, code: code.update(now="two"), {}, [["the package's code"]] * 2),
-        (
-            {"word": "photos"},
-            lambda project, _: (project / "notebooks/photos/b.jpg").write_bytes(b"b"),
-            {"word": "photos"},
-            [["the files it is given"]] * 2,
+        *(
+            ({key: "photos"}, add, {key: "photos"}, [why, []])
+            for key, add, why in (
+                ("photos", _photograph("photos/more/b.jpg"), ["the files it is given"]),
+                ("photos", _photograph("photos/more/a.jpg"), ["the files it is given"]),
+                ("photos", _photograph("linked/b.jpg"), ["the files it is given"]),
+                ("photos", _photograph("notebooks/photos/more/a.jpg"), []),
+                ("word", _photograph("photos/more/b.jpg"), []),
+            )
         ),
     ],
 )
 def test_a_change_executes_the_notebooks_that_it_concerns(
-    before, edit, after, why, project, executed, code
+    before, edit, after, why, project, executed, code, monkeypatch
 ):
+    monkeypatch.chdir(project)
+    (project / "linked").mkdir()
+    (project / "photos/linked").symlink_to(project / "linked")
+    (project / "photos/more/again").symlink_to(project / "photos")
+    (project / "photos/more/broken.jpg").symlink_to(project / "nowhere")
+
     def planned(parameters):
         return run.plan(profile="smoke", parameters=parameters, root=project)
 
@@ -260,6 +289,7 @@ def test_a_change_executes_the_notebooks_that_it_concerns(
 
 
 def test_moved_and_fresh_clones_execute_nothing(project, executed, tmp_path_factory):
+    _write_profile(project, "smoke", shared={"photos": "photos"})
     _skipped(project)
     elsewhere = tmp_path_factory.mktemp("elsewhere") / "clone"
     # Without copying times: every file is new, as in a fresh clone beside an old build.
@@ -342,12 +372,30 @@ def test_the_longest_start_first(project, executed):
 # A real kernel
 
 
-def test_a_notebook_is_executed_and_a_failure_shows_where(project):
-    (done,) = run.execute(["01-toy"], "default", root=project)
+def test_a_notebook_is_executed_and_a_failure_shows_where(project, monkeypatch):
+    # Another interpreter's kernel by the same name, where Jupyter looks first.
+    foreign = project / "jupyter/kernels/python3/kernel.json"
+    foreign.parent.mkdir(parents=True)
+    command = {
+        "argv": ["/no/python", "{connection_file}"],
+        "display_name": "",
+        "language": "python",
+    }
+    foreign.write_text(json.dumps(command))
+    monkeypatch.setenv("JUPYTER_PATH", str(project / "jupyter"))
+    monkeypatch.setenv("PYTHONUTF8", "0")
+    monkeypatch.chdir(project)
+    prints = "import sys\nprint(sys.executable, sys.flags.utf8_mode, photos)\ntotal = sum"
+    _edit(project, "01-toy", "total = sum", prints)
+    (done,) = run.execute(["01-toy"], "default", {"photos": "photos/more/a.jpg"}, root=project)
     notebook = nbformat.read(done.target, as_version=4)
     assert notebook.cells[-1].outputs[0].text == "total 10\n"
-    assert notebook.metadata["geolib"]["parameters"] == {"n": 5, "rate": 0.5, "word": "a"}
-    assert str(project) not in json.dumps(notebook.metadata), "a path of this machine leaks"
+    given = {"n": 5, "rate": 0.5, "word": "a", "photos": "a.jpg"}
+    assert notebook.metadata["geolib"]["parameters"] == given
+    assert str(project) not in done.target.read_text(), "a path of this machine leaks"
+    own = Path(sys.executable).name
+    assert _code(done.target)[2].outputs[0].text.endswith(f"{own} 1 a.jpg\n")
+    assert 'photos = "a.jpg"' in _code(done.target)[1].source
     assert "widgets" not in notebook.metadata and "widget-view" not in done.target.read_text()
     assert notebook.cells[-2].outputs[0].text == "5\n", "a bar's cell keeps what it printed"
     tags = [set(cell.metadata.get("tags", ())) for cell in notebook.cells]
@@ -355,21 +403,22 @@ def test_a_notebook_is_executed_and_a_failure_shows_where(project):
     assert {"injected-parameters", "hide-input"} in tags
 
     with pytest.raises(run.RunError) as failure:
-        run.execute(["01-toy"], "default", {"n": -0.5}, root=project)
+        run.execute(["01-toy"], "default", {"n": -1}, root=project)
     message = str(failure.value)
-    assert message.startswith("01-toy failed: TypeError: 'float' object cannot be interpreted")
+    assert message.startswith("01-toy failed: IndexError: range object index out of range")
     count = int(re.search(r"See In \[(\d+)\] of the half-executed copy", message)[1])
     half = Path(message.rsplit(": ", 1)[1])
     assert half != done.target
     (failed,) = [cell for cell in _code(half) if cell.get("execution_count") == count]
     assert "total = sum(range(n))" in failed.source
-    assert not run.execute(["01-toy"], "default", root=project)[0].why
+    again = run.execute(["01-toy"], "default", {"photos": "photos/more/a.jpg"}, root=project)
+    assert not again[0].why
 
 
 def test_two_at_a_time_and_one_that_fails(project):
     """The other one is finished, and an order of any kind gives the same copies."""
-    with pytest.raises(run.RunError, match=r"0\d-\w+ failed: TypeError"):
-        run.execute((), "smoke", {"n": -0.5}, root=project)
+    with pytest.raises(run.RunError, match=r"0\d-\w+ failed: IndexError"):
+        run.execute((), "smoke", {"n": -1}, root=project)
     folder = run.build_folder("smoke", project) / "notebooks"
     assert not (folder / "01-toy.ipynb").exists()
     done = run.execute(profile="smoke", root=project, jobs=2)

@@ -21,6 +21,7 @@ from toys import classifier, write_photographs
 from typer.testing import CliRunner
 
 from geolib import cli, data, model
+from geolib.book import run
 from geolib.chapters.experiment import Experiment
 from geolib.cli import app, join_parameters
 from geolib.model.classifier import build
@@ -108,6 +109,12 @@ PHOTO = "photos/red/0.png", "--model", "m"
         (["run", "99-nothing"], "01-data"),
         (["run", "-p", "repeats"], "NAME VALUE"),
         (["run", "06-faithfulness", "-p", "repeat", "20"], "repeats"),
+        (
+            ["run", "06-faithfulness", "-p", "repeats", "1e3"],
+            "'repeats' of 06-faithfulness is '1e3'",
+        ),
+        (["run", "09-partitioning", "-p", "coordinates", "gone.csv"], "'gone.csv'"),
+        (["study-page", "STUDY", "-p", "root", "gone"], "'root' of 15-human-study is 'gone'"),
         (["book", "--profile", "fast"], "smoke"),
     ],
 )
@@ -241,6 +248,19 @@ def test_info_lists_methods_and_cache(tmp_path, monkeypatch):
 )
 def test_parameters_are_typed_as_papermill_takes_them(given, joined):
     assert join_parameters(given) == joined
+
+
+def test_paths_are_the_callers_and_text_is_as_typed(tmp_path, monkeypatch):
+    (tmp_path / "Plätze.csv").touch()
+    (tmp_path / "NO").mkdir()
+    monkeypatch.chdir(tmp_path)
+    given = []
+    monkeypatch.setattr("geolib.book.run.execute", lambda *args, jobs: given.append(args) or [])
+    typed("run", "09-partitioning", "-p", "coordinates", "Plätze.csv", "-p", "classes", "[NO, SE]")
+    names, profile, parameters = given[0]
+    (resolved,) = run.resolve(names, profile, parameters).values()
+    assert resolved["coordinates"] == str(tmp_path / "Plätze.csv")
+    assert resolved["classes"] == ["NO", "SE"]
 
 
 @pytest.mark.parametrize(

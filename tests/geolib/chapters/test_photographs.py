@@ -34,6 +34,7 @@ def street_photos(tmp_path):
 def test_without_real_streets_the_note_says_why_and_what_would_be_done(monkeypatch):
     monkeypatch.setattr(data, "load", fails(AssertionError("the network was used")))
     untold = photographs.real_streets(AREAS, 2, network=False)
+    assert photographs.real_streets(AREAS, 2, network="false") == untold  # as papermill says it
     monkeypatch.setattr(data, "load", fails(Unreachable("<b>host</b> is silent")))
     silent = photographs.real_streets(AREAS, 2, network=True)
     reasons = "This run was not to use the network", "&lt;b&gt;host&lt;/b&gt; is silent"
