@@ -56,7 +56,9 @@ def memory(process: int) -> int:
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             # The name, in parentheses, may hold spaces.
-            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            parent = int(
+                (folder / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()[1]
+            )
         except OSError:  # it has ended
             continue
         children[parent].append(int(folder.name))
@@ -65,7 +67,7 @@ def memory(process: int) -> int:
         one = pending.pop()
         pending += children[one]
         try:
-            lines = Path(f"/proc/{one}/smaps_rollup").read_text().splitlines()
+            lines = Path(f"/proc/{one}/smaps_rollup").read_text(encoding="utf-8").splitlines()
         except OSError:
             continue
         total += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:")) * 1024

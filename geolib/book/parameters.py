@@ -39,10 +39,11 @@ def _there(given: Any, info: ValidationInfo) -> File:
     """A path as seen from the folder that is the validation's context."""
     if not isinstance(given, str | os.PathLike):
         raise ValueError("a path was expected")
+    base = Path(info.context or "")
     # A file may be called ~$places.csv, which `Path.expanduser` refuses.
-    path = info.context / os.path.expanduser(given)  # noqa: PTH111
+    path = base / os.path.expanduser(given)  # noqa: PTH111
     if not str(given).strip() or not os.access(path, os.R_OK):
-        raise ValueError(f"no file or folder that can be read; looked for in {info.context}")
+        raise ValueError(f"no file or folder that can be read; looked for in {base}")
     str(path).encode()  # notebooks are UTF-8
     return File(path)
 
@@ -159,10 +160,13 @@ _Loader.yaml_implicit_resolvers = {
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     if first in ("<", "~", "")
 }
-_Loader.add_constructor(
-    "tag:yaml.org,2002:str",
-    lambda loader, node: Text(node.value) if node.style is None else node.value,
-)
+
+
+def _text(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> str:
+    return Text(node.value) if node.style is None else node.value
+
+
+_Loader.add_constructor("tag:yaml.org,2002:str", _text)
 
 
 def read_yaml(content: str | bytes) -> Any:

@@ -216,7 +216,7 @@ def peak_memory(run: Callable[[], object]) -> int:
     with TemporaryDirectory() as folder:
         trace = Path(folder) / "trace.json"
         profiler.export_chrome_trace(str(trace))
-        events = json.loads(trace.read_text())["traceEvents"]
+        events = json.loads(trace.read_text(encoding="utf-8"))["traceEvents"]
     changes = sorted((e["ts"], e["args"]["Bytes"]) for e in events if e["name"] == "[memory]")
     return max(accumulate(change for _, change in changes), default=0)
 
@@ -228,7 +228,7 @@ def stored_bytes(stage: str, dataset: GeoDataset, image_size: int) -> float:
     wanted = json.loads(json.dumps(dataset.identity["images"]))
     n_images, size = 0, 0
     for manifest in (cache_root() / stage).glob(f"*/*/{cache.MANIFEST}"):
-        shard = json.loads(manifest.read_text())["params"]["images"]
+        shard = json.loads(manifest.read_text(encoding="utf-8"))["params"]["images"]
         found = shard["dataset"]["images"]
         if shard["image_size"] == image_size and all(image in wanted for image in found):
             n_images += len(found)

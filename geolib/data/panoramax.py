@@ -379,7 +379,9 @@ def _keep(
     with http.whole(root / METADATA) as part:
         table.to_csv(part, index=False)
     with http.whole(root / REQUEST) as part:
-        part.write_text(json.dumps({"asked": asked, "left_out": left_out}, indent=1))
+        part.write_text(
+            json.dumps({"asked": asked, "left_out": left_out}, indent=1), encoding="utf-8"
+        )
 
 
 def _is_answered(root: Path, asked: Mapping[str, Any]) -> bool:

@@ -246,4 +246,4 @@ def _compare(found: str, expected: str, record: Path) -> None:
 
 def _write(record: Path, checksums: dict[str, str]) -> None:
     with http.whole(record) as part:
-        part.write_text(json.dumps(checksums, indent=1, sort_keys=True))
+        part.write_text(json.dumps(checksums, indent=1, sort_keys=True), encoding="utf-8")

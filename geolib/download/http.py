@@ -160,7 +160,7 @@ def _complete(
     session: requests.Session, url: str, part: Path, note: Path, stall: float, shown: bool
 ) -> None:
     begun = part.exists() and note.exists()
-    done, version = (part.stat().st_size, note.read_text()) if begun else (0, "")
+    done, version = (part.stat().st_size, note.read_text(encoding="utf-8")) if begun else (0, "")
     # Were the body compressed on its way, its length and its parts would not be the file's.
     asked = {"Accept-Encoding": "identity"}
     if done and version:
@@ -185,7 +185,7 @@ def _complete(
             part.open("ab" if done else "wb") as file,
             progress_bar(part.stem, done + length, "B", shown) as bar,
         ):
-            note.write_text(_version(response))
+            note.write_text(_version(response), encoding="utf-8")
             bar.unit_scale = True
             bar.update(done)
             for piece in _pieces(response, stall, CHUNK):

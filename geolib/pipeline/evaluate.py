@@ -107,7 +107,7 @@ def _collect(
     for shard in _shards(dataset, classifier, config, progress):
         folders = [stage(shard, classifier, config) for stage in stages]
         tables += [pd.read_parquet(folder / f"{name}.parquet") for folder in folders]
-        skipped.extend(json.loads((folders[0] / "skipped.json").read_text()))
+        skipped.extend(json.loads((folders[0] / "skipped.json").read_text(encoding="utf-8")))
     if len(skipped) == len(dataset):
         why = f"the first because: {skipped[0]['reason']}"
         raise ValueError(f"none of the {len(dataset)} images of the dataset could be read, {why}")

@@ -36,7 +36,7 @@ def export(
     table.to_parquet(target / "elements.parquet")
     _maps_table(dataset, classifier, config).to_parquet(target / "maps.parquet")
     coco = _coco(dataset.ids, table, classifier.image_size)
-    (target / "elements.coco.json").write_text(json.dumps(coco))
+    (target / "elements.coco.json").write_text(json.dumps(coco), encoding="utf-8")
     return sorted(target.iterdir())
 
 

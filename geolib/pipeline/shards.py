@@ -280,13 +280,14 @@ def segments(
 
     def build(folder: Path) -> None:
         found = segment_batch(shard.items, shard.batch, maps, config)
-        (folder / "segments.json").write_text(json.dumps([s.to_json() for s in found]))
+        text = json.dumps([s.to_json() for s in found])
+        (folder / "segments.json").write_text(text, encoding="utf-8")
 
     params = {"images": shard.identity, "segmenter": segment.key}
     if maps is not None:
         params["maps"] = _maps_identity(shard, config)
     folder = cache.compute("segments", params, ("geolib.segmentation",), build)
-    stored = json.loads((folder / "segments.json").read_text())
+    stored = json.loads((folder / "segments.json").read_text(encoding="utf-8"))
     size = (shard.image_size, shard.image_size)
     return [segmentation.Segments.from_json(one, size) for one in stored]
 
@@ -349,7 +350,7 @@ def _ablated(
     labels = true_labels(shard.dataset, classifier) if configs[0].label == "true" else None
 
     def build(folder: Path) -> None:
-        (folder / "skipped.json").write_text(json.dumps(shard.skipped))
+        (folder / "skipped.json").write_text(json.dumps(shard.skipped), encoding="utf-8")
         choices = _choices(shard, classifier, configs)
         known = None if labels is None else [labels[item.id] for item in shard.items]
         found = ablate_batch(classifier, choices, known, configs[0], shard.dataset.name)

@@ -143,7 +143,7 @@ def device_name() -> str:
 
 def seconds(folder: Path) -> float:
     """How long a finished stage took to compute."""
-    return json.loads((folder / MANIFEST).read_text())["seconds"]
+    return json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["seconds"]
 
 
 def _place(stage: str, params: Mapping[str, Any], modules: Sequence[str]) -> Path:
@@ -165,7 +165,9 @@ def _build(place: Path, made_by: Mapping[str, Any], build: Callable[[Path], None
             "python": sys.version.split()[0],
             "sha256": {p.name: sha256(p) for p in sorted(part.iterdir())},
         }
-        (part / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True))
+        (part / MANIFEST).write_text(
+            json.dumps(manifest, indent=1, sort_keys=True), encoding="utf-8"
+        )
         shutil.rmtree(place, ignore_errors=True)
         part.rename(place)
     except BaseException:
@@ -200,7 +202,7 @@ def _is_whole(place: Path) -> bool:
 @cache
 def _verify(place: Path, modified: int) -> None:
     """Compare files with the manifest; remembered per process, since hashing reads everything."""
-    expected = json.loads((place / MANIFEST).read_text())["sha256"]
+    expected = json.loads((place / MANIFEST).read_text(encoding="utf-8"))["sha256"]
     for name, digest in expected.items():
         if sha256(place / name) != digest:
             raise ValueError(f"checksum of {name} differs")
@@ -217,7 +219,7 @@ def module_code(module: str) -> tuple[str, tuple[str, ...]]:
     source = _source(module)
     if source is None:
         raise ValueError(f"modules holds {module!r}, which is not a module of the package")
-    tree = ast.parse(source.read_text())
+    tree = ast.parse(source.read_text(encoding="utf-8"))
     imports: list[str] = []
     for node in ast.walk(tree):
         if isinstance(node, DOCUMENTED) and ast.get_docstring(node, clean=False) is not None:

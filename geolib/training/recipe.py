@@ -214,7 +214,7 @@ def _claim(
     else:
         # Whole at once: several processes may start together.
         part = place.with_suffix(f".part-{Process.this().rank}")
-        part.write_text(json.dumps(identity))
+        part.write_text(json.dumps(identity), encoding="utf-8")
         part.replace(place)
 
 

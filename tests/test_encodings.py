@@ -1,0 +1,54 @@
+"""Files are UTF-8 in any locale: text is never read or written in that of the machine."""
+
+import ast
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SOURCES = [
+    path for part in ("geolib", "geoscenes", "benchmarks") for path in (ROOT / part).rglob("*.py")
+]
+
+
+def without_encoding(source):
+    """Lines that read or write text in an encoding that they do not name."""
+    for node in ast.walk(ast.parse(source)):
+        if not isinstance(node, ast.Call):
+            continue
+        name = getattr(node.func, "attr", getattr(node.func, "id", ""))
+        modes = [one.value for one in node.args if isinstance(one, ast.Constant)]
+        opens = name == "open" and any(str(mode)[:1] in ("r", "w", "a", "x") for mode in modes)
+        opens |= isinstance(node.func, ast.Name) and name == "open"
+        text = opens and not any("b" in str(mode) for mode in modes)
+        text |= name in ("read_text", "write_text")
+        given = {one.arg for one in node.keywords}
+        if (text or ("text" in given and name in ("run", "Popen"))) and "encoding" not in given:
+            yield node.lineno
+
+
+def test_every_encoding_is_named():
+    assert list(without_encoding('open(a)\npath.open("w")\npath.open("rb")\nb.read_text()')) == [
+        1,
+        2,
+        4,
+    ]
+    found = {
+        str(p.relative_to(ROOT)): list(without_encoding(p.read_text("utf-8"))) for p in SOURCES
+    }
+    assert len(found) > 50
+    assert {path: lines for path, lines in found.items() if lines} == {}
+
+
+@pytest.mark.parametrize(
+    ("terminal", "shown"), [("", "Käche"), ("ascii", r"K\xe4che"), ("latin-1", "Käche")]
+)
+def test_the_command_works_in_any_locale(terminal, shown, tmp_path):
+    environment = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "COLUMNS": "300"}
+    environment |= {"PYTHONIOENCODING": terminal, "GEOLIB_CACHE": str(tmp_path / "Käche")}
+    command = [sys.executable, "-m", "geolib.cli", "info"]
+    done = subprocess.run(command, env=environment, capture_output=True, check=True)
+    assert f"/{shown}\n" in done.stdout.decode(terminal or "utf-8")
