@@ -6,6 +6,7 @@ import struct
 import subprocess
 import sys
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -457,6 +458,14 @@ def test_a_profile_of_srgb_changes_nothing():
     np.testing.assert_array_equal(read(encoded(NOISE, icc_profile=profile)), NOISE)
 
 
+def test_threads_may_share_a_profile():
+    file = encoded(NOISE, icc_profile=rgb(P3, 2))
+    expected = read(file)
+    with ThreadPoolExecutor(8) as threads:
+        for pixels in threads.map(read, [file] * 32):
+            np.testing.assert_array_equal(pixels, expected)
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
@@ -491,6 +500,11 @@ def test_what_cannot_be_used_is_named(name, content, message, tmp_path):
         path.write_bytes(content)
     with pytest.raises(UnreadableImage, match=f"{name}: {message}"):
         read(path)
+
+
+def test_a_folder_is_named(tmp_path):
+    with pytest.raises(UnreadableImage, match="is a directory"):
+        read(tmp_path)
 
 
 # Decoded whole, they would take 320 and 200 MB.
@@ -545,7 +559,7 @@ def test_other_sources_are_type_errors(source):
 @settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_damage_never_escapes_as_another_error(data):
-    kind = data.draw(st.sampled_from(["JPEG", "PNG", "WEBP", "TIFF", "BMP"]))
+    kind = data.draw(st.sampled_from(["JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM"]))
     damaged = bytearray(encoded(RAMP.astype(np.uint8), kind))
     for position in data.draw(st.lists(st.integers(0, len(damaged) - 1), max_size=8)):
         damaged[position] = data.draw(st.integers(0, 255))
