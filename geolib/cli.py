@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 from itertools import product
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 import typer.core
@@ -24,6 +24,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 from typer import Argument, Option
+
+if TYPE_CHECKING:  # imports that take seconds
+    from geolib.data import GeoDataset, Skipped
 
 # Names are printed as they are: square brackets are no markup, `:smile:` is no picture, and a long
 # line is left to the terminal.
@@ -230,6 +233,7 @@ def train(
         return
     classifier.save(output)
     accuracy = experiment.accuracy("test")
+    _report(experiment.train, experiment.validation, experiment.test)
     console.print(
         f"accuracy on {accuracy['n_images']} unseen images: {accuracy['value']:.1%} "
         f"(95 % interval {accuracy['low']:.1%} to {accuracy['high']:.1%})"
@@ -299,6 +303,7 @@ def evaluate(
             tables.append(pipeline.evaluate(images, classifier, config, client=client))
             if output:
                 pipeline.export(output / f"{method}-{name}", images, classifier, config)
+    _report(images)
     comparison = statistics.compare(pipeline.concat(tables))
     shown = ["attribution", "segmenter", "test", "guided", "random", "advantage"]
     shown += ["ci_low", "ci_high", "p_holm", "coverage", "n_images"]
@@ -313,7 +318,9 @@ def evaluate(
     "*.jpg --model mobilenet_v2 --weights FILE --attribution scorecam --segmenter slic`"
 )
 def explain(
-    photos: Annotated[list[Path], Argument(metavar="PHOTO…", help="Photographs.")],
+    photos: Annotated[
+        list[Path], Argument(metavar="PHOTO…", help="Photographs, or folders of them.")
+    ],
     model: Model = None,
     weights: Weights = None,
     classes: Outputs = None,
@@ -334,8 +341,8 @@ def explain(
     # Before a classifier is trained for want of one.
     check_choice("--attribution", attribution, methods.METHODS)
     check_choice("--segmenter", segmenter, segmentation.SEGMENTERS)
-    check_folder(output, len(photos) * IMAGE_BYTES)
-    readable = _readable(photos)
+    readable, skipped = _readable(photos, output)
+    check_folder(output, len(readable) * IMAGE_BYTES)
     output.mkdir(parents=True, exist_ok=True)
     classifier = _classifier(model, weights, classes)
     config = pipeline.EvaluationConfig(
@@ -350,13 +357,12 @@ def explain(
         record.write_text(json.dumps(explanation.to_dict(), indent=1), encoding="utf-8")
         likely = explanation.probabilities[explanation.prediction]
         console.print(
-            f"{photo.name}: {explanation.prediction} ({likely:.0%}), "
+            f"{explanation.name}: {explanation.prediction} ({likely:.0%}), "
             f"{len(explanation.elements)} elements, {figure}"
         )
         if explanation.note:
             console.print(explanation.note, style="yellow")
-    if skipped := len(photos) - len(readable):
-        console.print(f"{skipped} of {len(photos)} photographs were skipped", style="yellow")
+    _count(len(readable), skipped)
 
 
 @app.command(
@@ -511,25 +517,64 @@ def _options(checkpoint: Path | None) -> dict[str, Any]:
     return {"checkpoint": str(checkpoint)} if checkpoint else {}
 
 
-def _readable(photos: Sequence[Path]) -> list[tuple[Path, str]]:
-    """Photographs that can be read, each with a name for its results."""
+def _readable(places: Sequence[Path], output: Path) -> tuple[list[tuple[Path, str]], list[Skipped]]:
+    """Photographs that can be read, each with a name for its results, and what cannot."""
     from geolib import images
+    from geolib.data import Skipped, files
+    from geolib.runtime.here import printable
 
-    # A suffix may not fit behind a name that is as long as names can be.
-    stems = [p.stem if len(os.fsencode(p.stem)) < 250 else p.stem[:60] for p in photos]
-    if len(set(stems)) < len(stems):
-        stems = [f"{i:03d}-{stem}" for i, stem in enumerate(stems, start=1)]
-    found = []
-    for photo, stem in zip(photos, stems, strict=True):
+    given = {str(place): place for place in places}
+    photos, skipped = files.find(given)
+    figures = output.resolve()  # of an earlier call
+    for name, photo in tuple(photos.items()):
         try:
-            images.read(photo)
+            if name in given or figures not in photo.resolve().parents:
+                images.read(photo)
+                continue
         except images.UnreadableImage as error:
-            console.print(f"skipped: {error}", style="yellow")
-        else:
-            found.append((photo, stem))
-    if not found:
+            skipped.append(Skipped(name, error.reason))
+        del photos[name]
+    told = [*photos, *(entry.id for entry in skipped)]
+    for name, place in given.items():
+        if place.is_dir() and not any(one == name or one.startswith(f"{name}/") for one in told):
+            skipped.append(Skipped(name, "a folder without photographs"))
+    for entry in skipped:
+        console.print(f"skipped: {printable(entry.id)}: {entry.reason}", style="yellow")
+    if not photos:
         raise ValueError("none of the photographs could be read")
-    return found
+    # A file's name has at most 255 bytes.
+    stems = [photo.stem.encode()[:240].decode(errors="ignore") for photo in photos.values()]
+    if len({stem.casefold() for stem in stems}) < len(stems):
+        stems = [f"{i:03d}-{stem}" for i, stem in enumerate(stems, start=1)]
+    return list(zip(photos.values(), stems, strict=True)), skipped
+
+
+def _report(*parts: GeoDataset) -> None:
+    """:func:`_count` of photographs in some splits."""
+    if all(part.name != "geoscenes" for part in parts):
+        read = sum(len(part) - len(part.unreadable) for part in parts)
+        _count(read, list(dict.fromkeys(entry for part in parts for entry in part.skipped)))
+
+
+def _count(read: int, skipped: Sequence[Skipped]) -> None:
+    """One line: how many photographs were read, how many not and why, and where all are named."""
+    import pandas as pd
+
+    from geolib.data import files
+    from geolib.runtime.here import cache_root
+
+    line = f"{read} photographs read"
+    if skipped:
+        place = cache_root() / "skipped.csv"
+        try:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            pd.DataFrame(skipped).to_csv(place, index=False)
+            where = f"all of them: {place}"
+        except OSError as error:
+            where = f"no list: {error}"
+        line += f", {len(skipped)} of {read + len(skipped)} photographs were skipped"
+        line += f" ({files.reasons(skipped)}); {where}"
+    console.print(line)
 
 
 def _names(text: str | None) -> tuple[str, ...] | None:

@@ -22,6 +22,7 @@ MAX_JPEG_PIXELS = 2**29
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY
 
+NOT_DECODED = "{} cannot be decoded here; convert it to JPEG, as with ImageMagick"
 _FOREIGN = {  # how files begin that Pillow cannot decode
     rb"....ftyp(hei|hev|mif1|msf1)": "HEIC",
     rb"....ftypavi": "AVIF",
@@ -110,7 +111,7 @@ def _reason(error: Exception, source: object) -> str:
     if unknown and data[:4] in (b"II*\0", b"MM\0*"):
         kinds.append("camera raw (DNG, NEF, ARW) or TIFF of a rare kind")
     if kinds:
-        return f"{kinds[0]} cannot be decoded here; convert it to JPEG, as with ImageMagick"
+        return NOT_DECODED.format(kinds[0])
     if unknown:
         return "not an image, or in a format that is not known"
     if isinstance(error, OSError) and error.strerror:

@@ -5,21 +5,30 @@ from __future__ import annotations
 import hashlib
 import math
 import os
+import re
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 
+from geolib.data import files
 from geolib.data.records import SPLITS, GeoDataset, PhotoRecord, Skipped, check_split
 from geolib.data.tables import NO_NAME, clean, positions, read_table, refuse
+from geolib.runtime.here import printable
 
 SHARES = {"train": 0.70, "validation": 0.15, "test": 0.15}
 OTHER = "other"
 METADATA = "metadata.csv"
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+# What other tools call the folders of a split.
+SPLIT_FOLDERS = {
+    *("train", "training", "trainval", "val", "valid", "validation", "dev", "eval", "evaluation"),
+    *("test", "testing"),
+}
+# As all cameras name the folders of photographs: DCIM/100CANON.
+CAMERA_FOLDER = re.compile(r"DCIM|[1-9]\d\d[0-9A-Z_]{5}", re.IGNORECASE)
 COLUMNS = ["file", "country", "latitude", "longitude", "licence", "attribution"]
 CELL_DEGREES = 0.01
 SCARCE_PLACES = (
@@ -53,8 +62,13 @@ def folder(
     A class named ``"other"`` takes every country that is not listed: ``classes=("FR", "other")``
     asks whether a photograph is French.
 
-    Raises ValueError if the folder holds no images, ``metadata.csv`` is faulty, or an image's
-    country is not among ``classes``.
+    Every format that Pillow reads is taken, and links are followed; a file that is reached twice
+    counts once. What cannot be read (HEIC, raw files of cameras, broken links, names that are not
+    UTF-8), is missing, or lies outside any country is in ``skipped`` with the reason. What systems,
+    sync tools and cameras keep beside photographs (``@eaDir``, ``THMBNL``, ``.thumbnails``) is not.
+
+    Raises ValueError if the folder holds no images that can be read, ``metadata.csv`` is faulty, an
+    image's country is not among ``classes``, or ``root`` holds folders of splits (``train``).
     """
     check_split(split, (*SPLITS, "all"))
     records, skipped = _find_photos(Path(root).expanduser())
@@ -79,36 +93,93 @@ def folder(
 def _find_photos(root: Path) -> tuple[list[PhotoRecord], list[Skipped]]:
     if not root.is_dir():
         raise ValueError(f"root={str(root)!r} is not a folder")
-    files = sorted(p for p in root.rglob("*") if _is_photo(p.relative_to(root)))
+    photos, skipped = files.find({"": root})
     if table := _metadata(root):
-        records, skipped = _from_metadata(table, files)
-        listed = {record.path for record in records}
-        unlisted = [p for p in files if p not in listed]
-        skipped += [Skipped(_id(p, root), f"not listed in {METADATA}") for p in unlisted]
-    elif inside := [p for p in files if p.parent != root]:
-        records = [
-            PhotoRecord(_id(p, root), p, country=clean(p.relative_to(root).parts[0]))
-            for p in inside
-        ]
-        outside = [p for p in files if p.parent == root]
-        skipped = [Skipped(_id(p, root), "lies outside the folders of countries") for p in outside]
+        records, skipped = _listed(table, photos, skipped)
+    elif any(map(_country, photos)):
+        records, outside = _by_country(root, photos, skipped)
+        skipped += outside
     else:
-        records, skipped = [PhotoRecord(_id(p, root), p) for p in files], []
-    if not records:
+        records = [PhotoRecord(name, path) for name, path in photos.items()]
+    opened = []
+    for record in records:
+        try:
+            record.content_key()
+            opened.append(record)
+        except OSError as error:
+            skipped.append(Skipped(record.id, files.why(error, record.path)))
+    if not opened:
+        why = f"skipped were {files.reasons(skipped)}" if skipped else "no file in it is a picture"
         raise ValueError(
-            f"root={str(root)!r} holds no images ({', '.join(SUFFIXES)}); expected "
+            f"root={str(root)!r} holds no images that can be read: {why}; expected "
             f"ROOT/COUNTRY/*.jpg, or images with a {METADATA}, or images alone"
         )
-    return records, skipped
+    return opened, skipped
 
 
-def _is_photo(path: Path) -> bool:
-    hidden = any(part.startswith(".") for part in path.parts)
-    return path.suffix.lower() in SUFFIXES and not hidden
+def _listed(
+    table: Path, photos: Mapping[str, Path], skipped: Sequence[Skipped]
+) -> tuple[list[PhotoRecord], list[Skipped]]:
+    """What a table lists, and what is skipped of that and of the files in its folder."""
+    root = table.parent
+    known = [*photos.values(), *(root / entry.id for entry in skipped)]
+    records, left_out = _from_metadata(table, known)
+    there, refused = files.find({record.id: record.path for record in records})
+    left_out += refused
+    # A table may name a file by another way.
+    listed = {os.path.realpath(record.path) for record in records}
+    unlisted = [name for name, path in photos.items() if os.path.realpath(path) not in listed]
+    left_out += [Skipped(name, f"not listed in {METADATA}") for name in unlisted]
+    told = {*there, *(entry.id for entry in left_out)}
+    left_out += [entry for entry in skipped if entry.id not in told]
+    return [record for record in records if record.id in there], left_out
+
+
+def _by_country(
+    root: Path, photos: Mapping[str, Path], skipped: Sequence[Skipped]
+) -> tuple[list[PhotoRecord], list[Skipped]]:
+    """Photographs in the folders of countries, what lies outside, and folders without any."""
+    inside = {name: country for name in photos if (country := _country(name))}
+    _refuse_splits(root, inside)
+    records = [PhotoRecord(name, photos[name], country) for name, country in inside.items()]
+    outside = "lies outside the folders of countries"
+    left_out = [Skipped(name, outside) for name in photos if name not in inside]
+    told = {name.partition("/")[0] for name in (*photos, *(entry.id for entry in skipped))}
+    folders = [path.name for path in sorted(root.iterdir()) if path.is_dir()]
+    empty = [name for name in folders if not files.is_service(name, True)]
+    left_out += [
+        Skipped(name, "a folder without photographs")
+        for name in map(printable, empty)
+        if name not in told
+    ]
+    return records, left_out
+
+
+def _country(name: str) -> str:
+    """Country of a photograph by its folder, which is no camera's; empty where there is none."""
+    top, inside, _ = name.partition("/")
+    return clean(top) if inside and not CAMERA_FOLDER.fullmatch(top) else ""
 
 
 def _id(path: Path, root: Path) -> str:
     return (path.relative_to(root) if path.is_relative_to(root) else path).as_posix()
+
+
+def _refuse_splits(root: Path, names: Iterable[str]) -> None:
+    tops = {name.split("/")[0] for name in names}
+    if len(tops) == 1:  # ROOT/images/train
+        below = {"/".join(name.split("/")[:2]) for name in names}
+        tops = below if all(map(_is_split, below)) else tops
+    if found := sorted(filter(_is_split, tops)):
+        raise ValueError(
+            f"root={str(root)!r} holds folders of splits ({', '.join(found)}), expected folders of "
+            "countries; splits are made here, so that no place is in two: move the countries' "
+            f"folders up into one, or give one split as root={str(root / found[0])!r}"
+        )
+
+
+def _is_split(folder: str) -> bool:
+    return clean(folder.rpartition("/")[2]).casefold().rstrip("_- 0123456789") in SPLIT_FOLDERS
 
 
 def _metadata(root: Path) -> Path | None:

@@ -128,9 +128,19 @@ class GeoDataset(Dataset[GeoImage]):
 
     def skip(self, error: images.UnreadableImage, index: int) -> None:
         """Note in ``skipped``, once, that an item cannot be read."""
-        entry = Skipped(self.records[index].id, error.reason)
-        if entry not in self.skipped:
-            self.skipped.append(entry)
+        self.note([Skipped(self.records[index].id, error.reason)])
+
+    def note(self, entries: Iterable[Iterable[str]]) -> None:
+        """Add pairs of identity and reason to ``skipped``, each once."""
+        for entry in (Skipped(*pair) for pair in entries):
+            if entry not in self.skipped:
+                self.skipped.append(entry)
+
+    @property
+    def unreadable(self) -> list[Skipped]:
+        """Those of ``skipped`` that are its own items."""
+        own = set(self.ids)
+        return [entry for entry in self.skipped if entry.id in own]
 
     def __len__(self) -> int:
         return len(self.records)

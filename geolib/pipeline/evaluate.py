@@ -108,14 +108,13 @@ def _collect(
         folders = [stage(shard, classifier, config) for stage in stages]
         tables += [pd.read_parquet(folder / f"{name}.parquet") for folder in folders]
         skipped.extend(json.loads((folders[0] / "skipped.json").read_text(encoding="utf-8")))
+    dataset.note((one["id"], one["reason"]) for one in skipped)
+    first = "".join(f"the first, {one['id']}, because: {one['reason']}" for one in skipped[:1])
     if len(skipped) == len(dataset):
-        why = f"the first because: {skipped[0]['reason']}"
-        raise ValueError(f"none of the {len(dataset)} images of the dataset could be read, {why}")
+        raise ValueError(f"none of the {len(dataset)} images of the dataset could be read, {first}")
     if skipped:
         warnings.warn(
-            f"{len(skipped)} of {len(dataset)} images were skipped, the first because: "
-            f"{skipped[0]['reason']}",
-            stacklevel=3,
+            f"{len(skipped)} of {len(dataset)} images were skipped, {first}", stacklevel=3
         )
     table = concat(tables)
     table.attrs["skipped"] = skipped

@@ -16,7 +16,7 @@ from geolib.model import Classifier
 from geolib.model.prediction import log_probabilities
 from geolib.pipeline import shards
 from geolib.pipeline.shards import EvaluationConfig
-from geolib.runtime.here import progress_bar
+from geolib.runtime.here import printable, progress_bar
 from geolib.scoring import score_segments
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ def explain(
     config = config or EvaluationConfig()
     item = image
     if not isinstance(image, data.GeoImage):
-        name = Path(image).name if isinstance(image, (str, Path)) else name
+        name = printable(Path(image).name) if isinstance(image, (str, Path)) else name
         item = data.GeoImage(name, images.read(image), None, None, None, None)
     batch = data.to_batch([item], classifier.image_size)
     maps = shards.attribute_batch(classifier, batch, config)

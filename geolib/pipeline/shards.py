@@ -110,7 +110,7 @@ class Shard:
             try:
                 items.append(self.dataset[i])
             except UnreadableImage as error:
-                skipped.append({"id": image_id, "reason": str(error)})
+                skipped.append({"id": image_id, "reason": error.reason})
         return items, skipped
 
     @property
@@ -384,8 +384,15 @@ def config_key(config: EvaluationConfig) -> dict[str, Any]:
 def predictions(dataset: data.GeoDataset, classifier: Classifier) -> pd.DataFrame:
     """Predictions of a classifier over a dataset; see :func:`geolib.model.predict`."""
     params = {"dataset": dataset.identity, "classifier": classifier.weights_sha256}
-    modules = ("geolib.model.prediction",)
-    return cache.table("predictions", params, modules, lambda: predict(classifier, dataset))
+
+    def make() -> pd.DataFrame:
+        table = predict(classifier, dataset)
+        table.attrs["skipped"] = dataset.unreadable
+        return table
+
+    table = cache.table("predictions", params, ("geolib.model.prediction",), make)
+    dataset.note(table.attrs.get("skipped", ()))
+    return table
 
 
 def elements_table(extracted: Sequence[Extracted], outcomes: pd.DataFrame) -> pd.DataFrame:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import tempfile
 from pathlib import Path
@@ -45,6 +46,12 @@ def cache_root() -> Path:
     """Folder of computed stages: ``GEOLIB_CACHE``, or the user's cache directory."""
     configured = os.environ.get("GEOLIB_CACHE")
     return Path(configured).expanduser() if configured else user_cache_path("geolib")
+
+
+def printable(name: str) -> str:
+    """A file's name that can be written anywhere: what is no UTF-8, or no sign, as ``\\xe9``."""
+    text = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda sign: repr(sign[0])[1:-1], text)
 
 
 def check_file(path: Path, n_bytes: float) -> None:

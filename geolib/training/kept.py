@@ -7,7 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+import pandas as pd
+
 from geolib import data, model
+from geolib.data import Skipped
 from geolib.runtime import cache
 from geolib.training.batches import Process
 from geolib.training.location import LocationModel
@@ -55,4 +58,19 @@ def trained_classifier(
     def fit(unfinished: Path) -> model.Classifier:
         return model.train(train, validation, config, checkpoints=unfinished)
 
-    return trained_once("classifier", params, ("geolib.training.recipe",), fit, model.load)
+    classifier = trained_once("classifier", params, ("geolib.training.recipe",), fit, model.load)
+    if Process.this().rank == 0:
+        for images in (train, validation):
+            _note_unreadable(images)
+    return classifier
+
+
+def _note_unreadable(images: data.GeoDataset) -> None:
+    """Keep what the training could not read, for those who find the classifier in the cache."""
+
+    def make() -> pd.DataFrame:
+        return pd.DataFrame(images.unreadable, columns=Skipped._fields, dtype=str)
+
+    params = {"images": images.identity}
+    table = cache.table("unreadable", params, ("geolib.data.pixels",), make)
+    images.note(table.itertuples(index=False, name=None))

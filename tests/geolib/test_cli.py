@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -69,6 +70,44 @@ def test_explain_writes_a_figure_and_a_record_per_photograph(root, tmp_path):
     assert found == {"red", "blue"}
 
 
+def test_explain_takes_folders_and_every_photograph_once(root, tmp_path, monkeypatch):
+    monkeypatch.chdir(root / "red")
+    (root / "red" / "link.png").symlink_to("0.png")
+    (root / "red" / "c.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(64))
+    (root / "empty").mkdir()
+    for _ in range(2):  # figures of the first call are no photographs of the second
+        shown = typed("explain", ".", "0.png", "../empty", "--model", "m")
+        assert "skipped: ./c.heic: HEIC cannot be decoded here; convert it to JPEG" in shown
+        assert "skipped: ../empty: a folder without photographs" in shown
+        place = tmp_path / "cache" / "skipped.csv"
+        assert (
+            "4 photographs read, 4 of 8 photographs were skipped (2 × reached twice; 1 × HEIC "
+            f"cannot be decoded here; 1 × a folder without photographs); all of them: {place}\n"
+        ) in shown
+        named = {"./c.heic", "./link.png", "./0.png", "../empty"}
+        assert set(pd.read_csv(place)["id"]) == named
+    assert len(list((root / "red" / "explanations").glob("*.json"))) == 4
+
+
+def test_explain_prints_any_name(root, tmp_path):
+    photo = (root / "red" / "0.png").read_bytes()
+    names = ["[red]a.png", "日本.png", "l" * 251 + ".png", "two\nlines.png"]
+    latin = root / os.fsdecode(b"caf\xe9.png")
+    for path in (*(root / name for name in names), latin):
+        path.write_bytes(photo)
+    (root / "x.jpg").mkdir()
+    out = tmp_path / "out"
+    given = [*(root / name for name in names), latin, root / "x.jpg"]
+    shown = typed("explain", *given, "--model", "m", "--output", out)
+    assert "\n[red]a.png: red (" in shown and "\n日本.png: red (" in shown
+    assert "\ntwo\\nlines.png: red (" in shown and "l" * 251 + ".png: red (" in shown
+    assert "caf\\xe9.png: its name is not UTF-8; rename it" in shown
+    assert "x.jpg: a folder, not a photograph" in shown
+    records = [json.loads(path.read_text()) for path in out.glob("*.json")]
+    assert {record["image"] for record in records} == {*names[:3], r"two\nlines.png"}
+    assert "none of the photographs could be read" in typed("explain", latin, code=1)
+
+
 def test_without_a_model_the_books_own_explains(root, tmp_path, monkeypatch):
     monkeypatch.setattr("geolib.chapters.experiment.Experiment.classifier", classifier())
     arguments = ["explain", root / "red" / "0.png", "--output", tmp_path / "out"]
@@ -87,6 +126,20 @@ def test_evaluate_prints_the_comparison_and_exports(root, tmp_path):
     assert (comparison["n_images"] == 8).all()
     for name in ("gradcam++-felzenszwalb", "gradcam++-grid"):
         assert (out / name / "elements.coco.json").is_file()
+
+
+def test_evaluate_counts_what_was_skipped_whether_or_not_it_is_in_the_cache(root, tmp_path):
+    (root / "red" / "broken.jpg").write_bytes(b"no picture")
+    (root / "red" / "gone.jpg").symlink_to("nowhere")
+    arguments = ["evaluate", "--model", "m", "--dataset", "folder", "--root", root]
+    arguments += ["--split", "all", "--repeats", 1, "--segmenter", "grid"]
+    for _ in range(2):
+        with pytest.warns(UserWarning, match="1 of 9 images were skipped, the first, red/broken"):
+            shown = typed(*arguments)
+        assert "8 photographs read, 2 of 10 photographs were skipped (1 × a link to" in shown
+        listed = pd.read_csv(tmp_path / "cache" / "skipped.csv").set_index("id")["reason"]
+        assert listed["red/gone.jpg"] == "a link to nothing"
+        assert listed["red/broken.jpg"].startswith("not an image")
 
 
 PHOTO = "photos/red/0.png", "--model", "m"
@@ -434,3 +487,14 @@ def test_too_little_space_and_no_permission_are_said_before_the_work(
 
     monkeypatch.setattr("tempfile.TemporaryFile", refuse)
     assert "nothing can be written there (Permission denied)" in typed(*arguments, code=1)
+
+
+def test_train_counts_what_was_skipped_whether_or_not_it_is_in_the_cache(tmp_path):
+    write_photographs(tmp_path / "photos", 14)
+    for colour, i in product(("blue", "red"), range(4)):  # some of them to train
+        (tmp_path / "photos" / colour / f"{i}.jpg").write_text(f"no picture {i} {colour}")
+    arguments = ["train", "--dataset", "folder", "--root", tmp_path / "photos"]
+    arguments += ["--arch", "squeezenet1_1", "--image-size", 48, "--max-epochs", 1]
+    for _ in range(2):
+        shown = typed(*arguments, "--output", tmp_path / "x")
+        assert "28 photographs read, 8 of 36 photographs were skipped (8 × not an image" in shown
