@@ -54,12 +54,11 @@ def attribute(
     Raises
     ------
     ValueError, TypeError
-        For another type, shape or range, an unknown method or option, or a classifier or map that
-        is not finite.
+        For another type, shape or range, an unknown method or option, a classifier or map that is
+        not finite, or a network without the layer or the blocks that the method needs.
     """
     settings = method, classifier, images, targets, precision, batch_size
-    found = _in_batches(_lookup(method, options), *settings, options)
-    return min_max(found.view(len(images), *images.shape[-2:])).to(images.device)
+    return min_max(_in_batches(_lookup(method, options), *settings, options)).to(images.device)
 
 
 def combicam_layers(
@@ -91,9 +90,8 @@ def combicam_layers(
     """
     names = blocks.block_modules(classifier, layers)
     settings = "combicam", classifier, images, targets, precision, batch_size
-    found = _in_batches(blocks.block_maps, *settings, {"layers": layers})
-    together = found.view(len(images), len(names), *images.shape[-2:]).to(images.device)
-    return dict(zip(names, together.unbind(dim=1), strict=True))
+    found = _in_batches(blocks.block_maps, *settings, {"layers": layers}, len(names))
+    return dict(zip(names, found.to(images.device).unbind(dim=1), strict=True))
 
 
 def block_sizes(
@@ -119,8 +117,9 @@ def _in_batches(
     precision: str,
     batch_size: int | None,
     options: Mapping[str, object],
+    *n_maps: int,
 ) -> Tensor:
-    """Raw maps of the images, on the CPU, ``[0]`` of none; the classifier is left as it was."""
+    """Raw maps ``[B, (N,) H, W]`` of the images, on the CPU; the classifier is left as it was."""
     _check_images(images)
     wanted = None if targets is None else _as_targets(targets, len(images))
     if precision == "auto" and method in FLOAT32_METHODS:
@@ -129,8 +128,10 @@ def _in_batches(
     fitting = BatchSize(batch_size, device)
     portioned = "batch_size" in inspect.signature(function).parameters
 
+    shape = *n_maps, *images.shape[-2:]
+
     def run(size: int) -> Tensor:
-        found = [torch.empty(0)]
+        found = [torch.empty(0, *shape)]
         portions = {"batch_size": size} if portioned else {}
         for start in range(0, len(images), size):
             part = slice(start, start + size)
@@ -139,6 +140,14 @@ def _in_batches(
             inputs = inputs.contiguous(memory_format=torch.channels_last)
             classes = None if wanted is None else wanted[part].to(device)
             raw = function(classifier, inputs, classes, **portions, **options)
+            expected = (len(inputs), *shape)
+            if not isinstance(raw, Tensor) or raw.shape != expected:
+                layer = options.get("target_layer", getattr(classifier, "target_layer_name", None))
+                layer = type(layer).__name__ if isinstance(layer, nn.Module) else layer
+                raise ValueError(
+                    f"{method!r} (target_layer {layer}) gave {type(raw).__name__} "
+                    f"{tuple(getattr(raw, 'shape', ()))}; expected a tensor {expected}"
+                )
             found.append(raw.detach().float().cpu())
         return torch.cat(found)
 

@@ -12,6 +12,7 @@ from geolib.attribution import passes
 # What torchvision and timm call the blocks of ResNets, MobileNets, EfficientNets and ConvNeXts.
 BLOCKS = {"BasicBlock", "Bottleneck", "InvertedResidual", "MBConv", "FusedMBConv", "EdgeResidual"}
 BLOCKS |= {"DepthwiseSeparableConv", "ConvBnAct", "CNBlock", "ConvNeXtBlock"}
+BLOCKS |= {"UniversalInvertedResidual", "MobileAttention"}
 Layers = Sequence[str] | None
 
 
@@ -60,10 +61,13 @@ def block_modules(classifier: nn.Module, layers: Layers) -> dict[str, nn.Module]
         return {name: passes.module_named(classifier, name, "layers") for name in layers}
     modules = {name: module for name, module in classifier.named_modules() if name}
     blocks = {name: block for name, block in modules.items() if type(block).__name__ in BLOCKS}
-    if not blocks:
+    known = {part for block in blocks.values() for part in block.modules()}
+    weights = [part for part in modules.values() if isinstance(part, (nn.Conv2d, nn.Linear))]
+    if not blocks or sum(part in known for part in weights) < len(weights) / 2:
         inner = getattr(classifier, "network", classifier)
         raise ValueError(
-            f"combicam knows no blocks of {type(inner).__name__}: name the layers whose maps are "
-            f"to be added, layers=[...]; its modules begin with {', '.join([*modules][:10])}"
+            f"combicam knows no blocks of {type(inner).__name__}, or few of them: use smoothgrad "
+            "or integrated_gradients, or name the layers whose maps are to be added, layers=[...]; "
+            f"its modules begin with {', '.join([*modules][:10])}"
         )
     return blocks

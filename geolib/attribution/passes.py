@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from geolib.model.classifier import IMAGENET_MEAN
+from geolib.model.layers import puts_out_maps
 
 Output = Literal["logit", "probability"]
 
@@ -69,9 +70,8 @@ def feature_maps(
     seen: dict[str, list[Tensor]] = {name: [] for name in layers}
 
     def keep(name: str, _module: nn.Module, _inputs: object, output: object) -> Tensor:
-        if not isinstance(output, Tensor) or output.ndim != 4:
-            got = f"{type(output).__name__} {tuple(getattr(output, 'shape', ()))}"
-            raise ValueError(f"{name} puts out {got}; expected a feature map [B, K, h, w]")
+        if not isinstance(output, Tensor) or output.ndim != 4 or len(output) != len(images):
+            raise _no_map(name, output, len(images))
         maps = output.float()
         if torch.is_grad_enabled() and not maps.requires_grad:
             maps = maps.detach().requires_grad_()
@@ -88,7 +88,15 @@ def feature_maps(
     for name, found in seen.items():
         if len(found) != 1:
             raise ValueError(f"{name} ran {len(found)} times in one forward pass; expected one")
+        if not puts_out_maps(classifier, layers[name], found[0].shape, images.shape[-2:]):
+            raise _no_map(name, found[0], len(images))
     return {name: found[0] for name, found in seen.items()}, logits
+
+
+def _no_map(name: str, output: object, n_images: int) -> ValueError:
+    got = f"{type(output).__name__} {tuple(getattr(output, 'shape', ()))} for {n_images} images"
+    expected = "a feature map [B, K, h, w], channels first, outside attention"
+    return ValueError(f"{name} puts out {got}; expected {expected}")
 
 
 def gradients(score: Tensor, maps: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -20,24 +20,12 @@ from safetensors.torch import save_file
 from torch import nn
 from torchvision import models
 
+from geolib.model.layers import find_target_layer
 from geolib.model.weights import fitted, load_weights, read_header, read_weights
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 HEADER = "geolib"
-
-# Last block of the last stage, by kind of network and name of its stages; negative numbers count
-# from the end. Of other networks it is the last module that puts out a map.
-TARGET_LAYERS = {
-    ("ResNet", "layer4"): "layer4.-1",
-    ("MobileNetV2", "features"): "features.-1",
-    ("MobileNetV3", "features"): "features.-1",
-    ("SqueezeNet", "features"): "features.-1",
-    ("ConvNeXt", "features"): "features.-1.-1",
-    ("ConvNeXt", "stages"): "stages.-1.blocks.-1",
-    ("EfficientNet", "features"): "features.-2.-1",
-    ("EfficientNet", "blocks"): "blocks.-1.-1",
-}
 
 
 class HeadReplaced(UserWarning):
@@ -96,7 +84,15 @@ class Classifier(nn.Module):
 
     @property
     def target_layer(self) -> nn.Module:
-        """Layer whose activations class activation maps weight: last block of the last stage."""
+        """Layer whose activations class activation maps weight: last block of the last stage.
+
+        ValueError where that puts out no map, as in networks of tokens.
+        """
+        if self.target_layer_name is None:
+            raise ValueError(
+                f"{self.name} has no map [B, K, h, w] in its last stage: use smoothgrad or "
+                "integrated_gradients, which need none, or name a layer, target_layer="
+            )
         return self.network.get_submodule(self.target_layer_name)
 
     @property
@@ -308,41 +304,6 @@ def with_classes(
     load_weights(network, tensors, classifier.name)
     card = replace(classifier.card, classes=tuple(classes), history={})
     return Classifier(network, card).eval()
-
-
-def find_target_layer(network: nn.Module, image_size: int) -> str:
-    """Name of the layer that class activation maps look at: the last stage's last block."""
-    for (kind, stages), path in TARGET_LAYERS.items():
-        if type(network).__name__ == kind and hasattr(network, stages):
-            found: list[str] = []
-            for part in path.split("."):
-                children = dict(network.get_submodule(".".join(found)).named_children())
-                found.append([*children][int(part)] if part.startswith("-") else part)
-            return ".".join(found)
-    return _last_map(network, image_size)
-
-
-def _last_map(network: nn.Module, image_size: int) -> str:
-    """Name of the last module whose output is ``[B,C,H,W]`` with more than one position."""
-    found: list[str] = []
-
-    def note(module: nn.Module, inputs: object, output: object) -> None:
-        shape = output.shape if isinstance(output, torch.Tensor) else ()
-        # The input is square, so a map is; channels in the last place are told apart by that.
-        if len(shape) == 4 and shape[2] == shape[3] > 1:
-            found.append(names[module])
-
-    names = {module: name for name, module in network.named_modules() if name}
-    hooks = [module.register_forward_hook(note) for module in names]
-    training = network.training
-    with torch.inference_mode():
-        network.eval()(torch.zeros(1, 3, image_size, image_size))
-    network.train(training)
-    for hook in hooks:
-        hook.remove()
-    if not found:
-        raise ValueError(f"{type(network).__name__} has no layer that puts out a map [B,C,H,W]")
-    return found[-1]
 
 
 # Files of weights ---------------------------------------------------------------------------------

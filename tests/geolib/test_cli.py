@@ -25,6 +25,7 @@ from geolib import cli, data, model
 from geolib.book import run
 from geolib.chapters.experiment import Experiment
 from geolib.cli import app, join_parameters
+from geolib.model import load
 from geolib.model.classifier import build
 
 
@@ -106,6 +107,20 @@ def test_explain_prints_any_name(root, tmp_path):
     records = [json.loads(path.read_text()) for path in out.glob("*.json")]
     assert {record["image"] for record in records} == {*names[:3], r"two\nlines.png"}
     assert "none of the photographs could be read" in typed("explain", latin, code=1)
+
+
+def test_a_network_of_tokens_says_which_methods_explain_it(root, tmp_path, monkeypatch):
+    name = "vit_tiny_patch16_224?img_size=32&patch_size=8&depth=2&embed_dim=16&num_heads=2"
+    tokens = load(name, weights="random", classes=["blue", "red"], image_size=32)
+    monkeypatch.setattr("geolib.model.load", lambda *args, **kwargs: tokens)
+    explain = ["explain", root / "red" / "0.png", "--model", "m", "--output", tmp_path]
+    evaluate = ["evaluate", "--model", "m", "--dataset", "folder", "--root", root, "--split", "all"]
+    for command in (explain, [*explain, "--attribution", "combicam"], evaluate):
+        shown = typed(*command, code=1)
+        assert "use smoothgrad or integrated_gradients" in " ".join(shown.split())
+        assert shown.count("error:") == 1 and "Traceback" not in shown
+    typed(*explain, "--attribution", "integrated_gradients")
+    assert (tmp_path / "0.json").is_file()
 
 
 def test_without_a_model_the_books_own_explains(root, tmp_path, monkeypatch):

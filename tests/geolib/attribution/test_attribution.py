@@ -1,6 +1,7 @@
 """Attribution: values worked out by hand, oracles, invariances, independent implementations."""
 
 import copy
+import re
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from toys import QUICK, Linear, Pooled, Quadratic, Red, Window, condition, detec
 from toys import small_network as small
 
 from geolib.attribution import METHODS, attribute
-from geolib.model import Classifier
+from geolib.model import Classifier, load
 from geolib.model.classifier import Card
 
 CAMS = ["gradcam", "gradcam++", "layercam", "scorecam"]
@@ -635,6 +636,76 @@ def test_layers_without_a_feature_map_are_refused(resnet, images):
         attribute(resnet, images, target_layer="layer1.0.relu")
     with pytest.raises(TypeError, match="target_layer"):
         attribute(Linear(torch.ones(3, 64, 64)), images)
+
+
+class Attention(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.softmax = nn.Softmax(dim=-1)
+
+    def forward(self, maps):
+        return self.softmax((maps.flatten(2).mT @ maps.flatten(2))[:, None])
+
+
+class Tokens(nn.Module):
+    """Eight channels of 8 x 8, also with the channels last, as windows, and their attention."""
+
+    def __init__(self, n_channels):
+        super().__init__()
+        self.first = nn.Conv2d(3, n_channels, 4, stride=4)
+        self.last, self.windows, self.attention = nn.Identity(), nn.Identity(), Attention()
+        self.head = nn.Linear(n_channels, 3)
+
+    def forward(self, images):
+        last = self.last(self.first(images).permute(0, 2, 3, 1))
+        first = self.windows(last.unflatten(1, (2, -1)).flatten(0, 1).permute(0, 3, 1, 2))
+        first = first.unflatten(0, (-1, 2)).permute(0, 2, 1, 3, 4).flatten(2, 3)
+        return self.head(first.mean(dim=(2, 3)) + self.attention(first).mean(dim=(2, 3)))
+
+
+@pytest.mark.parametrize("n_channels", [8, 12])
+@pytest.mark.parametrize(
+    ("layer", "words"),
+    [
+        ("last", r"puts out Tensor \(2, 8, 8, .*channels first"),
+        ("windows", r"puts out Tensor \(4, .* for 2 images"),
+        ("attention.softmax", r"puts out Tensor \(2, 1, 64, 64\).*attention"),
+    ],
+)
+def test_maps_that_are_none_of_the_images_are_refused(n_channels, layer, words):
+    model, images = Tokens(n_channels), drawn(2, 3, 32, 32, seed=0)
+    for parameter in model.parameters():
+        parameter.data.abs_()
+    found = attribute(model, images, target_layer="first", **EXACT)
+    assert found.amax(dim=(1, 2)).tolist() == [1, 1]
+    for options in ({"target_layer": layer}, {"method": "combicam", "layers": [layer]}):
+        with pytest.raises(ValueError, match=words):
+            attribute(model, images, **options)
+
+
+@pytest.mark.parametrize("shape", [(16, 32, 32), (2, 1, 32, 32), (2, 8, 8), (32, 32), ()])
+def test_a_method_gives_one_map_per_image(monkeypatch, shape):
+    monkeypatch.setitem(METHODS, "mine", lambda classifier, images, targets: torch.zeros(shape))
+    words = rf"'mine'.*target_layer.*{re.escape(str(shape))}; expected a tensor \(2, 32, 32\)"
+    with pytest.raises(ValueError, match=words):
+        attribute(Tokens(8), torch.zeros(2, 3, 32, 32), "mine")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_network_of_tokens(method):
+    """Methods that need no layer explain it; the others name these."""
+    name = "vit_tiny_patch16_224?img_size=32&patch_size=8&depth=2&embed_dim=16&num_heads=2"
+    model = load(name, weights="random", classes=["A", "B"], image_size=32)
+    images = drawn(2, 3, 32, 32, seed=0)
+    if method in [*CAMS, "combicam"]:
+        option = "layers=" if method == "combicam" else "target_layer="
+        with pytest.raises(ValueError, match=f"use smoothgrad or integrated_gradients.*{option}"):
+            attribute(model, images, method)
+    else:
+        assert attribute(model, images, method).amax(dim=(1, 2)).tolist() == [1, 1]
+    if method in CAMS:
+        named = attribute(model, images, method, target_layer="network.patch_embed.proj")
+        assert named.shape == (2, 32, 32)
 
 
 @pytest.mark.parametrize("method", EXPLANATIONS)

@@ -173,6 +173,27 @@ def test_timm_has_the_blocks_of_torchvision(name, timm_name, n_blocks):
     assert len(block_modules(ours, None)) == len(block_modules(theirs, None)) == n_blocks
 
 
+@pytest.mark.parametrize("name", ["mobilenetv4_conv_small", "mobilenetv4_hybrid_medium"])
+def test_blocks_of_mobilenets_with_attention(name):
+    with torch.device("meta"):
+        network = timm.create_model(name)
+    whole = [f"blocks.{i}.{k}" for i, some in enumerate(network.blocks) for k in range(len(some))]
+    assert list(block_modules(network, None)) == whole
+
+
+# What these share with other networks is a part of them: a stem, a stage, half of every block.
+PARTLY = ["ghostnet_050", "tiny_vit_5m_224", "maxvit_t", "coatnext_nano_rw_224"]
+
+
+@pytest.mark.parametrize("name", [*PARTLY, "vit_tiny_patch16_224"])
+def test_networks_whose_blocks_are_known_in_part_are_refused(name):
+    with torch.device("meta"):
+        network = timm.create_model(name) if timm.is_model(name) else models.get_model(name)
+    words = f"no blocks of {type(network).__name__}, or few.*use smoothgrad or integr.*layers="
+    with pytest.raises(ValueError, match=words):
+        block_modules(network, None)
+
+
 def test_networks_of_timm(images):
     torch.manual_seed(0)
     model = timm.create_model("convnext_atto", num_classes=3, ls_init_value=1.0).eval()

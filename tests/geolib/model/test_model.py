@@ -14,8 +14,9 @@ from torch import nn
 from torchvision import models
 
 from geolib import data, model
-from geolib.model.classifier import find_target_layer, published_card, with_classes
+from geolib.model.classifier import build, published_card, with_classes
 from geolib.model.device import inference_precision, uses_bf16
+from geolib.model.layers import find_target_layer
 from geolib.model.weights import read_header, read_weights
 
 SHARED = Path(__file__).parents[4] / "shared"
@@ -66,10 +67,23 @@ def test_timm_networks_normalise_as_they_were_trained():
         ("efficientnet_b0", "features.7.0", "MBConv"),
         ("squeezenet1_1", "features.12", "Fire"),
         ("densenet121", "features", "Sequential"),
+        ("mobilenet_v3_small", "features.12", "Conv2dNormActivation"),
+        ("mnasnet0_5", "layers", "Sequential"),
+        ("shufflenet_v2_x0_5", "conv5", "Sequential"),
+        ("googlenet", "inception5b", "Inception"),
+        ("vgg11", "avgpool", "AdaptiveAvgPool2d"),
+        ("alexnet", "avgpool", "AdaptiveAvgPool2d"),
+        ("swin_t", "permute", "Permute"),
         ("timm/resnet18", "layer4.1", "BasicBlock"),
         ("timm/convnext_tiny", "stages.3.blocks.2", "ConvNeXtBlock"),
         ("timm/efficientnet_b0", "blocks.6.0", "InvertedResidual"),
+        ("timm/mobilenetv3_small_050", "blocks", "Sequential"),
         ("regnety_002", "final_conv", "Identity"),
+        ("ghostnet_050", "blocks", "Sequential"),
+        ("poolformer_s12", "stages", "Sequential"),
+        ("pvt_v2_b0", "stages", "Sequential"),
+        ("edgenext_xx_small", "norm_pre", "Identity"),
+        ("mobilevit_xxs", "final_conv", "ConvNormAct"),
         ("resnet10t?output_stride=16", "layer4.0", "BasicBlock"),
     ],
 )
@@ -95,11 +109,114 @@ def test_options_of_a_network_travel_with_its_name(tmp_path):
     assert sizes == [(7, 7)] * 2
 
 
-def test_target_layer_of_an_unknown_network_is_its_last_map():
-    ending = nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)
-    assert find_target_layer(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), *ending), 32) == "1"
-    with pytest.raises(ValueError, match="Sequential has no layer that puts out a map"):
-        find_target_layer(nn.Sequential(nn.Flatten(), nn.Linear(3072, 2)), 32)
+@pytest.mark.parametrize(
+    ("name", "layer"),
+    [
+        # The last stage puts out a map; what follows only pools, by attention too, or normalises.
+        ("resnet50_clip", "final_conv"),
+        ("nest_tiny", "levels"),
+        ("coatnet_nano_rw_224", "norm"),
+        ("maxvit_t", "blocks.3"),
+        ("tiny_vit_5m_224", "stages"),
+        ("levit_conv_128s", "stages"),
+        ("efficientformerv2_s0", "norm"),
+        # It puts out tokens or windows, or maps whose channels come last.
+        ("vit_tiny_patch16_224", None),
+        ("timm/swin_tiny_patch4_window7_224", None),
+        ("mixer_s16_224", None),
+        ("levit_128s", None),
+        ("volo_d1_224", None),
+        ("cait_xxs24_224", None),
+        ("hiera_tiny_224", None),
+        ("mvitv2_tiny", None),
+        ("xcit_nano_12_p16_224", None),
+        ("pit_ti_224", None),
+        ("twins_svt_small", None),
+        ("coat_lite_tiny", None),
+        ("efficientformer_l1", None),
+        ("mambaout_femto", None),
+    ],
+)
+def test_target_layer_is_none_where_the_last_stage_has_no_map(name, layer):
+    network = build(name, 3)
+    assert find_target_layer(network, published_card(name).image_size) == layer
+    assert network.training
+
+
+class Turn(nn.Module):
+    """Axes in another order, here of maps that have as many channels as rows."""
+
+    def __init__(self, *order):
+        super().__init__()
+        self.order = order
+
+    def forward(self, maps):
+        return maps.permute(self.order)
+
+
+class Windows(nn.Module):
+    """Four windows of each image."""
+
+    def forward(self, maps):
+        return maps.unfold(2, 4, 4).unfold(3, 4, 4).permute(0, 2, 3, 1, 4, 5).flatten(0, 2)
+
+
+class Attention(nn.Module):
+    """What the positions ``[B, K, 8, 8]`` have to do with each other, ``[B, 1, 64, 64]``."""
+
+    def __init__(self):
+        super().__init__()
+        self.softmax = nn.Softmax(dim=-1)
+
+    def forward(self, maps):
+        tokens = maps.flatten(2)
+        weights = self.softmax((tokens.mT @ tokens)[:, None])
+        return (weights[:, 0] @ tokens.mT).mean(dim=1)
+
+
+ENDING = nn.AdaptiveAvgPool2d(1), nn.Flatten()
+TWICE = nn.Conv2d(8, 8, 3, padding=1)
+
+
+@pytest.mark.parametrize(
+    ("modules", "layer"),
+    [
+        ([nn.Conv2d(8, 4, 3), nn.ReLU(), *ENDING], "2"),
+        ([nn.ReLU(), *ENDING], "1"),
+        ([Turn(0, 2, 3, 1), nn.Linear(8, 8), *ENDING], None),
+        ([Turn(0, 2, 3, 1), nn.Linear(8, 8), Turn(0, 3, 1, 2), *ENDING], "3"),
+        ([Turn(0, 2, 3, 1), *ENDING], "0"),
+        ([nn.Flatten(2), nn.Linear(64, 9), nn.Flatten()], None),
+        ([nn.Flatten(2), nn.Flatten()], "0"),
+        ([nn.BatchNorm2d(8), nn.Flatten()], "1"),
+        ([Attention()], "0"),
+        ([TWICE, nn.ReLU(), TWICE, *ENDING], None),
+        ([Windows(), nn.Conv2d(8, 8, 1), *ENDING], None),
+    ],
+)
+def test_target_layer_of_an_unknown_network_is_its_last_map(modules, layer):
+    """Behind a convolution that gives eight channels of eight rows and columns."""
+    network = nn.Sequential(nn.Conv2d(3, 8, 4, stride=4), *modules)
+    assert find_target_layer(network, 32) == layer
+
+
+TOKENS = "vit_tiny_patch16_224?img_size=32&patch_size=8&depth=2&embed_dim=16&num_heads=2"
+
+
+def test_a_network_without_a_map_loads_predicts_and_says_which_methods_work(tmp_path):
+    model.load(TOKENS, weights="random", classes=ABC, image_size=32).save(
+        tmp_path / "a.safetensors"
+    )
+    classifier, images = model.load(tmp_path / "a.safetensors"), torch.rand(2, 3, 32, 32)
+    assert classifier.target_layer_name is None
+    assert classifier(images).shape == (2, 3)
+    with pytest.raises(
+        ValueError, match=r"no map.*last stage: use smoothgrad.*target_layer="
+    ) as why:
+        classifier.target_layer  # noqa: B018
+    assert "\n" not in str(why.value)
+    mlp = nn.Sequential(nn.Flatten(), nn.Linear(3072, 2))
+    assert find_target_layer(mlp, 32) is None
 
 
 def test_safetensors_and_pth_give_the_same(resnet_file, tmp_path):
