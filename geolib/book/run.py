@@ -46,7 +46,7 @@ KEPT_TAGS = frozenset({"nbval-check-output", "keep_output"})
 # The others wait for the network that it trains: it runs before them, with all cores.
 FIRST = "02-classifier"
 SECONDS_BETWEEN_LOOKS = 1.0
-ROOM = 1e8  # bytes: less than any run writes
+ROOM = 1e7  # bytes: of executed notebooks and their figures
 # Of a profile's file; `seconds` is what each notebook takes, until there is an earlier run to say.
 _SECTIONS = ("shared", "notebooks", "seconds")
 _console = Console(stderr=True, markup=False, emoji=False)

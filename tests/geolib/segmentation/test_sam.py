@@ -231,6 +231,9 @@ def test_mobilesam_runs_whole_from_a_file(published, tmp_path):
     moved.write_bytes(path.read_bytes())
     same = segmentation.load("mobilesam", checkpoint=moved, device="cpu", **options)
     assert same.key == segment.key
+    torch.save({"model": {f"module.{k}": t for k, t in published.items()}, "epoch": 1}, moved)
+    wrapped = segmentation.load("mobilesam", checkpoint=moved, **options).model.state_dict()
+    assert all(torch.equal(t, wrapped[k]) for k, t in segment.model.state_dict().items())
     torch.save(published | {BIAS: torch.zeros(256)}, moved)
     assert segmentation.load("mobilesam", checkpoint=moved, **options).key != segment.key
 
@@ -266,7 +269,8 @@ def test_without_weights_the_message_says_which_file_and_where(name, tmp_path, o
     [
         ("mobilesam", "not a network", "expected mobile_sam.pt.* cannot be read"),
         ("mobilesam", "", "expected mobile_sam.pt.* cannot be read"),
-        ("mobilesam", {"networks": {"weight": torch.ones(1)}}, "mobile_sam.pt.* no state dict"),
+        ("mobilesam", {"networks": [torch.ones(1)]}, "mobile_sam.pt.* no state dict"),
+        ("mobilesam", {"networks": {"weight": torch.ones(1)}}, "mobile_sam.pt.* 408 missing"),
         ("sam", {"weight": torch.ones(1)}, "not SAM's"),
     ],
 )
