@@ -141,8 +141,9 @@ def _cached_maps(part: GeoDataset, size: int, network: SemanticNetwork | None) -
         return {"maps": torch.from_numpy(np.array(maps, np.int16).reshape(-1, size, size))}
 
     params = {"dataset": part.identity, "size": size, "network": network and network.key}
-    module = "geolib.segmentation.networks.ade20k" if network else "geoscenes.semantic"
-    return cache.arrays("semantic-maps", params, (module,), make)["maps"].numpy()
+    photographs = ("geolib.segmentation.networks.ade20k", "geolib.images")
+    modules = photographs if network else ("geoscenes.semantic",)
+    return cache.arrays("semantic-maps", params, modules, make)["maps"].numpy()
 
 
 def _semantic_map(item: GeoImage, size: int, network: SemanticNetwork | None) -> np.ndarray:

@@ -259,7 +259,7 @@ def maps_folder(shard: Shard, classifier: Classifier, config: EvaluationConfig) 
         table.to_parquet(folder / "maps.parquet", compression="zstd", **split)
 
     params = {"images": shard.identity, "maps": _maps_identity(shard, config)}
-    return cache.compute("maps", params, ("geolib.attribution",), build)
+    return cache.compute("maps", params, ("geolib.attribution", "geolib.images"), build)
 
 
 def attribution_maps(
@@ -286,7 +286,7 @@ def segments(
     params = {"images": shard.identity, "segmenter": segment.key}
     if maps is not None:
         params["maps"] = _maps_identity(shard, config)
-    folder = cache.compute("segments", params, ("geolib.segmentation",), build)
+    folder = cache.compute("segments", params, ("geolib.segmentation", "geolib.images"), build)
     stored = json.loads((folder / "segments.json").read_text(encoding="utf-8"))
     size = (shard.image_size, shard.image_size)
     return [segmentation.Segments.from_json(one, size) for one in stored]

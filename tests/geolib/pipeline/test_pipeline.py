@@ -26,6 +26,7 @@ from geolib.chapters.experiment import Experiment
 from geolib.masks import box_region, decode
 from geolib.pipeline import EvaluationConfig
 from geolib.pipeline import shards as shards_
+from geolib.runtime import cache
 from geolib.segmentation import Segments
 
 CONFIG = EvaluationConfig(repeats=3, individual=False, shard_size=3, precision="fp32")
@@ -224,6 +225,28 @@ def test_unknown_methods_and_empty_unreadable_or_foreign_datasets_are_errors(roo
         _evaluate(root)
     with pytest.raises(ValueError, match="none of the 1 images"):
         pipeline.evaluate(_dataset(root).subset([4]), classifier(), PREDICTED, progress=False)
+
+
+def test_maps_and_segments_depend_on_how_photographs_are_read(root, monkeypatch):
+    known, compute, code, made = cache.module_code, cache.compute, {}, set()
+
+    def module_code(name):
+        return (code["now"], []) if name == "geolib.images" else known(name)
+
+    def noted(stage, *rest):
+        folder = compute(stage, *rest)
+        made.add((stage, folder))
+        return folder
+
+    monkeypatch.setattr(cache, "module_code", module_code)
+    monkeypatch.setattr(cache, "compute", noted)
+    (shard,) = shards_.shards(_dataset(root).subset([0]), classifier(), 1)
+    for code["now"] in ("before", "after"):
+        cache.fingerprint.cache_clear()
+        shards_.maps_folder(shard, classifier(), CONFIG)
+        shards_.segments(shard, classifier(), CONFIG)
+    cache.fingerprint.cache_clear()
+    assert sorted(stage for stage, _ in made) == ["maps", "maps", "segments", "segments"]
 
 
 # Choosing the thresholds --------------------------------------------------------------------------
