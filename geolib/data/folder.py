@@ -22,6 +22,7 @@ from geolib.runtime.here import printable
 SHARES = {"train": 0.70, "validation": 0.15, "test": 0.15}
 OTHER = "other"
 METADATA = "metadata.csv"
+TABLES = (".csv", ".tsv", ".xls", ".xlsx", ".ods")
 # What other tools call the folders of a split.
 SPLIT_FOLDERS = {
     *("train", "training", "trainval", "val", "valid", "validation", "dev", "eval", "evaluation"),
@@ -187,6 +188,10 @@ def _metadata(root: Path) -> Path | None:
     found = sorted(p for p in root.iterdir() if p.name.lower() == METADATA and p.is_file())
     if len(found) > 1:
         raise ValueError(f"{root} holds {found[0].name} and {found[1].name}; keep one of them")
+    others = sorted(p.name for p in root.iterdir() if p.suffix.lower() in TABLES)
+    if others and not found:
+        unread = f"{', '.join(map(printable, others))} not read"
+        warnings.warn(f"{root}: {unread}; a table is called {METADATA}", stacklevel=4)
     return found[0] if found else None
 
 

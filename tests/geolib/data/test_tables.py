@@ -321,6 +321,14 @@ def test_a_faulty_list_of_files_is_named(tmp_path, content, message):
         everything(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["places.csv", "metadata.tsv", "Metadata.xlsx"])
+def test_a_table_of_another_name_is_said(tmp_path, name):
+    write_photo(tmp_path / "FR" / "a.png")
+    write(tmp_path, "file,lat,lon\nFR/a.png,1,1\n", name)
+    with pytest.warns(UserWarning, match=f"{name} not read; a table is called metadata.csv"):
+        assert everything(tmp_path).labels == [0]
+
+
 def test_one_country_however_it_is_written(tmp_path):
     spellings = ["Réunion", unicodedata.normalize("NFD", "Réunion"), " Réunion", "Réunion\u00a0"]
     spellings += ["Réunion\u200b"]
