@@ -239,7 +239,7 @@ def random_boxes(
 
 def seed_sequence(seed: int, image_id: str, repeat: int = 0) -> np.random.SeedSequence:
     """The source of one repeat's randomness, the same in whatever company the image is."""
-    digest = hashlib.sha256(image_id.encode()).digest()
+    digest = hashlib.sha256(image_id.encode(errors="surrogateescape")).digest()
     return np.random.SeedSequence([seed, int.from_bytes(digest[:16], "big"), repeat])
 
 

@@ -280,6 +280,9 @@ def test_files_that_hold_no_answers_of_the_study_are_refused(tmp_path, files, me
         responses.read_answers(tmp_path, key())
     with pytest.raises(ValueError, match=r"key\.json is not in"):
         responses.read_key(tmp_path)
+    (tmp_path / "key.json").write_text("<html>")
+    with pytest.raises(ValueError, match=r"key\.json is no key that `geolib study-page` wrote"):
+        responses.read_key(tmp_path)
 
 
 def test_a_study_of_nothing_is_refused():

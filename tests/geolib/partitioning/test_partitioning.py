@@ -521,6 +521,9 @@ def test_semantic_partitioning_comes_back_whole(tmp_path, suffix):
     assert saved.assign(coordinates).tolist() == [1] * 3 + [0] * 2 + [UNASSIGNED]
     with pytest.raises(ValueError, match="geocoder is 'geonames'"):
         SemanticPartitioning.load(tmp_path / f"cells{suffix}")
+    (tmp_path / f"broken{suffix}").write_text("{}")
+    with pytest.raises(ValueError, match=f"broken{suffix}' holds no partitioning"):
+        SemanticPartitioning.load(tmp_path / f"broken{suffix}", geocoder)
     with pytest.raises(ValueError, match="kind 'semantic'; S2Partitioning expects"):
         S2Partitioning.load(tmp_path / f"cells{suffix}")
 
