@@ -31,6 +31,7 @@ NOT_WESTERN = (
     rb"|[A-Za-z][\x80-\x91\x93-\x99\x9b\x9d\x9f][a-z]"
 )
 INVISIBLE = "[\u200b\u200e\u200f\u202a-\u202e\ufeff]"
+UNMEANT = rf'{INVISIBLE}|^="(.*)"$'  # ="0012", so that Excel keeps it a text
 
 # Names of columns, as `_key` writes them, best first.
 _BEFORE = "(?:exif|xmp|composite|gps|geo|location|coord(?:inate)?s?|position|wgs84|decimal)*"
@@ -44,6 +45,7 @@ NAMES = {
         *("file", "sourcefile", "(?:file|image|img|photo)path|path"),
         *("(?:file|image|img|photo)name", "image|img|imgid|photo|photograph"),
     ),
+    "country": ("country", "countryname", "countrycode"),
     "licence": ("licence", "license"),
     "latitude": ("latitude", "compositegpslatitude", _LATITUDE),
     "longitude": ("longitude", "compositegpslongitude", _LONGITUDE),
@@ -70,8 +72,8 @@ def read_table(path: Path, columns: Sequence[str], required: Sequence[str] = ())
     :data:`NAMES` are understood. Empty rows are left out; a column that is not there is empty.
 
     Raises ValueError, with file and line, if the meaning is not certain: no text, too many cells,
-    a quotation mark too many, two columns of one name, or one that only resembles ``latitude`` or
-    ``longitude``.
+    a quotation mark too many, two columns of one name, or one that only resembles ``country``,
+    ``latitude`` or ``longitude``.
     """
     raw = path.read_bytes()
     encoding = _encoding(raw, path)
@@ -105,7 +107,7 @@ def read_table(path: Path, columns: Sequence[str], required: Sequence[str] = ())
         lines.append(line)
         rows.append([cells[i] if i < len(cells) else "" for i in place.values()])
     table = pd.DataFrame(rows, index=lines, columns=list(place), dtype=str)
-    table = table.apply(lambda cells: cells.str.replace(INVISIBLE, "", regex=True).str.strip())
+    table = table.apply(lambda cells: cells.str.replace(UNMEANT, r"\1", regex=True).str.strip())
     for axis in LIMITS:
         if f"{axis}'s sign" in table:
             signed = table[axis] + " " + table.pop(f"{axis}'s sign")
@@ -234,10 +236,10 @@ def _places(header: Sequence[str], columns: Sequence[str], path: Path) -> dict[s
             if at:
                 place[name] = at[0]
                 break
-    for axis in axes:
+    for wanted in [name for name in ("country", *axes) if name in columns and name not in place]:
         for name in header:
-            if axis not in place and _resembles(name, axis):
-                raise ValueError(f"{path} has the column {name!r}; call it {axis!r}, or remove it")
+            if _resembles(name, wanted):
+                raise ValueError(f"{path} has the column {name!r}; call it {wanted!r} or remove it")
     given = [axis for axis in axes if axis in place]
     if len(given) == 1:
         (absent,) = set(axes) - set(given)
@@ -253,16 +255,18 @@ def _places(header: Sequence[str], columns: Sequence[str], path: Path) -> dict[s
     return {name: i for name, i in place.items() if not name.endswith("sign") or given}
 
 
-def _resembles(name: str, axis: str) -> bool:
-    """Whether a column's name is nearly that of an axis."""
-    words = re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", name)
-    short = "lats?" if axis == "latitude" else "lons?|lngs?"
+def _resembles(name: str, wanted: str) -> bool:
+    """Whether a column's name is nearly that of a country, or of an axis."""
     key = _key(name)
-    return not re.search("(^|[^l])a[lt]titude", key) and bool(
-        axis[:5] in key
-        or (len(key) > 2 and axis.startswith(key))
+    if wanted == "country" or re.search("(^|[^l])a[lt]titude", key):
+        return wanted[:6] in key
+    words = re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", name)
+    short = "lats?" if wanted == "latitude" else "lons?|lngs?"
+    return (
+        wanted[:5] in key
+        or (len(key) > 2 and wanted.startswith(key))
         or any(re.fullmatch(short, word.lower()) for word in words)
-        or difflib.get_close_matches(axis, [key], cutoff=0.8)
+        or bool(difflib.get_close_matches(wanted, [key], cutoff=0.8))
     )
 
 

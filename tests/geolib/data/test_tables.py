@@ -66,6 +66,7 @@ SEMICOLONS = (
         pytest.param(COMMAS + COMMAS.partition("\n")[0], id="the header again"),
         pytest.param(COMMAS.replace(",", ", ", 4).replace(',"', ', "'), id="spaces after commas"),
         pytest.param(SEMICOLONS, id="semicolons"),
+        pytest.param(SEMICOLONS.replace("a.png", '="a.png"'), id="text for Excel"),
         pytest.param("sep=;\r\n" + SEMICOLONS, id="sep=;"),
         pytest.param('"sep=;";;;\n' + SEMICOLONS, id="sep=; as a cell"),
         pytest.param("SEP=,\n" + COMMAS, id="SEP=,"),
@@ -109,6 +110,12 @@ SEMICOLONS = (
             "file,country,Latitude (°),Longitude (°)\na.png,Réunion,21°6′S,55.5° E\n"
             'b.png,"Korea, Republic of",N 37°30\'0",+127\n',
             id="degrees and minutes",
+        ),
+        pytest.param(
+            COMMAS.replace("file,country,latitude", "county,File Name,Country_Code,GPS Latitude")
+            .replace("a.png", "x,a.png")
+            .replace("b.png", "y,b.png"),
+            id="names of columns",
         ),
         pytest.param(
             COMMAS.replace("-21.1", "\u221221.1").replace("a.png", "\ufeffa.png\u200b"), id="signs"
@@ -167,6 +174,10 @@ def test_windows_1252_is_read_and_said(tmp_path):
             "has 'lat' and 'GPSLat'; keep one column for 'latitude'",
         ),
         ("file,File\na.png,1\n", "has 'file' and 'File'; keep one"),
+        *(
+            (f"file,{near},lat,lon\na.png,1,1,2\n", f"column '{near}'; call it 'country'")
+            for near in ("Countries", "country_x", "home country")
+        ),
         *(
             (f"file,{near},longitude\na.png,1,2\n", f"column '{near}'; call it 'latitude'")
             for near in (
