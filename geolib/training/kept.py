@@ -47,10 +47,11 @@ def trained_classifier(
     train: data.GeoDataset, validation: data.GeoDataset, config: model.TrainConfig
 ) -> model.Classifier:
     """A classifier from the cache, or trained once, as :func:`geolib.model.train` does."""
-    weights = Path(config.weights or "")
+    file = Path(config.weights or "")
+    weights = cache.sha256(file) if file.is_file() else config.weights
     params = {
-        "config": config.model_dump(mode="json"),
-        "weights": cache.sha256(weights) if weights.is_file() else config.weights,
+        "config": config.model_dump(mode="json") | {"weights": weights},
+        "weights": weights,
         "train": train.identity,
         "validation": validation.identity,
     }

@@ -179,7 +179,9 @@ def fit(
         best = trainer.strategy.broadcast(best)
     recipe.cpu().load_state_dict(best)
     classifier.trained_on = train.images.name
-    classifier.training_config = config.model_dump(mode="json")
+    # A checkpoint that is passed on names no folder of this machine.
+    weights = config.weights and Path(config.weights).name
+    classifier.training_config = config.model_dump(mode="json") | {"weights": weights}
     classifier.history = pd.DataFrame(recipe.history)
     return classifier.eval()
 

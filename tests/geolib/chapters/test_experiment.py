@@ -60,11 +60,17 @@ def on_photographs(tmp_path):
     return {"dataset": "folder", "root": str(tmp_path / "photos"), "image_size": SIDE}
 
 
-def test_a_classifier_is_trained_once_and_found_again(on_photographs, own_cache, monkeypatch):
+def test_a_classifier_is_trained_once_and_found_again(
+    on_photographs, own_cache, tmp_path, monkeypatch
+):
     settings = {**on_photographs, "max_epochs": 1, "batch_size": 8, "arch": "squeezenet1_1"}
-    first = Experiment(**settings).classifier
+    start = model.load("squeezenet1_1", weights="random", classes=("blue", "red"))
+    start.save(tmp_path / "w.safetensors")
+    first = Experiment(**settings, weights=str(tmp_path / "w.safetensors")).classifier
+    assert first.training_config["weights"] == "w.safetensors"
     monkeypatch.setattr(model, "train", lambda *args, **kwargs: pytest.fail("trained again"))
-    again = Experiment(**settings).classifier
+    (tmp_path / "w.safetensors").rename(tmp_path / "moved.safetensors")
+    again = Experiment(**settings, weights=str(tmp_path / "moved.safetensors")).classifier
     assert again.weights_sha256 == first.weights_sha256
     assert (again.classes, again.trained_on) == (("blue", "red"), "folder")
     assert not list((own_cache / "unfinished").glob("*"))
