@@ -362,7 +362,9 @@ def explain(
         )
         if explanation.note:
             console.print(explanation.note, style="yellow")
-    _count(len(readable), skipped)
+    read, left_out = len(readable), len(skipped)
+    said = f"{read} photographs read, {left_out} of {read + left_out} photographs were skipped"
+    _count(said, skipped)
 
 
 @app.command(
@@ -553,27 +555,26 @@ def _report(*parts: GeoDataset) -> None:
     """:func:`_count` of photographs in some splits."""
     if all(part.name != "geoscenes" for part in parts):
         read = sum(len(part) - len(part.unreadable) for part in parts)
-        _count(read, list(dict.fromkeys(entry for part in parts for entry in part.skipped)))
+        skipped = list(dict.fromkeys(entry for part in parts for entry in part.skipped))
+        _count(f"{read} photographs read, {len(skipped)} skipped", skipped)
 
 
-def _count(read: int, skipped: Sequence[Skipped]) -> None:
-    """One line: how many photographs were read, how many not and why, and where all are named."""
+def _count(line: str, skipped: Sequence[Skipped]) -> None:
+    """A line of how many photographs were read and skipped: the reasons, and where all stand."""
     import pandas as pd
 
     from geolib.data import files
     from geolib.runtime.here import cache_root
 
-    line = f"{read} photographs read"
     if skipped:
         place = cache_root() / "skipped.csv"
+        line += f" ({files.reasons(skipped)})"
         try:
             place.parent.mkdir(parents=True, exist_ok=True)
-            pd.DataFrame(skipped).to_csv(place, index=False)
-            where = f"all of them: {place}"
+            pd.DataFrame(skipped).to_csv(place, index=False, encoding="utf-8")
+            line += f"; all of them: {place}"
         except OSError as error:
-            where = f"no list: {error}"
-        line += f", {len(skipped)} of {read + len(skipped)} photographs were skipped"
-        line += f" ({files.reasons(skipped)}); {where}"
+            line += f"; no list of them: {error}"
     console.print(line)
 
 

@@ -80,7 +80,7 @@ def find(places: Mapping[str, Path]) -> tuple[dict[str, Path], list[Skipped]]:
             reason = "" if not given and is_service(path.name, False) else why(error, path)
         if reason:
             skipped.append(Skipped(printable(name), reason))
-    return dict(sorted(photos.items())), sorted(skipped)
+    return dict(sorted(photos.items())), sorted(set(skipped))
 
 
 def _refused(
@@ -129,7 +129,7 @@ def why(error: OSError, path: Path) -> str:
     """Reason to skip what the file system does not open."""
     if isinstance(error, FileNotFoundError):
         return "a link to nothing" if path.is_symlink() else "no such file"
-    return f"cannot be opened: {error.strerror or error}"
+    return (error.strerror or str(error)).lower()
 
 
 def reasons(skipped: Iterable[Skipped], most: int = 3) -> str:
