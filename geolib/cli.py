@@ -80,11 +80,12 @@ def in_one_line(error: Exception) -> str:
             f"{'.'.join(map(str, one['loc']))}={one['input']!r}: {one['msg']}" for one in faults
         )
     text = "; ".join(line.strip() for line in str(error).splitlines() if line.strip())
-    if isinstance(error, OSError) and text:
-        if error.errno == errno.ENOSPC and "GEOLIB_CACHE" not in text:
-            from geolib.runtime.here import cache_root
+    full = getattr(error, "errno", None) == errno.ENOSPC or "unexpected pos" in text  # of torch
+    if full and "GEOLIB_CACHE" not in text:
+        from geolib.runtime.here import cache_root
 
-            text += f"; the output or the cache, {cache_root()} (GEOLIB_CACHE), needs more room"
+        text += f"; the output or the cache, {cache_root()} (GEOLIB_CACHE), needs more room"
+    if isinstance(error, OSError) and text:
         return text
     *_, (frame, number) = traceback.walk_tb(error.__traceback__)
     module = frame.f_globals.get("__name__", "?")

@@ -212,6 +212,7 @@ FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         (KeyError("osm_type"), f"KeyError {HERE}"),
         (EOFError("Ran out of input"), f"EOFError {HERE}"),
         (MemoryError(), "no message; PYTHONDEVMODE=1 shows the traceback"),
+        (RuntimeError("[enforce fail] . unexpected pos 576 vs 534"), "needs more room"),
         (FULL, "No space left on device; the output or the cache, "),
         (PermissionError(errno.EACCES, "Permission denied", "out"), "Permission denied: 'out'"),
     ],
