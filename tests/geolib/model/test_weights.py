@@ -40,20 +40,24 @@ def plain(network):
     return dict(network.state_dict())
 
 
+def loaded(path, content, kind="zip"):
+    """``weights_sha256`` of what a file with some content gives."""
+    if kind == "safetensors":
+        save_file(content, path)
+    else:
+        torch.save(content, path, _use_new_zipfile_serialization=kind == "zip")
+    return model.load(NAME, weights=path, classes=ABC).weights_sha256
+
+
+@pytest.fixture(scope="module")
+def expected(plain, tmp_path_factory):
+    return loaded(tmp_path_factory.mktemp("plain") / "weights.bin", plain)
+
+
 @pytest.fixture
-def digest(tmp_path, plain):
-    """``weights_sha256`` of what a file with some content gives, and whether it is the plain's."""
-
-    def load(content, kind="zip", name=NAME):
-        path = tmp_path / "weights.bin"
-        if kind == "safetensors":
-            save_file(content, path)
-        else:
-            torch.save(content, path, _use_new_zipfile_serialization=kind == "zip")
-        return model.load(name, weights=path, classes=ABC).weights_sha256
-
-    expected = load(plain)
-    return lambda *given: load(*given) == expected
+def digest(tmp_path, expected):
+    """Whether what a file with some content gives is the plain network."""
+    return lambda *given: loaded(tmp_path / "weights.bin", *given) == expected
 
 
 def under(prefix, tensors):
