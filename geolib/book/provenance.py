@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import hashlib
 import json
 import os
@@ -36,17 +37,17 @@ def inputs(source: Path, parameters: Mapping[str, Any]) -> dict[str, str]:
     far as the notebook imports it, transitively, and as syntax trees without docstrings.
     """
     notebook = nbformat.read(source, as_version=4)
-    content = {
+    kinds = {
         "its source": [[cell.cell_type, cell.source, cell.metadata] for cell in notebook.cells],
         "its parameters": by_name(dict(parameters)),
-        "the files it is given": [_content(Path(file)) for file in files(dict(parameters))],
-        "the project's data": _content(repository_root() / "data"),
+        "the files it is given": [content(Path(file)) for file in files(dict(parameters))],
+        "the project's data": content(repository_root() / "data"),
         "the package's code": cache.fingerprint(tuple(sorted(modules(notebook)))),
         "the libraries": versions(),
     }
     return {
         name: hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
-        for name, value in content.items()
+        for name, value in kinds.items()
     }
 
 
@@ -94,7 +95,8 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), "geolib": geolib.__version__, **libraries}
 
 
-def _content(path: Path) -> list[tuple[str, str]]:
+@functools.cache
+def content(path: Path) -> list[tuple[str, str]]:
     """Name and hash of a file, or of every file of a folder and of folders that it links to."""
     if not path.is_dir():
         return [(path.name, cache.sha256(path))]

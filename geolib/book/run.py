@@ -153,6 +153,7 @@ def plan(
     resolved = resolve(selected, profile, parameters, root=root)
     folder = build_folder(profile, root) / "notebooks"
     expected = _read_profile(profile, root).get("seconds") or {}
+    provenance.content.cache_clear()  # of an earlier plan
     plans = []
     for name, values in resolved.items():
         source, target = _notebooks(root) / f"{name}.ipynb", folder / f"{name}.ipynb"

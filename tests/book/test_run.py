@@ -288,6 +288,16 @@ def test_a_change_executes_the_notebooks_that_it_concerns(
     assert _skipped(project, parameters=after) == [not reasons for reasons in why]
 
 
+def test_each_plan_reads_each_file_once(project, monkeypatch):
+    read = []
+    whole = provenance.cache.sha256
+    monkeypatch.setattr(provenance.cache, "sha256", lambda p: read.append(p) or whole(p))
+    for n in (1, 2):
+        run.plan(profile="smoke", parameters={"photos": project / "photos"}, root=project)
+        assert project / "photos/more/a.jpg" in read
+        assert {read.count(path) for path in read} == {n}
+
+
 def test_moved_and_fresh_clones_execute_nothing(project, executed, tmp_path_factory):
     _write_profile(project, "smoke", shared={"photos": "photos"})
     _skipped(project)
