@@ -88,14 +88,14 @@ def feature_maps(
     for name, found in seen.items():
         if len(found) != 1:
             raise ValueError(f"{name} ran {len(found)} times in one forward pass; expected one")
-        if not puts_out_maps(classifier, layers[name], found[0].shape, images.shape[-2:]):
+        if not puts_out_maps(classifier, layers[name], found[0], images.shape[-2:]):
             raise _no_map(name, found[0], len(images))
     return {name: found[0] for name, found in seen.items()}, logits
 
 
 def _no_map(name: str, output: object, n_images: int) -> ValueError:
     got = f"{type(output).__name__} {tuple(getattr(output, 'shape', ()))} for {n_images} images"
-    expected = "a feature map [B, K, h, w], channels first, outside attention"
+    expected = "a feature map [B, K, h, w], channels first, and no attention"
     return ValueError(f"{name} puts out {got}; expected {expected}")
 
 

@@ -70,16 +70,23 @@ def _last_map(network: nn.Module, size: tuple[int, int]) -> str | None:
 
 
 def puts_out_maps(
-    network: nn.Module, layer: nn.Module, shape: Sequence[int], size: Sequence[int]
+    network: nn.Module, layer: nn.Module, output: Tensor, size: Sequence[int]
 ) -> bool:
-    """Whether a layer's output of this shape is ``[B,K,h,w]``, of images of this size.
+    """Whether a layer's output for images of this size is ``[B,K,h,w]``, and no attention.
 
-    It is not within attention, nor where ``[B,h,w,K]`` has the images' proportions; where both have
-    them, two images are shown that tell columns from channels.
+    It is not where ``[B,h,w,K]`` has the images' proportions; where both have them, two images are
+    shown that tell columns from channels. What positions have to do with each other adds up to the
+    same in every row.
     """
+    fit = _fit(output.shape, size)
     if layer in _inside(network, "Att"):
-        return False
-    if abs(fit := _fit(shape, size)) > _TIE:
+        rows = output.detach().double().sum(dim=3)
+        spread = (rows - rows.mean(dim=2, keepdim=True)).abs().max()
+        height, width = output.shape[2:]
+        skewed = abs(log(height * size[1] / (width * size[0]))) > _TIE
+        if skewed or spread < 1e-2 * rows.abs().max():
+            return False
+    if abs(fit) > _TIE:
         return fit > 0
     found: list[bool] = []
     _probe(network, {"": layer}, size, lambda _, output: found.append(_is_map(output, size)))

@@ -641,10 +641,11 @@ def test_layers_without_a_feature_map_are_refused(resnet, images):
 class Attention(nn.Module):
     def __init__(self):
         super().__init__()
-        self.softmax = nn.Softmax(dim=-1)
+        self.softmax, self.value, self.query = nn.Softmax(dim=-1), nn.Identity(), nn.Identity()
 
     def forward(self, maps):
-        return self.softmax((maps.flatten(2).mT @ maps.flatten(2))[:, None])
+        keys = self.value(maps).flatten(2)
+        return self.softmax(self.query(keys.mT[:, None]) @ keys[:, None])
 
 
 class Tokens(nn.Module):
@@ -670,14 +671,15 @@ class Tokens(nn.Module):
         ("last", r"puts out Tensor \(2, 8, 8, .*channels first"),
         ("windows", r"puts out Tensor \(4, .* for 2 images"),
         ("attention.softmax", r"puts out Tensor \(2, 1, 64, 64\).*attention"),
+        ("attention.query", r"puts out Tensor \(2, 1, 64, .*attention"),
     ],
 )
 def test_maps_that_are_none_of_the_images_are_refused(n_channels, layer, words):
     model, images = Tokens(n_channels), drawn(2, 3, 32, 32, seed=0)
     for parameter in model.parameters():
         parameter.data.abs_()
-    found = attribute(model, images, target_layer="first", **EXACT)
-    assert found.amax(dim=(1, 2)).tolist() == [1, 1]
+    for kept in ("first", "attention.value"):
+        assert attribute(model, images, target_layer=kept).shape == (2, 32, 32)
     for options in ({"target_layer": layer}, {"method": "combicam", "layers": [layer]}):
         with pytest.raises(ValueError, match=words):
             attribute(model, images, **options)
