@@ -621,6 +621,8 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a kill cleans up like Ctrl-C
+    if not sys.flags.dev_mode:  # no lines of code below what people should know
+        warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     app()
 
 

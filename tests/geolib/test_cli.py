@@ -257,6 +257,14 @@ def test_development_mode_shows_where(flags, ends):
     assert done.stderr == ends if ends else "Traceback" in done.stderr
 
 
+def test_warnings_are_single_lines_and_come_before_the_reason(tmp_path):
+    write_photographs(tmp_path, 1)
+    done = command("train", "--dataset", "folder", "--root", str(tmp_path))
+    *_, warning, reason = done.stderr.splitlines()
+    assert warning == "warning: too few images to be in every split: blue, red"
+    assert reason.startswith("error: the split ")
+
+
 def test_a_reader_that_has_left_is_no_failure_to_talk_about():
     read, write = os.pipe()
     os.close(read)
