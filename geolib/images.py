@@ -14,6 +14,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageCms, JpegImagePlugin, PngImagePlugin, UnidentifiedImageError
 
+from geolib.runtime.here import printable
+
 MIN_SIDE = 16
 MAX_SIDE = 4096
 # A progressive JPEG takes up to six bytes of memory per pixel, however small it is decoded.
@@ -93,7 +95,7 @@ def read(
 
 def _describe(source: object) -> str:
     if isinstance(source, str | Path):
-        return str(source)
+        return printable(str(source))
     if isinstance(source, Image.Image):
         return getattr(source, "filename", "") or "Pillow image"
     if isinstance(source, np.ndarray) and source.dtype in (np.uint8, np.uint16):

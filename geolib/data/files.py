@@ -65,8 +65,9 @@ def find(places: Mapping[str, Path]) -> tuple[dict[str, Path], list[Skipped]]:
             reason = None if is_folder else _refused(name, path, status, suffixes, given)
             if is_folder and name and path.suffix.lower() in suffixes:
                 reason = "a folder, not a photograph"
-            # Some file systems number no files.
-            key = (status.st_dev, status.st_ino) if status.st_ino else os.path.realpath(path)
+            # Numbers of files are not to be relied on everywhere; a hard link has nothing else.
+            is_shared = not is_folder and status.st_nlink > 1
+            key = (status.st_dev, status.st_ino) if is_shared else os.path.realpath(path)
             if reason != "" and seen.setdefault(key, name) != name:
                 reason = f"reached twice: the same as {printable(seen[key] or '.')}"
             elif is_folder and not (given and reason):

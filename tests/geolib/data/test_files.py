@@ -1,6 +1,7 @@
 """Files as people's disks hold them: what is read, what is skipped and why, what is ignored."""
 
 import errno
+import json
 import os
 import socket
 from pathlib import Path
@@ -8,9 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from toys import classifier
 
-from geolib import data
+from geolib import data, images, pipeline
 from geolib.data import files, records
+from geolib.images import UnreadableImage
 from geolib.runtime import here
 
 CONVERT = "cannot be decoded here; convert it to JPEG, as with ImageMagick"
@@ -136,11 +139,13 @@ def test_what_is_reached_twice_counts_once_where_it_lies(root):
     (root / "AL" / "a.png").symlink_to(root / "FR" / "a.png")
     (root / "AL" / "folder").symlink_to(root / "IN")
     os.link(root / "FR" / "a.png", root / "FR" / "hard.png")
+    (root / "AL" / "hard.png").symlink_to(root / "FR" / "hard.png")
     dataset = everything(root)
     assert set(dataset.ids) == WHOLE and dataset.classes == ("FR", "IN")
     assert dataset.skipped == [
         ("AL/a.png", "reached twice: the same as FR/a.png"),
         ("AL/folder", "reached twice: the same as IN"),
+        ("AL/hard.png", "reached twice: the same as FR/a.png"),
         ("FR/hard.png", "reached twice: the same as FR/a.png"),
     ]
 
@@ -234,6 +239,17 @@ def test_names_that_are_no_text_or_long(root):
 )
 def test_names_are_printable(name, shown):
     assert here.printable(name) == shown
+
+
+def test_what_is_said_of_any_file_can_be_written(tmp_path):
+    place = tmp_path / os.fsdecode(b"caf\xe9.png")
+    with pytest.raises(UnreadableImage, match=r"caf\\xe9\.png: no such file") as error:
+        images.read(place)
+    assert str(error.value).encode()
+    photo(place, 1)
+    explained = pipeline.explain(classifier(), place).to_dict()
+    assert explained["image"] == r"caf\xe9.png"
+    assert json.dumps(explained, ensure_ascii=False).encode()
 
 
 # What systems, tools and cameras keep -------------------------------------------------------------
