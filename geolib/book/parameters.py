@@ -111,6 +111,8 @@ def fitted(given: Any, parameter: Parameter, base: Path) -> Any:
             given = _items(given) if kind == list[str] else read_yaml(given)
     if given is None:
         return None
+    if isinstance(given, bool) and kind in (int, float):
+        raise ValueError("a number was expected, no switch")
     adapter = TypeAdapter[Any](kind, config=ConfigDict(allow_inf_nan=False))
     try:
         return _settled(adapter.validate_python(given, context=base))

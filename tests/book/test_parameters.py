@@ -123,6 +123,7 @@ def test_a_value_is_what_its_parameter_is(line, text, value, declared):
     [
         *(("x = 3", Text(text), "valid integer") for text in ("2.5", "1e3", "0x10", "12:30", "")),
         *(("x = 3", given, "integer") for given in (2.5, "many", [3])),
+        *((line, True, "no switch") for line in ("x = 3", "x: float = None")),
         *(("x = 0.5", Text(text), "number") for text in ("nan", "inf", "1e400", "1,5", "many")),
         *(("x = True", Text(text), "valid boolean") for text in ("2", "maybe", "")),
         *(('x = "a"', given, "valid string") for given in (3, True, ["a"])),

@@ -95,3 +95,21 @@ def test_a_variant_is_validated_and_takes_nothing_over():
     assert len(experiment.evaluation) == 5
     with pytest.raises(ValidationError, match="n_eval"):
         experiment.variant(n_eval=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "taken"),
+    [
+        *(("n_train", 1000.0, 1000), ("horizontal_flip", "no", False), ("top_p", 1, 1.0)),
+        *(("n_train", 2.5, None), ("horizontal_flip", "maybe", None), ("top_p", "0x1", None)),
+        *(("classes", "[NO, SE]", None), ("classes", [False, "SE"], None), ("classes", 2024, None)),
+        *(("arch", 1e3, None), ("root", 2024, None), ("weights", 7, None), ("label", True, None)),
+    ],
+)
+def test_what_papermill_takes_for_something_else_is_refused(name, given, taken):
+    """Its ``-p`` reads numbers, and text for lists and switches; its ``-y`` reads NO as False."""
+    if taken is None:
+        with pytest.raises(ValidationError, match=name):
+            Experiment.from_parameters({name: given})
+    else:
+        assert getattr(Experiment.from_parameters({name: given}), name) == taken
