@@ -158,7 +158,15 @@ def load(
     is_file = path.is_file() or path.suffix in (".safetensors", ".pth", ".pt", ".ckpt")
     if path.is_file() and weights is not None:
         raise ValueError(f"weights={str(weights)!r}: {path_or_name} brings its own weights")
-    card = _read_card(path) if is_file else published_card(str(path_or_name))
+    named = None if is_file else published_card(str(path_or_name))
+    of_name = str(weights) in ("None", "imagenet", "random")
+    kept = None if of_name and named else _read_card(path if named is None else Path(weights or ""))
+    card = replace(kept, name=named.name) if kept and named else kept or named
+    if card is None:
+        raise ValueError(
+            f"path_or_name={str(path)!r} is no checkpoint of this package; for other weights give "
+            "the network's name, and the file as weights="
+        )
     if weights == "random" and classes is None:
         raise ValueError("classes is missing: an untrained network needs their names")
     if weights is None and not is_file:
@@ -169,7 +177,7 @@ def load(
     wanted = tuple(classes or card.classes)
     _check_outputs(len(wanted), f"{card.name} of the classes {', '.join(wanted)}")
     network = build(card.name, len(wanted), seed)
-    own_size = card.image_size if is_file else getattr(network, "image_size", card.image_size)
+    own_size = card.image_size if kept else getattr(network, "image_size", card.image_size)
     check_size(network, card.name, image_size or own_size, own_size)
     trained_on = "nothing"
     if weights != "random":
@@ -179,21 +187,21 @@ def load(
         tensors = fitted(network, tensors, source, head)
         outputs = {len(tensors[key]) for key in head if key in tensors}
         _check_outputs(min(outputs, default=2), source)
-        fits = outputs == {len(wanted)} and (wanted == card.classes or not is_file)
+        fits = outputs == {len(wanted)} and (wanted == card.classes or not kept)
         if not fits and classes is None and outputs:
             raise ValueError(f"classes is missing: {source} has {outputs.pop()} outputs; name them")
         if not fits and classes is not None:
             tensors |= {key: network.state_dict()[key] for key in head}
         load_weights(network, tensors, source)
         if not fits:
-            own = ", ".join(card.classes[:5]) if is_file else f"{max(outputs, default=0)} outputs"
+            own = ", ".join(card.classes[:5]) if kept else f"{max(outputs, default=0)} outputs"
             warnings.warn(
                 f"the last layer of {source} ({own}) does not fit the {len(wanted)} classes "
                 f"{', '.join(wanted[:5])}; an untrained one is in its place",
                 HeadReplaced,
                 stacklevel=2,
             )
-        trained_on = card.trained_on if is_file or max(outputs, default=0) == 1000 else "unknown"
+        trained_on = card.trained_on if kept or max(outputs, default=0) == 1000 else "unknown"
     size = image_size or own_size
     card = replace(card, classes=wanted, image_size=size, trained_on=trained_on)
     return Classifier(network, card).eval()
@@ -309,14 +317,11 @@ def with_classes(
 # Files of weights ---------------------------------------------------------------------------------
 
 
-def _read_card(path: Path) -> Card:
-    """What a checkpoint of :meth:`Classifier.save` says beside its weights."""
+def _read_card(path: Path) -> Card | None:
+    """What a checkpoint of :meth:`Classifier.save` says beside its weights; None of other files."""
     text = read_header(path).get(HEADER)
     if text is None:
-        raise ValueError(
-            f"path_or_name={str(path)!r} is no checkpoint of this package; for other weights give "
-            "the network's name, and the file as weights="
-        )
+        return None
     card = json.loads(text)
     return Card(**card | {key: tuple(card[key]) for key in ("classes", "mean", "std")})
 

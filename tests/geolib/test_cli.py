@@ -435,6 +435,7 @@ MISFITS = [
     ([*NAMED, "--classes", "FR,IN,FR"], "'FR,IN,FR': expected names that differ"),
     ([*NAMED, "--classes", "FR,,JP"], "'FR,,JP': expected names that differ"),
     (NAMED, "w.pth has 3 outputs; name them"),
+    ([*NAMED[:3], "mine", "--classes", "JP,IN,FR"], "mine (FR, IN, JP) does not fit the 3 classes"),
     # In `evaluate` those of a checkpoint are the photographs' alone.
     (["--model", "mine", "--classes", "JP,IN,FR"], "mine (FR, IN, JP) does not fit the 3"),
     (["--model", "mine", "--classes", "FR"], "has one output"),
@@ -446,7 +447,7 @@ MISFITS = [
     ("given", "options", "words"),
     [
         *((["explain", "photos/FR/a.png"], *row) for row in MISFITS),
-        *((["evaluate", "--dataset", "folder", "--root", "photos"], *row) for row in MISFITS[:5]),
+        *((["evaluate", "--dataset", "folder", "--root", "photos"], *row) for row in MISFITS[:6]),
     ],
 )
 def test_outputs_that_do_not_fit_are_refused(own, monkeypatch, given, options, words):

@@ -240,8 +240,11 @@ def test_checkpoint_round_trip(resnet_file, tmp_path):
     images = torch.rand(2, 3, 64, 64)
     with torch.inference_mode():
         assert torch.equal(first(images), again(images))
-    # It is a plain file of weights as well.
+    # It is a plain file of weights as well, which knows its classes and their order.
     assert again.weights_sha256 == resnet(path).weights_sha256 == first.weights_sha256
+    assert model.load("resnet18", weights=path).card == again.card
+    with pytest.warns(model.HeadReplaced, match=r"\(A, B, C\) does not fit the 3 classes C, B, A"):
+        model.load("resnet18", weights=path, classes=("C", "B", "A"))
     # Its header is JSON, without a path.
     text = read_header(path)["geolib"]
     assert json.loads(text)["classes"] == list(ABC)
