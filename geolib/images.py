@@ -85,7 +85,10 @@ def read(
     try:
         if isinstance(source, str | Path):
             # Read at once: Pillow would keep the file open until the pixels are decoded.
-            source = Path(source).read_bytes()
+            path = Path(source)
+            if path.exists() and not (path.is_file() or path.is_dir()):  # one may be read for ever
+                raise UnreadableImage(name, "a pipe, socket or device, not a file")
+            source = path.read_bytes()
         return _to_rgb(_open(source), name, min_side)
     except UnreadableImage:
         raise

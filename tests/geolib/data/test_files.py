@@ -246,6 +246,9 @@ def test_what_is_said_of_any_file_can_be_written(tmp_path):
     with pytest.raises(UnreadableImage, match=r"caf\\xe9\.png: no such file") as error:
         images.read(place)
     assert str(error.value).encode()
+    os.mkfifo(tmp_path / "pipe.jpg")
+    with pytest.raises(UnreadableImage, match=r"pipe\.jpg: a pipe, socket or device, not a file"):
+        images.read(tmp_path / "pipe.jpg")
     photo(place, 1)
     explained = pipeline.explain(classifier(), place).to_dict()
     assert explained["image"] == r"caf\xe9.png"
