@@ -277,6 +277,7 @@ def evaluate(
     ] = None,
 ) -> None:
     """Deletion and insertion tests over a dataset: guided against random boxes."""
+    from geolib import attribution as methods
     from geolib import pipeline, statistics
     from geolib.pipeline import cluster
     from geolib.runtime.here import check_folder
@@ -284,11 +285,14 @@ def evaluate(
     if output:
         check_folder(output, (n or 10) * IMAGE_BYTES)
     classifier = _classifier(model, weights, classes if weights else None)
+    chosen = attribution or ["gradcam++"]
+    for method in chosen:  # before the first of them runs
+        methods.check(classifier, method)
     given = _experiment(dataset, root, classes, image_size=classifier.image_size, seed=seed)
     images = given.split(split, n)
     tables = []
     with cluster.connect(workers, scheduler) as client:
-        for method, name in product(attribution or ["gradcam++"], segmenter or ["felzenszwalb"]):
+        for method, name in product(chosen, segmenter or ["felzenszwalb"]):
             config = pipeline.EvaluationConfig(
                 attribution=method,
                 segmenter=name,

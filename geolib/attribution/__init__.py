@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from geolib.attribution import blind, blocks, cams, gradients
-from geolib.attribution.passes import feature_maps, min_max
+from geolib.attribution.passes import feature_maps, layer_of, min_max
 from geolib.model.device import BatchSize, inference_precision, uses_bf16
 
 __all__ = ["FLOAT32_METHODS", "METHODS", "attribute", "block_sizes", "combicam_layers"]
@@ -185,6 +185,15 @@ def _held_still(classifier: nn.Module, bf16: bool = False) -> Iterator[None]:
             module.training = flag
         for parameter, flag in learning:
             parameter.requires_grad_(flag)
+
+
+def check(classifier: nn.Module, method: str) -> None:
+    """ValueError for an unknown method, or a network without the layer or blocks that it needs."""
+    options = inspect.signature(_lookup(method, {})).parameters
+    if "target_layer" in options:
+        layer_of(classifier, None)
+    if "layers" in options:
+        blocks.block_modules(classifier, None)
 
 
 def _lookup(method: str, options: dict[str, object]) -> Callable[..., Tensor]:

@@ -121,6 +121,11 @@ def test_a_network_of_tokens_says_which_methods_explain_it(root, tmp_path, monke
         assert shown.count("error:") == 1 and "Traceback" not in shown
     typed(*explain, "--attribution", "integrated_gradients")
     assert (tmp_path / "0.json").is_file()
+    # Before the first method runs.
+    monkeypatch.setattr("geolib.pipeline.evaluate", raises(AssertionError("it ran")))
+    for method, words in (("scorecam", "use smoothgrad or"), ("gradkam", "known: gradcam")):
+        shown = typed(*evaluate, "--attribution", "edges", "--attribution", method, code=1)
+        assert words in " ".join(shown.split())
 
 
 def test_without_a_model_the_books_own_explains(root, tmp_path, monkeypatch):

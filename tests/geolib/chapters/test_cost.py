@@ -90,10 +90,11 @@ def test_what_cannot_be_planned_is_named():
 
 
 def test_counts_are_those_of_the_network_and_more_work_takes_longer():
-    network = model.load(cost.ARCH, weights="random", classes=("a",), image_size=cost.IMAGE_SIZE)
+    two = {"weights": "random", "classes": ("a", "b")}
+    network = model.load(cost.ARCH, image_size=cost.IMAGE_SIZE, **two)
     assert network.target_layer.conv3.out_channels == cost.CHANNELS
     assert set(cost.MAP_PASSES) == set(cost.PAPER.methods)
-    small = model.load("resnet18", weights="random", classes=("a", "b"), image_size=64)
+    small = model.load("resnet18", image_size=64, **two)
     found = cost.network_seconds(small)
     assert 0 < found["forward"] < min(found["gradient"], found["step"])
 
