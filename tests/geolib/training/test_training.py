@@ -385,6 +385,16 @@ def test_loss_that_is_not_finite_stops_the_training():
         small_run({"learning_rate": 1e30})
 
 
+def test_a_network_of_tokens_is_trained_and_kept(tmp_path):
+    """Class activation maps have no layer in it, which training does not need."""
+    name = "vit_tiny_patch16_224?img_size=32&patch_size=8&depth=2&embed_dim=16&num_heads=2"
+    trained = small_run({"arch": name, "max_epochs": 1})
+    trained.save(tmp_path / "mine.safetensors")
+    again = model.load(tmp_path / "mine.safetensors")
+    assert (again.name, again.target_layer_name) == (name, None)
+    assert again.weights_sha256 == trained.weights_sha256
+
+
 def unfit(item: Item) -> data.GeoDataset:
     return data.GeoDataset("folder", ("A", "B"), "validation", [item])
 
