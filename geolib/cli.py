@@ -502,8 +502,7 @@ def _outline(arch: str, image_size: int | None) -> tuple[int, int]:
     from geolib import model as models
     from geolib.model.classifier import takes
 
-    options: Any = {"weights": "random", "classes": ("a", "b")}
-    options = {} if Path(arch).is_file() else options
+    options: Any = {} if Path(arch).is_file() else {"weights": "random", "classes": ("a", "b")}
     classifier = models.load(arch, image_size=image_size, **options)
     n_bytes = sum(tensor.nbytes for tensor in classifier.state_dict().values())
     usual = image_size is None and takes(classifier.network, TRAINING_SIZE)
@@ -622,8 +621,6 @@ def main() -> None:
         # Files and their names are UTF-8 in any locale, for the processes that it starts, too.
         environment = os.environ | {"PYTHONUTF8": "1"}
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a kill cleans up like Ctrl-C
     if not sys.flags.dev_mode:  # no lines of code below what people should know
         warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
