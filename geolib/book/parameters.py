@@ -106,7 +106,7 @@ def fitted(given: Any, parameter: Parameter, base: Path) -> Any:
         if given in ("null", "None") and not isinstance(default, str):
             return None
         if kind is Any:
-            return parse_value(given)
+            return _parsed(given)
         if get_origin(kind) in (list, dict):
             given = _items(given) if kind == list[str] else read_yaml(given)
     if given is None:
@@ -122,7 +122,7 @@ def fitted(given: Any, parameter: Parameter, base: Path) -> Any:
         raise ValueError(at + problem["msg"].removeprefix("Value error, ")) from None
 
 
-def parse_value(text: str) -> Any:
+def _parsed(text: str) -> Any:
     """What text means where no type is declared: null, a switch, a number or a list; else text."""
     try:
         if text[:1] in ("[", "{", "'", '"'):
@@ -138,7 +138,7 @@ def _settled(found: Any) -> Any:
         return {str(key): _settled(item) for key, item in found.items()}
     if isinstance(found, list):
         return [_settled(item) for item in found]
-    return parse_value(found) if isinstance(found, Text) else found
+    return _parsed(found) if isinstance(found, Text) else found
 
 
 _ITEM = re.compile(r"""\s*("(?:[^"\\]|\\.)*"|'(?:[^']|'')*'|[^,]*?)\s*(?:,|$)""")

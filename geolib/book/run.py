@@ -31,14 +31,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from geolib.book import provenance, results
-from geolib.book.parameters import (
-    by_name,
-    declared_parameters,
-    files,
-    fitted,
-    parse_value,
-    read_yaml,
-)
+from geolib.book.parameters import by_name, declared_parameters, files, fitted, read_yaml
 from geolib.runtime.here import KEEP_FREED_MEMORY, check_folder, repository_root
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -163,7 +156,7 @@ def plan(
             earlier = nbformat.read(target, as_version=4).metadata.get("geolib", {})
             why = provenance.changed(inputs, earlier.get("inputs", {}))
             seconds = earlier.get("seconds")
-        likely = seconds or float(parse_value(str(expected.get(name, 0))))
+        likely = seconds or float(expected.get(name, 0))
         plans.append(Plan(name, source, values, inputs, target, why, seconds, likely))
     return plans
 
