@@ -25,6 +25,8 @@ from rich.table import Table
 from rich.text import Text
 from typer import Argument, Option
 
+from geolib.runtime.here import cache_root, check_file, check_folder, printable
+
 if TYPE_CHECKING:  # imports that take seconds
     from geolib.data import GeoDataset, Skipped
 
@@ -82,8 +84,6 @@ def in_one_line(error: Exception) -> str:
     text = "; ".join(line.strip() for line in str(error).splitlines() if line.strip())
     full = getattr(error, "errno", None) == errno.ENOSPC or "unexpected pos" in text  # of torch
     if full and "GEOLIB_CACHE" not in text:
-        from geolib.runtime.here import cache_root
-
         text += f"; the output or the cache, {cache_root()} (GEOLIB_CACHE), needs more room"
     if isinstance(error, OSError) and text:
         return text
@@ -210,7 +210,6 @@ def train(
     seed: int = 0,
 ) -> None:
     """Train or fine-tune a country classifier; a killed training goes on where it stopped."""
-    from geolib.runtime.here import check_file
     from geolib.training.batches import Process
 
     size, n_bytes = _outline(arch, image_size)
@@ -280,7 +279,6 @@ def evaluate(
     from geolib import attribution as methods
     from geolib import pipeline, statistics
     from geolib.pipeline import cluster
-    from geolib.runtime.here import check_folder
 
     if output:
         check_folder(output, (n or 10) * IMAGE_BYTES)
@@ -340,7 +338,6 @@ def explain(
     """
     from geolib import attribution as methods
     from geolib import pipeline, segmentation
-    from geolib.runtime.here import check_folder
     from geolib.scoring import check_choice
 
     # Before a classifier is trained for want of one.
@@ -457,7 +454,6 @@ def info() -> None:
     import geolib
     from geolib.attribution import METHODS
     from geolib.model import choose_device
-    from geolib.runtime import here
     from geolib.segmentation import SEGMENTERS
 
     rows = {
@@ -466,7 +462,7 @@ def info() -> None:
         "torch": torch.__version__,
         "device": str(choose_device()),
         "threads": torch.get_num_threads(),
-        "cache": here.cache_root(),
+        "cache": cache_root(),
         "attribution methods": ", ".join(METHODS),
         "segmenters": ", ".join(SEGMENTERS),
     }
@@ -527,7 +523,6 @@ def _readable(places: Sequence[Path], output: Path) -> tuple[list[tuple[Path, st
     """Photographs that can be read, each with a name for its results, and what cannot."""
     from geolib import images
     from geolib.data import Skipped, files
-    from geolib.runtime.here import printable
 
     given = {str(place): place for place in places}
     photos, skipped = files.find(given)
@@ -568,7 +563,6 @@ def _count(line: str, skipped: Sequence[Skipped]) -> None:
     import pandas as pd
 
     from geolib.data import files
-    from geolib.runtime.here import cache_root
 
     if skipped:
         place = cache_root() / "skipped.csv"
