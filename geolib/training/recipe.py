@@ -135,9 +135,8 @@ def fit(
             _claim(folder, train, validation, heads, config, initial)
         classifier = _untrained(initial, [name for head in heads for name in head], config)
         n_bytes = sum(tensor.nbytes for tensor in classifier.state_dict().values())
-        check_folder(
-            folder, 5 * n_bytes
-        )  # the best and the last, this one with both moments, and room
+        # The best and the last, this one with both moments, and room.
+        check_folder(folder, 5 * n_bytes)
         torch.manual_seed(config.seed)
         pixels = read(train.images, config, process, random=True)
         unseen = read(validation.images, config, process)
