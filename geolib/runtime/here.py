@@ -88,7 +88,4 @@ def progress_bar(description: str, total: int, unit: str, shown: bool = True) ->
     return tqdm(total=total, desc=description, unit=unit, disable=hidden)
 
 
-KEEP_FREED_MEMORY = {
-    "MALLOC_TRIM_THRESHOLD_": str(2**32),
-    "MALLOC_MMAP_THRESHOLD_": str(2**25),
-}
+KEEP_FREED_MEMORY = {"MALLOC_TRIM_THRESHOLD_": str(2**32), "MALLOC_MMAP_THRESHOLD_": str(2**25)}
