@@ -277,20 +277,27 @@ def evaluate(
 ) -> None:
     """Deletion and insertion tests over a dataset: guided against random boxes."""
     from geolib import attribution as methods
-    from geolib import pipeline, statistics
+    from geolib import pipeline, segmentation, statistics
     from geolib.pipeline import cluster
+    from geolib.scoring import check_choice
 
+    chosen, segmenters = attribution or ["gradcam++"], segmenter or ["felzenszwalb"]
+    # Before a classifier is trained for want of one.
+    for method in chosen:
+        check_choice("--attribution", method, methods.METHODS)
+    for name in segmenters:
+        check_choice("--segmenter", name, segmentation.SEGMENTERS)
+    _check_root(dataset, root)
     if output:
         check_folder(output, (n or 10) * IMAGE_BYTES)
     classifier = _classifier(model, weights, classes if weights else None)
-    chosen = attribution or ["gradcam++"]
     for method in chosen:  # before the first of them runs
         methods.check(classifier, method)
     given = _experiment(dataset, root, classes, image_size=classifier.image_size, seed=seed)
     images = given.split(split, n)
     tables = []
     with cluster.connect(workers, scheduler) as client:
-        for method, name in product(chosen, segmenter or ["felzenszwalb"]):
+        for method, name in product(chosen, segmenters):
             config = pipeline.EvaluationConfig(
                 attribution=method,
                 segmenter=name,
@@ -509,10 +516,14 @@ def _experiment(dataset: Dataset, root: Path | None, classes: str | None, **sett
     """The settings that commands share with the notebooks."""
     from geolib.chapters.experiment import Experiment
 
-    if dataset is Dataset.folder and root is None:
-        raise ValueError("--root is missing: --dataset folder needs the folder of photographs")
+    _check_root(dataset, root)
     where = str(root) if root else None
     return Experiment(dataset=dataset.value, root=where, classes=_names(classes), **settings)
+
+
+def _check_root(dataset: Dataset, root: Path | None) -> None:
+    if dataset is Dataset.folder and root is None:
+        raise ValueError("--root is missing: --dataset folder needs the folder of photographs")
 
 
 def _options(checkpoint: Path | None) -> dict[str, Any]:
@@ -526,10 +537,9 @@ def _readable(places: Sequence[Path], output: Path) -> tuple[list[tuple[Path, st
 
     given = {str(place): place for place in places}
     photos, skipped = files.find(given)
-    figures = output.resolve()  # of an earlier call
     for name, photo in tuple(photos.items()):
         try:
-            if name in given or figures not in photo.resolve().parents:
+            if name in given or not _is_figure(photo, output):
                 images.read(photo)
                 continue
         except images.UnreadableImage as error:
@@ -537,7 +547,9 @@ def _readable(places: Sequence[Path], output: Path) -> tuple[list[tuple[Path, st
         del photos[name]
     told = [*photos, *(entry.id for entry in skipped)]
     for name, place in given.items():
-        if place.is_dir() and not any(one == name or one.startswith(f"{name}/") for one in told):
+        if os.path.isdir(place) and not any(  # noqa: PTH112 (raises nothing)
+            one == name or one.startswith(f"{name}/") for one in told
+        ):
             skipped.append(Skipped(name, "a folder without photographs"))
     for entry in skipped:
         console.print(f"skipped: {printable(entry.id)}: {entry.reason}", style="yellow")
@@ -547,7 +559,19 @@ def _readable(places: Sequence[Path], output: Path) -> tuple[list[tuple[Path, st
     stems = [photo.stem.encode()[:240].decode(errors="ignore") for photo in photos.values()]
     if len({stem.casefold() for stem in stems}) < len(stems):
         stems = [f"{i:03d}-{stem}" for i, stem in enumerate(stems, start=1)]
-    return list(zip(photos.values(), stems, strict=True)), skipped
+    readable = list(zip(photos.values(), stems, strict=True))
+    for photo, stem in readable:
+        if (output / f"{stem}.png").resolve() == photo.resolve():
+            raise ValueError(
+                f"--output {output}: a figure would replace {photo}; name another folder"
+            )
+    return readable, skipped
+
+
+def _is_figure(photo: Path, output: Path) -> bool:
+    """Whether it is of an earlier call."""
+    here = photo.resolve().parent == output.resolve()
+    return here and photo.suffix == ".png" and photo.with_suffix(".json").is_file()
 
 
 def _report(*parts: GeoDataset) -> None:
@@ -577,9 +601,11 @@ def _count(line: str, skipped: Sequence[Skipped]) -> None:
 
 
 def _names(text: str | None) -> tuple[str, ...] | None:
+    from geolib.data.tables import clean
+
     if not text:
         return None
-    names = tuple(name.strip() for name in text.split(","))
+    names = tuple(clean(name) for name in text.split(","))
     if "" in names or len({*names}) < len(names):
         raise ValueError(f"{text!r}: expected names that differ, separated by commas")
     return names

@@ -146,7 +146,8 @@ def _by_country(
     outside = "lies outside the folders of countries"
     left_out = [Skipped(name, outside) for name in photos if name not in inside]
     told = {name.partition("/")[0] for name in (*photos, *(entry.id for entry in skipped))}
-    folders = [path.name for path in sorted(root.iterdir()) if path.is_dir()]
+    # Path.is_dir raises where a link leads to what may not be looked at.
+    folders = [p.name for p in sorted(root.iterdir()) if os.path.isdir(p)]  # noqa: PTH112
     empty = [name for name in folders if not files.is_service(name, True)]
     left_out += [
         Skipped(name, "a folder without photographs")
@@ -180,7 +181,9 @@ def _refuse_splits(root: Path, names: Iterable[str]) -> None:
 
 
 def _is_split(folder: str) -> bool:
-    return clean(folder.rpartition("/")[2]).casefold().rstrip("_- 0123456789") in SPLIT_FOLDERS
+    words = re.split(r"[\W_\d]+", clean(folder.rpartition("/")[2]).casefold())
+    words = [re.sub("(set|data|images?|imgs?|photos?|splits?)$", "", word) for word in words]
+    return "".join(words) in SPLIT_FOLDERS
 
 
 def _metadata(root: Path) -> Path | None:

@@ -40,6 +40,7 @@ _LATITUDE = f"{_BEFORE}(?:lat|latitude|latitud|latitudine|breitengrad|緯度|纬
 _LONGITUDE = (
     f"{_BEFORE}(?:lon|lng|long|longitude|longitud|longitudine|längengrad|経度|经度){_AFTER}"
 )
+_SIDE = "(?:ref|dir|direction|hemi|hemisphere|ns|ew)"
 NAMES = {
     "file": (
         *("file", "sourcefile", "(?:file|image|img|photo)path|path"),
@@ -49,8 +50,8 @@ NAMES = {
     "licence": ("licence", "license"),
     "latitude": ("latitude", "compositegpslatitude", _LATITUDE),
     "longitude": ("longitude", "compositegpslongitude", _LONGITUDE),
-    "latitude's sign": (f"{_LATITUDE}ref",),
-    "longitude's sign": (f"{_LONGITUDE}ref",),
+    "latitude's sign": (f"{_LATITUDE}{_SIDE}", "ns|northsouth"),
+    "longitude's sign": (f"{_LONGITUDE}{_SIDE}", "ew|eastwest"),
 }
 # Columns that hold both numbers, or other ones.
 POSITIONS = (

@@ -116,8 +116,9 @@ class Partitioning(ABC):
             raise ValueError(f"path={str(path)!r} holds no partitioning: {error}") from error
         kind = saved.pop("partitioning", None)
         if kind != cls.kind:
+            found = "no partitioning" if kind is None else f"kind {kind!r}"
             raise ValueError(
-                f"path={str(path)!r} holds kind {kind!r}; {cls.__name__} expects {cls.kind!r}"
+                f"path={str(path)!r} holds {found}; {cls.__name__} expects {cls.kind!r}"
             )
         return table, saved
 

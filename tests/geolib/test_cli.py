@@ -90,6 +90,16 @@ def test_explain_takes_folders_and_every_photograph_once(root, tmp_path, monkeyp
     assert len(list((root / "red" / "explanations").glob("*.json"))) == 4
 
 
+def test_figures_are_no_photographs_and_replace_none(root):
+    folder = root / "blue"
+    assert "4 photographs read" in typed("explain", folder, "--model", "m", "--output", root)
+    (root / "red" / "0.png").rename(folder / "street.jpg")
+    typed("explain", folder / "street.jpg", "--model", "m", "--output", folder)
+    shown = typed("explain", folder, "--model", "m", "--output", folder, code=1)
+    assert "a figure would replace" in shown and "skipped" not in shown
+    assert Image.open(folder / "0.png").size[0] < 100
+
+
 def test_explain_prints_names_that_no_terminal_takes(root, tmp_path):
     lines, latin = root / "two\nlines.png", root / os.fsdecode(b"caf\xe9.png")
     for path in (lines, latin):
@@ -165,6 +175,9 @@ PHOTO = "photos/red/0.png", "--model", "m"
     ("arguments", "words"),
     [
         (["evaluate", "--model", "m", "--dataset", "folder"], "--root is missing"),
+        (["evaluate", "--dataset", "folder"], "--root is missing"),
+        (["evaluate", "--attribution", "gradkam"], "gradcam++"),
+        (["explain", *PHOTO, "--output", "photos/red"], "a figure would replace photos/red/0.png"),
         (["explain", "nowhere.jpg", "--model", "m"], "nowhere.jpg"),
         # Before the book's own classifier is trained:
         (["explain", "no[where].jpg"], "no[where].jpg: no such file"),
@@ -301,6 +314,7 @@ def test_cells_of_tables_are_printed_as_they_are(capsys):
     assert "[red]a" in shown and ":smile:" in shown and r"\[x]" in shown
 
 
+@pytest.mark.filterwarnings("ignore:too few images")
 def test_an_empty_split_says_why(root, tmp_path):
     write_photographs(tmp_path / "few", 1)
     few = ["--dataset", "folder", "--root", tmp_path / "few"]
@@ -516,6 +530,7 @@ def test_too_little_space_and_no_permission_are_said_before_the_work(
     assert "nothing can be written there (Permission denied)" in typed(*arguments, code=1)
 
 
+@pytest.mark.filterwarnings("ignore:.*unreadable")
 def test_train_counts_what_was_skipped_whether_or_not_it_is_in_the_cache(tmp_path):
     write_photographs(tmp_path / "photos", 14)
     for colour, i in product(("blue", "red"), range(4)):  # some of them to train

@@ -55,7 +55,7 @@ def read_answers(folder: str | Path, key: Key) -> pd.DataFrame:
 
 def _read(path: Path, key: Key) -> pd.DataFrame:
     table = read_table(path, COLUMNS, required=COLUMNS)
-    table = table.assign(file=path.name, row=range(2, len(table) + 2))
+    table = table.assign(file=path.name, row=table.index)
     for line in table.to_dict("records"):
         for column, expected in _expected(line, key).items():
             if line[column] not in expected:

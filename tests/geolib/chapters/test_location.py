@@ -26,6 +26,9 @@ def theiner():
     return run.resolve(["09-partitioning"], "theiner")["09-partitioning"]
 
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*rows have no position")
+
+
 def test_the_theiner_profile_is_that_papers_recipe():
     """§4.1 and appendix A of Theiner et al.; the figures are typed in here once more on purpose."""
     experiment = LocationExperiment.from_parameters(theiner())
@@ -239,6 +242,7 @@ def test_coordinates_of_a_file_every_fifth_held_out(tmp_path):
         ("lat,lng\n,\nNA,NA\n", "holds no coordinates"),
     ],
 )
+@pytest.mark.filterwarnings("ignore:.*rows are not read")
 def test_faulty_coordinates_are_named(tmp_path, text, message):
     path = tmp_path / "places.csv"
     path.write_text(text)

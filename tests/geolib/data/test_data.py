@@ -122,6 +122,7 @@ def test_given_classes_keep_their_order_and_other_takes_the_rest(tmp_path):
     assert {dataset[i].country for i in range(6)} == {"FR", "IN", "JP"}
 
 
+@pytest.mark.filterwarnings("ignore:.*rows have no")
 def test_metadata_columns_reach_the_items(tmp_path):
     write_photo(tmp_path / "a.png", 0)
     write_photo(tmp_path / "b.png", 1)
@@ -341,6 +342,7 @@ def test_unknown_requests(arguments, message):
 
 
 @pytest.mark.skipif(not PHOTOS.is_dir(), reason=f"no photographs at {PHOTOS}")
+@pytest.mark.filterwarnings("ignore:.*rows have no position")
 def test_shared_photographs_against_the_rest():
     found = splits(PHOTOS, classes=("FR", "other"))
     assert sum(len(d) for d in found.values()) == 137

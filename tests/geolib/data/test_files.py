@@ -319,6 +319,7 @@ def test_one_country_however_its_name_is_written(tmp_path):
         (["FR/a.png", "IN/b.png", "test/FR/c.png"], "(test)"),
         (["images/train/a.png", "images/val/b.png"], "(images/train, images/val)"),
         (["train2017/a.png", "FR/b.png"], "(train2017)"),
+        (["training_set/a.png", "Test Images/b.png"], "(Test Images, training_set)"),
     ],
 )
 def test_folders_of_splits_are_not_learnt_as_classes(tmp_path, photos, found):

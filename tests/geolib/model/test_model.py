@@ -354,6 +354,7 @@ def test_damaged_files(tmp_path, name, content, message):
 
 
 @needs_weights
+@pytest.mark.filterwarnings("ignore:.*rows have no position")
 def test_published_weights_know_what_they_see():
     """ImageNet classes that anyone would name on these street photographs."""
     everything = data.load("folder", "all", root=SHARED / "photos")

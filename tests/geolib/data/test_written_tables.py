@@ -107,6 +107,11 @@ SEMICOLONS = (
             id="exiftool -G -n",
         ),
         pytest.param(
+            "file,country,latitude,N/S,longitude,lon_hemisphere\na.png,Réunion,21.1,S,55.5,E\n"
+            'b.png,"Korea, Republic of",37.5,N,127,E\n',
+            id="sides in columns",
+        ),
+        pytest.param(
             "file,country,Latitude (°),Longitude (°)\na.png,Réunion,21°6′S,55.5° E\n"
             'b.png,"Korea, Republic of",N 37°30\'0",+127\n',
             id="degrees and minutes",
