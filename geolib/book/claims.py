@@ -20,8 +20,8 @@ from geolib.runtime.here import data_file, parsed_file
 
 # Findings on scenes count as findings on this, whatever else is said about the images.
 SYNTHETIC = "GeoScenes"
-# Fewer images than this decide nothing: too few for a bootstrap interval to be taken at its word.
-MIN_N = 20
+# Fewer images than this decide nothing: what they miss is larger than the margins of most claims.
+MIN_N = 60
 _PREFIX = "claim."
 
 
@@ -104,7 +104,8 @@ class Claim(BaseModel):
 
 
 class Finding(BaseModel):
-    """What a chapter measured of a claim: a value and its 95 % interval, on ``n`` images.
+    """What a chapter measured of a claim: a value and its 95 % interval, on ``n`` images, and the
+    smallest true difference that so many would have shown (``detectable``).
 
     ``data`` names the dataset, and after a comma what else is to be known of the images.
     """
@@ -116,6 +117,7 @@ class Finding(BaseModel):
     high: float
     n: int = Field(ge=1)
     data: str = Field(pattern=r"^[^,\s]")
+    detectable: float | None = Field(None, gt=0)
     chapter: str | None = None
 
     @model_validator(mode="after")
@@ -195,7 +197,18 @@ def record(found: Mapping[str, Finding | None]) -> pd.DataFrame:
             values = finding.model_dump(exclude_none=True)
             results.record(**{f"{_PREFIX}{name}.{key}": value for key, value in values.items()})
         rows.append(_row(name, claim, finding) | {"source": claim.source})
-    columns = ["claim", "source", "measure", "value", "low", "high", "unit", "n", "data"]
+    columns = [
+        "claim",
+        "source",
+        "measure",
+        "value",
+        "low",
+        "high",
+        "detectable",
+        "unit",
+        "n",
+        "data",
+    ]
     return pd.DataFrame(rows, columns=[*columns, "rule", "verdict"])
 
 

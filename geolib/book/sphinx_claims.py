@@ -51,9 +51,13 @@ class Claims(SphinxDirective):
             said.append(_note(f"Printed there: {row['printed']}"))
         measured = [_note(f"{row['measure']}; agrees if {row['rule']}")]
         if row["value"] is not None:
-            value, low, high = _numbers(row["value"], row["low"], row["high"])
+            ends = [row[name] for name in ("value", "low", "high")]
+            value, low, high = _numbers(*ends)
             interval = nodes.Text(f" ({low} to {high}) {row['unit']}")
             measured.insert(0, nodes.paragraph("", "", nodes.strong("", value), interval))
+            if row["detectable"] is not None:
+                least = _numbers(row["detectable"], *ends)[0]
+                measured.append(_note(f"A true difference of {least} would have been shown"))
             measured.append(_note(f"{row['data']}, in ", self._chapter(row["chapter"])))
         status = _status(row["verdict"])
         badge = nodes.inline(

@@ -19,7 +19,7 @@ from geolib.book import claims
 from geolib.book.claims import Finding
 from geolib.chapters import elements as elements_
 from geolib.pipeline.shards import Extracted
-from geolib.statistics import Interval
+from geolib.statistics import Paired
 
 TESTS = ("deletion", "insertion")
 # The paper's attribution methods and segmenters.
@@ -50,16 +50,13 @@ def only_these(segmenters: Iterable[str]) -> str:
 
 def table(found: Mapping[str, Finding | None]) -> Styler:
     """Record findings and show them beside the claims; see :func:`geolib.book.claims.record`."""
-    numbers = dict.fromkeys(("value", "low", "high"), "{:.2f}")
+    numbers = dict.fromkeys(("value", "low", "high", "detectable"), "{:.2f}")
     return claims.record(found).style.format({**numbers, "n": "{:.0f}"}, na_rep="–").hide()
 
 
-def mean(values: ArrayLike, data: str) -> Finding | None:
-    """Mean over images with its interval; None for fewer than two, which have no interval."""
-    sample = np.asarray(values, float)
-    if len(sample) < 2:
-        return None
-    return _least_favourable([statistics.interval(sample)], min, len(sample), data)
+def mean(differences: ArrayLike, data: str) -> Finding | None:
+    """Mean difference over images; None for fewer than two, which have no interval."""
+    return _least_favourable([statistics.paired(differences)], min, data)
 
 
 def over_images(
@@ -179,7 +176,8 @@ def _advantage(rows: pd.DataFrame | None, data: str) -> Finding | None:
     """Mean advantage; images without an element stay in, with the advantage zero."""
     if rows is None:
         return None
-    return mean(rows["advantage"], f"{data}, no element in {_empty(rows):.0%} of the images")
+    data = f"{data}, no element in {_empty(rows):.0%} of the images"
+    return _least_favourable([statistics.against_layouts(rows["layouts"])], min, data)
 
 
 def _empty(rows: pd.DataFrame) -> float:
@@ -190,16 +188,21 @@ def _empty(rows: pd.DataFrame) -> float:
 def _apart(table: pd.DataFrame, name: str, least: Pick, data: str) -> Finding | None:
     """How far a segmenter's mean lies from that of each other one of the paper, at least; ``least``
     is ``min`` where a claim says that it lies above them, ``max`` where below."""
-    if len(table) < 2 or not set(SEGMENTERS) <= set(table):
+    if not set(SEGMENTERS) <= set(table):
         return None
     others = [table[name] - table[other] for other in SEGMENTERS if other != name]
-    return _least_favourable(statistics.intervals(others), least, len(table), data)
+    return _least_favourable([*map(statistics.paired, others)], least, data)
 
 
-def _least_favourable(found: Sequence[Interval], least: Pick, n: int, data: str) -> Finding:
+def _least_favourable(found: Sequence[Paired], least: Pick, data: str) -> Finding | None:
     """Intersection-union: what holds for each of several comparisons holds for the least one."""
-    mean, low, high = (least(ends) for ends in list(zip(*found, strict=True))[:3])
-    return Finding(value=mean, low=low, high=high, n=n, data=f"{data}, {n} images")
+    n = min((one.n_images for one in found), default=0)
+    if n < 2:
+        return None
+    value, low, high, _, detectable, _ = zip(*found, strict=True)
+    ends = {"value": least(value), "low": least(low), "high": least(high)}
+    shown = max(detectable) if np.isfinite(detectable).all() else None
+    return Finding(**ends, detectable=shown, n=n, data=f"{data}, {n} images")
 
 
 def _weakest(advantages: dict[Any, pd.DataFrame], test: str, dataset: str) -> Finding | None:
@@ -209,14 +212,11 @@ def _weakest(advantages: dict[Any, pd.DataFrame], test: str, dataset: str) -> Fi
         for (one, method, segmenter), rows in advantages.items()
         if one == test and method not in CONTROLS and segmenter not in YARDSTICKS
     ]
-    n = min(map(len, pairs), default=0)
-    if n < 2:
-        return None
-    confidence = 1 - 0.05 / len(pairs)  # Bonferroni
-    found = statistics.intervals([rows["advantage"] for rows in pairs], confidence)
-    empty = max(map(_empty, pairs))
+    confidence = 1 - 0.05 / max(len(pairs), 1)  # Bonferroni
+    found = [statistics.against_layouts(rows["layouts"], confidence) for rows in pairs]
+    empty = max(map(_empty, pairs), default=0.0)
     data = f"{len(pairs)} configurations, no element in up to {empty:.0%} of the images"
-    return _least_favourable(found, min, n, f"{dataset}, {data}")
+    return _least_favourable(found, min, f"{dataset}, {data}")
 
 
 def _coverage_and_effect(

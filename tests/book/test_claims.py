@@ -19,8 +19,8 @@ R, N, OPEN = "reproduced", "not reproduced", "inconclusive"
 NUMBERS = st.floats(-1e6, 1e6)
 
 
-def finding(low, high, data="GeoScenes, 40 images"):
-    return Finding(value=(low + high) / 2, low=low, high=high, n=40, data=data)
+def finding(low, high, data="GeoScenes, 60 images"):
+    return Finding(value=(low + high) / 2, low=low, high=high, n=60, data=data)
 
 
 def claim(rule, **more):
@@ -130,7 +130,7 @@ def test_scenes_never_earn_a_bare_verdict(name, ends):
 @pytest.mark.parametrize(
     "change",
     [
-        *({"value": float("nan")}, {"low": 2.0}, {"n": 0}),
+        *({"value": float("nan")}, {"low": 2.0}, {"n": 0}, {"detectable": 0.0}),
         *({"data": ""}, {"data": ", 40 images"}, {"data": " GeoScenes"}),
     ],
 )
@@ -227,7 +227,7 @@ def test_every_verdict_flips_with_its_data(name, agreeing, opposed):
         assert row["verdict"] == f"{status} on {data}"
 
 
-@pytest.mark.parametrize(("n", "status"), [(1, OPEN), (19, OPEN), (20, R), (21, R)])
+@pytest.mark.parametrize(("n", "status"), [(1, OPEN), (59, OPEN), (60, R), (61, R)])
 def test_a_handful_of_images_decides_nothing(n, status):
     few = finding(1, 2).model_copy(update={"n": n})
     assert claims.status(claim({"above": 0}), few) == status
@@ -278,7 +278,7 @@ def test_the_ledger_is_whole_and_sorted():
         ["influence-road", "not reproduced on GeoScenes"],
     ]
     measured = theiner[["low", "high", "n", "rule", "place"]].to_numpy().tolist()[0]
-    assert measured == [0.9, 1.2, 40, "between 0.75 and 1.25", "§4.2.2 and Table 3"]
+    assert measured == [0.9, 1.2, 60, "between 0.75 and 1.25", "§4.2.2 and Table 3"]
     assert claims.counts(table) == {
         "total": len(claims.claims()),
         "reproduced_on_geoscenes": 1,
@@ -332,8 +332,9 @@ def test_what_a_chapter_records_comes_back(recorded):
         "ci",
         "between 0.75 and 1.25",
     ]
-    assert recorded["claim.influence-sky.n"] == 40
+    assert recorded["claim.influence-sky.n"] == 60
     assert not [key for key in recorded if "road" in key]
+    assert "claim.influence-sky.detectable" not in recorded
     found = claims.findings({"10-a": {"other": 1, **recorded}, "11-b": {"other": 2}})
     assert found == {"influence-sky": finding(0.9, 1.2).model_copy(update={"chapter": "10-a"})}
 
@@ -375,7 +376,8 @@ def page(tmp_path):
 
 def test_the_page_follows_the_data(page):
     for sign, verdict in ((1, "reproduced on GeoScenes"), (-1, "not reproduced on GeoScenes")):
-        found = finding(*sorted((0.1 * sign, 0.3 * sign))).model_copy(update={"chapter": "10-a"})
+        known = {"chapter": "10-a", "detectable": 0.15 if sign == 1 else None}
+        found = finding(*sorted((0.1 * sign, 0.3 * sign))).model_copy(update=known)
         table = claims.ledger({"object-deletion": found})
         soup = page(table)
         rows = soup.select("table.claims tbody tr")
@@ -386,6 +388,8 @@ def test_the_page_follows_the_data(page):
         assert first.select_one("a")["href"] == "../notebooks/10-a.html"
         assert ("0.200 (0.100 to 0.300) accuracy" in first.get_text()) == (sign == 1)
         assert ("−0.200 (−0.300 to −0.100) accuracy" in first.get_text()) == (sign == -1)
+        least = "A true difference of 0.150 would have been shown"
+        assert (least in first.get_text()) == (sign == 1)
         legend = [badge.get_text() for badge in soup.select(".claims-summary .claim-badge")]
         assert legend == [f"1 {verdict}", f"{len(table) - 1} not testable here"]
         bar = soup.select_one(".claims-bar")

@@ -5,19 +5,22 @@ from itertools import product
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy import stats
 
+from geolib import statistics
 from geolib.statistics import (
     accuracy_interval,
     advantages,
+    against_layouts,
     choose,
     compare,
     detectable_effect,
     holm,
     interval,
-    intervals,
     paired,
-    paired_p_value,
+    two_way,
 )
 
 CURVE = ["top_p", "s_min", "insertion_advantage", "coverage"]
@@ -60,6 +63,8 @@ def test_advantage_by_hand(test, expected):
     per_image = advantages(table)
     rates = per_image[["image_id", "guided", "random"]].to_numpy().tolist()
     assert rates == [["i0", 1, 0.25], ["i1", 0, 0.5], ["i2", 1, 1]]
+    sign = 1 if test == "insertion" else -1
+    assert per_image["layouts"][1] == tuple(sign * np.array([0, 1, 0, 1, 0]))
     assert per_image["advantage"].tolist() == expected
     # What one step is: log 3 = log(3/4) − log(1/4).
     steps = {"agreement": -1, "probability": 1 / 2, "log_probability": np.log(3)}
@@ -89,18 +94,9 @@ def test_bootstrap_is_close_to_the_t_interval_of_a_normal_sample():
 
 def test_interval_covers_the_true_mean_as_often_as_it_says():
     skewed = np.random.default_rng(0).random((300, 40)) < 0.3
-    hits = [one.low <= 0.3 <= one.high for one in intervals(skewed, 0.8, n_resamples=299)]
+    hits = [one.low <= 0.3 <= one.high for one in (interval(row, 0.8, 299) for row in skewed)]
     # Binomial(300, 0.8) lies in 218…261 with probability 0.998.
     assert 218 <= sum(hits) <= 261
-
-
-def test_intervals_equal_interval_sample_by_sample():
-    rng = np.random.default_rng(0)
-    table = [rng.normal(0.3, 1, n) for n in (40, 7, 40, 2, 40)]
-    samples = [*table, rng.random(40) < 0.3, [0.25] * 7, [0.5], [], -table[0]]
-    together = intervals(samples, 0.9, 499, 3)
-    alone = [interval(sample, 0.9, 499, 3) for sample in samples]
-    pd.testing.assert_frame_equal(pd.DataFrame(together), pd.DataFrame(alone), rtol=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -141,16 +137,15 @@ def test_permutation_test_enumerates_small_samples(differences):
     patterns = np.array(list(product((1, -1), repeat=8)))
     sums = np.abs(patterns @ differences)
     as_far = sums >= abs(sum(differences)) - 1e-12
-    assert paired_p_value(differences) == pytest.approx(as_far.mean())
+    assert paired(differences).p_value == pytest.approx(as_far.mean())
 
 
 def test_permutation_test_samples_large_ones():
     values = np.random.default_rng(0).normal(0.2, 1, 80)
     expected = stats.ttest_1samp(values, 0).pvalue
-    assert paired_p_value(values) == pytest.approx(expected, abs=0.01)
-    assert paired_p_value(np.zeros(9)) == 1.0
-    assert paired_p_value([0.7]) == 1.0  # either sign is as extreme
-    assert np.isnan(paired_p_value([]))
+    assert paired(values).p_value == pytest.approx(expected, abs=0.01)
+    assert paired(np.zeros(9)).p_value == 1.0
+    assert paired([0.7]).p_value == 1.0  # either sign is as extreme
 
 
 def test_holm_runs_over_the_methods_within_each_test():
@@ -173,7 +168,9 @@ def test_comparison_is_of_images_not_of_rows():
     images = [(1, [0, 1, 0, 0, 1]), (0, [0, 1, 1, 0, 0]), (1, [1, 0, 0, 0, 0])] * 8
     once, copied = (compare(outcomes(*images, copies=copies)) for copies in (1, 20))
     # Twenty times the repeats carry no more information about images.
-    pd.testing.assert_frame_equal(once, copied)
+    widths = [table["ci_high"].item() - table["ci_low"].item() for table in (once, copied)]
+    assert widths[0] == pytest.approx(widths[1], rel=0.1)
+    assert once["advantage"].item() == pytest.approx(copied["advantage"].item())
     assert once["n_images"].item() == 24
     values = advantages(outcomes(*images))["advantage"]
     low, high = stats.t.interval(0.95, 23, loc=values.mean(), scale=stats.sem(values))
@@ -184,10 +181,12 @@ def test_comparison_by_hand():
     table = compare(outcomes((1, [0, 0]), (1, [0, 1]), (0, [0, 0]), (1, [1, 1])))
     row = table.iloc[0]
     names = ["attribution", "segmenter", "fill", "test", "interval"]
-    assert row[names].tolist() == ["gradcam", "grid", "mean", "insertion", "BCa"]
+    assert row[names].tolist() == ["gradcam", "grid", "mean", "insertion", "BCa and label swap"]
     assert row[["guided", "random", "advantage"]].tolist() == [0.75, 0.375, 0.375]
-    # Differences 1, ½, 0, 0: 4 of the 16 sign patterns are as extreme in each direction.
-    assert row[["p_value", "p_holm"]].tolist() == [8 / 16, 8 / 16]
+    # Label by label the first image has 1, −½, −½, the second ½, −1, ½: 2 of 9 pairs reach 1 + ½.
+    assert row[["p_value", "p_holm"]].tolist() == pytest.approx([4 / 9, 4 / 9])
+    differences = [1, 0.5, 0, 0]
+    assert row["detectable"] == pytest.approx(detectable_effect(differences))
     assert row[["coverage", "random_coverage"]].tolist() == pytest.approx([0.2, 0.205])
     assert row["ci_low"] <= 0.375 <= row["ci_high"]
 
@@ -213,7 +212,9 @@ def test_images_without_elements_are_counted_and_constant_advantages_name_the_fa
     assert row[["n_images", "rate_without_elements"]].tolist() == [4, 0.25]
     assert row["coverage"] == pytest.approx(0.15)
     bounds = row[["advantage", "ci_low", "ci_high", "interval"]].tolist()
-    assert bounds == [1, 1, 1, "percentile"]
+    # Each image has 1, −½, −½. Of the 81 labellings two may lie beyond either end: the third from
+    # above has one wrong label, (1 + 1 + 1 − ½) / 4, and the third from below none that is right.
+    assert bounds == [1, 1 - 0.625, 1 + 0.5, "label swap"]
 
 
 def test_order_of_rows_and_other_methods_change_nothing():
@@ -233,7 +234,7 @@ def test_seed_and_resamples_are_used():
         return compare(table, **{"n_resamples": 299, **options}).iloc[0]
 
     assert row(seed=1)["ci_low"] == row(seed=1)["ci_low"]
-    assert len({row(seed=seed)["ci_low"] for seed in range(5)}) > 1
+    assert len({tuple(row(seed=seed)[["ci_low", "ci_high"]]) for seed in range(5)}) > 1
     assert len({row(n_resamples=count)["p_value"] for count in (99, 199, 299)}) > 1
     wide, narrow = row(confidence=0.99), row(confidence=0.5)
     assert wide["ci_low"] < narrow["ci_low"] < narrow["ci_high"] < wide["ci_high"]
@@ -245,9 +246,8 @@ def test_an_effect_is_found_and_no_effect_is_not():
     assert found["ci_low"] > 0
     assert found["p_value"] <= 0.002
     # Without an effect, p < 0.05 in one case in twenty: Binomial(100, 0.05) exceeds 12 once in 500.
-    rng = np.random.default_rng(0)
-    guided, random = rng.random((100, 40)) < 0.5, rng.binomial(10, 0.5, (100, 40)) / 10
-    p_values = [paired_p_value(row, n_resamples=299) for row in guided - random]
+    tables = np.random.default_rng(0).random((100, 40, 11)) < 0.5
+    p_values = [against_layouts(table, n_resamples=299).p_value for table in tables]
     assert sum(p < 0.05 for p in p_values) <= 12
 
 
@@ -286,6 +286,10 @@ def test_choice_by_hand(rows, expected, within):
         (lambda t: compare(t, confidence=95), "confidence=95"),
         (lambda t: interval([0.1, np.nan]), "expected finite values"),
         (lambda t: interval([[0.1]]), r"values has shape \(1, 1\)"),
+        (lambda t: two_way([0.1, 0.2]), r"shape \(2,\); expected finite values \[networks, images"),
+        (lambda t: two_way([[0.1, np.nan]]), r"shape \(1, 2\); expected finite values"),
+        (lambda t: against_layouts([[1, 0], [1]]), "an image without a guided value, or"),
+        (lambda t: against_layouts([[np.nan, 0, 1]]), "an image without a guided value, or"),
         (lambda t: accuracy_interval([]), r"correct has shape \(0,\)"),
         (lambda t: choose(pd.DataFrame({"top_p": [0.1]})), "curve lacks the columns"),
         (lambda t: choose(pd.DataFrame(columns=CURVE, dtype=float)), "curve has no setting"),
@@ -317,14 +321,106 @@ def test_detectable_effect_is_in_the_unit_of_the_differences_and_undefined_witho
     assert detectable_effect([0.0, 0.0, 1.0]) > 0
 
 
-def test_a_paired_difference_is_its_parts_in_one():
+def test_paired_differences_are_layouts_in_pairs():
     values = np.random.default_rng(1).normal(0.2, 1, 30)
-    found = paired(values)
-    parts = paired_p_value(values), detectable_effect(values), 30
-    assert found == (*interval(values)[:3], *parts)
-    assert found.difference == pytest.approx(values.mean())
+    found, bootstrap = paired(values), interval(values)
+    shifted = np.stack([values + 3, np.full(30, 3.0)], axis=1)
+    assert found == pytest.approx(against_layouts(shifted))
+    assert found[0] == pytest.approx(values.mean())
+    assert found.low <= bootstrap.low < bootstrap.high <= found.high
+    assert found[4:] == (detectable_effect(values), 30)
+    # Of little skew, the sign flips ask for no more than the bootstrap has.
+    assert found.high - found.low == pytest.approx(bootstrap.high - bootstrap.low, rel=0.1)
     assert paired(-values).p_value == pytest.approx(found.p_value, abs=0.02)
-    assert np.isnan(paired([])[:5]).all()
+    assert np.isnan(paired([])[:5]).all() and paired([]).n_images == 0
+
+
+def every_labelling(layouts):
+    """Mean difference of the guided layout from the others, for all that could be called guided."""
+    differences = [[v - (sum(row) - v) / (len(row) - 1) for v in row] for row in layouts]
+    return np.array([np.mean(chosen) for chosen in product(*differences)])
+
+
+VALUES = st.integers(-2, 2).map(float)
+LAYOUTS = st.lists(st.lists(VALUES, min_size=2, max_size=5), min_size=2, max_size=5)
+
+
+@given(LAYOUTS)
+def test_labels_are_swapped_in_every_way(layouts):
+    found, null = against_layouts(layouts, n_resamples=5**5), every_labelling(layouts)
+    observed = null[0]  # the first of each image
+    above, below = np.mean(null >= observed - 1e-9), np.mean(null <= observed + 1e-9)
+    assert found.difference == pytest.approx(observed)
+    assert found.p_value == pytest.approx(min(1, 2 * min(above, below)))
+    # Above zero only if the one-sided test rejects at 2.5 %, and never the other way round.
+    assert found.low <= 1e-9 or above <= 0.025
+    assert found.high >= -1e-9 or below <= 0.025
+    inner = interval([row[0] - np.mean(row[1:]) for row in layouts], n_resamples=5**5)
+    assert found.low <= inner.low + 1e-9 and found.high >= inner.high - 1e-9
+
+
+@given(LAYOUTS, st.randoms(), st.integers(-3, 3))
+def test_order_and_level_of_layouts_play_no_part(layouts, random, level):
+    def shuffled(row):
+        return [row[0] + level, *random.sample([v + level for v in row[1:]], len(row) - 1)]
+
+    rows = [shuffled(row) for row in layouts]
+    padded = [[*row, *[np.nan] * (5 - len(row))] for row in random.sample(rows, len(rows))]
+    for n_resamples in (9, 5**5):  # drawn at random, and in every way
+        one, other = (against_layouts(some, 0.9, n_resamples) for some in (layouts, padded))
+        assert one == pytest.approx(other, nan_ok=True, abs=1e-9)
+
+
+FEW = 39  # draws: with the observed one forty, of which one may lie beyond an end
+
+
+@pytest.mark.parametrize("rate", [0.5, 0.9, 0.95])
+@pytest.mark.parametrize("n", [20, 30, 84, 150])
+def test_an_advantage_is_not_found_where_there_is_none(n, rate):
+    """A guided layout like the ten random ones, of images all alike and of easy and hard ones: the
+    interval lies above zero in at most 3 % of 4,000 samples."""
+    rng = np.random.default_rng([n, round(100 * rate)])
+    rates = np.full((4000, n, 1), rate)
+    rates[::2] = rng.beta(8 * rate, 8 * (1 - rate), (2000, n, 1))
+    tables = (rng.random((4000, n, 11)) < rates).astype(float)
+    sizes = np.full(n, 11)
+    fired = []
+    for seed, table in enumerate(tables):
+        differences = (table - table.mean(axis=1, keepdims=True)) * 11 / 10
+        null = statistics._label_swaps(differences, sizes, FEW, seed)
+        fired.append(round(differences[:, 0].mean(), 12) > null[-2])
+    assert np.mean(fired) <= 0.03
+    assert np.mean(fired) >= 0.005 or rate > 0.5, "what is never found shows nothing"
+    # The interval lies above zero at most where the test fires.
+    chosen = [*np.flatnonzero(fired)[:20], *np.flatnonzero(~np.array(fired))[:20]]
+    above = [against_layouts(tables[i], n_resamples=FEW, seed=int(i)).low > 0 for i in chosen]
+    assert (np.array(above) <= np.array(fired)[chosen]).all()
+
+
+def test_networks_and_images_both_count():
+    rng = np.random.default_rng(0)
+    networks, images = rng.normal(0, 0.3, (40, 1)), rng.normal(0.5, 1, (1, 60))
+    found = two_way(networks + images)
+    # Parts that add up: the variance of either mean, and a normal distribution of their sum.
+    deviation = np.sqrt(networks.var() / 40 + images.var() / 60)
+    assert found.mean == pytest.approx(networks.mean() + images.mean())
+    assert found.high - found.low == pytest.approx(2 * 1.96 * deviation, rel=0.05)
+    # What a network makes of single images counts up to three times, and never less than once.
+    noise = rng.normal(0, 1, (40, 60))
+    single = 2 * 1.96 * noise.std() / np.sqrt(40 * 60)
+    spread = two_way(noise)
+    assert single < spread.high - spread.low < 1.1 * np.sqrt(3) * single
+
+
+def test_networks_that_agree_add_nothing_and_their_order_plays_no_part():
+    images = np.random.default_rng(0).normal(0.2, 1, 80)
+    one, same = two_way(images[None]), two_way(np.tile(images, (3, 1)))
+    assert one == interval(images)
+    assert same[:3] == pytest.approx(one[:3], abs=0.02) and same.method == "pigeonhole"
+    apart = np.add.outer([-1, 0, 1], images)
+    assert two_way(apart).high - two_way(apart).low > 2 * (same.high - same.low)
+    shuffled = apart[[2, 0, 1]][:, np.random.default_rng(1).permutation(80)]
+    assert two_way(shuffled) == pytest.approx(two_way(apart), abs=1e-9)
 
 
 def test_holm_by_hand():

@@ -258,8 +258,10 @@ def conclusions(outcomes: pd.DataFrame) -> pd.DataFrame:
     differences = pd.DataFrame.from_dict(found, orient="index").rename_axis(keys)
     differences["p_difference"] = statistics.holm(differences["p_value"])
     table = statistics.compare(outcomes, keys, "log_probability")
-    table = table.join(differences.drop(columns=["p_value", "n_images"]), keys)
-    table["verdict"] = verdicts(table["ci_low"], table["ci_high"])
+    table = table.drop(columns="detectable").join(
+        differences.drop(columns=["p_value", "n_images"]), keys
+    )
+    table["verdict"] = verdicts(table["ci_low"], table["ci_high"], table["n_images"])
     truth = table[table["fill"] == TRUE].set_index("attribution")["verdict"]
     differs = table["verdict"] != table["attribution"].map(truth)
     told = table["p_difference"] < 0.05

@@ -19,6 +19,7 @@ from numpy.typing import ArrayLike
 
 from geolib import statistics
 from geolib.ablation import faithfulness
+from geolib.book.claims import MIN_N
 from geolib.chapters.baselines import donor_indices, torus_shifts
 from geolib.chapters.experiment import Experiment
 from geolib.chapters.tables import grouped_means
@@ -29,6 +30,7 @@ from geolib.pipeline.shards import EvaluationConfig, Extracted
 from geolib.runtime import cache
 from geolib.runtime.here import progress_bar
 from geolib.scoring import Elements, extract_elements
+from geolib.statistics import Paired
 
 # What is compared, and the two regions of the outcome table that this means.
 COMPARISONS = {
@@ -231,23 +233,28 @@ def specification_curve(rows: pd.DataFrame, blind: Sequence[str] = ()) -> pd.Dat
     """Advantage under every specification of :func:`per_image`, smallest first;
     ``without_elements`` is a share of the images, ``map`` sets the methods apart that are blind."""
     groups = rows.assign(none=rows["n_elements"] == 0).groupby(list(SPECIFICATION), sort=False)
-    advantages = [group.dropna() for _, group in groups["advantage"]]
+    layouts = [group for _, group in groups["layouts"]]
     curve = groups.agg(
         changed=("changed", "first"),
         n=("advantage", "count"),
         coverage=("coverage", "mean"),
         without_elements=("none", "mean"),
     ).reset_index()
-    curve[["value", "low", "high"]] = [one[:3] for one in statistics.intervals(advantages)]
-    curve["detectable"] = [statistics.detectable_effect(one) for one in advantages]
-    curve["verdict"] = verdicts(curve["low"], curve["high"])
+    found = pd.DataFrame(map(statistics.against_layouts, layouts), columns=Paired._fields)
+    curve[["value", "low", "high", "detectable"]] = found[
+        ["difference", "low", "high", "detectable"]
+    ]
+    curve["verdict"] = verdicts(curve["low"], curve["high"], curve["n"])
     curve["map"] = np.where(curve["attribution"].isin(blind), BLIND, SEEING)
     return curve.sort_values("value", kind="stable", ignore_index=True)
 
 
-def verdicts(low: ArrayLike, high: ArrayLike) -> np.ndarray:
-    """What intervals of an advantage say: it "holds", is "reversed", or is "undecided"."""
-    return np.select([np.greater(low, 0), np.less(high, 0)], ["holds", "reversed"], "undecided")
+def verdicts(low: ArrayLike, high: ArrayLike, n: ArrayLike) -> np.ndarray:
+    """What intervals of an advantage over n images say: it "holds", is "reversed", or, always from
+    fewer than `MIN_N`, is "undecided"."""
+    told = np.greater_equal(n, MIN_N)
+    signs = [told & np.greater(low, 0), told & np.less(high, 0)]
+    return np.select(signs, ["holds", "reversed"], "undecided")
 
 
 def by_choice(curve: pd.DataFrame, rows: pd.DataFrame, choice: str) -> pd.DataFrame:
