@@ -222,7 +222,7 @@ def against_layouts(
     table = np.array([*zip_longest(*values, fillvalue=np.nan)], dtype=float).T
     tail = _tails(confidence)[0]
     if not len(table):
-        return Paired(*[np.nan] * 5, 0)
+        return Paired(np.nan, np.nan, np.nan, np.nan, np.nan, 0)
     sizes = np.isfinite(table).sum(axis=1)
     if not np.isfinite(table[:, 0]).all() or sizes.min() < 2:
         raise ValueError("values has an image without a guided value, or without another to hold")

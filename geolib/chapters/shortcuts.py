@@ -145,11 +145,9 @@ def onset(values: pd.DataFrame, sign: int = 1) -> float | None:
     difference to correlation 0, image by image, lies beyond 0. ``values``: a row per image, a
     column per correlation; ``sign``: -1 for a fall."""
     levels = sorted((r for r in values.columns.tolist() if r != 0), reverse=True)
-
-    def lies_beyond(level: float) -> bool:
-        return statistics.paired(sign * (values[level] - values[0])).low > 0
-
-    return min(map(float, takewhile(lies_beyond, levels)), default=None)
+    lows = (statistics.paired(sign * (values[r] - values[0])).low for r in levels)
+    beyond = takewhile(lambda one: one[1] > 0, zip(levels, lows, strict=True))
+    return min((float(level) for level, _ in beyond), default=None)
 
 
 def warning_table(found: pd.DataFrame, effects: pd.DataFrame, right: pd.DataFrame) -> pd.DataFrame:
