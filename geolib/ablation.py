@@ -458,7 +458,7 @@ def _numbering(
     """A function of region and test to the number of a variant's pass; equal ones share one."""
     state = seed_sequence(settings.seed, image_id).generate_state(1, np.uint64)
     noise = Generator()
-    numbers: dict[tuple[bool, bytes], int] = {}
+    numbers: dict[bytes, int] = {}
 
     def fill(missing: Tensor) -> Tensor:
         noise.manual_seed(int(state[0] >> 1))
@@ -467,9 +467,10 @@ def _numbering(
     everywhere = fill(torch.ones(image.shape[1:], dtype=torch.bool))
 
     def number(region: np.ndarray, test: str) -> int:
-        key = test == "insertion", region.tobytes()
+        absent = region ^ (test == "insertion")
+        key = absent.tobytes()
         if key not in numbers:
-            missing = torch.from_numpy(region ^ key[0]).to(image.device)
+            missing = torch.from_numpy(absent).to(image.device)
             values = fill(missing) if settings.fill == "road" else everywhere
             numbers[key] = forward.add(missing, values, image)
         return numbers[key]

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from geolib import figures
 from geolib.ablation import ablate
 from geolib.data import GeoImage
-from geolib.figures import ACCENT, GUIDED, RANDOM, WIDTH, as_image, draw_boxes, outline, styled
+from geolib.figures import ACCENT, GUIDED, WIDTH, as_image, draw_boxes, outline, styled
 from geolib.masks import intersections, iou
 from geolib.pipeline.shards import Extracted
 from geolib.scoring import salient_weights
@@ -97,18 +97,9 @@ def pipeline_steps(one: Extracted, fill: str) -> Figure:
     return figure
 
 
-@styled
-def shares(table: pd.DataFrame) -> Figure:
-    """Shares as horizontal bars: index is the kind, the one column what they are of."""
-    figure, axis = plt.subplots(figsize=(WIDTH, 0.5 * len(table) + 1.0))
-    axis.barh(table.index[::-1], table.iloc[::-1, 0], color=RANDOM, height=0.75)
-    axis.set(xlabel=table.columns[0])
-    axis.grid(axis="x")
-    return figure
-
-
 MIN_PIXELS = 64  # of the smallest object that a box test could use
 HALF = 0.5  # overlap from which two things are one
+KINDS = ("one object", "part", "several", "shapeless")
 INSIDE = 0.8  # share of an element on an object that makes it part of that object
 
 
@@ -132,34 +123,67 @@ def object_recall(found: Mapping[str, Sequence[Extracted]]) -> pd.DataFrame:
 def mark_elements(one: Extracted) -> pd.DataFrame:
     """Whether each element of a scene is ``overlapping`` (shares half of its pixels with another),
     its ``kind``: "part" if 80 % of it lie on an object of which it covers less than half,
-    "shapeless" if no object makes up half of it, else "whole"; and what its main object is."""
+    "shapeless" if less than half of it lies on objects, "several" if half does and no object makes
+    it up alone, else "one object"; and what its main object is."""
     masks, objects = one.elements.masks, _visible(one.item)
     areas = masks.sum((1, 2))[:, None]
     among = intersections(masks, masks) / areas
     np.fill_diagonal(among, 0)
-    shared = np.zeros((len(masks), 1))  # with nothing, where there is no object
+    shared, anywhere = np.zeros((2, len(masks), 1))  # with nothing, where there is no object
     if objects and len(masks):
-        shared = intersections(masks, _masks(objects))
+        outlines = _masks(objects)
+        shared = intersections(masks, outlines)
+        anywhere = intersections(masks, outlines.any(0)[None]) / areas
     on, of = shared / areas, shared / np.array([[o.mask.sum() for o in objects] or [1]])
-    shapeless = on.max(1) < HALF
+    mixed = on.max(1) < HALF
     part = ((on >= INSIDE) & (of < HALF)).any(1) & ~((on >= HALF) & (of >= HALF)).any(1)
-    shown = [None if no else objects[i] for no, i in zip(shapeless, on.argmax(1), strict=True)]
+    kinds = [anywhere[:, 0] < HALF, mixed, part]
+    shown = [None if no else objects[i] for no, i in zip(mixed, on.argmax(1), strict=True)]
     return pd.DataFrame(
         {
             "overlapping": among.max(1, initial=0) >= HALF,
-            "kind": np.where(shapeless, "shapeless", np.where(part, "part", "whole")),
+            "kind": np.select(kinds, ["shapeless", "several", "part"], "one object"),
             "category": [thing and thing.category for thing in shown],
             "cue": [thing and thing.cue for thing in shown],
         }
     )
 
 
-def element_kinds(extracted: Sequence[Extracted]) -> pd.DataFrame:
-    """Share of elements that are of each kind of :func:`mark_elements`, one column."""
-    marked = pd.concat([mark_elements(one) for one in extracted])
-    shares = marked["kind"].value_counts(normalize=True).reindex(["whole", "part", "shapeless"])
-    shares["overlapping another"] = marked["overlapping"].mean()
-    return shares.astype(float).fillna(0).to_frame("share of elements")
+def spread(extracted: Sequence[Extracted]) -> pd.DataFrame:
+    """How the heat map of each scene lies on its objects: how many the salient fifth ``touches``,
+    and an element on average; the share of the fifth on no object, ``beside``, and on the one with
+    most of it, ``on one``; and the ``match``: the largest share of an object that lies among as
+    many of the map's highest pixels."""
+    rows = []
+    for one in extracted:
+        masks = _masks(_visible(one.item))
+        if not len(masks):
+            continue
+        values = one.attribution.double().numpy()
+        salient = salient_weights(values)
+        on = np.array([salient[mask].sum() for mask in masks]) / salient.sum()
+        touched = (intersections(one.elements.masks, masks) > 0).sum(1)
+        rows.append(
+            {
+                "touches": (on > 0).sum(),
+                "element touches": touched.mean() if len(touched) else np.nan,
+                "beside": 1 - salient[masks.any(0)].sum() / salient.sum(),
+                "on one": on.max(),
+                "match": max(salient_weights(values, mask.mean())[mask].mean() for mask in masks),
+            }
+        )
+    columns = ["touches", "element touches", "beside", "on one", "match"]
+    return pd.DataFrame(rows, columns=columns, dtype=float)
+
+
+def spread_note(table: pd.DataFrame) -> str:
+    """What :func:`spread` says, in a sentence."""
+    means = table.mean()
+    return (
+        f"The salient fifth touches {means['touches']:.1f} objects, an element "
+        f"{means['element touches']:.1f}; {means['beside']:.0%} of the fifth lies on no object, "
+        f"and {means['on one']:.0%} on the one that has most of it."
+    )
 
 
 def cue_share(extracted: Sequence[Extracted]) -> dict[str, float]:

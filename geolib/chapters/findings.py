@@ -105,33 +105,51 @@ def segments(found: Mapping[str, Sequence[Extracted]], dataset: str) -> Found:
     }
 
 
-def elements(extracted: Sequence[Extracted], dataset: str) -> Found:
-    """Whether elements are diverse, overlap, are parts of larger things, or shapeless (§5); None
-    for photographs, of which the outlines of objects are unknown."""
-    known = [one for one in extracted if len(one.elements)]
-    if not known or not elements_.has_truth(extracted):
-        return dict.fromkeys(f"object-{n}" for n in ("overlap", "part", "shapeless", "diverse"))
-    marked = pd.concat([elements_.mark_elements(one) for one in known], keys=range(len(known)))
-    marked["part"], marked["shapeless"] = (marked["kind"] == k for k in ("part", "shapeless"))
-    of_image = marked.groupby(level=0)
-    hits, total = of_image[["overlapping", "part", "shapeless"]].sum(), of_image.size().to_numpy()
-    shown = [Counter(seen) for _, seen in marked["category"].dropna().groupby(level=0)]
-    kinds = pd.DataFrame(shown).fillna(0).to_numpy()
+def element_kinds(extracted: Sequence[Extracted]) -> pd.DataFrame:
+    """Share of a scene's elements of each ``kind`` of :func:`.elements.mark_elements`, and of those
+    that overlap another: ``value``, ``low`` and ``high``."""
+    found = _kinds(
+        [elements_.mark_elements(one) for one in extracted if len(one.elements)], "scenes"
+    )
+    rows = [{"kind": kind, **one.model_dump()} for kind, one in found.items() if one is not None]
+    return pd.DataFrame(rows, columns=["kind", "value", "low", "high"])
 
-    def share(name: str) -> Callable[[np.ndarray], float]:
-        hit = hits[name].to_numpy()
+
+def _kinds(marked: Sequence[pd.DataFrame], data: str) -> Found:
+    hits = {kind: [(one["kind"] == kind).sum() for one in marked] for kind in elements_.KINDS}
+    hits["overlapping another"] = [one["overlapping"].sum() for one in marked]
+    total = np.array([len(one) for one in marked])
+
+    def share(hit: np.ndarray) -> Callable[[np.ndarray], float]:
         return lambda chosen: hit[chosen].sum() / total[chosen].sum()
 
+    return {k: over_images(share(np.array(hit)), len(total), data) for k, hit in hits.items()}
+
+
+def elements(extracted: Sequence[Extracted], dataset: str) -> Found:
+    """Whether elements are diverse, overlap, are parts of larger things, or shapeless, and heat
+    maps diffuse (abstract and §5); None for photographs, of which no outlines are known."""
+    marked = []
+    if elements_.has_truth(extracted):
+        marked = [elements_.mark_elements(one) for one in extracted if len(one.elements)]
+    if not marked:
+        names = ("overlap", "part", "shapeless", "diverse", "diffuse")
+        return dict.fromkeys(f"object-{name}" for name in names)
+    data = f"{dataset}, {sum(map(len, marked))} elements"
+    kinds = _kinds(marked, data)
+    shown = [Counter(one["category"].dropna()) for one in marked]
+    categories = pd.DataFrame([seen for seen in shown if seen]).fillna(0).to_numpy()
+
     def commonest(chosen: np.ndarray) -> float:
-        sums = kinds[chosen].sum(0)
+        sums = categories[chosen].sum(0)
         return sums.max() / sums.sum()
 
-    data = f"{dataset}, {len(marked)} elements"
     return {
-        "object-overlap": over_images(share("overlapping"), len(known), data),
-        "object-part": over_images(share("part"), len(known), data),
-        "object-shapeless": over_images(share("shapeless"), len(known), data),
-        "object-diverse": over_images(commonest, len(kinds), data),
+        "object-overlap": kinds["overlapping another"],
+        "object-part": kinds["part"],
+        "object-shapeless": kinds["shapeless"],
+        "object-diverse": over_images(commonest, len(categories), data),
+        "object-diffuse": mean(elements_.spread(extracted)["match"], dataset),
     }
 
 

@@ -190,11 +190,12 @@ SAID = {
         (20, -20): ["object-sam3-many"],
         (0.1, -0.1): [
             *("object-sam3-coverage", "object-sam3-deletion-best", "object-sam3-insertion-best"),
+            *("object-segmented-deletion", "object-segmented-insertion"),
             *("combicam-more-cues", "combicam-cues", "combicam-deletion", "combicam-insertion"),
         ],
         (0.9, -0.9): ["object-coverage-deletion", "object-coverage-insertion"],
         (0.9, 0.1): [f"object-coverage-explains-{test}" for test in ("deletion", "insertion")],
-        (0.2, 0.9): ["object-diverse"],
+        (0.2, 0.9): ["object-diverse", "object-diffuse"],
         (0.2, 0.01): ["object-overlap", "object-part", "object-shapeless"],
         (0.8, 0.2): ["object-perceptible", "theiner-comprehensible", "combicam-insight"],
         (0.2, -0.2): ["influence-people-wrong"],

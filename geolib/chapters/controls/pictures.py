@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from geolib.chapters.controls.specifications import BLIND
-from geolib.figures import GUIDED, INK, RANDOM, WIDTH, class_colours, dots, styled
+from geolib.figures import GUIDED, INK, RANDOM, WIDTH, dots, styled
 
 
 @styled
@@ -64,28 +64,4 @@ def fill_agreement(agreement: pd.DataFrame) -> Figure:
     figure = dots(both, "fill", by="region", panels="panel", label=label, lines=lines)
     for axis in figure.axes:
         axis.locator_params(axis="x", nbins=4)
-    return figure
-
-
-@styled
-def coverage_response(curves: pd.Series, own: pd.DataFrame, label: str) -> Figure:
-    """Response to a growing region, a panel per test and a line per segmenter; dots are what their
-    own elements reach, dashed is what other places do."""
-    names = list(dict.fromkeys(own["segmenter"]))
-    dots = own.groupby(["test", "segmenter"])[["coverage", "reached"]].mean()
-    figure, axes = plt.subplots(1, 2, figsize=(WIDTH, 3.8), sharey=True)
-    reading = {"deletion": "lower is better", "insertion": "higher is better"}
-    for axis, (test, hint) in zip(axes, reading.items(), strict=True):
-        chance = curves[test, "shifted"].groupby("coverage").mean()
-        axis.plot(chance.index, chance, color=INK, ls="--", lw=1.8, label="moved elsewhere")
-        for name, colour in class_colours(names).items():
-            line = curves[test, "grown", name]
-            axis.plot(line.index, line, color=colour, lw=1.8, label=name)
-            dot = dots.loc[[(test, name)]]
-            axis.plot(dot["coverage"], dot["reached"], "o", color=colour, ms=8, mec="white")
-        axis.set(title=f"{test} ({hint})", xlabel="coverage of the image", xlim=(0, 1))
-        axis.grid()
-    axes[0].set_ylabel(label)
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=9.5)
     return figure

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -14,7 +12,7 @@ from toys import classifier as oracle
 from geolib import data, model, statistics
 from geolib.ablation import ablate, faithfulness
 from geolib.chapters.causes.effects import scene_of
-from geolib.chapters.controls import equal_area, removal
+from geolib.chapters.controls import removal
 from geolib.chapters.controls import specifications as specifications_
 from geolib.chapters.controls.specifications import Specification
 from geolib.chapters.controls.twin import masked_table
@@ -268,114 +266,6 @@ def test_other_scores_keep_as_many_elements():
     assert other.table["score"].tolist() == pytest.approx(best)
 
 
-def test_pixels_join_box_by_box_then_by_distance():
-    # The first box grows from its middle, 2, to 1 and 3; the second has only 0 left; then 4, 5.
-    two = np.array([[1, 0, 4, 1], [0, 0, 2, 1]])
-    assert equal_area.pixel_order(two, (1, 6)).tolist() == [[3, 1, 0, 2, 4, 5]]
-    assert equal_area.pixel_order(two[:0], (1, 5)).tolist() == [[3, 1, 0, 2, 4]]
-
-
-def test_boxes_grow_with_their_proportions_nested_and_exact():
-    order = equal_area.pixel_order(np.array([[0, 0, 8, 4]]), (4, 8))
-    half = equal_area.nested_regions(order, [0.25])[0]
-    np.testing.assert_array_equal(half, box_region([[2, 1, 6, 3]], (4, 8)))
-    boxes = np.array([[2, 2, 7, 5], [4, 4, 12, 9], [0, 10, 3, 12]])
-    order = equal_area.pixel_order(boxes, (12, 12))
-    assert sorted(order.ravel()) == list(range(144))
-    regions = equal_area.nested_regions(order, [0, 0.1, 0.35, 0.8, 1])
-    assert regions.sum(axis=(1, 2)).tolist() == [0, 14, 50, 115, 144]
-    assert all((small <= large).all() for small, large in pairwise(regions))
-
-
-def grown_outcomes(classifier, coverages=(0.0, 0.2, 0.5, 1.0)):
-    """Outcomes of growing regions for each name's layout, which all images share."""
-    images = torch.ones(4, 3, 12, 12) * torch.tensor([1.0, 0.9, 0.8, 0.7]).view(4, 1, 1, 1)
-    tables = []
-    for name, box in {"on": (4, 4, 8, 8), "off": (0, 0, 6, 3), "wide": (0, 0, 12, 7)}.items():
-        grown = equal_area.nested_regions(equal_area.pixel_order([box], (12, 12)), coverages)
-        regions = {"grown": [grown] * 4, "shifted": [np.roll(grown, 5, axis=2)] * 4}
-        table = judged(classifier, images, [elements(box)] * 4, repeats=1, controls=regions)
-        tables.append(table.assign(segmenter=name))
-    return pd.concat(tables)
-
-
-EXPLAINS = "object-coverage-explains-deletion"
-
-
-def test_curves_meet_at_their_ends_and_follow_coverage():
-    wide = equal_area.curves(grown_outcomes(Spot())).unstack("segmenter")
-    ends = wide[wide.index.get_level_values("coverage").isin([0.0, 1.0])]
-    assert (ends.max(axis=1) - ends.min(axis=1)).max() < 1e-12
-    deletion, insertion = (wide.loc[test, "grown"] for test in ("deletion", "insertion"))
-    assert deletion["on"].is_monotonic_decreasing and insertion["on"].is_monotonic_increasing
-    # The spot is 16 of 144 pixels: deleted by the first 20 %, before it is by the layout beside it.
-    assert deletion.loc[29 / 144, "on"] < 0.05 < 0.9 < deletion.loc[29 / 144, "off"]
-
-
-def test_areas_by_the_trapezoid_rule_and_the_ranking():
-    table = grown_outcomes(Spot())
-    found = equal_area.areas(table)
-    one = "segmenter == 'on' and image_id == '0' and test == 'insertion'"
-    grown = table.query(f"{one} and region == 'grown'")
-    shares, (first, second, third) = grown["coverage"].to_numpy(), grown["probability"][:3]
-    # Up to 0.3, between the second place (0.2) and the third (0.5).
-    end = second + (third - second) * (0.3 - shares[1]) / (shares[2] - shares[1])
-    by_hand = shares[1] * (first + second) / 2 + (0.3 - shares[1]) * (second + end) / 2
-    assert found.query(one)["area"].tolist() == pytest.approx([by_hand / 0.3])
-    ranking = equal_area.ranking(found)
-    assert ranking.loc["deletion"].index[0] == ranking.loc["insertion"].index[0] == "on"
-    winners = ranking[ranking["behind"].isna()]
-    assert winners.index.tolist() == [("deletion", "on"), ("insertion", "on")]
-    assert winners[["behind_low", "detectable"]].isna().all(axis=None)
-    assert (ranking["behind"].dropna() > 0).all()
-
-
-class Brightness(torch.nn.Module):
-    """Class 1 as far as the whole image is bright: only how much is covered can matter."""
-
-    def forward(self, images):
-        bright = images.mean((1, 2, 3))
-        return torch.stack([torch.zeros_like(bright), bright], 1)
-
-
-def test_coverage_explains_everything_where_nothing_else_matters():
-    coverages = tuple(np.linspace(0, 1, 37))  # so fine that lines between them are nearly exact
-    own = equal_area.by_coverage_alone(grown_outcomes(Brightness(), coverages))
-    np.testing.assert_allclose(own["reached"], own["expected"], atol=1e-3)
-    for found in equal_area.explained(own, "toys").values():
-        assert found.value > 0.99 and found.low > 0.99
-    # With the spot at stake, the widest region is not the one that matters.
-    own = equal_area.by_coverage_alone(grown_outcomes(Spot(), coverages))
-    assert max(found.value for found in equal_area.explained(own, "toys").values()) < 0.5
-
-
-@pytest.mark.filterwarnings("ignore::scipy.stats.DegenerateDataWarning")
-def test_coverage_explains_nothing_where_curves_are_flat():
-    """Segmenters that differ, each by the same amount at every coverage: a share of zero."""
-    flat = pd.DataFrame({"segmenter": ["a", "b", "c"], "probability": [0.1, 0.5, 0.9]})
-    images = flat.assign(test="deletion").merge(pd.DataFrame({"image_id": ["x", "y"]}), "cross")
-    shares = pd.DataFrame({"region": "grown", "coverage": [0.0, 0.5, 1.0]})
-    owned = images["segmenter"].map({"a": 0.2, "b": 0.4, "c": 0.7})
-    table = pd.concat(
-        [images.merge(shares, "cross"), images.assign(region="guided", coverage=owned)]
-    )
-    own = equal_area.by_coverage_alone(table)
-    assert own["expected"].tolist() == pytest.approx([0.5] * 6)
-    found = equal_area.explained(own, "toys")[EXPLAINS]
-    assert found.value == pytest.approx(0)
-    assert (found.n, found.data) == (2, "toys, 2 images")
-    assert equal_area.explained(own.assign(reached=0.5), "toys")[EXPLAINS] is None
-
-
-def test_share_explained_by_hand():
-    one = pd.DataFrame({"segmenter": list("abc"), "reached": [1, 2, 3], "expected": [1.5, 2, 2.5]})
-    table = pd.concat(one.assign(test="deletion", image_id=name) for name in "xy")
-    # Squares left: 0.25 + 0 + 0.25 of 1 + 0 + 1. What all segmenters share is no difference.
-    for shared in (0, 3):
-        more = equal_area.explained(table.assign(expected=table["expected"] + shared), "toys")
-        assert more[EXPLAINS].value == pytest.approx(0.75)
-
-
 def test_agreement_of_shifted_and_of_reversed_effects():
     true = {"a": [0.1, 0.4, 0.2], "b": [0.9, -0.3, 0.0, 0.5]}
     rows = [(i, value) for i, values in true.items() for value in values]
@@ -611,18 +501,3 @@ def test_outcomes_of_a_network_whose_cause_is_known(photographs):
     assert covered["padding", "masks"].tolist() == pytest.approx(outlines)
     alone = specifications_.outcomes(photographs, oracle(), specifications, nulls=False)
     assert set(alone["region"]) == boxes_only
-
-
-def test_responses_of_a_network_whose_cause_is_known(photographs):
-    coverages = (0.0, 0.2, 0.6, 1.0)
-    table = equal_area.responses(photographs, oracle(), {"ours": FINDS}, coverages=coverages)
-    curves = equal_area.curves(table).droplevel("segmenter")
-    grown = curves["deletion", "grown"]
-    assert grown.index.tolist() == pytest.approx(coverages, abs=1e-3)
-    # The cause is 16² of 48² pixels, 11 %, and the best element: gone within the first fifth.
-    assert grown.iloc[0] > 0.9
-    assert grown.iloc[1:].tolist() == pytest.approx([0.5] * 3)
-    assert curves["insertion", "grown"].iloc[1] == pytest.approx(grown.iloc[0])
-    assert curves["insertion", "shifted"].iloc[1] < grown.iloc[0]
-    own = equal_area.by_coverage_alone(table).set_index("test")
-    assert own.loc["deletion", "reached"].tolist() == pytest.approx([0.5] * 4)

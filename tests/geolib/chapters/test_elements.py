@@ -9,6 +9,7 @@ import torch
 from toys import explained
 
 from geolib.chapters import elements as elements_
+from geolib.chapters import findings
 from geolib.masks import box_region
 from geoscenes import Scene
 
@@ -46,36 +47,81 @@ def test_recall_counts_objects_matched_by_half_and_averages_the_best():
 def test_nothing_is_found_without_segments_and_no_share_without_elements():
     nothing = extracted([(SIGN, True)])
     assert elements_.object_recall({"a": [nothing]}).loc["a"].tolist() == [0.0, 0.0]
-    assert elements_.element_kinds([nothing])["share of elements"].tolist() == [0.0] * 4
     assert elements_.cue_share([nothing]) == {"elements": 0.0, "objects": 1.0}
     bare = extracted([], elements=[SIGN])
     assert elements_.mark_elements(bare)["kind"].tolist() == ["shapeless"]
 
 
+NEAR = (10, 0, 17, 10)  # beside the sign
+
+
 @pytest.mark.parametrize(
     ("element", "kind"),
     [
-        (SIGN, "whole"),
-        ((0, 0, 10, 6), "whole"),  # covers 60 % of the sign
+        (SIGN, "one object"),
+        ((0, 0, 10, 6), "one object"),  # covers 60 % of the sign
         ((0, 0, 10, 4), "part"),  # all on the sign, of which it covers 40 %
         ((0, 0, 12, 4), "part"),  # 83 % on the sign, of which it covers 40 %
+        ((20, 20, 32, 31), "part"),  # all on the car, of which it covers a third
         ((0, 10, 20, 20), "shapeless"),  # on no object
-        ((4, 0, 16, 10), "whole"),  # half of it on the sign, of which it covers 60 %
-        ((5, 0, 17, 10), "shapeless"),  # 42 % on the sign
+        ((4, 0, 16, 10), "one object"),  # half of it on the sign, half on what is near
+        ((2, 0, 20, 10), "several"),  # 44 % on the sign, 39 % on what is near
+        ((0, 6, 20, 16), "shapeless"),  # 20 % on the sign, 14 % on what is near
     ],
 )
 def test_kinds_of_elements(element, kind):
-    one = extracted([(SIGN, True), (CAR, False)], elements=[element])
-    shares = elements_.element_kinds([one])["share of elements"]
-    assert shares[kind] == 1.0
-    assert shares["overlapping another"] == 0.0
-    assert shares[["whole", "part", "shapeless"]].sum() == 1.0
+    one = extracted([(SIGN, True), (CAR, False), (NEAR, False)], elements=[element])
+    marked = elements_.mark_elements(one)
+    assert (marked["kind"].tolist(), marked["overlapping"].tolist()) == ([kind], [False])
+    assert (marked["category"][0] is None) == (kind in ("shapeless", "several"))
+
+
+def test_kinds_are_counted_over_elements_with_intervals_over_images():
+    images = [extracted([(CAR, False)], elements=one) for one in ([CAR], [CAR, (20, 20, 30, 30)])]
+    table = findings.element_kinds([*images, extracted([(CAR, False)])]).set_index("kind")
+    assert table["value"].to_dict() == pytest.approx(
+        {
+            "one object": 2 / 3,
+            "part": 1 / 3,
+            "several": 0,
+            "shapeless": 0,
+            "overlapping another": 1 / 3,
+        }
+    )
+    assert table.loc["part", ["low", "high"]].tolist() == [0, 0.5]
+    assert findings.element_kinds([images[0]]).empty  # one image has no interval
+
+
+def test_spread_of_a_map_over_objects_by_hand():
+    """The fifth is 320 of 1,600 pixels; the sign has 100, the car 400."""
+    car, both, spot = torch.zeros(3, SIDE, SIDE)
+    car[20:36, 20:40] = 1  # a fifth, all on the car
+    both[0:10, 0:10] = 1
+    both[20:31, 20:40] = 0.5  # 220 pixels
+    spot[38:40, 0:2] = 1
+    objects = [(SIGN, True), (CAR, False), ((30, 0, 35, 5), True)]  # 25 pixels are too few
+    found = [
+        explained(values, [SIGN, (5, 5, 40, 40)], PlantedScene(objects))
+        for values in (car, both, spot)
+    ]
+    table = elements_.spread([*found, extracted([])])
+    assert table["touches"].tolist() == [1, 2, 2]  # of a map without weight, anywhere
+    assert table["element touches"].tolist() == [1.5] * 3
+    assert table["beside"][:2].tolist() == pytest.approx([0, 0])
+    assert table["on one"][:2].tolist() == pytest.approx([1, 220 / 320])
+    # At the car's own size 320 of its pixels are found, and of the other 1,280 the places of 80 are
+    # drawn, 80 of them on the car; the sign is found exactly.
+    assert table["match"][:2].tolist() == pytest.approx([(320 + 80 * 80 / 1280) / 400, 1])
+    # Four pixels of a map on nothing: what is left is drawn from 1,596 that are tied.
+    assert table["match"][2] == pytest.approx((400 - 4) / 1596)
+    assert "touches 1.7 objects, an element 1.5" in elements_.spread_note(table)
+    assert elements_.spread([]).empty
 
 
 def test_overlap_is_of_own_pixels_and_cue_share_leaves_shapeless_elements_out():
     nested = extracted([(CAR, False)], elements=[CAR, (20, 20, 30, 30)])
     # The detail lies wholly in the car; a quarter of the car lies in the detail.
-    assert elements_.element_kinds([nested]).loc["overlapping another"].item() == 0.5
+    assert elements_.mark_elements(nested)["overlapping"].tolist() == [False, True]
     objects = [(SIGN, True), (CAR, False), ((0, 30, 10, 40), False)]
     one = extracted(objects, elements=[SIGN, (0, 10, 20, 20)])
     assert elements_.cue_share([one]) == {"elements": 1.0, "objects": pytest.approx(1 / 3)}

@@ -207,7 +207,7 @@ def test_segments_are_compared_by_their_means():
 
 def test_elements_are_counted_over_images(monkeypatch):
     marks = {
-        1: (["whole", "part"], [True, False], ["sign", "car"]),
+        1: (["one object", "part"], [True, False], ["sign", "car"]),
         2: (["shapeless"], [False], [None]),
         3: (["part", "part", "part"], [False, True, True], ["sign", "sign", "sign"]),
         4: ([], [], []),
@@ -220,9 +220,11 @@ def test_elements_are_counted_over_images(monkeypatch):
 
     monkeypatch.setattr(elements, "has_truth", lambda extracted: True)
     monkeypatch.setattr(elements, "mark_elements", mark)
+    spread = pd.DataFrame({"match": [0.2, 0.4, 0.3, 0.3]})
+    monkeypatch.setattr(elements, "spread", lambda extracted: spread)
     found = findings.elements(images, "GeoScenes")
     values = {name: finding.value for name, finding in found.items() if finding}
-    shares = {"overlap": 3 / 6, "part": 4 / 6, "shapeless": 1 / 6, "diverse": 4 / 5}
+    shares = {"overlap": 3 / 6, "part": 4 / 6, "shapeless": 1 / 6, "diverse": 4 / 5, "diffuse": 0.3}
     assert values == pytest.approx({f"object-{name}": share for name, share in shares.items()})
     assert found["object-part"].data == "GeoScenes, 6 elements, 3 images"
     assert found["object-diverse"].n == 2, "one image shows no object"

@@ -1,0 +1,370 @@
+"""Attribution methods, and segmenters, compared at the same area (§5 of arXiv 2605.00912).
+
+Regions grow, best element first, from nothing to the whole image, so that each is asked at every
+coverage. ``by`` names the column that tells them apart: "attribution" or "segmenter".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from functools import partial
+from itertools import combinations
+from math import ceil
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+from scipy import ndimage
+
+from geolib import statistics
+from geolib.chapters import findings, tables
+from geolib.chapters.baselines import torus_shifts
+from geolib.chapters.controls.specifications import Tested, outcome_tables
+from geolib.chapters.experiment import Experiment
+from geolib.chapters.findings import Found
+from geolib.figures import GUIDED, INK, RANDOM, WIDTH, styled
+from geolib.masks import Array, to_numpy
+from geolib.pipeline.shards import EvaluationConfig, Extracted
+from geolib.scoring import Elements
+
+COVERAGES = (0.0, 0.1, 0.2, 0.3, 1.0)
+# The coverage up to which they are ranked: that of elements in use. Most of the area lies beyond
+# it, where regions grow over segments of ever lower score, or over none at all.
+UP_TO = 0.3
+# The column that is drawn over coverage.
+RESPONSE = "probability"
+# The rows of the outcome table that make a curve, and its counterpart anywhere else.
+GROWN, SHIFTED = "grown", "shifted"
+# Whether more or less of the response is better.
+SIGNS = {"deletion": -1, "insertion": 1}
+READINGS = {"deletion": ("lower is better", GUIDED), "insertion": ("higher is better", RANDOM)}
+ALPHA = 0.05
+# Of a ranking: its headings, columns and formats.
+SHOWN = {
+    "mean up to 30 %": ((), ".3f"),
+    "behind the best": ("behind", ".3f"),
+    "p (Holm)": ("p_holm", ".3f"),
+    "detectable": ("detectable", ".3f"),
+    "images": ("images", ".0f"),
+}
+
+
+def pixel_order(boxes: Array, shape: tuple[int, int]) -> np.ndarray:
+    """The order in which pixels join a region that grows, int64 [H,W], 0 … H·W − 1: boxes [M,4],
+    best first, in turn about their centres over what no earlier one has taken; then the rest, the
+    nearest to them first (without a box, to the image's centre)."""
+    corners = to_numpy(boxes)
+    turn = np.full(shape, len(corners))
+    when = np.zeros(shape)
+    for number in reversed(range(len(corners))):  # so that earlier boxes overwrite later ones
+        x0, y0, x1, y1 = corners[number]
+        turn[y0:y1, x0:x1] = number
+        when[y0:y1, x0:x1] = _from_middle(y1 - y0, x1 - x0)
+    return _joining(turn, when, turn == len(corners))
+
+
+def map_order(attribution: Array) -> np.ndarray:
+    """The same without segments: the pixels of a map [H,W], highest first, so that the region at
+    each coverage is the salient one; then its zeros, the nearest to the others first."""
+    values = to_numpy(attribution)
+    return _joining(-values, np.zeros(values.shape), values == 0)
+
+
+def _joining(turn: np.ndarray, when: np.ndarray, rest: np.ndarray) -> np.ndarray:
+    if rest.all():
+        when = _from_middle(*rest.shape)
+    else:
+        when[rest] = ndimage.distance_transform_edt(rest)[rest]
+    order = np.lexsort((when.ravel(), turn.ravel()))
+    return np.argsort(order).reshape(rest.shape)
+
+
+def _from_middle(*sides: int) -> np.ndarray:
+    """Distance of each pixel from the middle, as a share of the side along which it is larger."""
+    # Whole numbers first: both sides of the middle must come out alike.
+    rows, columns = (np.abs(2 * np.arange(side) + 1 - side) / (2 * side) for side in sides)
+    return np.maximum.outer(rows, columns)
+
+
+def nested_regions(order: np.ndarray, coverages: Sequence[float]) -> np.ndarray:
+    """Regions of the first round(c·H·W) pixels of an order, for each coverage c; bool [C,H,W]."""
+    return np.stack([order < round(share * order.size) for share in coverages])
+
+
+def responses(
+    experiment: Experiment,
+    configs: Mapping[str, EvaluationConfig],
+    by: str,
+    moved: str,
+    *,
+    coverages: Sequence[float] = COVERAGES,
+) -> pd.DataFrame:
+    """Deletion and insertion of regions that grow over elements of every score above zero, in the
+    segmenter ``none`` over the map's own pixels, ``grown``; those of the one called ``moved`` also
+    moved as a whole, ``shifted``; elements above ``s_min`` are ``guided``. ``by`` is the column
+    that holds the names of ``configs``; costly methods see fewer images."""
+    found = []
+    for name, config in configs.items():
+        every = config.model_copy(update={"repeats": 0, "s_min": 0.0})
+        own = {"coverages": list(coverages), "s_min": config.s_min, "shifted": name == moved}
+        images = experiment.compared_with(config.attribution)
+        run = every, own, partial(_growing, config, coverages, name == moved)
+        (table,) = outcome_tables(images, experiment.classifier, "responses", __name__, [run])
+        found.append(table.assign(**{by: name}))
+    return pd.concat(found, ignore_index=True)
+
+
+def _growing(
+    config: EvaluationConfig,
+    coverages: Sequence[float],
+    shifted: bool,
+    extracted: Sequence[Extracted],
+) -> Tested:
+    orders = [
+        map_order(one.attribution)
+        if config.segmenter == "none"
+        else pixel_order(one.elements.boxes, one.elements.shape)
+        for one in extracted
+    ]
+    regions = {GROWN: [nested_regions(order, coverages) for order in orders]}
+    if shifted:  # one shift per image and seed, so these regions are nested too
+        regions[SHIFTED] = [
+            np.concatenate([torus_shifts(r, one.item.id, config.seed, 1) for r in grown])
+            for one, grown in zip(extracted, regions[GROWN], strict=True)
+        ]
+    return [_first(one.elements, config.s_min) for one in extracted], regions
+
+
+def _first(elements: Elements, s_min: float) -> Elements:
+    """Those of at least a score: of elements that stand best first, near-duplicates gone."""
+    n = int((elements.table["score"] >= s_min).sum())
+    return Elements(elements.masks[:n], elements.boxes[:n], elements.table[:n])
+
+
+# What the curves say ------------------------------------------------------------------------------
+
+
+def curves(table: pd.DataFrame, by: str) -> pd.DataFrame:
+    """Mean response with its interval, by test × region (grown, shifted) × ``by`` × coverage."""
+    keys = ["test", "region", by, "coverage"]
+    rows = table[table["region"].isin([GROWN, SHIFTED])].sort_values(keys)
+    return tables.grouped_means(rows, RESPONSE, keys).set_index(keys)
+
+
+def areas(table: pd.DataFrame, by: str) -> pd.DataFrame:
+    """Mean response of each image's curve, by the trapezoid rule over coverage from 0 to ``UP_TO``:
+    ``area`` for each ``by`` × test × image."""
+    rows = table[table["region"] == GROWN].sort_values("coverage")
+    found = rows.groupby([by, "test", "image_id"])[["coverage", RESPONSE]]
+    return found.apply(_mean_height).rename("area").reset_index()
+
+
+def _mean_height(curve: pd.DataFrame) -> float:
+    shares, values = curve.to_numpy(float).T
+    places = np.append(shares[shares < UP_TO], UP_TO)
+    return float(np.trapezoid(np.interp(places, shares, values), places) / UP_TO)
+
+
+def pairs(per_image: pd.DataFrame, by: str) -> pd.DataFrame:
+    """How much better ``one`` is than the ``other`` in :func:`areas`, for every two of them, on the
+    images that both have. Holm's correction runs over all pairs of a test, for which is best is
+    seen on the same images."""
+    found = []
+    for test, group in per_image.groupby("test"):
+        better = _better(group, by)
+        two = list(combinations(better, 2))
+        apart = pd.DataFrame({(one, other): better[one] - better[other] for one, other in two})
+        rows = pd.DataFrame(two, columns=["one", "other"]).assign(test=test)
+        rows["difference"] = apart.mean().to_numpy()
+        rows["p_holm"] = statistics.holm(_sign_flips(apart.to_numpy(float)))
+        back = rows.rename(columns={"one": "other", "other": "one"})
+        found += [rows, back.assign(difference=-back["difference"])]
+    return pd.concat(found, ignore_index=True)
+
+
+def _better(group: pd.DataFrame, by: str) -> pd.DataFrame:
+    """Areas of one test, image × ``by``, so signed that more is better."""
+    wide = group.pivot(index="image_id", columns=by, values="area")
+    return SIGNS[group["test"].iloc[0]] * wide
+
+
+def _sign_flips(differences: np.ndarray, n_resamples: int = 9999) -> np.ndarray:
+    """:func:`geolib.statistics.paired_p_value` of many columns at once, [images, columns]; missing
+    values are left out. One by one all pairs would take a quarter of a minute."""
+    signs = np.random.default_rng(0).choice([-1.0, 1.0], (n_resamples, len(differences)))
+    known = np.nan_to_num(differences)
+    as_far = np.abs(signs @ known) >= np.abs(known.sum(axis=0)) - 1e-12
+    return (as_far.sum(axis=0) + 1) / (n_resamples + 1)
+
+
+def _best(rows: pd.DataFrame) -> str:
+    """The one that lags least behind any other; on images that all have, that of the best mean."""
+    return str(rows.groupby("one")["difference"].min().idxmax())
+
+
+def ranking(per_image: pd.DataFrame, compared: pd.DataFrame, by: str) -> pd.DataFrame:
+    """The means of :func:`areas`, best first within each test; ``behind``: how much worse than the
+    best of the :func:`pairs`, image by image (no value for the best), on ``images``."""
+    rows = []
+    for test, group in per_image.groupby("test"):
+        better, known = _better(group, by), compared[compared["test"] == test]
+        best = _best(known) if len(known) else better.columns[0]
+        behind = (-better).add(better[best], axis=0)
+        behind[best] = np.nan
+        p_holm = known[known["one"] == best].set_index("other")["p_holm"]
+        for name in better:
+            lag = tables.mean_row(behind[name])
+            row = {"test": test, by: name, **tables.mean_row(SIGNS[str(test)] * better[name])}
+            row |= {"behind": lag["value"], "behind_low": lag["low"], "behind_high": lag["high"]}
+            row |= {"p_holm": p_holm.get(name), "images": lag["n"] or row["n"]}
+            rows.append(row | {"detectable": statistics.detectable_effect(behind[name].dropna())})
+    table = pd.DataFrame(rows).sort_values(["test", "behind"], na_position="first")
+    return table.astype({"p_holm": float}).set_index(["test", by])
+
+
+def sentence(compared: pd.DataFrame, blind: Collection[str]) -> str:
+    """Which methods of :func:`pairs` are told from the best one that does not look at the network,
+    after Holm's correction, and which are not."""
+    parts = []
+    for test, rows in compared.groupby("test"):
+        blinded, seeing = (rows[rows["one"].isin(blind) == chosen] for chosen in (True, False))
+        if blinded.empty or seeing.empty:
+            return (
+                "Nothing to compare: it takes a method that looks at the network and a blind one."
+            )
+        best = _best(blinded)
+        against = seeing[seeing["other"] == best].sort_values("difference", ascending=False)
+        told = against["p_holm"] < ALPHA
+        groups = {
+            f"better than the best blind map, `{best}`": told & (against["difference"] > 0),
+            f"not told from `{best}`": ~told,
+            f"worse than `{best}`": told & (against["difference"] < 0),
+        }
+        named = {what: against.loc[chosen, "one"] for what, chosen in groups.items()}
+        said = [
+            f"{what}: {', '.join(f'`{n}`' for n in who)}" for what, who in named.items() if len(who)
+        ]
+        parts.append(f"**{str(test).capitalize()}.** {'; '.join(said).capitalize()}.")
+    return " ".join(parts)
+
+
+# Segments against none, and coverage alone --------------------------------------------------------
+
+
+def segmented(per_image: pd.DataFrame, segmenter: str, data: str) -> Found:
+    """A segmenter against the bare salient region at equal area, image by image, for the ledger."""
+    found: Found = {}
+    for test, group in per_image.groupby("test"):
+        better = _better(group, "segmenter")
+        known = {segmenter, "none"} <= set(better) and segmenter != "none"
+        values = (better[segmenter] - better["none"]).dropna() if known else []
+        found[f"object-segmented-{test}"] = findings.mean(values, data)
+    return found
+
+
+def segmented_sentence(found: Found) -> str:
+    """What :func:`segmented` found, for the first page."""
+    parts = []
+    for test in SIGNS:
+        one = found[f"object-segmented-{test}"]
+        if one is None:
+            return "Segments were not compared with the bare salient region."
+        outcome = (
+            "do better" if one.low > 0 else "do worse" if one.high < 0 else "are not told from it"
+        )
+        value = tables.sentence(one.value, one.low, one.high, "+.3f")
+        parts.append(f"in {test} they {outcome}, {value}")
+    return (
+        "Segments against the bare salient region at equal area, up to "
+        f"{UP_TO:.0%} of the image: {'; '.join(parts)}, in probability of the true class."
+    )
+
+
+def by_coverage_alone(table: pd.DataFrame) -> pd.DataFrame:
+    """What each segmenter ``reached`` with its own elements, and what their coverage alone would
+    give: ``expected``, the mean of all segmenters' curves of the same image at that coverage."""
+    keys = ["test", "image_id"]
+    grown = table[table["region"] == GROWN]
+    # All, this one's own among them: of curves that coverage leaves alone, the mean of the others
+    # would be lower for the higher ones, and mislead.
+    mean = grown.groupby([*keys, "coverage"])[RESPONSE].mean()
+    own = table[table["region"] == "guided"].reset_index(drop=True)
+    expected = []
+    for row in own.to_dict("records"):
+        curve = mean[row["test"], row["image_id"]]
+        expected.append(float(np.interp(row["coverage"], curve.index, curve)))
+    kept = own[["segmenter", *keys, "coverage"]]
+    return kept.assign(reached=own[RESPONSE].astype(float), expected=expected)
+
+
+def explained(own: pd.DataFrame, data: str) -> Found:
+    """Share of the differences between segmenters that coverage alone explains, for the ledger: one
+    minus the sum of squares of reached − expected over that of reached, of the segmenters' means
+    less what they share."""
+    found: Found = {}
+    for test, group in own.groupby("test"):
+        wide = group.pivot(index="image_id", columns="segmenter", values=["reached", "expected"])
+        both = np.stack([wide["reached"], wide["expected"]])
+        share = partial(_share_explained, both)
+        found[f"object-coverage-explains-{test}"] = findings.over_images(share, len(wide), data)
+    return found
+
+
+def _share_explained(both: np.ndarray, chosen: np.ndarray) -> float:
+    """Of some images, from what is reached and expected ``[2, images, segmenters]``."""
+    means = both[:, chosen].mean(axis=1)
+    reached, expected = means - means.mean(axis=1, keepdims=True)
+    return 1 - ((reached - expected) ** 2).sum() / (reached**2).sum()
+
+
+# The picture --------------------------------------------------------------------------------------
+
+
+@styled
+def coverage_response(table: pd.DataFrame, by: str) -> Figure:
+    """Both tests while regions grow, a panel for each of :func:`responses`, the one with most room
+    between its curves first. Dots are what its own elements reach, dashed is what regions moved
+    elsewhere do, grey are the others."""
+    lines, per_image = curves(table, by), areas(table, by)
+    signed = per_image["area"] * per_image["test"].map(SIGNS)
+    names = signed.groupby(per_image[by]).mean().sort_values(ascending=False).index
+    own = table[table["region"] == "guided"].groupby([by, "test"])[["coverage", RESPONSE]].mean()
+    columns = min(5, max(ceil(len(names) / 2), min(4, len(names))))
+    n_rows = ceil(len(names) / columns)
+    size = WIDTH, 1.75 * n_rows + 0.7
+    shared = {"sharex": True, "sharey": True, "squeeze": False}
+    figure, axes = plt.subplots(n_rows, columns, figsize=size, **shared)
+    for axis in axes.flat[len(names) :]:
+        axis.remove()
+    for axis, name in zip(axes.flat, names, strict=False):
+        for test, (hint, colour) in READINGS.items():
+            grown = lines.loc[test, GROWN]
+            for other in names.drop(name):
+                curve = grown.loc[other, "value"]
+                axis.plot(curve.index, curve, color=INK, lw=0.7, alpha=0.35, label="the others")
+            for _, curve in (
+                lines.loc[test, SHIFTED].groupby(by) if SHIFTED in lines.loc[test].index else ()
+            ):
+                axis.plot(
+                    curve.droplevel(0)["value"], color=INK, ls="--", lw=1.2, label="moved elsewhere"
+                )
+            curve = grown.loc[name]
+            axis.fill_between(
+                curve.index, curve["low"], curve["high"], color=colour, alpha=0.2, lw=0
+            )
+            axis.plot(curve.index, curve["value"], color=colour, lw=2, label=f"{test} ({hint})")
+            axis.plot(
+                *own.loc[name, test], "o", color=colour, ms=6, mec="white", label="its own elements"
+            )
+        axis.set_title(name, fontsize=9.5)
+        axis.grid()
+    end = 1.08 * max(UP_TO, own["coverage"].max())
+    axes[0, 0].set(xlim=(0, min(1, end)), ylim=(0, 1.02))
+    axes[0, 0].xaxis.set_major_formatter(PercentFormatter(1))
+    figure.supxlabel("coverage of the image", fontsize=10)
+    figure.supylabel("probability of the true class", fontsize=10)
+    found = dict(zip(*reversed(axes[0, 0].get_legend_handles_labels()), strict=True))
+    figure.legend(found.values(), found, loc="outside lower center", ncols=3, fontsize=9.5)
+    return figure
