@@ -10,12 +10,15 @@ from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from itertools import combinations
 from math import ceil
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
+from numpy.typing import ArrayLike
 from scipy import ndimage
 
 from geolib import statistics
@@ -259,7 +262,7 @@ def segmented(per_image: pd.DataFrame, segmenter: str, data: str) -> Found:
     for test, group in per_image.groupby("test"):
         better = _better(group, "segmenter")
         known = {segmenter, "none"} <= set(better) and segmenter != "none"
-        values = (better[segmenter] - better["none"]).dropna() if known else []
+        values: ArrayLike = (better[segmenter] - better["none"]).dropna() if known else []
         found[f"object-segmented-{test}"] = findings.mean(values, data)
     return found
 
@@ -327,40 +330,34 @@ def coverage_response(table: pd.DataFrame, by: str) -> Figure:
     """Both tests while regions grow, a panel for each of :func:`responses`, the one with most room
     between its curves first. Dots are what its own elements reach, dashed is what regions moved
     elsewhere do, grey are the others."""
-    lines, per_image = curves(table, by), areas(table, by)
+    per_image, lines = areas(table, by), curves(table, by).reset_index("coverage")
+    drawn: dict[Any, pd.DataFrame] = dict(list(lines.groupby(level=["test", "region", by])))
     signed = per_image["area"] * per_image["test"].map(SIGNS)
-    names = signed.groupby(per_image[by]).mean().sort_values(ascending=False).index
-    own = table[table["region"] == "guided"].groupby([by, "test"])[["coverage", RESPONSE]].mean()
+    names = list(signed.groupby(per_image[by]).mean().sort_values(ascending=False).index)
+    guided = table[table["region"] == "guided"].groupby([by, "test"])[["coverage", RESPONSE]]
+    own: dict[Any, Any] = guided.mean().to_dict("index")
     columns = min(5, max(ceil(len(names) / 2), min(4, len(names))))
     n_rows = ceil(len(names) / columns)
-    size = WIDTH, 1.75 * n_rows + 0.7
-    shared = {"sharex": True, "sharey": True, "squeeze": False}
+    size, shared = (WIDTH, 1.75 * n_rows + 0.7), {"sharex": True, "sharey": True, "squeeze": False}
     figure, axes = plt.subplots(n_rows, columns, figsize=size, **shared)
     for axis in axes.flat[len(names) :]:
         axis.remove()
     for axis, name in zip(axes.flat, names, strict=False):
+        for (_, region, other), curve in drawn.items():
+            if region == GROWN and other != name:
+                _line(axis, curve, color=INK, lw=0.7, alpha=0.35, label="the others")
         for test, (hint, colour) in READINGS.items():
-            grown = lines.loc[test, GROWN]
-            for other in names.drop(name):
-                curve = grown.loc[other, "value"]
-                axis.plot(curve.index, curve, color=INK, lw=0.7, alpha=0.35, label="the others")
-            for _, curve in (
-                lines.loc[test, SHIFTED].groupby(by) if SHIFTED in lines.loc[test].index else ()
-            ):
-                axis.plot(
-                    curve.droplevel(0)["value"], color=INK, ls="--", lw=1.2, label="moved elsewhere"
-                )
-            curve = grown.loc[name]
-            axis.fill_between(
-                curve.index, curve["low"], curve["high"], color=colour, alpha=0.2, lw=0
-            )
-            axis.plot(curve.index, curve["value"], color=colour, lw=2, label=f"{test} ({hint})")
-            axis.plot(
-                *own.loc[name, test], "o", color=colour, ms=6, mec="white", label="its own elements"
-            )
+            for key in (key for key in drawn if key[:2] == (test, SHIFTED)):
+                _line(axis, drawn[key], color=INK, ls="--", lw=1.2, label="moved elsewhere")
+            curve = drawn[test, GROWN, name]
+            band = {"color": colour, "alpha": 0.2, "lw": 0}
+            axis.fill_between(curve["coverage"], curve["low"], curve["high"], **band)
+            _line(axis, curve, color=colour, lw=2, label=f"{test} ({hint})")
+            dot = {"color": colour, "ms": 6, "mec": "white", "label": "its own elements"}
+            axis.plot(*own[name, test].values(), "o", **dot)
         axis.set_title(name, fontsize=9.5)
         axis.grid()
-    end = 1.08 * max(UP_TO, own["coverage"].max())
+    end = 1.08 * max(UP_TO, *(one["coverage"] for one in own.values()))
     axes[0, 0].set(xlim=(0, min(1, end)), ylim=(0, 1.02))
     axes[0, 0].xaxis.set_major_formatter(PercentFormatter(1))
     figure.supxlabel("coverage of the image", fontsize=10)
@@ -368,3 +365,7 @@ def coverage_response(table: pd.DataFrame, by: str) -> Figure:
     found = dict(zip(*reversed(axes[0, 0].get_legend_handles_labels()), strict=True))
     figure.legend(found.values(), found, loc="outside lower center", ncols=3, fontsize=9.5)
     return figure
+
+
+def _line(axis: Axes, curve: pd.DataFrame, **look: Any) -> None:
+    axis.plot(curve["coverage"], curve["value"], **look)

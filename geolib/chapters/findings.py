@@ -116,14 +116,14 @@ def element_kinds(extracted: Sequence[Extracted]) -> pd.DataFrame:
 
 
 def _kinds(marked: Sequence[pd.DataFrame], data: str) -> Found:
-    hits = {kind: [(one["kind"] == kind).sum() for one in marked] for kind in elements_.KINDS}
-    hits["overlapping another"] = [one["overlapping"].sum() for one in marked]
+    hits = {k: np.array([(one["kind"] == k).sum() for one in marked]) for k in elements_.KINDS}
+    hits["overlapping another"] = np.array([one["overlapping"].sum() for one in marked])
     total = np.array([len(one) for one in marked])
 
     def share(hit: np.ndarray) -> Callable[[np.ndarray], float]:
         return lambda chosen: hit[chosen].sum() / total[chosen].sum()
 
-    return {k: over_images(share(np.array(hit)), len(total), data) for k, hit in hits.items()}
+    return {kind: over_images(share(hit), len(total), data) for kind, hit in hits.items()}
 
 
 def elements(extracted: Sequence[Extracted], dataset: str) -> Found:
