@@ -133,7 +133,7 @@ def mark_elements(one: Extracted) -> pd.DataFrame:
     if objects and len(masks):
         outlines = _masks(objects)
         shared = intersections(masks, outlines)
-        anywhere = intersections(masks, outlines.any(0)[None]) / areas
+        anywhere = intersections(masks, np.logical_or.reduce(outlines)[None]) / areas
     on, of = shared / areas, shared / np.array([[o.mask.sum() for o in objects] or [1]])
     mixed = on.max(1) < HALF
     part = ((on >= INSIDE) & (of < HALF)).any(1) & ~((on >= HALF) & (of >= HALF)).any(1)

@@ -338,8 +338,8 @@ def coverage_response(table: pd.DataFrame, by: str) -> Figure:
     own: dict[Any, Any] = guided.mean().to_dict("index")
     columns = min(5, max(ceil(len(names) / 2), min(4, len(names))))
     n_rows = ceil(len(names) / columns)
-    size, shared = (WIDTH, 1.75 * n_rows + 0.7), {"sharex": True, "sharey": True, "squeeze": False}
-    figure, axes = plt.subplots(n_rows, columns, figsize=size, **shared)
+    shared: Any = {"sharex": True, "sharey": True, "squeeze": False}
+    figure, axes = plt.subplots(n_rows, columns, figsize=(WIDTH, 1.75 * n_rows + 0.7), **shared)
     for axis in axes.flat[len(names) :]:
         axis.remove()
     for axis, name in zip(axes.flat, names, strict=False):
