@@ -82,6 +82,7 @@ def main() -> None:
         "combicam": (1, True, together),
         "smoothgrad": (arguments.samples, True, arguments.batch_size),
         "integrated_gradients": (32, True, arguments.batch_size),
+        "rise": (300, False, arguments.batch_size),
     }
     print(f"{'method':<22}{'images/s':>10}{'passes':>9}{'of bare time':>14}")
     for method in arguments.methods:

@@ -41,6 +41,8 @@ SAM_SIDE = 64  # pixels of the small SAMs' input
 QUICK = {
     "scorecam": {"n_channels": 8},
     "smoothgrad": {"n_samples": 3},
+    "rise": {"n_masks": 12},
+    "occlusion": {"n_segments": 9},
     "integrated_gradients": {"steps": 3},
     "integrated_gradients_squared": {"steps": 3, "n_samples": 2},
 }

@@ -13,8 +13,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from geolib.attribution import blind, blocks, cams, gradients
-from geolib.attribution.passes import feature_maps, layer_of, min_max
+from geolib.attribution import blind, blocks, cams, gradients, perturbation
+from geolib.attribution.passes import feature_maps, layer_of, min_max, ranks
 from geolib.model.device import BatchSize, inference_precision, uses_bf16
 
 __all__ = ["FLOAT32_METHODS", "METHODS", "attribute", "block_sizes", "combicam_layers"]
@@ -26,6 +26,7 @@ def attribute(
     method: str = "gradcam++",
     targets: Tensor | Sequence[int] | None = None,
     *,
+    scaling: str = "min-max",
     precision: str = "auto",
     batch_size: int | None = None,
     **options: object,
@@ -42,6 +43,7 @@ def attribute(
     images : float32 ``[B, 3, H, W]``, RGB in 0...1, not normalised.
     method : a name in :data:`METHODS`; ``options`` are those of its docstring.
     targets : int ``[B]``, the class whose evidence is asked for; by default the predicted one.
+    scaling : "min-max"; "rank" puts the ranks of a map's values in their place before.
     precision : "fp32"; "bf16", under autocast; "auto", bfloat16 where the processor computes in it
         and the method can bear it (see :data:`FLOAT32_METHODS`).
     batch_size : most images (also masked, noisy or interpolated ones) in one pass, by default as
@@ -57,8 +59,11 @@ def attribute(
         For another type, shape or range, an unknown method or option, a classifier or map that is
         not finite, or a network without the layer or the blocks that the method needs.
     """
+    if scaling not in ("min-max", "rank"):
+        raise ValueError(f"scaling must be 'min-max' or 'rank', got {scaling!r}")
     settings = method, classifier, images, targets, precision, batch_size
-    return min_max(_in_batches(_lookup(method, options), *settings, options)).to(images.device)
+    maps = min_max(_in_batches(_lookup(method, options), *settings, options))
+    return (maps if scaling == "min-max" else min_max(ranks(maps))).to(images.device)
 
 
 def combicam_layers(
@@ -243,10 +248,12 @@ METHODS: dict[str, Callable[..., Tensor]] = {
     "smoothgrad": gradients.smoothgrad,
     "integrated_gradients": gradients.integrated_gradients,
     "integrated_gradients_squared": gradients.integrated_gradients_squared,
+    "rise": perturbation.rise,
+    "occlusion": perturbation.occlusion,
     "random": blind.random,
     "edges": blind.edges,
 }
 
 # Methods that "auto" keeps in float32: in bfloat16 their maps change by more than their own noise.
-# (Maps averaged over noisy copies change more from one noise seed to the next.)
-FLOAT32_METHODS = frozenset({"integrated_gradients"})
+# (Maps averaged over noisy or masked copies change more from one seed to the next.)
+FLOAT32_METHODS = frozenset({"integrated_gradients", "occlusion"})

@@ -21,7 +21,13 @@ def _gradient_cam(weights: Callable[[Tensor, Tensor], Tensor], about: str) -> Ca
         *,
         target_layer: nn.Module | str | None = None,
         output: Output = "logit",
+        nearest: bool = False,
     ) -> Tensor:
+        if weights is _equation_19 and output != "logit":
+            raise ValueError(
+                f"output={output!r}: equation 19 of Grad-CAM++ holds for the exponential of the "
+                "logit alone; give output='logit', or use gradcam or layercam"
+            )
         layer = passes.layer_of(classifier, target_layer)
         maps, logits = passes.feature_maps(classifier, images, layer)
         scores = passes.target_scores(logits, passes.resolve(targets, logits), output)
@@ -30,12 +36,13 @@ def _gradient_cam(weights: Callable[[Tensor, Tensor], Tensor], about: str) -> Ca
         slopes = slopes.cpu().double()
         (activations,) = (found.detach().cpu().double() for found in maps.values())
         weighted = (weights(activations, slopes) * activations).sum(dim=1)
-        return passes.upsample(weighted.relu().float(), images.shape[-2:])
+        return passes.upsample(weighted.relu().float(), images.shape[-2:], nearest=nearest)
 
     cam.__doc__ = f"""{about}
 
     ``target_layer``, a module or its name, overrides ``classifier.target_layer``; ``output`` is
-    what is differentiated: "logit" or "probability".
+    what is differentiated, "logit" or "probability" (for Grad-CAM++ the logit alone: its equation
+    rests on the derivatives of the logit's exponential). ``nearest`` up-samples without smoothing.
     """
     return cam
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from geolib.attribution.passes import Output, neutral_colour, resolve, scores_of, target_scores
+from geolib.attribution.passes import Output, classes_of, neutral_colour, scores_of, target_scores
 
 
 def smoothgrad(
@@ -28,7 +28,7 @@ def smoothgrad(
     ``output``, "logit" or "probability", is what is differentiated.
     """
     noise = _noise(images, sigma, n_samples, seed)
-    targets = _classes(classifier, images, targets)
+    targets = classes_of(classifier, images, targets)
     total = torch.zeros_like(images)
     for some in noise.split(max(1, batch_size // len(images))):
         noisy = (images + some[:, None]).flatten(0, 1)
@@ -56,7 +56,7 @@ def integrated_gradients(
     from baseline to image. ``steps`` is the number of Gauss-Legendre points, ``output`` as for
     :func:`smoothgrad`.
     """
-    targets = _classes(classifier, images, targets)
+    targets = classes_of(classifier, images, targets)
     return _integrated(classifier, images, targets, steps, output, batch_size).sum(dim=1).abs()
 
 
@@ -79,17 +79,11 @@ def integrated_gradients_squared(
     ``steps`` that of :func:`integrated_gradients`.
     """
     noise = _noise(images, sigma, n_samples, seed)
-    targets = _classes(classifier, images, targets)
+    targets = classes_of(classifier, images, targets)
     total = torch.zeros_like(images)
     for one in noise:
         total += _integrated(classifier, images + one, targets, steps, output, batch_size).square()
     return (total / n_samples).amax(dim=1)
-
-
-@torch.no_grad()
-def _classes(classifier: nn.Module, images: Tensor, targets: Tensor | None) -> Tensor:
-    """The targets, checked against the classifier's outputs, or its predictions."""
-    return resolve(targets, classifier(images))
 
 
 def _integrated(

@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Literal
 
+import numpy as np
 import torch
+from scipy.stats import rankdata
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -43,14 +45,23 @@ def resolve(targets: Tensor | None, logits: Tensor) -> Tensor:
     return targets
 
 
+@torch.no_grad()
+def classes_of(classifier: nn.Module, images: Tensor, targets: Tensor | None) -> Tensor:
+    """The targets, checked against the classifier's outputs, or its predictions."""
+    return resolve(targets, classifier(images))
+
+
 def neutral_colour(classifier: nn.Module, images: Tensor) -> Tensor:
     """The colour that the classifier normalises to zero, by default ImageNet's: [1, 3, 1, 1]."""
     return getattr(classifier, "mean", images.new_tensor(IMAGENET_MEAN).view(1, 3, 1, 1))
 
 
-def upsample(maps: Tensor, size: Sequence[int], *, align_corners: bool = False) -> Tensor:
+def upsample(
+    maps: Tensor, size: Sequence[int], *, align_corners: bool = False, nearest: bool = False
+) -> Tensor:
     """``[B, h, w]`` to ``[B, H, W]``, bilinear between pixel centres (or aligned corners)."""
-    return F.interpolate(maps[:, None], tuple(size), None, "bilinear", align_corners)[:, 0]
+    how: tuple[str, bool | None] = ("nearest", None) if nearest else ("bilinear", align_corners)
+    return F.interpolate(maps[:, None], tuple(size), None, *how)[:, 0]
 
 
 def min_max(maps: Tensor) -> Tensor:
@@ -58,6 +69,12 @@ def min_max(maps: Tensor) -> Tensor:
     low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
     rounding = 8 * torch.finfo(maps.dtype).eps * torch.maximum(low.abs(), high.abs())
     return ((maps - low) / (high - low)).where(high - low > rounding, 0)
+
+
+def ranks(maps: Tensor) -> Tensor:
+    """Ranks of the values of each map of ``[B, H, W]``; ties share their mean rank."""
+    found = rankdata(maps.flatten(1).numpy(), axis=1).astype(np.float32)
+    return torch.from_numpy(found).view_as(maps)
 
 
 def feature_maps(

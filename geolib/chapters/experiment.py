@@ -88,6 +88,7 @@ class Experiment(BaseModel):
     s_min: float | None = Field(None, ge=0, le=1)
     segmenter_checkpoints: dict[str, str] = {}
     smoothgrad_samples: int = Field(25, ge=1)
+    rise_masks: int = Field(300, ge=1)
     repeats: int = Field(10, ge=1)
     label: Literal["true", "predicted"] = "true"
     seed: int = Field(0, ge=0)
@@ -202,7 +203,10 @@ class Experiment(BaseModel):
         return pipeline.tune(_first(self.validation, TUNING_IMAGES), self.classifier, base)
 
     def _base(self, attribution: str, **changes: Any) -> EvaluationConfig:
-        samples = {"n_samples": self.smoothgrad_samples} if attribution == "smoothgrad" else {}
+        samples = {
+            "smoothgrad": {"n_samples": self.smoothgrad_samples},
+            "rise": {"n_masks": self.rise_masks},
+        }.get(attribution, {})
         own = self.model_dump(include={"repeats", "label", "seed"})
         options = {"attribution_options": samples, "individual": False}
         return EvaluationConfig(attribution=attribution, **options, **own, **changes)

@@ -42,8 +42,8 @@ def find_target_layer(network: nn.Module, image_size: int) -> str | None:
 def _last_map(network: nn.Module, size: tuple[int, int]) -> str | None:
     """Name of the last module that runs once and puts out a map with more than one position.
 
-    After it, nothing with weights may put out anything that still has places; heads that pool and
-    normalisations are no stage, and do not count.
+    After it, nothing with weights may put out anything that still has places, nor look for
+    neighbours where one place is left; heads that pool and normalisations are no stage.
     """
     modules = {name: module for name, module in network.named_modules() if name}
     pooling, attention = _inside(network, "Pool"), _inside(network, "Att")
@@ -53,7 +53,9 @@ def _last_map(network: nn.Module, size: tuple[int, int]) -> str | None:
         module, places = modules[name], output.shape[1:]
         square = len(places) == 3 and places[1] == places[2] > 1 and _is_map(output, size)
         stage = any(True for _ in module.parameters(recurse=False)) and module not in pooling
-        stage &= "Norm" not in type(module).__name__ and sum(side > 1 for side in places) > 1
+        padded = isinstance(module, nn.Conv2d) and any(module.padding)
+        stage &= "Norm" not in type(module).__name__
+        stage &= padded or sum(side > 1 for side in places) > 1
         events.append((name, square and module not in pooling | attention, stage))
 
     training = network.training

@@ -9,6 +9,11 @@ def images():
     return smooth_images(3)
 
 
+@pytest.fixture(scope="module", params=["resnet", "mobilenet", "convnext"])
+def network(request):
+    return small_network(request.param)
+
+
 @pytest.fixture(scope="module")
 def resnet():
     return small_network("resnet")

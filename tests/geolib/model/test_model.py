@@ -191,6 +191,9 @@ TWICE = nn.Conv2d(8, 8, 3, padding=1)
         ([nn.BatchNorm2d(8), nn.Flatten()], "1"),
         ([Attention()], "0"),
         ([TWICE, nn.ReLU(), TWICE, *ENDING], None),
+        # A last stage of one place; a head behind the pooling.
+        ([nn.AvgPool2d(8), nn.Conv2d(8, 8, 3, padding=1), nn.Flatten()], None),
+        ([nn.AdaptiveAvgPool2d(1), nn.Conv2d(8, 8, 1), nn.Flatten()], "0"),
         ([Windows(), nn.Conv2d(8, 8, 1), *ENDING], None),
     ],
 )
@@ -217,6 +220,7 @@ def test_a_network_without_a_map_loads_predicts_and_says_which_methods_work(tmp_
     assert "\n" not in str(why.value)
     mlp = nn.Sequential(nn.Flatten(), nn.Linear(3072, 2))
     assert find_target_layer(mlp, 32) is None
+    assert find_target_layer(build("densenet121", 3), 32) is None
 
 
 def test_safetensors_and_pth_give_the_same(resnet_file, tmp_path):
