@@ -42,11 +42,14 @@ class EvaluationConfig(BaseModel):
     Attributes
     ----------
     attribution, attribution_options : see :data:`geolib.attribution.METHODS`.
+    attribution_target : the class whose evidence is asked for, the "predicted" or the "true" one.
     segmenter, segmenter_options : see :data:`geolib.segmentation.SEGMENTERS`.
     top_p : share of pixels that count as salient, in (0, 1].
     s_min : elements with a score below it are dropped, in 0..1.
     suppression : overlap from which a segment is a near-duplicate of a better one, in (0, 1].
     padding : of boxes, as a share of their longer side.
+    candidates, center, combine, criterion, max_elements : see
+        :func:`geolib.scoring.extract_elements`.
     fill, repeats, tests, individual, seed : see :class:`geolib.ablation.AblationSettings`.
     label : the class that outcomes are judged by, the true or the predicted one.
     batch_size : images per forward pass, by default as the device suggests; halved, with a
@@ -61,12 +64,18 @@ class EvaluationConfig(BaseModel):
 
     attribution: str = "gradcam++"
     attribution_options: dict[str, Any] = {}
+    attribution_target: Literal["predicted", "true"] = "predicted"
     segmenter: str = "felzenszwalb"
     segmenter_options: dict[str, Any] = {}
     top_p: float = Field(TOP_P, gt=0, le=1)
     s_min: float = Field(S_MIN, ge=0, le=1)
     suppression: float = Field(0.8, gt=0, le=1)
     padding: float = Field(0.05, ge=0)
+    candidates: Literal["image", "salient"] = "image"
+    center: Literal["centroid", "box"] = "centroid"
+    combine: Literal["geometric", "arithmetic", "overlap", "mean", "center"] = "geometric"
+    criterion: Literal["max", "iou", "min"] = "max"
+    max_elements: int | None = Field(None, ge=0)
     fill: str | tuple[float, float, float] = "mean"
     repeats: int = Field(10, ge=1)
     tests: tuple[Literal["deletion", "insertion"], ...] = ("deletion", "insertion")
@@ -161,15 +170,22 @@ def _depends_on_threads(classifier: Classifier, precision: str) -> bool:
 
 
 def attribute_batch(
-    classifier: Classifier, images: torch.Tensor, config: EvaluationConfig
+    classifier: Classifier,
+    images: torch.Tensor,
+    config: EvaluationConfig,
+    labels: Sequence[int] | None = None,
 ) -> torch.Tensor:
-    """Attribution maps ``[B, S, S]`` of images ``[B, 3, S, S]`` for the predicted class (§3.2)."""
+    """Attribution maps ``[B, S, S]`` of images ``[B, 3, S, S]`` (§3.2).
+
+    Without ``labels``, the true classes, they are for the predicted ones whatever the settings.
+    """
+    targets = labels if config.attribution_target == "true" else None
     classifier.to(choose_device(config.device))
     precision = "fp32" if config.attribution in FLOAT32_METHODS else config.precision
     with single_thread(_depends_on_threads(classifier, precision)):
         common = {"precision": config.precision, "batch_size": config.batch_size}
         options = {**common, **config.attribution_options}
-        return attribute(classifier, images, config.attribution, **options)
+        return attribute(classifier, images, config.attribution, targets, **options)
 
 
 def segment_batch(
@@ -205,7 +221,9 @@ def extract_batch(
     config: EvaluationConfig,
 ) -> list[Extracted]:
     """Object-like elements of each image (§3.3)."""
-    options = config.model_dump(include={"top_p", "s_min", "padding"})
+    named = {"top_p", "s_min", "padding", "max_elements"}
+    named |= {"candidates", "center", "combine", "criterion"}
+    options = config.model_dump(include=named)
     extracted = []
     for item, image, one, found in zip(items, images, maps, segments, strict=True):
         elements = extract_elements(one, found, threshold=config.suppression, **options)
@@ -251,14 +269,17 @@ def alone(config: EvaluationConfig) -> EvaluationConfig:
 def maps_folder(shard: Shard, classifier: Classifier, config: EvaluationConfig) -> Path:
     """Folder of a shard's attribution maps, ``maps.parquet``: their values, one after another."""
 
+    labels = _targets(shard, classifier, config)
+
     def build(folder: Path) -> None:
-        values = attribute_batch(classifier, shard.batch, config).flatten()
+        known = None if labels is None else [labels[item.id] for item in shard.items]
+        values = attribute_batch(classifier, shard.batch, config, known).flatten()
         table = pd.DataFrame({"value": values.numpy()})
         # Bytes of one place stand together, which takes a third off floats.
         split: dict[str, Any] = {"use_byte_stream_split": True, "use_dictionary": False}
         table.to_parquet(folder / "maps.parquet", compression="zstd", **split)
 
-    params = {"images": shard.identity, "maps": _maps_identity(shard, config)}
+    params = {"images": shard.identity, "maps": _maps_identity(shard, classifier, config)}
     return cache.compute("maps", params, ("geolib.attribution", "geolib.images"), build)
 
 
@@ -285,7 +306,7 @@ def segments(
 
     params = {"images": shard.identity, "segmenter": segment.key}
     if maps is not None:
-        params["maps"] = _maps_identity(shard, config)
+        params["maps"] = _maps_identity(shard, classifier, config)
     folder = cache.compute("segments", params, ("geolib.segmentation", "geolib.images"), build)
     stored = json.loads((folder / "segments.json").read_text(encoding="utf-8"))
     size = (shard.image_size, shard.image_size)
@@ -460,6 +481,14 @@ def _segmenter(config: EvaluationConfig) -> segmentation.Segmenter:
     return segmentation.shared(config.segmenter, **config.segmenter_options)
 
 
-def _maps_identity(shard: Shard, config: EvaluationConfig) -> list[Any]:
-    options = config.attribution_options
-    return [shard.weights_sha256, config.attribution, options, config.precision]
+def _targets(
+    shard: Shard, classifier: Classifier, config: EvaluationConfig
+) -> dict[str, int] | None:
+    """The classes whose evidence is asked for where it is not the predicted ones'."""
+    asked = config.attribution_target == "true"
+    return true_labels(shard.dataset, classifier) if asked else None
+
+
+def _maps_identity(shard: Shard, classifier: Classifier, config: EvaluationConfig) -> list[Any]:
+    options, targets = config.attribution_options, _targets(shard, classifier, config)
+    return [shard.weights_sha256, config.attribution, options, targets, config.precision]

@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from matplotlib.figure import Figure
 
-from geolib import statistics
+from geolib import figures, statistics
 from geolib.ablation import FILLS, ablate
 from geolib.chapters.baselines import donor_indices
 from geolib.chapters.causes.effects import scene_of
-from geolib.chapters.controls.specifications import verdicts
 from geolib.chapters.elements import MIN_PIXELS
 from geolib.chapters.tables import cells, grouped_means
 from geolib.data import GeoDataset, to_batch
@@ -31,7 +31,7 @@ from geolib.model.prediction import log_probabilities
 from geolib.pipeline import shards
 from geolib.runtime import cache
 from geolib.runtime.here import progress_bar
-from geolib.scoring import TOP_P, element_boxes, score_segments
+from geolib.scoring import element_boxes, score_segments
 from geoscenes import Scene, SceneObject
 
 # Which pixels of an object are hidden: those of it that are visible, all that it changes (shadow,
@@ -47,9 +47,6 @@ CANDIDATES = 1000
 TOLERANCE = 0.02
 # Objects of a scene from which on their order says something.
 ENOUGH = 3
-# How a conclusion under a fill compares with that under true removal, and its sign in tables.
-CHANGES = ("changes", "certainty only", "size only")
-SIGNS = dict(zip(CHANGES, (" ≠", " ~", " ±"), strict=True)) | {"same": ""}
 
 
 def hideable(scene: Scene) -> list[SceneObject]:
@@ -169,6 +166,19 @@ def agreement(table: pd.DataFrame) -> pd.DataFrame:
     return means.sort_values("value", ascending=False, kind="stable", ignore_index=True)
 
 
+def fill_agreement(agreement: pd.DataFrame) -> Figure:
+    """How each fill agrees with true removal, and its bias: of :func:`agreement`."""
+    bias = agreement[["fill", "region", "bias", "bias_low", "bias_high"]]
+    bias = bias.set_axis(["fill", "region", "value", "low", "high"], axis=1)
+    panels = {"rank correlation with true removal": agreement, "bias (log-probability)": bias}
+    both = pd.concat(panels, names=["panel"]).reset_index("panel")
+    label, lines = "mean over scenes", {"": 0}
+    figure = figures.dots(both, "fill", by="region", panels="panel", label=label, lines=lines)
+    for axis in figure.axes:
+        axis.locator_params(axis="x", nbins=4)
+    return figure
+
+
 def _correlation(objects: pd.DataFrame) -> float:
     """Of masked and true effects of a scene's objects; 0 where hiding does the same to all."""
     if len(objects) < ENOUGH or objects["true"].nunique() < 2:
@@ -186,7 +196,6 @@ def object_tests(
     maps: Mapping[str, torch.Tensor],
     classifier: Classifier,
     *,
-    top_p: float = TOP_P,
     fills: Sequence[str] = FILLS,
 ) -> pd.DataFrame:
     """The paper's deletion test on true objects, with masks and with real removal: an outcome table
@@ -195,20 +204,16 @@ def object_tests(
 
     def chosen(i: int, scene: Scene) -> pd.DataFrame:
         own = {name: found[i].numpy() for name, found in maps.items()}
-        return chosen_sets(scene, own, top_p=top_p)
+        return chosen_sets(scene, own)
 
     pixels = {name: found.contiguous().numpy().tobytes() for name, found in maps.items()}
-    ways = {"maps": {n: sha256(held).hexdigest() for n, held in pixels.items()}, "top_p": top_p}
-    table = _outcomes("object-tests", dataset, classifier, fills, chosen, **ways)
+    digests = {name: sha256(held).hexdigest() for name, held in pixels.items()}
+    table = _outcomes("object-tests", dataset, classifier, fills, chosen, maps=digests)
     return table.assign(segmenter="truth", test="deletion")
 
 
 def chosen_sets(
-    scene: Scene,
-    maps: Mapping[str, np.ndarray],
-    top: int = TOP,
-    repeats: int = REPEATS,
-    top_p: float = TOP_P,
+    scene: Scene, maps: Mapping[str, np.ndarray], top: int = TOP, repeats: int = REPEATS
 ) -> pd.DataFrame:
     """Sets of a scene's :func:`hideable` objects to delete, a row per map and set: the ``top`` by
     score, at most half of them, none of score zero; and random ones whose boxes cover as much, to
@@ -221,7 +226,7 @@ def chosen_sets(
     masks, boxes = (object_regions(scene, objects, name) for name in ("mask", "box"))
     rows: list[tuple[Any, ...]] = []
     for name, found in maps.items():
-        scores = score_segments(found, masks, top_p)["score"].to_numpy()
+        scores = score_segments(found, masks)["score"].to_numpy()
         n_deleted = min(most, int((scores > 0).sum()))
         guided = tuple(sorted(np.argsort(-scores, kind="stable")[:n_deleted].tolist()))
         target = _covered(boxes, guided)
@@ -247,44 +252,36 @@ def _unlike(chosen: Sequence[int], guided: Sequence[int], gap: float) -> tuple[f
 
 
 def conclusions(outcomes: pd.DataFrame) -> pd.DataFrame:
-    """What each way of deleting concludes about each method, and its ``change`` from true removal:
-    ``difference`` in advantage (log-probability), image by image; ``p_difference`` corrected over
-    all rows. Without a difference only the certainty changes."""
+    """Advantage (log-probability) of each method under each way of deleting, and its ``difference``
+    from that under true removal, image by image; ``p_difference`` is corrected over all rows."""
     keys = ["attribution", "fill"]
     each = statistics.advantages(outcomes, keys, "log_probability")
     wide = each.pivot(index=["attribution", "image_id"], columns="fill", values="advantage")
     more = wide.drop(columns=TRUE).sub(wide[TRUE], axis=0).stack().groupby(keys)
     found = {pair: statistics.paired(values)._asdict() for pair, values in more}
-    differences = pd.DataFrame.from_dict(found, orient="index").rename_axis(keys)
-    differences["p_difference"] = statistics.holm(differences["p_value"])
-    table = statistics.compare(outcomes, keys, "log_probability")
-    table = table.drop(columns="detectable").join(
-        differences.drop(columns=["p_value", "n_images"]), keys
-    )
-    table["verdict"] = verdicts(table["ci_low"], table["ci_high"], table["n_images"])
-    truth = table[table["fill"] == TRUE].set_index("attribution")["verdict"]
-    differs = table["verdict"] != table["attribution"].map(truth)
-    told = table["p_difference"] < 0.05
-    return table.assign(change=np.select([differs & told, differs, told], CHANGES, "same"))
+    table = pd.DataFrame.from_dict(found, orient="index").rename_axis(keys)
+    table["p_difference"] = statistics.holm(table["p_value"])
+    means = grouped_means(each, "advantage", keys)
+    return means.join(table[["difference", "detectable", "p_difference"]], keys)
 
 
 def conclusions_note(judged: pd.DataFrame) -> str:
     """How many :func:`conclusions` change, and what difference would have been shown."""
     others = judged[judged["fill"] != TRUE]
     return (
-        f"**{(others['change'] == 'changes').sum()} of {len(others)} conclusions change** when the "
-        "objects are really gone; in the median comparison a true difference of "
+        f"**{(others['p_difference'] < 0.05).sum()} of {len(others)} advantages differ** from "
+        "those of objects that are really gone; in the median comparison a true difference of "
         f"{others['detectable'].median():.2f} would have been shown."
     )
 
 
 def conclusions_table(judged: pd.DataFrame) -> pd.DataFrame:
     """The :func:`conclusions` of each way of deleting, true removal on top, then the nearest fill;
-    methods by their advantage under true removal."""
-    shown = cells(judged, "+.2f", ("advantage", "ci_low", "ci_high"))
-    table = judged.assign(cell=shown + " " + judged["verdict"] + judged["change"].map(SIGNS))
+    methods by their advantage under true removal; ≠ where the difference is told."""
+    sign = judged["p_difference"].lt(0.05).map({True: " ≠", False: ""})
+    table = judged.assign(cell=cells(judged, "+.2f") + sign)
     distance = table["difference"].abs().groupby(table["fill"]).mean().fillna(-1)  # itself
-    truth = table[table["fill"] == TRUE].set_index("attribution")["advantage"]
+    truth = table[table["fill"] == TRUE].set_index("attribution")["value"]
     wide = table.pivot(index="fill", columns="attribution", values="cell")
     wide = wide.loc[distance.sort_values().index, truth.sort_values(ascending=False).index]
     return wide.rename_axis(index=None, columns=None)

@@ -1,92 +1,54 @@
-"""Controls of the claim that guided boxes beat random ones (§5 of arXiv 2605.00912).
+"""Which of the choices that the paper leaves open move its result (§5 of arXiv 2605.00912)?
 
-The claim may rest on choices that the paper leaves open. A :class:`Specification` is one set of
-such choices; :func:`outcomes` runs the tests of many, with two further baselines and with masks in
-place of boxes; :func:`specification_curve` says in which of them the claim holds.
+:func:`screen` changes each choice by itself; :func:`changes` holds the advantage of guided boxes
+against that under the default settings, image by image.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from numpy.typing import ArrayLike
 
 from geolib import statistics
 from geolib.ablation import faithfulness
-from geolib.book.claims import MIN_N
 from geolib.chapters.baselines import donor_indices, torus_shifts
-from geolib.chapters.experiment import Experiment
-from geolib.chapters.tables import grouped_means
 from geolib.data import GeoDataset
 from geolib.model import Classifier, choose_device
 from geolib.pipeline import shards
 from geolib.pipeline.shards import EvaluationConfig, Extracted
 from geolib.runtime import cache
 from geolib.runtime.here import progress_bar
-from geolib.scoring import Elements, extract_elements
-from geolib.statistics import Paired
+from geolib.scoring import Elements
 
-# What is compared, and the two regions of the outcome table that this means.
-COMPARISONS = {
-    ("boxes", "random boxes"): ("guided", "random"),
-    ("boxes", "donor layout"): ("guided", "donor"),
-    ("boxes", "torus shift"): ("guided", "torus"),
-    ("masks", "torus shift"): ("masks", "masks torus"),
+# What tells specifications apart: the method whose settings they start from, and the choice that
+# they change; "" for none.
+SPECIFICATION = ["method", "choice", "setting"]
+# Choices that are no settings, but what is compared: their values, and the two regions of the
+# outcome table that these mean.
+REGIONS = {
+    "baseline": {"donor layout": ("guided", "donor"), "torus shift": ("guided", "torus")},
+    "region": {"outlines": ("masks", "masks torus")},
 }
-CHOICES = ("attribution", "segmenter", "region", "baseline", "test")
-KEYS = ("attribution", "segmenter", "fill", "varied", "setting")
-# The columns that tell specifications apart.
-SPECIFICATION = (*KEYS, "region", "baseline", "test")
-UNCHANGED = "as everywhere"
-VERDICTS = ("holds", "undecided", "reversed")
-SEEING, BLIND = "maps that look at it", "maps that ignore the network"
+# Choices that give scores another range, as the options of an attribution method do: s_min says
+# nothing there, and each image keeps as many elements as under the default settings.
+RESCORED = {"attribution", "attribution_target", "candidates", "center", "combine"}
+
+# Whether a change stands after Holm's correction.
+TOLD, NOT_TOLD = "told from none", "not told"
 
 # What is tested of some images: their elements, and the ``controls`` of ablation.faithfulness.
 Tested = tuple[Sequence[Elements], Mapping[str, Sequence[np.ndarray]]]
 Choose = Callable[[Sequence[Extracted]], Tested]
-
-
-@dataclass(frozen=True)
-class Specification:
-    """One set of the choices that the paper leaves open. Scores combined otherwise than by the
-    geometric mean keep as many elements of an image as it does: ``s_min`` belongs to its range."""
-
-    config: EvaluationConfig
-    combine: str = "geometric"
-    varied: str = ""  # the one choice in which it departs from the others
-    setting: str = ""
-
-
-def sweeps(config: EvaluationConfig, choices: Mapping[str, Iterable[Any]]) -> list[Specification]:
-    """Specifications that depart from ``config`` in one choice each: ``choices`` are values of its
-    fields, or of ``combine``. One that it has already is left out: it would count twice."""
-    plain = Specification(config)
-    found = []
-    for name, value in ((name, value) for name, values in choices.items() for value in values):
-        if name == "combine":
-            one = replace(plain, combine=value)
-        else:
-            one = replace(plain, config=EvaluationConfig(**config.model_dump() | {name: value}))
-        if one != plain:
-            found.append(replace(one, varied=name, setting=str(value)))
-    return found
-
-
-# Outcomes -----------------------------------------------------------------------------------------
+Run = tuple[EvaluationConfig, Mapping[str, Any], Choose]
 
 
 def outcome_tables(
-    dataset: GeoDataset,
-    classifier: Classifier,
-    stage: str,
-    module: str,
-    runs: Sequence[tuple[EvaluationConfig, Mapping[str, Any], Choose]],
+    dataset: GeoDataset, classifier: Classifier, stage: str, module: str, runs: Sequence[Run]
 ) -> Iterator[pd.DataFrame]:
     """Deletion and insertion with further regions of one's own, for each of some runs; cached.
     A run has its settings, what else it depends on beside the module's code, and a function that
@@ -122,73 +84,6 @@ def outcome_tables(
             bar.update()
 
 
-def outcomes(
-    dataset: GeoDataset,
-    classifier: Classifier,
-    specifications: Sequence[Specification],
-    *,
-    nulls: bool = True,
-) -> pd.DataFrame:
-    """Deletion and insertion under many specifications, with columns ``varied`` and ``setting``;
-    ``nulls`` adds the baselines of :func:`null_regions`, and masks in place of boxes."""
-    runs = [
-        (one.config, {"combine": one.combine, "nulls": nulls}, partial(_tested, one, nulls))
-        for one in specifications
-    ]
-    tables = outcome_tables(dataset, classifier, "controls", __name__, runs)
-    found = [
-        table.assign(varied=one.varied, setting=one.setting)
-        for one, table in zip(specifications, tables, strict=True)
-    ]
-    return pd.concat(found, ignore_index=True).assign(dataset=dataset.name)
-
-
-def screen(
-    experiment: Experiment,
-    images: GeoDataset,
-    crossed: Iterable[tuple[str, str]],
-    swept: Iterable[tuple[str, str]],
-    choices: Mapping[str, Iterable[Any]],
-    repeats: int,
-) -> pd.DataFrame:
-    """Outcomes of methods crossed with segmenters, and of every single choice at some pairs."""
-
-    def config(pair: tuple[str, str]) -> EvaluationConfig:
-        return experiment.config(*pair).model_copy(update={"repeats": repeats})
-
-    full = [Specification(config(pair)) for pair in crossed]
-    single = [one for pair in swept for one in sweeps(config(pair), choices)]
-    everything = outcomes(images, experiment.classifier, full)
-    changed = outcomes(images, experiment.classifier, single, nulls=False)
-    return pd.concat([everything, changed], ignore_index=True)
-
-
-def _tested(one: Specification, nulls: bool, extracted: Sequence[Extracted]) -> Tested:
-    elements = [e.elements for e in extracted]
-    if one.combine != "geometric":
-        elements = [
-            all_elements(e, one.config, max_elements=len(e.elements), combine=one.combine)
-            for e in extracted
-        ]
-    if not nulls:
-        return elements, {}
-    ids = [e.item.id for e in extracted]
-    return elements, null_regions(elements, ids, one.config.repeats, one.config.seed)
-
-
-def all_elements(extracted: Extracted, config: EvaluationConfig, **options: Any) -> Elements:
-    """Elements of every score above zero, whatever the configuration's ``s_min``."""
-    return extract_elements(
-        extracted.attribution,
-        extracted.segments,
-        top_p=config.top_p,
-        s_min=0,
-        threshold=config.suppression,
-        padding=config.padding,
-        **options,
-    )
-
-
 def null_regions(
     found: Sequence[Elements], image_ids: Sequence[str], repeats: int, seed: int = 0
 ) -> dict[str, list[np.ndarray]]:
@@ -209,65 +104,105 @@ def null_regions(
     }
 
 
-# Specification curve ------------------------------------------------------------------------------
+# One choice at a time -----------------------------------------------------------------------------
 
 
-def per_image(table: pd.DataFrame, metric: str = "accuracy") -> pd.DataFrame:
-    """Advantage of each image under every specification × region × baseline × test; ``changed`` is
-    the choice that a specification changes, and its value."""
-    parts = []
-    for (region, baseline), pair in COMPARISONS.items():
-        names = dict(zip(pair, ("guided", "random"), strict=True))
-        part = table[table["region"].isin(pair)].replace({"region": names})
-        # Not every specification was run against every baseline.
-        part = part[part.groupby(list(KEYS))["region"].transform("nunique") == 2]
-        if not part.empty:
-            found = statistics.advantages(part, KEYS, metric)
-            parts.append(found.assign(region=region, baseline=baseline))
-    rows = pd.concat(parts, ignore_index=True)
-    named = rows["varied"] + " " + rows["setting"]
-    return rows.assign(changed=named.where(rows["varied"] != "", UNCHANGED))
+def sweeps(
+    config: EvaluationConfig, choices: Mapping[str, Iterable[Any]]
+) -> dict[tuple[str, str], EvaluationConfig]:
+    """Settings that depart from ``config`` in one choice, by its name and value. ``choices`` are
+    fields of the settings or options of the attribution method; what is so already is left out."""
+    found = {}
+    pairs = ((name, value) for name, values in choices.items() for value in values)
+    for name, value in ((name, value) for name, value in pairs if name not in REGIONS):
+        changes = {name: value}
+        if name not in EvaluationConfig.model_fields:
+            changes = {"attribution_options": config.attribution_options | changes}
+        one = EvaluationConfig(**config.model_dump() | changes)
+        if one != config:
+            named = value.items() if isinstance(value, Mapping) else [("", value)]
+            found[name, ", ".join(f"{key} {each}".strip() for key, each in named)] = one
+    return found
 
 
-def specification_curve(rows: pd.DataFrame, blind: Sequence[str] = ()) -> pd.DataFrame:
-    """Advantage under every specification of :func:`per_image`, smallest first;
-    ``without_elements`` is a share of the images, ``map`` sets the methods apart that are blind."""
-    groups = rows.assign(none=rows["n_elements"] == 0).groupby(list(SPECIFICATION), sort=False)
-    layouts = [group for _, group in groups["layouts"]]
-    curve = groups.agg(
-        changed=("changed", "first"),
-        n=("advantage", "count"),
-        coverage=("coverage", "mean"),
-        without_elements=("none", "mean"),
-    ).reset_index()
-    found = pd.DataFrame(map(statistics.against_layouts, layouts), columns=Paired._fields)
-    curve[["value", "low", "high", "detectable"]] = found[
-        ["difference", "low", "high", "detectable"]
-    ]
-    curve["verdict"] = verdicts(curve["low"], curve["high"], curve["n"])
-    curve["map"] = np.where(curve["attribution"].isin(blind), BLIND, SEEING)
-    return curve.sort_values("value", kind="stable", ignore_index=True)
+def screen(
+    dataset: GeoDataset,
+    classifier: Classifier,
+    config: EvaluationConfig,
+    choices: Mapping[str, Iterable[Any]],
+) -> pd.DataFrame:
+    """Guided and random outcomes under the settings of a method, under its :func:`sweeps`, and of
+    what else of ``REGIONS`` is among the choices; with the columns of ``SPECIFICATION``."""
+    tables = partial(outcome_tables, dataset, classifier, "specifications", __name__)
+
+    def default(extracted: Sequence[Extracted]) -> Tested:
+        found, ids = [one.elements for one in extracted], [one.item.id for one in extracted]
+        return found, null_regions(found, ids, config.repeats, config.seed)
+
+    (plain,) = tables([(config, {"regions": True}, default)])
+    kept = {
+        str(name): int(n) for name, n in plain.groupby("image_id")["n_elements"].first().items()
+    }
+
+    def run(choice: str, one: EvaluationConfig) -> Run:
+        if choice in EvaluationConfig.model_fields and choice not in RESCORED:
+            return one, {}, lambda extracted: ([each.elements for each in extracted], {})
+        every = one.model_copy(update={"s_min": 0.0})
+        return every, {"kept": kept}, lambda extracted: (as_many(extracted, kept), {})
+
+    named = {("", ""): plain[plain["region"].isin(["original", "guided", "random"])]}
+    swept = sweeps(config, choices)
+    found = tables([run(choice, one) for (choice, _), one in swept.items()])
+    named |= dict(zip(swept, found, strict=True))
+    for choice, value in ((name, value) for name in REGIONS for value in choices.get(name, ())):
+        one, other = REGIONS[choice][value]
+        rows = plain[plain["region"].isin([one, other])]
+        named[choice, value] = rows.replace({"region": {one: "guided", other: "random"}})
+    each = [table.assign(choice=name, setting=value) for (name, value), table in named.items()]
+    return pd.concat(each, ignore_index=True).assign(method=config.attribution)
 
 
-def verdicts(low: ArrayLike, high: ArrayLike, n: ArrayLike) -> np.ndarray:
-    """What intervals of an advantage over n images say: it "holds", is "reversed", or, always from
-    fewer than `MIN_N`, is "undecided"."""
-    told = np.greater_equal(n, MIN_N)
-    signs = [told & np.greater(low, 0), told & np.less(high, 0)]
-    return np.select(signs, ["holds", "reversed"], "undecided")
+def as_many(extracted: Sequence[Extracted], kept: Mapping[str, int]) -> list[Elements]:
+    """The best elements of each image, so many as ``kept`` says by its name."""
+    cut = ((one.elements, kept[one.item.id]) for one in extracted)
+    return [Elements(found.masks[:n], found.boxes[:n], found.table[:n]) for found, n in cut]
 
 
-def by_choice(curve: pd.DataFrame, rows: pd.DataFrame, choice: str) -> pd.DataFrame:
-    """In how many specifications the claim holds, for each value of a choice, most often first;
-    ``curve`` may be some rows of the curve of ``rows``, and the mean is over both."""
-    found = pd.crosstab(curve[choice], curve["verdict"])
-    found = found.reindex(columns=list(VERDICTS), fill_value=0)
-    found["share"] = found["holds"] / found.sum(axis=1)
-    kept = curve.groupby(choice)["without_elements"].mean()
-    chosen = curve[list(dict.fromkeys([*SPECIFICATION, choice]))]
-    each = rows[[*SPECIFICATION, "image_id", "advantage"]].merge(chosen, on=list(SPECIFICATION))
-    of_image = each.groupby([choice, "image_id"])["advantage"].mean().dropna().reset_index()
-    means = grouped_means(of_image, "advantage", choice).set_index(choice)
-    detectable = of_image.groupby(choice)["advantage"].agg(statistics.detectable_effect)
-    found = found.join([means, detectable.rename("detectable"), kept])
-    return found.sort_values(["share", "value"], ascending=False).rename_axis(None)
+def changes(outcomes: pd.DataFrame, metric: str = "accuracy") -> pd.DataFrame:
+    """A row per specification of :func:`screen` and test: the mean ``advantage``, ``value`` (its
+    change from that under the default settings, image by image) with its interval, and ``p_holm``,
+    corrected over all rows."""
+    each = statistics.advantages(outcomes, SPECIFICATION, metric)
+    keys = ["method", "test", "image_id"]
+    default = each[each["choice"] == ""].set_index(keys)["advantage"]
+    each["change"] = each["advantage"] - each.join(default.rename("default"), keys)["default"]
+    groups = each.groupby([*SPECIFICATION, "test"], sort=False)
+    table = groups[["advantage", "coverage", "n_elements"]].mean()
+    found = [statistics.paired(values)._asdict() for _, values in groups["change"]]
+    table = table.join(pd.DataFrame(found, table.index).rename(columns={"difference": "value"}))
+    changed = table.index.get_level_values("choice") != ""
+    return table.assign(p_holm=statistics.holm(table["p_value"].where(changed))).reset_index()
+
+
+def furthest(table: pd.DataFrame) -> pd.DataFrame:
+    """Of :func:`changes`, for each choice the value that moves the advantage furthest in either
+    test, the largest move on top; ``name`` says both, and the method where it is not the first."""
+    rows = table[table["choice"] != ""].assign(size=table["value"].abs())
+    order = rows.groupby(SPECIFICATION, sort=False)["size"].max().sort_values(ascending=False)
+    order = order.reset_index().drop_duplicates(["method", "choice"])[SPECIFICATION]
+    other = order["method"].where(order["method"] != table["method"].iloc[0], "")
+    name = (other + " " + order["choice"]).str.strip() + ": " + order["setting"]
+    told = np.where(rows["p_holm"] < 0.05, TOLD, NOT_TOLD)
+    return order.assign(name=name).merge(rows.assign(told=told), on=SPECIFICATION)
+
+
+def summary(table: pd.DataFrame) -> str:
+    """How many of the :func:`changes` can be told, and whether any turns the result round."""
+    rows = table[table["choice"] != ""]
+    turned = rows[rows["advantage"] * (rows["advantage"] - rows["value"]) < 0]
+    told = rows[rows["p_holm"] < 0.05]
+    n, moving, turning = (one.groupby(SPECIFICATION).ngroups for one in (rows, told, turned))
+    return (
+        f"Of {n} values of {rows['choice'].nunique()} open choices, each changed by itself, "
+        f"{moving} move the advantage of guided boxes beyond chance, and {turning} turn its sign"
+    )

@@ -1,35 +1,29 @@
-"""A classifier to which masked boxes are nothing new."""
+"""The classifier after it has learnt on, with something changed."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
-from geolib import model
+from geolib import model, statistics
 from geolib.chapters.experiment import Experiment
-from geolib.chapters.tables import grouped_means, shown
+from geolib.chapters.tables import mean_row, shown
 from geolib.runtime import cache
-from geolib.statistics import detectable_effect
 
 
 def twin(
-    experiment: Experiment, n_train: int, max_epochs: int, box_masks: float = 0.5
+    experiment: Experiment, n_train: int, max_epochs: int, changes: Mapping[str, Any]
 ) -> Experiment:
-    """The experiment, with the same thresholds, of a classifier that learns on from its own: on its
-    first ``n_train`` training images, a share of them masked by boxes."""
+    """The experiment of a classifier that learns on from its own: on its first ``n_train`` training
+    images, under the same settings of the training but for some ``changes``."""
     first = experiment.classifier
     train = experiment.train.subset(range(min(n_train, len(experiment.train))))
-    config = experiment.training.model_copy(
-        update={
-            "weights": None,
-            "image_size": first.image_size,
-            "learning_rate": experiment.learning_rate / 4,  # it has learnt already
-            "max_epochs": max_epochs,
-            "box_masks": box_masks,
-        }
-    )
+    own = {"weights": None, "image_size": first.image_size, "max_epochs": max_epochs}
+    own["learning_rate"] = experiment.learning_rate / 4  # it has learnt already
+    config = model.TrainConfig(**experiment.training.model_dump() | own | dict(changes))
     params = {
         "config": config.model_dump(mode="json"),
         "initial": first.weights_sha256,
@@ -47,30 +41,27 @@ def twin(
         start.unlink()
 
     folder = cache.compute("twin", params, ("geolib.training.recipe",), build)
-    chosen = experiment.tuned.config
-    checkpoint = str(folder / "twin.safetensors")
-    return experiment.variant(checkpoint=checkpoint, top_p=chosen.top_p, s_min=chosen.s_min)
+    return experiment.variant(checkpoint=str(folder / "twin.safetensors"))
 
 
 def masked_table(outcomes: pd.DataFrame, accuracies: Mapping[str, float]) -> pd.DataFrame:
-    """Whether the twin minds random boxes less than the classifier: did its training take?
-    ``outcomes`` have a ``classifier``, the twin last; ``accuracies`` are on unseen whole images."""
+    """What random boxes cost each network (``setting``, "" the classifier), and how much less than
+    they cost the classifier; ``accuracies`` are on unseen whole images."""
     hidden = outcomes[(outcomes["region"] == "random") & (outcomes["test"] == "deletion")]
     kept, whole = (
-        rows.groupby(["image_id", "classifier"], sort=False)["log_probability"].mean().unstack()
+        rows.groupby(["image_id", "setting"])["log_probability"].mean().unstack()
         for rows in (hidden, outcomes[outcomes["region"] == "original"])
     )
     cost = whole - kept
-    first, second = outcomes["classifier"].unique()
-    cost["difference"] = cost[first] - cost[second]
-    table = grouped_means(cost.melt(var_name="of", value_name="cost"), "cost", "of").set_index("of")
-    table["accuracy"] = pd.Series(accuracies)
-    table["masked"] = hidden.groupby("classifier")["correct"].mean()
-    table["detectable"] = pd.Series({"difference": detectable_effect(cost["difference"])})
+    rows = {name: {"accuracy": of} | mean_row(cost[name]) for name, of in accuracies.items()}
+    for name in cost.columns.drop(""):
+        saved = statistics.paired(cost[""] - cost[name])
+        rows[name] |= {"saved": saved.difference, "detectable": saved.detectable}
+        rows[name] |= {"saved_low": saved.low, "saved_high": saved.high}
     columns = {
         "accuracy": ("accuracy", ".0%"),
-        "with random boxes hidden": ("masked", ".0%"),
-        "log-probability that they cost": ((), "+.2f"),
+        "log-probability that random boxes cost": ((), "+.2f"),
+        "less than before": ("saved", "+.2f"),
         "detectable": ("detectable", ".2f"),
     }
-    return shown(table, columns).rename_axis(None)
+    return shown(pd.DataFrame(rows).T, columns).rename({"": "the classifier"})

@@ -22,11 +22,13 @@ from toys import BOX, SIDE, classifier, photograph, write_photographs
 
 from geolib import data, images, pipeline, statistics
 from geolib.ablation import ablate
+from geolib.attribution import attribute
 from geolib.chapters.experiment import Experiment
 from geolib.masks import box_region, decode
 from geolib.pipeline import EvaluationConfig
 from geolib.pipeline import shards as shards_
 from geolib.runtime import cache
+from geolib.scoring import extract_elements
 from geolib.segmentation import Segments
 
 CONFIG = EvaluationConfig(repeats=3, individual=False, shard_size=3, precision="fp32")
@@ -247,6 +249,46 @@ def test_maps_and_segments_depend_on_how_photographs_are_read(root, monkeypatch)
         shards_.segments(shard, classifier(), CONFIG)
     cache.fingerprint.cache_clear()
     assert sorted(stage for stage, _ in made) == ["maps", "maps", "segments", "segments"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("candidates", "salient"), ("center", "box"), ("combine", "overlap")),
+        *(("criterion", "min"), ("max_elements", 2)),
+    ],
+)
+def test_how_elements_are_chosen_is_a_setting_and_in_the_key(name, value):
+    rng = np.random.default_rng(1)
+    corners = np.sort(rng.integers(0, SIDE, (24, 2, 2)), axis=1).reshape(24, 4)
+    corners[:, 2:] += 1
+    # Two boxes each, so that a segment's centroid is not its box's centre.
+    masks = np.stack([box_region(pair, (SIDE, SIDE)) for pair in corners.reshape(12, 2, 4)])
+    item = data.GeoImage("x", np.zeros((SIDE, SIDE, 3), np.uint8), None, None, None, None)
+    images, maps = torch.zeros(1, 3, SIDE, SIDE), torch.from_numpy(rng.random((1, SIDE, SIDE)))
+    low = CONFIG.model_copy(update={"s_min": 0.1, "suppression": 0.5})
+    tables = []
+    for config in (low, low.model_copy(update={name: value})):
+        (found,) = shards_.extract_batch([item], images, maps, [Segments(masks)], config)
+        tables.append(found.elements.table)
+    options = {"s_min": 0.1, "threshold": 0.5, name: value}
+    pd.testing.assert_frame_equal(tables[1], extract_elements(maps[0], masks, **options).table)
+    assert not tables[0].equals(tables[1])
+    assert shards_.config_key(low) != shards_.config_key(config)
+    with pytest.raises(ValueError, match=name):
+        EvaluationConfig(**{name: "salty"})
+
+
+def test_the_true_class_can_be_asked_for_where_another_is_predicted(root):
+    for old, new in (("blue", "x"), ("red", "blue"), ("x", "red")):
+        (root / old).rename(root / new)
+    (shard,) = shards_.shards(_dataset(root), classifier(), 50)
+    truly = CONFIG.model_copy(update={"attribution_target": "true"})
+    predicted, true = (shards_.attribution_maps(shard, classifier(), c) for c in (CONFIG, truly))
+    labels = [item.label for item in shard.items]
+    torch.testing.assert_close(true, attribute(classifier(), shard.batch, targets=labels))
+    # All photographs are misfiled, and nothing in them speaks for the class they are filed under.
+    assert (predicted.amax((1, 2)) == 1).all() and not true.any()
 
 
 # Choosing the thresholds --------------------------------------------------------------------------
