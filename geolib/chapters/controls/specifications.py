@@ -188,8 +188,8 @@ def furthest(table: pd.DataFrame) -> pd.DataFrame:
     """Of :func:`changes`, for each choice the value that moves the advantage furthest in either
     test, the largest move on top; ``name`` says both, and the method where it is not the first."""
     rows = table[table["choice"] != ""].assign(size=table["value"].abs())
-    order = rows.groupby(SPECIFICATION, sort=False)["size"].max().sort_values(ascending=False)
-    order = order.reset_index().drop_duplicates(["method", "choice"])[SPECIFICATION]
+    sizes = rows.groupby(SPECIFICATION, sort=False)["size"].max().sort_values(ascending=False)
+    order = sizes.reset_index().drop_duplicates(["method", "choice"])[SPECIFICATION]
     other = order["method"].where(order["method"] != table["method"].iloc[0], "")
     name = (other + " " + order["choice"]).str.strip() + ": " + order["setting"]
     told = np.where(rows["p_holm"] < 0.05, TOLD, NOT_TOLD)

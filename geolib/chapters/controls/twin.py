@@ -21,8 +21,9 @@ def twin(
     images, under the same settings of the training but for some ``changes``."""
     first = experiment.classifier
     train = experiment.train.subset(range(min(n_train, len(experiment.train))))
-    own = {"weights": None, "image_size": first.image_size, "max_epochs": max_epochs}
-    own["learning_rate"] = experiment.learning_rate / 4  # it has learnt already
+    rate = experiment.learning_rate / 4  # it has learnt already
+    own: dict[str, Any] = {"weights": None, "learning_rate": rate, "max_epochs": max_epochs}
+    own["image_size"] = first.image_size
     config = model.TrainConfig(**experiment.training.model_dump() | own | dict(changes))
     params = {
         "config": config.model_dump(mode="json"),
