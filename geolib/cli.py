@@ -531,73 +531,29 @@ def _options(checkpoint: Path | None) -> dict[str, Any]:
 
 
 def _readable(places: Sequence[Path], output: Path) -> tuple[list[tuple[Path, str]], list[Skipped]]:
-    """Photographs that can be read, each with a name for its results, and what cannot."""
-    from geolib import images
-    from geolib.data import Skipped, files
+    """Photographs that can be read, each with a name for its results, and what cannot, said."""
+    from geolib.data import files
 
-    given = {str(place): place for place in places}
-    photos, skipped = files.find(given)
-    for name, photo in tuple(photos.items()):
-        try:
-            if name in given or not _is_figure(photo, output):
-                images.read(photo)
-                continue
-        except images.UnreadableImage as error:
-            skipped.append(Skipped(name, error.reason))
-        del photos[name]
-    told = [*photos, *(entry.id for entry in skipped)]
-    for name, place in given.items():
-        if os.path.isdir(place) and not any(  # noqa: PTH112 (raises nothing)
-            one == name or one.startswith(f"{name}/") for one in told
-        ):
-            skipped.append(Skipped(name, "a folder without photographs"))
+    readable, skipped = files.readable(places, output)
     for entry in skipped:
         console.print(f"skipped: {printable(entry.id)}: {entry.reason}", style="yellow")
-    if not photos:
+    if not readable:
         raise ValueError("none of the photographs could be read")
-    # A file's name has at most 255 bytes.
-    stems = [photo.stem.encode()[:240].decode(errors="ignore") for photo in photos.values()]
-    if len({stem.casefold() for stem in stems}) < len(stems):
-        stems = [f"{i:03d}-{stem}" for i, stem in enumerate(stems, start=1)]
-    readable = list(zip(photos.values(), stems, strict=True))
-    for photo, stem in readable:
-        if (output / f"{stem}.png").resolve() == photo.resolve():
-            raise ValueError(
-                f"--output {output}: a figure would replace {photo}; name another folder"
-            )
     return readable, skipped
 
 
-def _is_figure(photo: Path, output: Path) -> bool:
-    """Whether it is of an earlier call."""
-    here = photo.resolve().parent == output.resolve()
-    return here and photo.suffix == ".png" and photo.with_suffix(".json").is_file()
-
-
 def _report(*parts: GeoDataset) -> None:
-    """:func:`_count` of photographs in some splits."""
+    """How many photographs of some splits were read and skipped; scenes are not counted."""
+    from geolib.data import files
+
     if all(part.name != "geoscenes" for part in parts):
-        read = sum(len(part) - len(part.unreadable) for part in parts)
-        skipped = list(dict.fromkeys(entry for part in parts for entry in part.skipped))
-        _count(f"{read} photographs read, {len(skipped)} skipped", skipped)
+        console.print(files.read_and_skipped(*parts))
 
 
 def _count(line: str, skipped: Sequence[Skipped]) -> None:
-    """A line of how many photographs were read and skipped: the reasons, and where all stand."""
-    import pandas as pd
-
     from geolib.data import files
 
-    if skipped:
-        place = cache_root() / "skipped.csv"
-        line += f" ({files.reasons(skipped)})"
-        try:
-            place.parent.mkdir(parents=True, exist_ok=True)
-            pd.DataFrame(skipped).to_csv(place, index=False, encoding="utf-8")
-            line += f"; all of them: {place}"
-        except OSError as error:
-            line += f"; no list of them: {error}"
-    console.print(line)
+    console.print(files.counted(line, skipped))
 
 
 def _names(text: str | None) -> tuple[str, ...] | None:

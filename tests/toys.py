@@ -216,6 +216,19 @@ def write_photographs(root: Path, n: int) -> None:
             Image.fromarray(pixels).save(root / colour / f"{i}.png")
 
 
+def write_photo(path: Path, content: int = 0, side: int = 16, **options: Any) -> np.ndarray:
+    """Write noise of its own for each content, in a folder that is made; its pixels."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(content).integers(0, 256, (side, side, 3), np.uint8)
+    Image.fromarray(pixels).save(path, **options)
+    return pixels
+
+
+def everything(root: Path, **options: Any) -> data.GeoDataset:
+    """All photographs of a folder."""
+    return data.load("folder", "all", root=root, **options)
+
+
 class Item:
     """A record of a picture; without one it cannot be read."""
 

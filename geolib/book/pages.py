@@ -55,16 +55,18 @@ def _assemble(executed: Sequence[Plan], profile: str, root: Path | None) -> Path
     copies = {f"notebooks/{one.name}.ipynb": one.target for one in executed}
     files |= {relative: path.read_bytes() for relative, path in copies.items()}
     notebooks: dict[str, NotebookNode] = {}
+    recorded: dict[str, dict[str, results.Scalar]] = {}
     figures: dict[str, dict[str, str]] = {}
     for one in executed:
-        for path, content in results.attached(one.target).items():
-            files[f"book/_static/{path}"] = content
-        notebooks[one.name] = nbformat.read(one.target, as_version=4)
-        for label, (content, suffix, alt) in _figures(one.name, notebooks[one.name]).items():
+        text = files[f"notebooks/{one.name}.ipynb"].decode()
+        notebook = notebooks[one.name] = nbformat.reads(text, as_version=4)
+        recorded[one.name] = results.collect(notebook, one.name)
+        attached = results.attached(notebook)
+        files |= {f"book/_static/{path}": content for path, content in attached.items()}
+        for label, (content, suffix, alt) in _figures(one.name, notebook).items():
             path = f"figures/{one.name}.{label}{suffix}"
             files[path] = content
             figures[f"{one.name}.{label}"] = {"path": path, "alt": alt}
-    recorded = {one.name: results.collect(one.target) for one in executed}
     about_run = _run_results(profile, notebooks)
     ledger = claims.ledger(claims.findings(recorded))
     summary = {

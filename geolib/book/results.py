@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import nbformat
 from IPython.display import display
+from nbformat import NotebookNode
 
 MIME = "application/vnd.geolib.book.results+json"
 FILES_MIME = "application/vnd.geolib.files+json"
@@ -31,12 +31,12 @@ def record(**values: Any) -> None:
     display({MIME: {key: _scalar(key, value) for key, value in values.items()}}, raw=True)
 
 
-def collect(notebook: str | Path) -> dict[str, Scalar]:
-    """Results that an executed notebook recorded, in their order; each name once."""
+def collect(notebook: NotebookNode, name: str) -> dict[str, Scalar]:
+    """Results that an executed notebook of that name recorded, in their order; each key once."""
     results: dict[str, Scalar] = {}
     for key, value in _outputs(notebook, MIME):
         if key in results:
-            raise ValueError(f"{Path(notebook).name} records {key!r} twice; rename one")
+            raise ValueError(f"{name} records {key!r} twice; rename one")
         results[key] = _scalar(key, value)
     return results
 
@@ -54,13 +54,13 @@ def attach(name: str, folder: Path) -> None:
     display({FILES_MIME: files}, raw=True)
 
 
-def attached(notebook: str | Path) -> dict[str, bytes]:
+def attached(notebook: NotebookNode) -> dict[str, bytes]:
     """Files that an executed notebook attached, by their paths under ``_static``."""
     return {path: b64decode(content) for path, content in _outputs(notebook, FILES_MIME)}
 
 
-def _outputs(notebook: str | Path, kind: str) -> Iterator[tuple[str, Any]]:
-    for cell in nbformat.read(notebook, as_version=4).cells:
+def _outputs(notebook: NotebookNode, kind: str) -> Iterator[tuple[str, Any]]:
+    for cell in notebook.cells:
         for output in cell.get("outputs", ()):
             yield from output.get("data", {}).get(kind, {}).items()
 

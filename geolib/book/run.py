@@ -320,7 +320,7 @@ def _execute_one(one: Plan, about: Mapping[str, Any], kernel: type[AsyncKernelMa
     }
     _tidy(notebook, one.parameters)
     nbformat.write(notebook, one.part)
-    results.collect(one.part)
+    results.collect(notebook, one.name)
     one.part.replace(one.target)
     return seconds
 

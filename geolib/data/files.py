@@ -7,15 +7,17 @@ import posixpath
 import stat
 import warnings
 from collections import Counter, deque
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
+from itertools import accumulate
 from pathlib import Path
 
+import pandas as pd
 from PIL import Image
 
-from geolib.data.records import Skipped
-from geolib.images import NOT_DECODED
-from geolib.runtime.here import printable
+from geolib import images
+from geolib.data.records import GeoDataset, Skipped
+from geolib.runtime.here import cache_root, printable
 
 # Formats that Pillow opens and that are no pictures: drawings, films, tables of numbers.
 NO_PICTURES = {"BUFR", "EPS", "FLI", "GRIB", "HDF5", "IPTC", "MPEG", "WMF"}
@@ -33,7 +35,7 @@ KINDS = {
     ".jxl": "JPEG XL",
     **{suffix: suffix for suffix in OTHER.split()},
 }
-UNREAD = {suffix: NOT_DECODED.format(kind) for suffix, kind in KINDS.items()}
+UNREAD = {suffix: images.NOT_DECODED.format(kind) for suffix, kind in KINDS.items()}
 UNREAD[".icloud"] = "it is in iCloud only; download it"
 # What file systems, sync tools and cameras keep beside photographs.
 SERVICE = {
@@ -131,6 +133,77 @@ def why(error: OSError, path: Path) -> str:
     if isinstance(error, FileNotFoundError):
         return "a link to nothing" if path.is_symlink() else "no such file"
     return (error.strerror or str(error)).lower()
+
+
+def readable(places: Sequence[Path], output: Path) -> tuple[list[tuple[Path, str]], list[Skipped]]:
+    """Photographs at and below some places that decode, and what cannot be one.
+
+    Each comes with a name for its results in the folder ``output``, whose figures of earlier calls
+    are no photographs. ValueError where a figure would replace a photograph.
+    """
+    given = {str(place): place for place in places}
+    photos, skipped = find(given)
+    for name, photo in tuple(photos.items()):
+        try:
+            if name in given or not _is_figure(photo, output):
+                images.read(photo)
+                continue
+        except images.UnreadableImage as error:
+            skipped.append(Skipped(name, error.reason))
+        del photos[name]
+    skipped += empty(given, [*photos, *(entry.id for entry in skipped)])
+    # A file's name has at most 255 bytes.
+    stems = [photo.stem.encode()[:240].decode(errors="ignore") for photo in photos.values()]
+    if len({stem.casefold() for stem in stems}) < len(stems):
+        stems = [f"{i:03d}-{stem}" for i, stem in enumerate(stems, start=1)]
+    for photo, stem in zip(photos.values(), stems, strict=True):
+        if (output / f"{stem}.png").resolve() == photo.resolve():
+            raise ValueError(
+                f"--output {output}: a figure would replace {photo}; name another folder"
+            )
+    return list(zip(photos.values(), stems, strict=True)), skipped
+
+
+def _is_figure(photo: Path, output: Path) -> bool:
+    """Whether it is of an earlier call."""
+    here = photo.resolve().parent == output.resolve()
+    return here and photo.suffix == ".png" and photo.with_suffix(".json").is_file()
+
+
+def empty(places: Mapping[str, Path], told: Iterable[str]) -> list[Skipped]:
+    """Those of some named places that are folders and hold nothing of what was told."""
+    parts = (printable(name).split("/") for name in told)
+    there = {name for part in parts for name in accumulate(part, "{}/{}".format)}
+    return [
+        Skipped(name, "a folder without photographs")
+        for name, place in zip(map(printable, places), places.values(), strict=True)
+        # Path.is_dir raises where a link leads to what may not be looked at.
+        if name not in there and os.path.isdir(place)  # noqa: PTH112
+    ]
+
+
+def read_and_skipped(*parts: GeoDataset) -> str:
+    """How many photographs some splits hold and lack, as :func:`counted` says it."""
+    read = sum(len(part) - len(part.unreadable) for part in parts)
+    skipped = list(dict.fromkeys(entry for part in parts for entry in part.skipped))
+    return counted(f"{read} photographs read, {len(skipped)} skipped", skipped)
+
+
+def counted(line: str, skipped: Sequence[Skipped]) -> str:
+    """A line on photographs, with the reasons to skip some, and the file that lists all of these.
+
+    That is ``skipped.csv`` in the cache folder; where it cannot be written, the line says so.
+    """
+    if not skipped:
+        return line
+    line += f" ({reasons(skipped)})"
+    place = cache_root() / "skipped.csv"
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        pd.DataFrame(skipped).to_csv(place, index=False, encoding="utf-8")
+    except OSError as error:
+        return f"{line}; no list of them: {error}"
+    return f"{line}; all of them: {place}"
 
 
 def reasons(skipped: Iterable[Skipped], most: int = 3) -> str:

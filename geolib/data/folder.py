@@ -145,15 +145,8 @@ def _by_country(
     records = [PhotoRecord(name, photos[name], country) for name, country in inside.items()]
     outside = "lies outside the folders of countries"
     left_out = [Skipped(name, outside) for name in photos if name not in inside]
-    told = {name.partition("/")[0] for name in (*photos, *(entry.id for entry in skipped))}
-    # Path.is_dir raises where a link leads to what may not be looked at.
-    folders = [p.name for p in sorted(root.iterdir()) if os.path.isdir(p)]  # noqa: PTH112
-    empty = [name for name in folders if not files.is_service(name, True)]
-    left_out += [
-        Skipped(name, "a folder without photographs")
-        for name in map(printable, empty)
-        if name not in told
-    ]
+    folders = {p.name: p for p in sorted(root.iterdir()) if not files.is_service(p.name, True)}
+    left_out += files.empty(folders, [*photos, *(entry.id for entry in skipped)])
     return records, left_out
 
 

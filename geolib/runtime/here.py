@@ -34,7 +34,11 @@ def data_file(name: str) -> Path:
 
 
 def parsed_file(path: Path) -> Any:
-    """Content of a JSON or YAML file; ValueError that names a file that is broken."""
+    """Content of a JSON or YAML file; ValueError that names a file that is broken.
+
+    What people write for parameters is YAML of another kind, in which NO is Norway:
+    :func:`geolib.book.parameters.read_yaml`.
+    """
     parse = json.loads if path.suffix == ".json" else yaml.safe_load
     try:
         return parse(path.read_text(encoding="utf-8"))

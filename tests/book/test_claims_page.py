@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 
+import nbformat
 import pytest
 
 from geolib.book import claims, results
@@ -22,7 +23,7 @@ def page(html, book):
 
 def test_the_ledger_is_that_of_the_executed_chapters(html, ledger):
     chapters = sorted((html / "_sources/notebooks").glob("[0-9][0-9]-*.ipynb"))
-    recorded = {path.stem: results.collect(path) for path in chapters}
+    recorded = {p.stem: results.collect(nbformat.read(p, 4), p.stem) for p in chapters}
     found = claims.findings(recorded)
     assert found, "no chapter recorded a finding"
     assert claims.ledger(found).to_dict("records") == ledger

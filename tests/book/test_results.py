@@ -15,9 +15,10 @@ from geolib.book import results
 
 
 def _executed(path, *bundles):
+    """An executed notebook, as it comes back from its file."""
     outputs = [new_output("display_data", data=bundle) for bundle in bundles]
     nbformat.write(new_notebook(cells=[new_code_cell("x", outputs=outputs)]), path)
-    return path
+    return nbformat.read(path, as_version=4)
 
 
 @pytest.fixture
@@ -32,7 +33,7 @@ def test_recorded_values_come_back(tmp_path, shown):
     results.record(loss=torch.tensor(0.25))
     assert shown[1] == {results.MIME: {"loss": 0.25}}, "nothing but the result is displayed"
     known = {"share": 0.5, "n": 3, "word": "slic", "ahead": True, "loss": 0.25}
-    assert results.collect(_executed(tmp_path / "a.ipynb", *shown)) == known
+    assert results.collect(_executed(tmp_path / "a.ipynb", *shown), "a") == known
 
 
 @given(st.one_of(st.integers(), st.floats(allow_nan=False, allow_infinity=False), st.booleans()))
@@ -41,7 +42,7 @@ def test_scalars_survive_the_file(value):
         shown = []
         patch.setattr(results, "display", lambda bundle, raw: shown.append(bundle))
         results.record(value=value)
-        back = results.collect(_executed(Path(folder) / "a.ipynb", *shown))["value"]
+        back = results.collect(_executed(Path(folder) / "a.ipynb", *shown), "a")["value"]
     assert back == value and type(back) is type(value)
 
 
@@ -63,13 +64,14 @@ def test_only_scalars_that_are_there_are_recorded(error, value, shown):
 @pytest.mark.parametrize(
     ("bundles", "message"),
     [
-        ([{"n": 1}, {"n": 2}], r"06-x\.ipynb records 'n' twice"),
+        ([{"n": 1}, {"n": 2}], r"06-x records 'n' twice"),
         ([{"n": None}], "result 'n' is None"),
     ],
 )
 def test_what_is_recorded_twice_or_damaged_is_refused(bundles, message, tmp_path):
     with pytest.raises(ValueError, match=message):
-        results.collect(_executed(tmp_path / "06-x.ipynb", *({results.MIME: b} for b in bundles)))
+        bundles = ({results.MIME: bundle} for bundle in bundles)
+        results.collect(_executed(tmp_path / "06-x.ipynb", *bundles), "06-x")
 
 
 def test_attached_files_come_back(tmp_path, shown):
@@ -77,7 +79,7 @@ def test_attached_files_come_back(tmp_path, shown):
     (tmp_path / "page" / "index.html").write_text("<p>")
     (tmp_path / "page" / "deep" / "a.png").write_bytes(bytes(range(256)))
     results.attach("study", tmp_path / "page")
-    path = _executed(tmp_path / "a.ipynb", *shown)
+    notebook = _executed(tmp_path / "a.ipynb", *shown)
     files = {"study/deep/a.png": bytes(range(256)), "study/index.html": b"<p>"}
-    assert results.attached(path) == files
-    assert results.collect(path) == {}
+    assert results.attached(notebook) == files
+    assert results.collect(notebook, "a") == {}

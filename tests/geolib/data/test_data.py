@@ -12,7 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from toys import everything, write_photo
 
 from geolib import data
 from geolib.data import pixels
@@ -21,17 +21,6 @@ from geolib.images import UnreadableImage
 
 PHOTOS = Path(__file__).parents[4] / "shared" / "photos"
 SPLITS = ("train", "validation", "test")
-PLACED = "file,latitude,longitude\na.png,"
-
-
-def noise(content: int, side: int = 16) -> np.ndarray:
-    return np.random.default_rng(content).integers(0, 256, (side, side, 3), np.uint8)
-
-
-def write_photo(path: Path, content: int, side: int = 16) -> None:
-    """A picture whose pixels, and so whose bytes, tell ``content``."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(noise(content, side)).save(path)
 
 
 def country_folders(root: Path, **amounts: int) -> Path:
@@ -50,10 +39,6 @@ def with_metadata(root: Path, rows: list[tuple], contents: Iterable[int] = count
     return root
 
 
-def everything(root: Path, **options) -> data.GeoDataset:
-    return data.load("folder", "all", root=root, **options)
-
-
 def label_of(dataset: data.GeoDataset) -> dict[str, int | None]:
     return dict(zip(dataset.ids, dataset.labels, strict=True))
 
@@ -67,7 +52,6 @@ def splits(root: Path, **options) -> dict[str, data.GeoDataset]:
 
 def test_country_folders_give_sorted_classes_and_labels(tmp_path):
     country_folders(tmp_path, Peru=2, Chad=1)
-    (tmp_path / "Peru" / "notes.txt").write_text("no photograph")
     (tmp_path / "Peru" / ".hidden.png").write_bytes(b"")
     write_photo(tmp_path / "stray.png", 99)
     dataset = everything(tmp_path)
@@ -75,38 +59,15 @@ def test_country_folders_give_sorted_classes_and_labels(tmp_path):
     assert label_of(dataset) == {"Chad/0.png": 0, "Peru/0.png": 1, "Peru/1.png": 1}
     assert dataset.skipped == [("stray.png", "lies outside the folders of countries")]
     item = dataset[dataset.ids.index("Chad/0.png")]
-    np.testing.assert_array_equal(item.image, noise(1000))
+    np.testing.assert_array_equal(item.image, write_photo(tmp_path / "again.png", 1000))
     assert (item.country, item.label, item.latitude, item.scene) == ("Chad", 0, None, None)
 
 
-def test_photos_alone_have_no_labels(tmp_path):
+def test_photos_alone_have_no_labels_and_a_root_must_be_there(tmp_path):
     write_photo(tmp_path / "a.png", 0)
     write_photo(tmp_path / "b.png", 1)
     dataset = everything(tmp_path)
     assert (dataset.classes, dataset.labels) == ((), [None] * 2)
-
-
-@pytest.mark.parametrize(
-    ("metadata", "message"),
-    [
-        (None, r"holds no images .*expected ROOT/COUNTRY"),
-        ("name,country\na.png,FR\n", "lacks the column 'file'"),
-        ("file\na.png\na.png\n", "lists 'a.png' more than once"),
-        ("file,country\n ,FR\n", "line 2: the file's name is empty"),
-        (f"{PLACED}1,1\nb.png,91,0", "line 3: latitude='91'; expected"),
-        (f"{PLACED}x,0", "line 2: latitude='x'"),
-        (f"{PLACED}nan,0", "line 2: latitude='nan'"),
-        (f"{PLACED}1,", "line 2: .* both be given"),
-        ("file,country\na.png,IN\n", r"do not hold 'IN', the country of a\.png.*'other'"),
-    ],
-)
-def test_a_faulty_folder_is_named(tmp_path, metadata, message):
-    (tmp_path / "a.txt").write_text("no photograph")
-    if metadata:
-        write_photo(tmp_path / "a.png", 0)
-        (tmp_path / "metadata.csv").write_text(metadata)
-    with pytest.raises(ValueError, match=message):
-        everything(tmp_path, classes=("FR", "JP"))
     with pytest.raises(ValueError, match="is not a folder"):
         everything(tmp_path / "absent")
 
@@ -119,7 +80,9 @@ def test_given_classes_keep_their_order_and_other_takes_the_rest(tmp_path):
     country_folders(tmp_path, FR=2, IN=1, JP=3)
     dataset = everything(tmp_path, classes=("FR", "other"))
     assert Counter(dataset.labels) == {0: 2, 1: 4}
-    assert {dataset[i].country for i in range(6)} == {"FR", "IN", "JP"}
+    assert {item.country for item in dataset} == {"FR", "IN", "JP"}
+    with pytest.raises(ValueError, match=r"do not hold 'IN', the country of IN/0\.png.*'other'"):
+        everything(tmp_path, classes=("FR", "JP"))
 
 
 @pytest.mark.filterwarnings("ignore:.*rows have no")
@@ -143,10 +106,8 @@ def test_missing_and_unlisted_files_are_counted(tmp_path):
     (tmp_path / "b.png").rename(tmp_path / "c.png")
     dataset = everything(tmp_path)
     assert dataset.ids == ["a.png"]
-    assert set(dataset.skipped) == {
-        ("b.png", "listed in metadata.csv but missing"),
-        ("c.png", "not listed in metadata.csv"),
-    }
+    missing = ("b.png", "listed in metadata.csv but missing")
+    assert set(dataset.skipped) == {missing, ("c.png", "not listed in metadata.csv")}
 
 
 # Splits ------------------------------------------------------------------------------------------
@@ -164,16 +125,15 @@ def test_shares_are_kept_per_class(tmp_path):
 
 
 def test_one_place_is_in_one_split(tmp_path):
-    # Ten places 5 km apart, six photographs within 200 m of each.
-    rows = [
-        (f"{place}-{i}.png", "FR", 45.0052 + 0.05 * place + 0.0003 * i, 1.003)
-        for place in range(10)
-        for i in range(6)
-    ]
+    # Eighteen places 5 km apart, the date line and a pole; five photographs within 200 m of each.
+    points = [(45.0052 + 0.05 * (i // 5) + 0.0003 * (i % 5), 1.003) for i in range(90)]
+    points += [(-17, east) for east in (180, -180, 179.99995, -180, -179.99995)]
+    points += [(-90, east) for east in (180, -180, 0, 45, -45)]
+    rows = [(f"{i // 5}-{i}.png", "FR", *point) for i, point in enumerate(points)]
     found = splits(with_metadata(tmp_path, rows))
     places = {name: {i.split("-")[0] for i in d.ids} for name, d in found.items()}
-    assert sum(len(p) for p in places.values()) == 10
-    assert sum(len(d) for d in found.values()) == 60
+    assert sum(len(p) for p in places.values()) == 20
+    assert sum(len(d) for d in found.values()) == 100
     assert all(places.values())
 
 
@@ -200,18 +160,14 @@ def test_copies_of_a_photo_stay_together(tmp_path):
         assert split_of[f"{photo.partition('.')[0]}.copy.png"] == split
 
 
-def test_a_class_within_one_place_is_split_by_content_with_a_warning(tmp_path):
+def test_what_is_too_scarce_for_places_or_splits_is_warned_of(tmp_path):
     rows = [(f"FR{i}.png", "FR", 45.005, 1.0) for i in range(20)]
-    with_metadata(tmp_path, [*rows, *((f"IN{i}.png", "IN", 20 + i, 80.0) for i in range(20))])
+    rows += [(f"IN{i}.png", "IN", 20 + i, 80.0) for i in range(20)]
     with pytest.warns(UserWarning, match="too few places to split by location: FR; .*near-dup"):
-        found = splits(tmp_path)
+        found = splits(with_metadata(tmp_path / "places", rows))
     assert labels(found) == [{0: 14, 1: 14}, {0: 3, 1: 3}, {0: 3, 1: 3}]
-
-
-def test_a_class_with_two_photos_cannot_be_in_every_split(tmp_path):
-    country_folders(tmp_path, FR=20, IN=2)
     with pytest.warns(UserWarning, match="too few images to be in every split: IN"):
-        found = splits(tmp_path)
+        found = splits(country_folders(tmp_path / "images", FR=20, IN=2))
     assert [part.get(1, 0) for part in labels(found)] == [1, 1, 0]
 
 
@@ -219,11 +175,9 @@ def test_a_class_with_two_photos_cannot_be_in_every_split(tmp_path):
 @given(st.data())
 def test_splits_partition_the_photos_whatever_their_names(tmp_path_factory, data_):
     places = data_.draw(st.lists(st.integers(0, 6), min_size=3, max_size=25))
-    countries = data_.draw(
-        st.lists(st.sampled_from(["FR", "IN", ""]), min_size=len(places), max_size=len(places))
-    )
-    order = data_.draw(st.permutations(range(len(places))))
-    seed = data_.draw(st.integers(0, 3))
+    n, country = len(places), st.sampled_from(["FR", "IN", ""])
+    countries = data_.draw(st.lists(country, min_size=n, max_size=n))
+    order, seed = data_.draw(st.permutations(range(n))), data_.draw(st.integers(0, 3))
 
     def contents(order):
         """Contents in each split when photographs are named and listed in this order."""
@@ -234,9 +188,9 @@ def test_splits_partition_the_photos_whatever_their_names(tmp_path_factory, data
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        one, other = contents(range(len(places))), contents(order)
+        one, other = contents(range(n)), contents(order)
     assert one == other
-    assert sorted(chain(*one.values())) == list(range(len(places)))
+    assert sorted(chain(*one.values())) == list(range(n))
 
 
 def test_n_takes_a_seeded_part_in_a_seeded_order(tmp_path):
@@ -252,7 +206,7 @@ def test_unreadable_photos_are_skipped_and_counted(tmp_path, monkeypatch, worker
     monkeypatch.setattr(pixels, "default_workers", lambda n_images: workers)
     country_folders(tmp_path, FR=5)
     (tmp_path / "FR" / "2.png").write_text("not a picture")
-    write_photo(tmp_path / "FR" / "3.png", 0, side=8)
+    write_photo(tmp_path / "FR" / "3.png", side=8)
     dataset = everything(tmp_path)
     with pytest.raises(UnreadableImage, match=r"2\.png: not an image"):
         dataset[dataset.ids.index("FR/2.png")]
@@ -272,7 +226,7 @@ def test_unreadable_photos_are_skipped_and_counted(tmp_path, monkeypatch, worker
 
 
 def test_batch_is_0_to_1_and_exact_without_resizing():
-    images = np.stack([noise(0, 20), noise(1, 20)])
+    images = np.random.default_rng(0).integers(0, 256, (2, 20, 20, 3), np.uint8)
     batch = data.to_batch(images, 20)
     assert batch.dtype == torch.float32
     np.testing.assert_array_equal(batch.permute(0, 2, 3, 1).numpy(), images / np.float32(255))
@@ -285,8 +239,7 @@ def test_resizing_averages_and_keeps_everything():
     resized = pixels.resize(image, 20)
     assert resized.shape == (20, 20, 3)
     assert abs(resized.mean() - 100) < 1
-    assert (resized[:, :8] == 0).all()
-    assert (resized[:, 12:] == 200).all()
+    assert (resized[:, :8] == 0).all() and (resized[:, 12:] == 200).all()
     board = np.indices((40, 40)).sum(0) % 2 * 255
     grey = pixels.resize(np.repeat(board[..., None], 3, 2).astype(np.uint8), 20)
     np.testing.assert_allclose(grey[2:-2, 2:-2], 127.5, atol=8)
@@ -296,11 +249,9 @@ def test_resizing_averages_and_keeps_everything():
 
 
 def test_scene_splits_share_no_scene():
-    seen = Counter()
-    for split, seed in product((*SPLITS, "eval"), range(3)):
-        seen.update(data.load("geoscenes", split, n=50, seed=seed).ids)
-    assert max(seen.values()) == 1
-    assert len(seen) == 600
+    parts = product((*SPLITS, "eval"), range(3))
+    seen = Counter(i for s, seed in parts for i in data.load("geoscenes", s, n=50, seed=seed).ids)
+    assert max(seen.values()) == 1 and len(seen) == 600
 
 
 def test_scenes_are_balanced_match_their_labels_and_do_not_depend_on_n():
@@ -310,8 +261,7 @@ def test_scenes_are_balanced_match_their_labels_and_do_not_depend_on_n():
     assert [few.content_key(i) for i in range(4)] == [many.content_key(i) for i in range(4)]
     np.testing.assert_array_equal(few[3].image, many[3].image)
     for item, country in zip(few, ("France", "India", "Japan", "France"), strict=True):
-        assert item.country == item.scene.country == country
-        assert few.classes[item.label] == country
+        assert item.country == item.scene.country == country == few.classes[item.label]
         assert item.image.shape == (64, 64, 3)
         np.testing.assert_array_equal(item.image, item.scene.image)
         assert (item.latitude, item.longitude) == (item.scene.latitude, item.scene.longitude)
@@ -319,10 +269,8 @@ def test_scenes_are_balanced_match_their_labels_and_do_not_depend_on_n():
 
 def test_scene_content_depends_on_the_options():
     options = ({"size": 64}, {"size": 96}, {"size": 64, "countries": ("France", "India")})
-    keys = {
-        data.load("geoscenes", split, n=1, **known).content_key(0)
-        for split, known in product(("train", "eval"), options)
-    }
+    given = product(("train", "eval"), options)
+    keys = {data.load("geoscenes", split, n=1, **one).content_key(0) for split, one in given}
     assert len(keys) == 6
 
 

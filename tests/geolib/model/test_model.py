@@ -23,31 +23,31 @@ SHARED = Path(__file__).parents[4] / "shared"
 MOBILENET = SHARED / "weights" / "mobilenet_v2-imagenet1k.safetensors"
 SQUEEZENET = SHARED / "weights" / "squeezenet1_1-imagenet1k.safetensors"
 needs_weights = pytest.mark.skipif(not MOBILENET.is_file(), reason=f"no weights at {SHARED}")
-ABC = ("A", "B", "C")
+NAME, ABC = "shufflenet_v2_x0_5", ("A", "B", "C")  # of the small networks, one with batch norm
 VALUES = np.linspace(0, 250, 9).astype(int)
 
 
 @pytest.fixture(scope="module")
-def resnet_file(tmp_path_factory):
+def plain_file(tmp_path_factory):
     torch.manual_seed(7)
-    path = tmp_path_factory.mktemp("weights") / "resnet18.safetensors"
-    save_file(models.resnet18(num_classes=3).state_dict(), path)
+    path = tmp_path_factory.mktemp("weights") / "plain.safetensors"
+    save_file(models.shufflenet_v2_x0_5(num_classes=3).state_dict(), path)
     return path
 
 
-def resnet(weights, **options):
-    return model.load("resnet18", weights=weights, classes=ABC, **options)
+def plain(weights, **options):
+    return model.load(NAME, weights=weights, classes=ABC, **options)
 
 
-def test_forward_normalises_with_imagenet_statistics(resnet_file):
-    classifier = resnet(resnet_file)
+def test_forward_normalises_with_imagenet_statistics(plain_file):
+    classifier = plain(plain_file)
     images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     mean = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
     std = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
-    plain = models.resnet18(num_classes=3).eval()
-    plain.load_state_dict(read_weights(resnet_file))
+    network = models.shufflenet_v2_x0_5(num_classes=3).eval()
+    network.load_state_dict(read_weights(plain_file))
     with torch.inference_mode():
-        torch.testing.assert_close(classifier(images), plain((images - mean) / std))
+        torch.testing.assert_close(classifier(images), network((images - mean) / std))
     assert not classifier.training
 
 
@@ -57,36 +57,23 @@ def test_timm_networks_normalise_as_they_were_trained():
     assert published_card("inception_v3").image_size == 299
 
 
-@pytest.mark.parametrize(
-    ("name", "layer", "kind"),
-    [
-        ("resnet18", "layer4.1", "BasicBlock"),
-        ("resnet50", "layer4.2", "Bottleneck"),
-        ("mobilenet_v2", "features.18", "Conv2dNormActivation"),
-        ("convnext_tiny", "features.7.2", "CNBlock"),
-        ("efficientnet_b0", "features.7.0", "MBConv"),
-        ("squeezenet1_1", "features.12", "Fire"),
-        ("densenet121", "features", "Sequential"),
-        ("mobilenet_v3_small", "features.12", "Conv2dNormActivation"),
-        ("mnasnet0_5", "layers", "Sequential"),
-        ("shufflenet_v2_x0_5", "conv5", "Sequential"),
-        ("googlenet", "inception5b", "Inception"),
-        ("vgg11", "avgpool", "AdaptiveAvgPool2d"),
-        ("alexnet", "avgpool", "AdaptiveAvgPool2d"),
-        ("swin_t", "permute", "Permute"),
-        ("timm/resnet18", "layer4.1", "BasicBlock"),
-        ("timm/convnext_tiny", "stages.3.blocks.2", "ConvNeXtBlock"),
-        ("timm/efficientnet_b0", "blocks.6.0", "InvertedResidual"),
-        ("timm/mobilenetv3_small_050", "blocks", "Sequential"),
-        ("regnety_002", "final_conv", "Identity"),
-        ("ghostnet_050", "blocks", "Sequential"),
-        ("poolformer_s12", "stages", "Sequential"),
-        ("pvt_v2_b0", "stages", "Sequential"),
-        ("edgenext_xx_small", "norm_pre", "Identity"),
-        ("mobilevit_xxs", "final_conv", "ConvNormAct"),
-        ("resnet10t?output_stride=16", "layer4.0", "BasicBlock"),
-    ],
-)
+# Network, layer, and what kind that is.
+LAYERS = """
+resnet18 layer4.1 BasicBlock, resnet50 layer4.2 Bottleneck,
+mobilenet_v2 features.18 Conv2dNormActivation, convnext_tiny features.7.2 CNBlock,
+efficientnet_b0 features.7.0 MBConv, squeezenet1_1 features.12 Fire,
+densenet121 features Sequential, mobilenet_v3_small features.12 Conv2dNormActivation,
+mnasnet0_5 layers Sequential, shufflenet_v2_x0_5 conv5 Sequential,
+googlenet inception5b Inception, alexnet avgpool AdaptiveAvgPool2d, swin_t permute Permute,
+timm/resnet18 layer4.1 BasicBlock, timm/convnext_tiny stages.3.blocks.2 ConvNeXtBlock,
+timm/efficientnet_b0 blocks.6.0 InvertedResidual, timm/mobilenetv3_small_050 blocks Sequential,
+regnety_002 final_conv Identity, ghostnet_050 blocks Sequential, poolformer_s12 stages Sequential,
+pvt_v2_b0 stages Sequential, edgenext_xx_small norm_pre Identity,
+mobilevit_xxs final_conv ConvNormAct, resnet10t?output_stride=16 layer4.0 BasicBlock
+"""
+
+
+@pytest.mark.parametrize(("name", "layer", "kind"), [row.split() for row in LAYERS.split(",")])
 def test_target_layer_is_the_last_block(name, layer, kind):
     classifier, maps = model.load(name, weights="random", classes=ABC, image_size=64), []
     assert classifier.target_layer_name == layer
@@ -109,34 +96,19 @@ def test_options_of_a_network_travel_with_its_name(tmp_path):
     assert sizes == [(7, 7)] * 2
 
 
-@pytest.mark.parametrize(
-    ("name", "layer"),
-    [
-        # The last stage puts out a map; what follows only pools, by attention too, or normalises.
-        ("resnet50_clip", "final_conv"),
-        ("nest_tiny", "levels"),
-        ("coatnet_nano_rw_224", "norm"),
-        ("maxvit_t", "blocks.3"),
-        ("tiny_vit_5m_224", "stages"),
-        ("levit_conv_128s", "stages"),
-        ("efficientformerv2_s0", "norm"),
-        # It puts out tokens or windows, or maps whose channels come last.
-        ("vit_tiny_patch16_224", None),
-        ("timm/swin_tiny_patch4_window7_224", None),
-        ("mixer_s16_224", None),
-        ("levit_128s", None),
-        ("volo_d1_224", None),
-        ("cait_xxs24_224", None),
-        ("hiera_tiny_224", None),
-        ("mvitv2_tiny", None),
-        ("xcit_nano_12_p16_224", None),
-        ("pit_ti_224", None),
-        ("twins_svt_small", None),
-        ("coat_lite_tiny", None),
-        ("efficientformer_l1", None),
-        ("mambaout_femto", None),
-    ],
+# The last stage puts out a map; what follows only pools, by attention too, or normalises.
+MAPS = {"resnet50_clip": "final_conv", "nest_tiny": "levels", "coatnet_nano_rw_224": "norm"}
+MAPS |= {"maxvit_t": "blocks.3", "tiny_vit_5m_224": "stages", "levit_conv_128s": "stages"}
+MAPS |= {"efficientformerv2_s0": "norm"}
+# It puts out tokens or windows, or maps whose channels come last.
+NONE = (
+    "vit_tiny_patch16_224 timm/swin_tiny_patch4_window7_224 mixer_s16_224 levit_128s volo_d1_224 "
 )
+NONE += "cait_xxs24_224 hiera_tiny_224 mvitv2_tiny xcit_nano_12_p16_224 pit_ti_224 "
+NONE += "twins_svt_small coat_lite_tiny efficientformer_l1 mambaout_femto"
+
+
+@pytest.mark.parametrize(("name", "layer"), [*MAPS.items(), *((n, None) for n in NONE.split())])
 def test_target_layer_is_none_where_the_last_stage_has_no_map(name, layer):
     network = build(name, 3)
     assert find_target_layer(network, published_card(name).image_size) == layer
@@ -223,32 +195,32 @@ def test_a_network_without_a_map_loads_predicts_and_says_which_methods_work(tmp_
     assert find_target_layer(build("densenet121", 3), 32) is None
 
 
-def test_safetensors_and_pth_give_the_same(resnet_file, tmp_path):
-    tensors, path = read_weights(resnet_file), tmp_path / "a.pth"
+def test_safetensors_and_pth_give_the_same(plain_file, tmp_path):
+    tensors, path = read_weights(plain_file), tmp_path / "a.pth"
     wrapped = {"state_dict": tensors}, {f"module.{k}": v for k, v in tensors.items()}
     for content in (tensors, *wrapped):
         torch.save(content, path)
-        assert resnet(path).weights_sha256 == resnet(resnet_file).weights_sha256
+        assert plain(path).weights_sha256 == plain(plain_file).weights_sha256
 
 
-def test_checkpoint_round_trip(resnet_file, tmp_path):
-    first, path = resnet(resnet_file, image_size=96), tmp_path / "mine.safetensors"
+def test_checkpoint_round_trip(plain_file, tmp_path):
+    first, path = plain(plain_file, image_size=96), tmp_path / "mine.safetensors"
     first.trained_on = "geoscenes"
     first.training_config = {"seed": 3}
     first.history = pd.DataFrame({"epoch": [0, 1], "validation_loss": [0.5, 0.25]})
     first.save(path)
     again = model.load(path)
-    assert (again.name, again.classes, again.image_size) == ("resnet18", ABC, 96)
+    assert (again.name, again.classes, again.image_size) == (NAME, ABC, 96)
     assert (again.trained_on, again.training_config) == ("geoscenes", {"seed": 3})
     pd.testing.assert_frame_equal(again.history, first.history)
     images = torch.rand(2, 3, 64, 64)
     with torch.inference_mode():
         assert torch.equal(first(images), again(images))
     # It is a plain file of weights as well, which knows its classes and their order.
-    assert again.weights_sha256 == resnet(path).weights_sha256 == first.weights_sha256
-    assert model.load("resnet18", weights=path).card == again.card
+    assert again.weights_sha256 == plain(path).weights_sha256 == first.weights_sha256
+    assert model.load(NAME, weights=path).card == again.card
     with pytest.warns(model.HeadReplaced, match=r"\(A, B, C\) does not fit the 3 classes C, B, A"):
-        model.load("resnet18", weights=path, classes=("C", "B", "A"))
+        model.load(NAME, weights=path, classes=("C", "B", "A"))
     # Its header is JSON, without a path.
     text = read_header(path)["geolib"]
     assert json.loads(text)["classes"] == list(ABC)
@@ -256,33 +228,33 @@ def test_checkpoint_round_trip(resnet_file, tmp_path):
 
 
 @pytest.mark.parametrize("classes", [("A", "B"), ("A", "C", "B")])
-def test_checkpoint_with_other_classes_gets_an_untrained_head(resnet_file, tmp_path, classes):
-    first, path = resnet(resnet_file), tmp_path / "mine.safetensors"
+def test_checkpoint_with_other_classes_gets_an_untrained_head(plain_file, tmp_path, classes):
+    first, path = plain(plain_file), tmp_path / "mine.safetensors"
     first.save(path)
     with pytest.warns(model.HeadReplaced, match=f"does not fit the {len(classes)} classes"):
         again = model.load(path, classes=classes)
     assert again.classes == classes
     assert again.network.fc.out_features == len(classes)
-    assert torch.equal(again.network.conv1.weight, first.network.conv1.weight)
+    assert torch.equal(again.network.conv1[0].weight, first.network.conv1[0].weight)
     assert not torch.equal(again.network.fc.weight[:2], first.network.fc.weight[:2])
 
 
-def test_weights_hash_sees_every_tensor(resnet_file):
-    classifier = resnet(resnet_file)
+def test_weights_hash_sees_every_tensor(plain_file):
+    classifier = plain(plain_file)
     before = classifier.weights_sha256
     assert classifier.weights_sha256 == before
     with torch.no_grad():
-        classifier.network.bn1.running_mean[0] += 1e-6
+        classifier.network.conv1[1].running_mean[0] += 1e-6
     assert classifier.weights_sha256 != before
 
 
 def test_untrained_weights_come_from_the_seed_alone():
     state = torch.random.get_rng_state()
-    first = resnet("random")
+    first = plain("random")
     assert torch.equal(torch.random.get_rng_state(), state)
     torch.manual_seed(2)
-    assert resnet("random").weights_sha256 == first.weights_sha256
-    assert resnet("random", seed=1).weights_sha256 != first.weights_sha256
+    assert plain("random").weights_sha256 == first.weights_sha256
+    assert plain("random", seed=1).weights_sha256 != first.weights_sha256
     assert first.trained_on == "nothing"
 
 
@@ -297,20 +269,23 @@ def edited(path, changes):
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"layer1.0.conv1.weight": None}, "1 missing: layer1.0.conv1.weight"),
+        ({"conv5.0.weight": None}, "1 missing: conv5.0.weight"),
         ({"extra": torch.zeros(1)}, "1 unexpected: extra"),
-        ({"bn1.bias": torch.zeros(3)}, "1 of another shape: bn1.bias (3,) instead of (64,)"),
-        ({"bn1.bias": torch.zeros(64) / 0}, "hold NaN or infinity in 1 tensors: bn1.bias"),
+        (
+            {"conv1.1.bias": torch.zeros(3)},
+            "1 of another shape: conv1.1.bias (3,) instead of (24,)",
+        ),
+        ({"conv1.1.bias": torch.zeros(24) / 0}, "hold NaN or infinity in 1 tensors: conv1.1.bias"),
     ],
 )
-def test_a_mismatch_names_the_keys(resnet_file, changes, message):
+def test_a_mismatch_names_the_keys(plain_file, changes, message):
     with pytest.raises(ValueError, match=re.escape(message)):
-        resnet(edited(resnet_file, changes))
+        plain(edited(plain_file, changes))
 
 
-def test_weights_without_batch_counters_load(resnet_file):
-    counters = [key for key in read_weights(resnet_file) if key.endswith("num_batches_tracked")]
-    assert resnet(edited(resnet_file, dict.fromkeys(counters))).classes == ABC
+def test_weights_without_batch_counters_load(plain_file):
+    counters = [key for key in read_weights(plain_file) if key.endswith("num_batches_tracked")]
+    assert plain(edited(plain_file, dict.fromkeys(counters))).classes == ABC
 
 
 OPTIONS = "': expected options as in 'resnet10t"
@@ -319,9 +294,9 @@ OPTIONS = "': expected options as in 'resnet10t"
 @pytest.mark.parametrize(
     "name, options, message",
     [
-        ("resnet18", {"weights": "FILE"}, "classes is missing: .* has 3 outputs; name them"),
-        ("resnet18", {"weights": "random"}, "classes is missing: an untrained network"),
-        ("resnet18", {"classes": ABC}, "weights is missing: give a file .* 'random'"),
+        (NAME, {"weights": "FILE"}, "classes is missing: .* has 3 outputs; name them"),
+        (NAME, {"weights": "random"}, "classes is missing: an untrained network"),
+        (NAME, {"classes": ABC}, "weights is missing: give a file .* 'random'"),
         ("resnet19", {}, "'resnet19' is neither a file.*close: .*resnet18"),
         ("resnet10t?output_stride", {}, "output_stride" + OPTIONS),
         ("resnet10t?output_stride=two", {}, "output_stride=two" + OPTIONS),
@@ -332,10 +307,10 @@ OPTIONS = "': expected options as in 'resnet10t"
         ("absent.safetensors", {}, r"absent\.safetensors cannot be read"),
     ],
 )
-def test_bad_input(resnet_file, name, options, message):
-    given = {k: resnet_file if v == "FILE" else v for k, v in options.items()}
+def test_bad_input(plain_file, name, options, message):
+    given = {k: plain_file if v == "FILE" else v for k, v in options.items()}
     with pytest.raises(ValueError, match=message):
-        model.load(resnet_file if name == "FILE" else name, **given)
+        model.load(plain_file if name == "FILE" else name, **given)
 
 
 @pytest.mark.parametrize(
@@ -354,7 +329,7 @@ def test_damaged_files(tmp_path, name, content, message):
     elif content is not None:
         torch.save(content, tmp_path / name)
     with pytest.raises(ValueError, match=f"{re.escape(name)} {message}"):
-        resnet(tmp_path / name)
+        plain(tmp_path / name)
 
 
 @needs_weights

@@ -13,7 +13,7 @@ from servers import Answer, busy, serve
 from tenacity import wait_none
 
 from geolib.download import http
-from geolib.partitioning import nominatim, polygons
+from geolib.partitioning import SemanticPartitioning, nominatim, polygons
 from geolib.partitioning.distance import great_circle_distance
 from geolib.partitioning.geocoding import Address, OfflineGeocoder, nearest_places, places
 from geolib.partitioning.nominatim import NominatimGeocoder
@@ -112,11 +112,10 @@ def asked(**options):
 @pytest.mark.parametrize(
     ("use", "message"),
     [
-        (lambda: reverse((0, 0), (90.5, 0)), PAIR),
-        (lambda: reverse((0, 0), (0, -180.5)), PAIR),
-        (lambda: reverse((0, 0), (np.nan, 0)), PAIR),
-        (lambda: reverse((0, 0), (0, np.inf)), PAIR),
-        (lambda: reverse((0, 0), (139.7, 35.7)), PAIR),
+        *(
+            (lambda pair=pair: reverse((0, 0), pair), PAIR)
+            for pair in ((90.5, 0), (0, -180.5), (np.nan, 0), (0, np.inf), (139.7, 35.7))
+        ),
         (lambda: asked().reverse([[0, 0], [0, -np.inf]]), PAIR),
         (lambda: asked().reverse([[0, 0], [None, 0]]), PAIR),
         (lambda: asked().reverse([["north", 0]]), "coordinates holds what are no numbers: .*north"),
@@ -125,9 +124,10 @@ def asked(**options):
         (lambda: OfflineGeocoder().polygons(["FR", "FR/Atlantis"]), "FR/Atlantis"),
         (lambda: asked(rate=2), "policy"),
         (lambda: asked(areas=True), "policy"),
-        (lambda: asked(user_agent=""), "user_agent"),
-        (lambda: asked(user_agent=" "), "user_agent"),
-        (lambda: asked(user_agent="my-application"), "user_agent"),
+        *(
+            (lambda name=name: asked(user_agent=name), "user_agent")
+            for name in ("", " ", "my-application")
+        ),
         (lambda: asked(server="localhost:8080"), "server='localhost:8080'"),
         (lambda: asked(server="http://localhost", rate=0), "rate=0"),
         (lambda: asked(server="http://localhost").polygons(["R8"]), "areas=False"),
@@ -199,6 +199,18 @@ def test_a_country_across_the_antimeridian_is_cut_there():
     assert (fiji.bounds[0], fiji.bounds[2]) == (-180, 180)
     assert fiji.area < 3
     assert not fiji.intersects(shapely.Point(0, -17))
+
+
+def test_polygons_of_a_partitioning_hold_the_places_of_their_cells():
+    towns = places().query("code == 'CH'")[["latitude", "longitude"]].to_numpy()
+    partitioning = SemanticPartitioning.build(towns, OfflineGeocoder(), tau_min=30, tau_d=10)
+    cells = partitioning.with_polygons().cells
+    assert len(cells) > 10
+    assert cells["approximate"].all()
+    shapes = cells.geometry.to_numpy()
+    classes = partitioning.assign(towns)
+    assert shapely.contains(shapes[classes], shapely.points(towns[:, ::-1])).all()
+    assert shapely.union_all(shapes).area == pytest.approx(shapely.area(shapes).sum(), rel=1e-9)
 
 
 def test_outlines_know_their_countries():
@@ -319,22 +331,21 @@ def test_a_server_that_recovers_is_asked_again(trouble):
 @pytest.mark.parametrize(
     ("trouble", "error", "requests"),
     [
-        (Answer(status=500), http.Failed, 1 + http.ATTEMPTS),
-        (PAGE, http.Broken, 3),
-        (Answer(status=403), http.Refused, 1),
-        (Answer(status=404), http.Absent, 1),
-        (replace(ARCACHON, body=b"{"), http.Broken, 1),
-        (answer(["hello"]), http.Broken, 1),
-        (answer({"error": "Invalid zoom"}), http.Broken, 1),
-        (answer({"osm_id": 3}), http.Broken, 1),
-        (replace(ARCACHON, body=b""), http.Broken, 1),
-        (replace(ARCACHON, body=b"<html>busy</html>"), http.Broken, 1),
-        *((answer(odd), http.Broken, 1) for odd in (None, [], {}, 3, "Arcachon")),
-        (answer([{"address": COUNTRY}]), http.Broken, 1),
-        (answer({"error": {"code": 400, "message": "Invalid"}}), http.Broken, 1),
-        (answer({"address": "Arcachon, France"}), http.Broken, 1),
-        (answer({"address": [COUNTRY]}), http.Broken, 1),
-        (answer({"address": COUNTRY | {"town": {"name": "Arcachon"}}}), http.Broken, 1),
+        *((Answer(status=500), http.Failed, 1 + http.ATTEMPTS), (PAGE, http.Broken, 3)),
+        *((Answer(status=403), http.Refused, 1), (Answer(status=404), http.Absent, 1)),
+        *(
+            (replace(ARCACHON, body=body), http.Broken, 1)
+            for body in (b"{", b"", b"<html>busy</html>")
+        ),
+        *(
+            (answer(odd), http.Broken, 1)
+            for odd in [
+                *(None, [], {}, 3, "Arcachon", ["hello"], {"osm_id": 3}, [{"address": COUNTRY}]),
+                *({"error": "Invalid zoom"}, {"error": {"code": 400, "message": "Invalid"}}),
+                *({"address": "Arcachon, France"}, {"address": [COUNTRY]}),
+                {"address": COUNTRY | {"town": {"name": "Arcachon"}}},
+            ]
+        ),
     ],
 )
 def test_a_server_that_does_not_recover_is_named(trouble, error, requests):
@@ -352,40 +363,31 @@ SOMALILAND = {"country": "Somaliland"}
 @pytest.mark.parametrize(
     ("address", "names", "keys"),
     [
-        (
-            {"road": None, "town": "Arcachon"} | COUNTRY,
-            ("Arcachon", "France"),
-            ("FR/Arcachon", "FR"),
-        ),
-        ({"town": " ", "road": ""} | COUNTRY, ("France",), ("FR",)),
-        ({"road": 17, "town": float("nan")} | COUNTRY, ("17", "France"), ("FR/17", "FR")),
-        ({"road": float("inf"), "town": True} | COUNTRY, ("France",), ("FR",)),
-        (
-            {"town": "Hargeisa"} | SOMALILAND,
-            ("Hargeisa", "Somaliland"),
-            ("Somaliland/Hargeisa", "Somaliland"),
-        ),
-        (SOMALILAND | {"country_code": None}, ("Somaliland",), ("Somaliland",)),
-        ({"town": "Melilla", "country_code": "es"}, ("Melilla",), ("ES/Melilla",)),
-        ({"town": "Melilla", "country": None, "country_code": "ma"}, ("Melilla",), ("MA/Melilla",)),
-        ({"sea": "North Sea"}, ("North Sea",), ("/North Sea",)),
-        ({"town": "FR"}, ("FR",), ("/FR",)),  # not France
-        ({"country_code": "fr", "postcode": 33120}, (), ()),
-        ({}, (), ()),
-        ([], (), ()),  # an empty object, as PHP writes it
-        (None, (), ()),
+        ({"road": None, "town": "Arcachon"} | COUNTRY, "Arcachon|France", "FR/Arcachon|FR"),
+        ({"town": " ", "road": ""} | COUNTRY, "France", "FR"),
+        ({"road": 17, "town": float("nan")} | COUNTRY, "17|France", "FR/17|FR"),
+        ({"road": float("inf"), "town": True} | COUNTRY, "France", "FR"),
+        ({"town": "A"} | SOMALILAND, "A|Somaliland", "Somaliland/A|Somaliland"),
+        (SOMALILAND | {"country_code": None}, "Somaliland", "Somaliland"),
+        ({"town": "Melilla", "country_code": "es"}, "Melilla", "ES/Melilla"),
+        ({"town": "Melilla", "country": None, "country_code": "ma"}, "Melilla", "MA/Melilla"),
+        ({"sea": "North Sea"}, "North Sea", "/North Sea"),
+        ({"town": "FR"}, "FR", "/FR"),  # not France
+        # Nothing with a name; [] is an empty object, as PHP writes it.
+        *((none, "", "") for none in ({"country_code": "fr", "postcode": 33120}, {}, [], None)),
     ],
 )
 def test_what_an_address_lacks_is_left_out_and_no_countries_are_merged(address, names, keys):
     with serve({"/reverse": answer({"osm_id": 3, "address": address})}) as server:
         (found,) = geocoder(server).reverse(HERE)
+    names, keys = (tuple(filter(None, text.split("|"))) for text in (names, keys))
     assert found == Address(names, keys, (False,) * len(names))
 
 
-@pytest.mark.parametrize("error", ["Unable to geocode", {"message": "Unable to geocode"}])
-def test_at_sea_there_is_no_address(error):
-    with serve({"/reverse": answer({"error": error})}) as server:
-        assert geocoder(server).reverse(HERE) == [Address()]
+def test_at_sea_there_is_no_address():
+    for error in ("Unable to geocode", {"message": "Unable to geocode"}):
+        with serve({"/reverse": answer({"error": error})}) as server:
+            assert geocoder(server).reverse(HERE) == [Address()]
 
 
 def test_a_store_that_is_broken_is_named(own_cache):
