@@ -60,7 +60,9 @@ class Experiment(BaseModel):
     ``n_costly`` of these. ``weights``: None trains from scratch; ``checkpoint`` is in place of
     training, which ``max_epochs`` to ``horizontal_flip`` set (:class:`geolib.model.TrainConfig`).
     ``top_p``, ``s_min``: None chooses both on the validation split. ``repeats``: random layouts per
-    image. ``label``: the class that judges outcomes. ``seed``: of data, training and layouts.
+    image. ``label``: the class that judges outcomes. ``seed``: of data and layouts, and of the
+    training unless ``training_seed`` is given. ``n_networks`` are trained for the headline, the
+    further ones on ``n_train_further`` images, None for as many as the first.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -92,6 +94,9 @@ class Experiment(BaseModel):
     repeats: int = Field(10, ge=1)
     label: Literal["true", "predicted"] = "true"
     seed: int = Field(0, ge=0)
+    training_seed: int | None = Field(None, ge=0)
+    n_networks: int = Field(3, ge=1)
+    n_train_further: int | None = Field(None, ge=1)
 
     @classmethod
     def from_parameters(cls, parameters: Mapping[str, Any]) -> Self:
@@ -154,6 +159,8 @@ class Experiment(BaseModel):
     def training(self) -> model.TrainConfig:
         """Settings of the training; what the experiment does not name is the paper's."""
         shared = self.model_dump(include=set(model.TrainConfig.model_fields) - {"weights"})
+        if self.training_seed is not None:
+            shared["seed"] = self.training_seed
         return model.TrainConfig(weights=self.weights or "random", **shared)
 
     @cached_property
@@ -162,6 +169,14 @@ class Experiment(BaseModel):
         if self.checkpoint:
             return model.load(self.checkpoint)
         return trained_classifier(self.train, self.validation, self.training)
+
+    def networks(self, n: int | None = None) -> list[Self]:
+        """This experiment and others that differ in the training alone, ``n`` or ``n_networks`` in
+        all: each with a seed of its own, on ``n_train_further`` images. A checkpoint stays alone."""
+        further = range(1, 1 if self.checkpoint else n or self.n_networks)
+        n_train = self.n_train_further or self.n_train
+        first = self.training.seed
+        return [self, *(self.variant(training_seed=first + k, n_train=n_train) for k in further)]
 
     def predictions(self, split: str) -> pd.DataFrame:
         """Table of :func:`geolib.model.predict` on a split; of training images, the first 1,000."""

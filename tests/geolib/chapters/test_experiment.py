@@ -47,6 +47,19 @@ def test_splits_share_no_scene_and_methods_are_compared_on_the_first_to_explain(
     assert few.compared_with("gradcam").ids == ids[:4]
 
 
+def test_further_networks_differ_in_their_training_alone():
+    experiment = Experiment(n_train=30, n_eval=6, seed=4, n_train_further=12, max_epochs=1)
+    first, *others = experiment.networks()
+    assert first is experiment and len(others) == 2 and len(experiment.networks(5)) == 5
+    for k, other in enumerate(others, 1):
+        for split in ("validation", "test", "evaluation", "compared"):
+            assert getattr(other, split).ids == getattr(experiment, split).ids
+        assert other.train.ids == experiment.train.ids[:12]
+        assert other.training == experiment.training.model_copy(update={"seed": 4 + k})
+    assert len(experiment.variant(n_train_further=None).networks(2)[1].train) == 30
+    assert len(experiment.variant(checkpoint="x").networks()) == 1
+
+
 def test_unknown_settings_are_refused_but_not_those_of_a_notebook():
     with pytest.raises(ValidationError, match="n_images"):
         Experiment(n_images=3)
