@@ -172,7 +172,7 @@ class Experiment(BaseModel):
 
     def networks(self, n: int | None = None) -> list[Self]:
         """This experiment and others that differ in the training alone, ``n`` or ``n_networks`` in
-        all: each with a seed of its own, on ``n_train_further`` images. A checkpoint stays alone."""
+        all: a seed of their own each, on ``n_train_further`` images. A checkpoint stays alone."""
         further = range(1, 1 if self.checkpoint else n or self.n_networks)
         n_train = self.n_train_further or self.n_train
         first = self.training.seed

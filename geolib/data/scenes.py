@@ -20,6 +20,9 @@ from geolib.runtime.here import data_file
 from geoscenes import COUNTRIES, render
 
 SCENES_PER_SPLIT = 1_000_000
+# Of every million the last ones belong to no split but this: what no choice has seen, its seed being
+# the number of the range.
+CONFIRMATION, RESERVED = "confirmation", 10_000
 SCENE_TABLES = ("cues.yaml", "gazetteer.csv")
 REGIONAL_TABLES = (*SCENE_TABLES, "regional-cues.yaml")
 # Images in one file, at most; a run that is killed goes on after the last file.
@@ -115,17 +118,22 @@ def geoscenes(
     Parameters
     ----------
     split, n, seed : as for :func:`load`; ``n`` defaults to 3000 for training, 300 for testing and
-        validation, 100 for ``"eval"``.
+        validation, 100 for ``"eval"``. A further split holds, for each seed, 10,000 scenes that no
+        other split of any seed reaches, for a result that is computed once.
     size : side of the square image in pixels.
     countries : the classes.
     options : ``regional``, ``shortcut`` and other options of :func:`geoscenes.render`.
     """
-    check_split(split, SPLITS)
+    check_split(split, (*SPLITS, CONFIRMATION))
     amount = n or {"train": 3000, "eval": 100}.get(split, 300)
-    if amount > SCENES_PER_SPLIT:
-        raise ValueError(f"n={n} exceeds the {SCENES_PER_SPLIT} scenes of a split")
+    most = SCENES_PER_SPLIT - RESERVED
+    if split == CONFIRMATION:
+        first, most = seed * SCENES_PER_SPLIT + most, RESERVED
+    else:
+        first = (seed * len(SPLITS) + SPLITS.index(split)) * SCENES_PER_SPLIT
+    if amount > most:
+        raise ValueError(f"n={n} exceeds the {most} scenes of a split")
     classes = tuple(countries)
-    first = (seed * len(SPLITS) + SPLITS.index(split)) * SCENES_PER_SPLIT
     rendering = {"size": size, "countries": classes, **options}
     records = [
         SceneRecord(f"scene-{number}", number, classes[label], label, rendering)
