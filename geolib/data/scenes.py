@@ -20,8 +20,8 @@ from geolib.runtime.here import data_file
 from geoscenes import COUNTRIES, render
 
 SCENES_PER_SPLIT = 1_000_000
-# Of every million the last ones belong to no split but this: what no choice has seen, its seed being
-# the number of the range.
+# The last of every million belong to one split alone, whose seed is the number of the million: what
+# no choice has seen.
 CONFIRMATION, RESERVED = "confirmation", 10_000
 SCENE_TABLES = ("cues.yaml", "gazetteer.csv")
 REGIONAL_TABLES = (*SCENE_TABLES, "regional-cues.yaml")
