@@ -257,6 +257,39 @@ def random_regions(
     return layouts
 
 
+def boxes_up_to(
+    boxes: Array, shape: tuple[int, ...], coverage: float, tolerance: float = 0.01
+) -> np.ndarray:
+    """Which boxes, in their order, make a union that covers a share of the image.
+
+    A box is taken where the union then covers at most `coverage` + `tolerance`, and passed over
+    otherwise; none is taken once the union is within the tolerance.
+
+    Parameters
+    ----------
+    boxes, shape : int [N,4], x0 y0 x1 y1, end-exclusive; height and width of the image.
+    coverage, tolerance : shares of the image, 0…1.
+
+    Returns
+    -------
+    int64 [K], places of the boxes taken; they cover less than is asked for where no other fits.
+    """
+    region = np.zeros(shape, dtype=bool)
+    # 0.3 − 0.01 is less than 0.29.
+    least, most = (round((coverage + s * tolerance) * region.size, 6) for s in (-1, 1))
+    covered, taken = 0, []
+    for index, (x0, y0, x1, y1) in enumerate(to_numpy(boxes).tolist()):
+        if covered >= least:
+            break
+        place = region[y0:y1, x0:x1]
+        more = place.size - int(place.sum())
+        if covered + more <= most:
+            place[:] = True
+            covered += more
+            taken.append(index)
+    return np.array(taken, dtype=np.int64)
+
+
 @dataclass(frozen=True)
 class AblationSettings:
     """How :func:`faithfulness` tests elements (§5).

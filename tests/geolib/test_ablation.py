@@ -17,6 +17,7 @@ from geolib.ablation import (
     FILLS,
     MODES,
     ablate,
+    boxes_up_to,
     faithfulness,
     random_boxes,
     random_regions,
@@ -219,6 +220,26 @@ def test_random_regions_depend_on_seed_image_and_repeat_only():
     different = [drawn[1], random_regions(kept, "b", 1)[0], random_regions(kept, "a", 2)[0]]
     assert all((drawn[0] != other).any() for other in different)
     assert random_regions(elements(), "a", repeats=3).shape == (3, 0, 4)
+
+
+@given(st.integers(0, 7), st.floats(0, 1), st.integers(0, 2**32 - 1))
+def test_boxes_are_taken_up_to_a_coverage_as_by_brute_force(n, coverage, seed):
+    rng, shape, tolerance = np.random.default_rng(seed), (20, 25), 0.02
+    corners = rng.integers(0, (25, 20), (n, 2))
+    boxes = np.hstack([corners, rng.integers(corners, (25, 20)) + 1])
+    expected = []
+    for box in boxes:
+        if box_region(expected, shape).mean() >= coverage - tolerance - 1e-8:
+            break
+        if box_region([*expected, box], shape).mean() <= coverage + tolerance + 1e-8:
+            expected.append(box)
+    taken = boxes[boxes_up_to(boxes, shape, coverage, tolerance)]
+    np.testing.assert_array_equal(taken, np.array(expected, int).reshape(-1, 4))
+    reached = box_region(taken, shape).mean()
+    assert reached <= coverage + tolerance + 1e-8
+    if reached < coverage - tolerance - 1e-8:  # no other box fits
+        more = [box_region([*taken, box], shape).mean() for box in boxes]
+        assert all(share == reached or share > coverage + tolerance for share in more)
 
 
 def test_an_oracle_that_reads_one_rectangle():
