@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from itertools import combinations
 
 import numpy as np
@@ -19,6 +19,27 @@ def map_agreement(maps: Mapping[str, torch.Tensor]) -> pd.DataFrame:
     for a, b in combinations(maps, 2):
         table.loc[a, b] = table.loc[b, a] = ranks[a].corrwith(ranks[b]).mean()
     return table
+
+
+def agreement_note(agreement: pd.DataFrame, blind: Collection[str]) -> str:
+    """Which two methods agree most and least, and which comes nearest to a ``blind`` map."""
+    names = [str(name) for name in agreement if name not in blind]
+    alike = {name: agreement[name].astype(float) for name in agreement}
+    of_pair = {(a, b): float(alike[a][b]) for a, b in combinations(names, 2)}
+    known = [pair for pair, found in of_pair.items() if np.isfinite(found)]
+    if not known:
+        return "No two methods were compared."
+    (a, b), (c, d) = (best(known, key=of_pair.__getitem__) for best in (max, min))
+    note = (
+        f"Most alike are `{a}` and `{b}` (rank correlation {of_pair[a, b]:+.2f}), least alike "
+        f"`{c}` and `{d}` ({of_pair[c, d]:+.2f})."
+    )
+    for other in (one for one in blind if one in agreement):
+        near = {name: float(alike[other][name]) for name in names}
+        nearest = max(names, key=near.__getitem__)
+        note += f" Nearest to `{other}`, which ignores the network, is `{nearest}` "
+        note += f"({near[nearest]:+.2f})."
+    return note
 
 
 def map_concentration(maps: Mapping[str, torch.Tensor], top: float = 0.1) -> pd.DataFrame:

@@ -13,6 +13,7 @@ from geolib.chapters.experiment import Experiment
 from geolib.figures import GUIDED, INK, styled
 from geolib.model import PAPER
 from geolib.model.prediction import labelled
+from geoscenes import MIN_PIXELS
 
 _YES_NO = {"True": "yes", "False": "no"}
 
@@ -49,19 +50,19 @@ def accuracy_note(accuracy: float, ceilings: Mapping[str, float]) -> str:
     if not ceilings:
         return "For photographs the best possible accuracy is unknown."
     return (
-        f"On unseen scenes the classifier is right in {accuracy:.1%} of cases. From the best "
-        f"observer of the visible cues {100 * (ceilings['upright'] - accuracy):.1f} percentage "
-        "points set it apart, which the network has not learnt."
+        f"On unseen scenes the classifier is right in {accuracy:.1%} of cases, "
+        f"{100 * (ceilings['upright'] - accuracy):.1f} percentage points below an observer of all "
+        f"cues of at least {MIN_PIXELS} pixels."
     )
 
 
 def ceiling_note(ceilings: Mapping[str, float]) -> str:
     """The Bayes ceiling in one sentence, with and without knowledge of left and right."""
     if not ceilings:
-        return "The best accuracy that any classifier could reach on these photographs is unknown."
+        return "The best possible accuracy on these photographs is unknown."
     return (
-        f"On GeoScenes the best that any classifier could do is known: {ceilings['upright']:.1%}, "
-        f"or {ceilings['mirrored']:.1%} for one that cannot tell left from right."
+        f"On GeoScenes an observer of all cues of at least {MIN_PIXELS} pixels would reach "
+        f"{ceilings['upright']:.1%}, or {ceilings['mirrored']:.1%} without telling left from right."
     )
 
 

@@ -18,6 +18,7 @@ from geolib import statistics
 from geolib.book import claims
 from geolib.book.claims import Finding
 from geolib.chapters import elements as elements_
+from geolib.chapters import tables
 from geolib.pipeline.shards import Extracted
 from geolib.statistics import Paired
 
@@ -50,8 +51,19 @@ def only_these(segmenters: Iterable[str]) -> str:
 
 def table(found: Mapping[str, Finding | None]) -> Styler:
     """Record findings and show them beside the claims; see :func:`geolib.book.claims.record`."""
-    numbers = dict.fromkeys(("value", "low", "high", "detectable"), "{:.2f}")
-    return claims.record(found).style.format({**numbers, "n": "{:.0f}"}, na_rep="–").hide()
+    rows = claims.record(found)
+    rows["measured"] = [_measured(*both) for both in zip(found.values(), rows["unit"], strict=True)]
+    columns = {"rule": "agrees if"}
+    shown = rows[["claim", "measured", "detectable", "rule", "data", "verdict"]]
+    return shown.rename(columns=columns).style.format({"detectable": "{:.2f}"}, na_rep="–").hide()
+
+
+def _measured(finding: Finding | None, unit: str) -> str:
+    if finding is None:
+        return tables.UNDEFINED
+    ends = finding.value, finding.low, finding.high
+    form = ".1f" if max(map(abs, ends)) >= 10 else ".3f"
+    return f"{tables.cell(*ends, form)} {unit}"
 
 
 def mean(differences: ArrayLike, data: str) -> Finding | None:

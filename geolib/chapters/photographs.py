@@ -24,14 +24,18 @@ from geolib.pipeline.shards import EvaluationConfig
 # The classifier that looks at real streets: an architecture and its public weights.
 STREET_ARCH = "resnet50"
 STREET_WEIGHTS = "resnet50-imagenet"
+# The paper's segmenters.
+PAPER = {"mobilesam": "MobileSAM", "sam2": "SAM 2", "sam3": "SAM 3"}
 
 
-def stand_in(used: str, paper: str) -> str:
-    """Names the stand-in where a segmenter of the paper was not run."""
-    return (
-        f"*Stand-in:* the paper uses {paper} here; this run used {used}, because it was given no "
-        "weights of the paper's segmenters."
-    )
+def stand_in(used: Sequence[str], paper: Sequence[str] = tuple(PAPER)) -> str:
+    """Names what was run in place of segmenters of the paper; empty where all of them were run."""
+    absent = [PAPER[name] for name in paper if name not in used]
+    if not absent:
+        return ""
+    others = ", ".join(f"`{name}`" for name in used if name not in PAPER) or "no other"
+    were = "was" if len(absent) == 1 else "were"
+    return f"*Stand-in:* {', '.join(absent)} of the paper {were} not run; {others} stands in."
 
 
 def summary(explanations: Sequence[Explanation]) -> pd.DataFrame:

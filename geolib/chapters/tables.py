@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from IPython.display import HTML
 from numpy.typing import ArrayLike
+from pandas.io.formats.style import Styler
 
 from geolib import statistics
 
@@ -66,6 +68,12 @@ def shown(
 ) -> pd.DataFrame:
     """A table of :func:`cells`: for each heading the column that it shows, and its format."""
     return pd.DataFrame({name: cells(table, form, of) for name, (of, form) in columns.items()})
+
+
+def folded(*shown: pd.DataFrame | Styler, title: str = "Numbers") -> HTML:
+    """Tables behind a line that unfolds them: a page shows its pictures first."""
+    inside = "\n".join(one.to_html() for one in shown)
+    return HTML(f'<details class="numbers"><summary>{title}</summary>\n{inside}</details>')
 
 
 def sentence(

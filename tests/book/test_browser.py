@@ -30,6 +30,7 @@ async function measure(page, width, theme) {
   const page_document = frame.contentDocument;
   const root = page_document.documentElement;
   root.dataset.theme = root.dataset.mode = theme;
+  page_document.querySelectorAll("details").forEach((folded) => (folded.open = true));
   const style = (element) => frame.contentWindow.getComputedStyle(element);
   const article = page_document.querySelector("article");
   const seen = (image) => image.complete && image.naturalWidth > 0;
@@ -40,6 +41,10 @@ async function measure(page, width, theme) {
   report.push({
     page, width, theme,
     overflow: root.scrollWidth - width,
+    touching: [...article.querySelectorAll("tr")].flatMap((row) => touching(row, page_document)),
+    cut: [...article.querySelectorAll("table")]
+      .filter((table) => table.scrollWidth > table.clientWidth + 1)
+      .map((table) => table.innerText.slice(0, 60)),
     wide: wide.slice(0, 3).map((e) => `${e.tagName}.${e.className}`),
     background: luminance(style(page_document.body).backgroundColor),
     text: luminance(style(article.querySelector("h1")).color),
@@ -50,6 +55,16 @@ async function measure(page, width, theme) {
       .map((i) => i.getAttribute("src")),
   });
   frame.remove();
+}
+function touching(row, page_document) {
+  const ends = [...row.cells].map((cell) => {
+    const range = page_document.createRange();
+    range.selectNodeContents(cell);
+    return [range.getBoundingClientRect(), cell.innerText];
+  }).filter(([box]) => box.width > 0);
+  return ends.slice(1)
+    .filter(([box], i) => box.top < ends[i][0].bottom && box.left < ends[i][0].right + 6)
+    .map(([, text], i) => `${ends[i][1]} | ${text}`.slice(0, 60));
 }
 function scrolls(element, article, style) {
   for (let e = element.parentElement; e && e !== article; e = e.parentElement) {
@@ -82,18 +97,21 @@ def _run(chromium, profile, *arguments):
     return subprocess.run(command, capture_output=True, text=True, timeout=240, check=True).stdout
 
 
-@pytest.fixture(scope="session")
-def report(chromium, book, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("browser")
+def _measured(chromium, folder, pages):
     probe = folder / "probe.html"
-    probe.write_text(PROBE % json.dumps([path.as_uri() for path in book]), encoding="utf-8")
+    probe.write_text(PROBE % json.dumps([path.as_uri() for path in pages]), encoding="utf-8")
     options = ["--allow-file-access-from-files", "--virtual-time-budget=120000", "--dump-dom"]
     dom = _run(chromium, folder / "profile", *options, probe.as_uri())
     written = dom.partition('<pre id="report">')[2].partition("</pre>")[0]
     assert written, "the browser measured nothing"
     measured = json.loads(html_module.unescape(written))
-    assert len(measured) == 4 * len(book)
+    assert len(measured) == 4 * len(pages)
     return measured
+
+
+@pytest.fixture(scope="session")
+def report(chromium, book, tmp_path_factory):
+    return _measured(chromium, tmp_path_factory.mktemp("browser"), list(book))
 
 
 def _where(entries, key):
@@ -103,6 +121,24 @@ def _where(entries, key):
 def test_nothing_runs_off_the_page_and_every_image_is_drawn(report):
     assert _where([e for e in report if e["overflow"] > 0 or e["wide"]], "wide") == []
     assert _where([e for e in report if e["unseen"]], "unseen") == []
+
+
+def test_columns_of_tables_keep_apart_and_a_table_is_cut_on_a_phone_only(report):
+    assert _where([e for e in report if e["touching"]], "touching") == []
+    assert _where([e for e in report if e["width"] > 400 and e["cut"]], "cut") == []
+
+
+@pytest.mark.parametrize(("gap", "width", "wrong"), [(0, 5, "touching"), (9, 4000, "cut")])
+def test_a_faulty_table_is_found(chromium, tmp_path, gap, width, wrong):
+    cells = f'<td style="padding: 0 {gap}px; min-width: {width}px">0.78</td>' * 2
+    style = "display: block; max-width: 100%; overflow-x: auto; border-spacing: 0"
+    table = f'<table style="{style}"><tr>{cells}</tr></table>'
+    page = tmp_path / "page.html"
+    page.write_text(f"<body><article><h1>A</h1><p>b</p>{table}</article></body>")
+    found = _measured(chromium, tmp_path, [page])
+    assert [bool(e[wrong]) for e in found] == [True] * 4
+    other = {"touching", "cut"} - {wrong}
+    assert [e[name] for e in found for name in other] == [[]] * 4
 
 
 def test_themes_differ_and_are_legible(report):

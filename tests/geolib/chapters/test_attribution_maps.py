@@ -1,6 +1,7 @@
 """Marks of maps, by hand."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -14,6 +15,17 @@ def test_map_agreement_is_rank_correlation():
     assert table.loc["up", "squared"] == pytest.approx(1)
     assert table.loc["up", "down"] == pytest.approx(-1)
     assert np.isnan(table.loc["up", "flat"])
+
+
+def test_the_note_names_the_closest_the_farthest_and_what_is_near_a_blind_map():
+    names = ["a", "b", "c", "edges"]
+    numbers = [[1, 0.9, 0.1, 0.2], [0.9, 1, 0.3, 0.5], [0.1, 0.3, 1, 0.4], [0.2, 0.5, 0.4, 1]]
+    note = attribution_maps.agreement_note(pd.DataFrame(numbers, names, names), ("edges", "random"))
+    assert "Most alike are `a` and `b` (rank correlation +0.90)" in note
+    assert "least alike `a` and `c` (+0.10)" in note
+    assert "`edges`, which ignores the network, is `b` (+0.50)" in note and "random" not in note
+    alone = pd.DataFrame([[1.0]], ["a"], ["a"])
+    assert attribution_maps.agreement_note(alone, ("edges",)) == "No two methods were compared."
 
 
 def test_map_concentration_by_hand():

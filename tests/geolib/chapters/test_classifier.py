@@ -18,6 +18,9 @@ def test_notes_name_each_departure_and_only_those_and_the_gap_in_points():
     assert "most epochs 9 instead of 300" in changed and ";" not in changed
     assert "4.0 percentage points" in classifier.accuracy_note(0.90, {"upright": 0.94})
     assert "unknown" in classifier.accuracy_note(0.90, {})
+    ceilings = {"upright": 0.94, "mirrored": 0.9}
+    for note in (classifier.accuracy_note(0.90, ceilings), classifier.ceiling_note(ceilings)):
+        assert "observer of all cues of at least 30 pixels" in note
     assert "nothing was trained" in classifier.training_note(Experiment(checkpoint="x.safetensors"))
 
 

@@ -10,6 +10,7 @@ import pytest
 from geolib import statistics
 from geolib.book import claims
 from geolib.chapters import elements, findings
+from geolib.chapters import faithfulness as chapter
 
 N = 80
 SAMS = ("mobilesam", "sam2", "sam3")
@@ -66,6 +67,19 @@ def test_advantages_by_hand():
     assert main.data == f"GeoScenes, {pair}, no element in 0% of the images, 80 images"
     # Right on all images before, on 64 of 80 when only the elements are shown.
     assert found["object-keeps-information"].value == pytest.approx(-0.2)
+
+
+def test_controls_and_yardsticks_are_no_pairs_of_the_papers_kind():
+    others = [
+        ("edges", "felzenszwalb"),
+        *(("gradcam++", name) for name in ("grid", "none", "truth")),
+    ]
+    table = pd.concat([outcomes(True, [*PAIRS[:1], *others]), outcomes(False, PAIRS[1:2])])
+    table = table.assign(fill="mean", agrees=True)
+    counted = {"methods_ahead": 1, "methods_total": 2}
+    assert chapter.pairs_ahead(table) == counted
+    only = table[table["segmenter"] == "grid"]
+    assert chapter.pairs_ahead(only) == dict.fromkeys(counted, 0)
 
 
 def test_every_name_is_a_claim_and_what_was_not_run_has_no_finding():

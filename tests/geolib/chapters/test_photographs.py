@@ -110,6 +110,20 @@ def test_element_pictures_are_a_row_per_photograph(street_photos):
         assert colours[0] < colours[1]
 
 
+@pytest.mark.parametrize(
+    ("used", "paper", "words"),
+    [
+        (["mobilesam"], ["mobilesam"], ""),
+        (["sam3", "slic", "mobilesam", "sam2"], ["mobilesam", "sam2", "sam3"], ""),
+        (["slic"], ["mobilesam"], "MobileSAM of the paper was not run; `slic` stands in."),
+        (["sam2", "slic"], [], ""),
+        (["sam2"], ["sam2", "sam3"], "SAM 3 of the paper was not run; no other stands in."),
+    ],
+)
+def test_a_stand_in_is_named_only_where_a_segmenter_of_the_paper_is_absent(used, paper, words):
+    assert photographs.stand_in(used, paper).removeprefix("*Stand-in:* ") == words
+
+
 def test_segmenter_table_by_hand():
     def one(*effects: float):
         table = pd.DataFrame({"deletion_effect": list(effects)})

@@ -47,6 +47,14 @@ def test_a_column_is_shown_with_its_bounds_if_it_has_any():
         tables.shown(table, {"bias": ("bais", ".1f")})
 
 
+def test_folded_tables_are_whole_and_hold_no_markup_of_their_own():
+    table = pd.DataFrame({"photograph": ["<b>a</b>"]})
+    html = tables.folded(table, table.style.format("{}"), title="Verdicts").data
+    assert html.startswith('<details class="numbers"><summary>Verdicts</summary>')
+    assert html.count("<table") == html.count("</table>") == 2 and html.endswith("</details>")
+    assert "&lt;b&gt;a&lt;/b&gt;" in html
+
+
 def test_a_sentence_names_the_interval_if_there_is_one():
     assert tables.sentence(0.5, -0.25, 1) == "+0.50 (95 % interval -0.25\u00a0to\u00a0+1.00)"
     assert tables.sentence(3, unit="points", form=".0f") == "3 points"
