@@ -33,7 +33,7 @@ from geolib.model import Classifier
 from geolib.pipeline import shards
 from geolib.pipeline.shards import EvaluationConfig, Extracted
 from geolib.scoring import element_boxes, score_segments
-from geolib.statistics import METRICS, Paired
+from geolib.statistics import METRICS
 
 # Whether more or less of a measure is better.
 SIGNS = {"deletion": -1, "insertion": 1}
@@ -182,34 +182,33 @@ def parts(outcomes: pd.DataFrame, metric: str = "accuracy") -> pd.DataFrame:
 def summary(tables: Sequence[pd.DataFrame], metric: str = "accuracy") -> pd.DataFrame:
     """Each part of outcome tables, one per network, with its interval, over images and networks if
     there are several: ``test``, ``part``, ``value``, ``low``, ``high``, ``detectable``, ``n``,
-    ``networks``; ``p_value`` is of the first network, by exchanging the regions compared."""
-    each = [parts(one, metric).pivot(index="image_id", columns=["test", "part"]) for one in tables]
-    shared = sorted(set.intersection(*(set(one.index) for one in each)))
+    ``networks``. The p-value exchanges the regions compared, in all networks at once."""
+    shared = sorted(set.intersection(*(set(one["image_id"]) for one in tables)))
     rows: list[dict[str, Any]] = []
     for test in SIGNS:
         for part, (more, less) in (PARTS | BESIDE).items():
-            values = np.stack([one.loc[shared, ("value", test, part)] for one in each])
-            if more == "segments":
-                found = statistics.paired(values[0])
-            else:
-                found = _against_draws(tables[0], test, more, less, metric)
-            value, low, high = found[:3]
-            detectable = found.detectable
+            each = [_layouts(one, test, more, less, metric).loc[shared] for one in tables]
+            layouts = np.stack(each)
+            found = statistics.against_layouts(layouts.mean(axis=0))
+            low, high = found.low, found.high
             if len(each) > 1:
-                value, low, high = statistics.two_way(values)[:3]
-                detectable = statistics.detectable_effect(values.mean(axis=0))
-            row = {"test": test, "part": part, "value": value, "low": low, "high": high}
-            row |= {"p_value": found.p_value, "detectable": detectable}
+                spread = statistics.two_way(layouts[..., 0] - layouts[..., 1:].mean(axis=-1))
+                low, high = min(low, spread.low), max(high, spread.high)
+            row = {"test": test, "part": part, "value": found.difference, "low": low, "high": high}
+            row |= {"p_value": found.p_value, "detectable": found.detectable}
             rows.append(row | {"n": len(shared), "networks": len(each)})
     return pd.DataFrame(rows)
 
 
-def _against_draws(outcomes: pd.DataFrame, test: str, one: str, draws: str, metric: str) -> Paired:
-    """One region against several draws of another, of which it is one if nothing sets it apart."""
-    rows = outcomes[(outcomes["test"] == test) & outcomes["region"].isin([one, draws])]
+def _layouts(outcomes: pd.DataFrame, test: str, more: str, less: str, metric: str) -> pd.DataFrame:
+    """One region beside the draws of another, of which it is one if nothing sets it apart, for each
+    image; where both are draws, the mean of either."""
+    rows = outcomes[(outcomes["test"] == test) & outcomes["region"].isin([more, less])]
     values = rows.pivot(index="image_id", columns=["region", "repeat"], values=METRICS[metric])
     values = SIGNS[test] * values.astype(float)
-    return statistics.against_layouts(np.column_stack([values[one], values[draws]]))
+    if more == "segments":
+        return pd.DataFrame({name: values[name].mean(axis=1) for name in (more, less)})
+    return pd.DataFrame(np.column_stack([values[more], values[less]]), values.index)
 
 
 def well_matched(outcomes: pd.DataFrame, tolerance: float = 0.01) -> pd.DataFrame:
@@ -332,6 +331,7 @@ def claims(tables: Sequence[pd.DataFrame], data: str) -> Found:
             continue
         name = f"object-{row['test']}" + ("-blind" if row["part"] == BEYOND else "")
         ends = {end: row[end] for end in ("value", "low", "high", "n")}
+        ends["detectable"] = row["detectable"] if np.isfinite(row["detectable"]) else None
         of = f"{told}, {row['n']} images × {row['networks']} networks"
         found[name] = Finding(**ends, data=of) if row["n"] > 1 else None
     return found

@@ -181,7 +181,7 @@ SAID = {
             for test in ("deletion", "insertion")
             for what in (
                 *("", "-configurations", "-gradcam", "-gradcampp", "-smoothgrad", "-scorecam"),
-                *("-mobilesam", "-sam2", "-sam3"),
+                *("-mobilesam", "-sam2", "-sam3", "-blind", "-confirmed"),
             )
         ],
         (0.0, -0.4): ["object-keeps-information"],
