@@ -206,9 +206,10 @@ def _layouts(outcomes: pd.DataFrame, test: str, more: str, less: str, metric: st
     rows = outcomes[(outcomes["test"] == test) & outcomes["region"].isin([more, less])]
     values = rows.pivot(index="image_id", columns=["region", "repeat"], values=METRICS[metric])
     values = SIGNS[test] * values.astype(float)
+    layouts = [values[more].to_numpy(), values[less].to_numpy()]
     if more == "segments":
-        return pd.DataFrame({name: values[name].mean(axis=1) for name in (more, less)})
-    return pd.DataFrame(np.column_stack([values[more], values[less]]), values.index)
+        layouts = [one.mean(axis=1) for one in layouts]
+    return pd.DataFrame(np.column_stack(layouts), values.index)
 
 
 def well_matched(outcomes: pd.DataFrame, tolerance: float = 0.01) -> pd.DataFrame:
