@@ -105,6 +105,7 @@ def selections(
     predicted class and under the map of an ``untrained`` network, [B,H,W]."""
     prior = prior_maps(np.stack([one.attribution.numpy() for one in extracted]), predicted)
     found: dict[str, list[np.ndarray]] = {name: [] for name in CHOSEN}
+    how = config.model_dump(include={"combine", "center"})
     for one, *maps in zip(extracted, prior, untrained, strict=True):
         masks = one.segments.masks[one.segments.masks.any(axis=(1, 2))]
         boxes = element_boxes(masks, config.padding)
@@ -116,7 +117,7 @@ def selections(
         rng = np.random.default_rng(seed_sequence(config.seed, one.item.id))
         order = rng.permutation(len(boxes))
         for name, values in zip(("prior", "untrained"), maps, strict=True):
-            scores = score_segments(values, masks, config.top_p)["score"].to_numpy()
+            scores = score_segments(values, masks, config.top_p, **how)["score"].to_numpy()
             best = order[np.argsort(-scores[order], kind="stable")]
             found[name].append(ranked(boxes[best], shape, coverage)[None])
     return found
