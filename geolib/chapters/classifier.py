@@ -66,6 +66,13 @@ def ceiling_note(ceilings: Mapping[str, float]) -> str:
     )
 
 
+def networks_note(networks: Sequence[Experiment]) -> str:
+    """How many networks there are, what they learnt from, and how good they are."""
+    sizes = ", ".join(f"{len(one.train):,}" for one in networks)
+    right = ", ".join(f"{one.accuracy('test')['value']:.1%}" for one in networks)
+    return f"Trained on {sizes} images, right on {right} of the test images."
+
+
 def learning_curves(history: pd.DataFrame) -> Figure:
     """Loss and accuracy per epoch, training and validation; the axis names the epoch kept."""
     panels = {}

@@ -24,6 +24,19 @@ def test_notes_name_each_departure_and_only_those_and_the_gap_in_points():
     assert "nothing was trained" in classifier.training_note(Experiment(checkpoint="x.safetensors"))
 
 
+def test_each_network_is_named_with_its_images_and_its_accuracy():
+    class Trained:
+        def __init__(self, n, right):
+            self.train, self.right = range(n), right
+
+        def accuracy(self, split):
+            return {"value": self.right[split]}
+
+    both: list = [Trained(6000, {"test": 0.875}), Trained(30, {"test": 0.5})]
+    said = "Trained on 6,000, 30 images, right on 87.5%, 50.0% of the test images."
+    assert classifier.networks_note(both) == said
+
+
 def test_learning_curves_name_the_epoch_kept():
     history = pd.DataFrame({"epoch": [0, 1]})
     for split in ("train", "validation"):
