@@ -342,6 +342,10 @@ def coverage_response(table: pd.DataFrame, by: str) -> Figure:
     figure, axes = plt.subplots(n_rows, columns, figsize=(WIDTH, 1.75 * n_rows + 0.7), **shared)
     for axis in axes.flat[len(names) :]:
         axis.remove()
+    for axis in axes.flat[: len(names)][-columns:]:  # the lowest of each column
+        axis.tick_params(labelbottom=True)
+    for axis in axes[-1]:
+        axis.set_xlabel("coverage", fontsize=9.5)
     for axis, name in zip(axes.flat, names, strict=False):
         for (_, region, other), curve in drawn.items():
             if region == GROWN and other != name:
@@ -355,12 +359,11 @@ def coverage_response(table: pd.DataFrame, by: str) -> Figure:
             _line(axis, curve, color=colour, lw=2, label=f"{test} ({hint})")
             dot = {"color": colour, "ms": 6, "mec": "white", "label": "its own elements"}
             axis.plot(*own[name, test].values(), "o", **dot)
-        axis.set_title(name, fontsize=9.5)
+        axis.set_title(name, fontsize=9)
         axis.grid()
     end = 1.08 * max(UP_TO, *(one["coverage"] for one in own.values()))
-    axes[0, 0].set(xlim=(0, min(1, end)), ylim=(0, 1.02))
-    axes[0, 0].xaxis.set_major_formatter(PercentFormatter(1))
-    figure.supxlabel("coverage of the image", fontsize=10)
+    axes[0, 0].set(xlim=(0, min(1, end)))
+    axes[0, 0].xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     figure.supylabel("probability of the true class", fontsize=10)
     found = dict(zip(*reversed(axes[0, 0].get_legend_handles_labels()), strict=True))
     figure.legend(found.values(), found, loc="outside lower center", ncols=3, fontsize=9.5)
