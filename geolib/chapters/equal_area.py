@@ -22,6 +22,7 @@ from numpy.typing import ArrayLike
 from scipy import ndimage
 
 from geolib import statistics
+from geolib.book.claims import MIN_N
 from geolib.chapters import findings, tables
 from geolib.chapters.baselines import torus_shifts
 from geolib.chapters.controls.specifications import Tested, outcome_tables
@@ -178,12 +179,14 @@ def pairs(per_image: pd.DataFrame, by: str) -> pd.DataFrame:
     for test, group in per_image.groupby("test"):
         better = _better(group, by)
         two = list(combinations(better, 2))
-        apart = pd.DataFrame({(one, other): better[one] - better[other] for one, other in two})
-        rows = pd.DataFrame(two, columns=["one", "other"]).assign(test=test)
-        rows["difference"] = apart.mean().to_numpy()
-        rows["p_holm"] = statistics.holm(_sign_flips(apart.to_numpy(float)))
-        back = rows.rename(columns={"one": "other", "other": "one"})
-        found += [rows, back.assign(difference=-back["difference"])]
+        apart = [statistics.paired((better[a] - better[b]).dropna()) for a, b in two]
+        rows = pd.DataFrame(apart, columns=statistics.Paired._fields).assign(test=test)
+        rows[["one", "other"]] = two or np.empty((0, 2), str)
+        rows["p_holm"] = statistics.holm(rows["p_value"])
+        turned = {"one": "other", "other": "one", "low": "high", "high": "low"}
+        back = rows.rename(columns=turned)
+        back[["difference", "low", "high"]] *= -1
+        found += [rows, back]
     return pd.concat(found, ignore_index=True)
 
 
@@ -191,15 +194,6 @@ def _better(group: pd.DataFrame, by: str) -> pd.DataFrame:
     """Areas of one test, image × ``by``, so signed that more is better."""
     wide = group.pivot(index="image_id", columns=by, values="area")
     return SIGNS[group["test"].iloc[0]] * wide
-
-
-def _sign_flips(differences: np.ndarray, n_resamples: int = 9999) -> np.ndarray:
-    """:func:`geolib.statistics.paired_p_value` of many columns at once, [images, columns]; missing
-    values are left out. One by one all pairs would take a quarter of a minute."""
-    signs = np.random.default_rng(0).choice([-1.0, 1.0], (n_resamples, len(differences)))
-    known = np.nan_to_num(differences)
-    as_far = np.abs(signs @ known) >= np.abs(known.sum(axis=0)) - 1e-12
-    return (as_far.sum(axis=0) + 1) / (n_resamples + 1)
 
 
 def _best(rows: pd.DataFrame) -> str:
@@ -210,26 +204,22 @@ def _best(rows: pd.DataFrame) -> str:
 def ranking(per_image: pd.DataFrame, compared: pd.DataFrame, by: str) -> pd.DataFrame:
     """The means of :func:`areas`, best first within each test; ``behind``: how much worse than the
     best of the :func:`pairs`, image by image (no value for the best), on ``images``."""
-    rows = []
+    found = {}
     for test, group in per_image.groupby("test"):
-        better, known = _better(group, by), compared[compared["test"] == test]
-        best = _best(known) if len(known) else better.columns[0]
-        behind = (-better).add(better[best], axis=0)
-        behind[best] = np.nan
-        p_holm = known[known["one"] == best].set_index("other")["p_holm"]
-        for name in better:
-            lag = tables.mean_row(behind[name])
-            row = {"test": test, by: name, **tables.mean_row(SIGNS[str(test)] * better[name])}
-            row |= {"behind": lag["value"], "behind_low": lag["low"], "behind_high": lag["high"]}
-            row |= {"p_holm": p_holm.get(name), "images": lag["n"] or row["n"]}
-            rows.append(row | {"detectable": statistics.detectable_effect(behind[name].dropna())})
-    table = pd.DataFrame(rows).sort_values(["test", "behind"], na_position="first")
-    return table.astype({"p_holm": float}).set_index(["test", by])
+        rows = compared[compared["test"] == test]
+        behind = rows[rows["one"] == _best(rows)] if len(rows) else rows
+        names = {"difference": "behind", "low": "behind_low", "high": "behind_high"}
+        behind = behind.rename(columns=names).set_index("other")
+        columns = [*names.values(), "p_holm", "detectable", "n_images"]
+        table = tables.grouped_means(group, "area", by).set_index(by).join(behind[columns])
+        table["images"] = table["n_images"].fillna(table["n"])
+        found[test] = table.sort_values("behind", na_position="first")
+    return pd.concat(found, names=["test"])
 
 
 def sentence(compared: pd.DataFrame, blind: Collection[str]) -> str:
     """Which methods of :func:`pairs` are told from the best one that does not look at the network,
-    after Holm's correction, and which are not."""
+    after Holm's correction and on enough images, and which are not."""
     parts = []
     for test, rows in compared.groupby("test"):
         blinded, seeing = (rows[rows["one"].isin(blind) == chosen] for chosen in (True, False))
@@ -239,7 +229,7 @@ def sentence(compared: pd.DataFrame, blind: Collection[str]) -> str:
             )
         best = _best(blinded)
         against = seeing[seeing["other"] == best].sort_values("difference", ascending=False)
-        told = against["p_holm"] < ALPHA
+        told = (against["p_holm"] < ALPHA) & (against["n_images"] >= MIN_N)
         groups = {
             f"better than the best blind map, `{best}`": told & (against["difference"] > 0),
             f"not told from `{best}`": ~told,
@@ -274,9 +264,8 @@ def segmented_sentence(found: Found) -> str:
         one = found[f"object-segmented-{test}"]
         if one is None:
             return "Segments were not compared with the bare salient region."
-        outcome = (
-            "do better" if one.low > 0 else "do worse" if one.high < 0 else "are not told from it"
-        )
+        told = one.n >= MIN_N and (one.low > 0 or one.high < 0)
+        outcome = "are not told from it" if not told else "do better" if one.low > 0 else "do worse"
         value = tables.sentence(one.value, one.low, one.high, "+.3f")
         parts.append(f"in {test} they {outcome}, {value}")
     return (

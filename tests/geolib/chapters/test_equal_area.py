@@ -12,7 +12,7 @@ from toys import classifier as oracle
 from toys import write_photographs
 
 from geolib import data, statistics
-from geolib.book.claims import Finding
+from geolib.book.claims import MIN_N, Finding
 from geolib.chapters import equal_area
 from geolib.masks import box_region
 from geolib.pipeline.shards import EvaluationConfig
@@ -137,10 +137,11 @@ def test_holm_runs_over_all_pairs_and_every_pair_has_its_mirror():
         apart = [(wide[one] - wide[other]).dropna() for one, other in two]
         forth = found.loc[[(test, *names) for names in two]]
         assert forth["difference"].tolist() == pytest.approx([one.mean() for one in apart])
-        known = statistics.holm([statistics.paired_p_value(one) for one in apart])
-        assert forth["p_holm"].tolist() == pytest.approx(known, abs=0.03)
+        known = statistics.holm([statistics.paired(one).p_value for one in apart])
+        assert forth["p_holm"].tolist() == known.tolist()
         back = found.loc[[(test, other, one) for one, other in two]]
         assert back["difference"].tolist() == (-forth["difference"]).tolist()
+        assert back["low"].tolist() == (-forth["high"]).tolist()
         assert back["p_holm"].tolist() == forth["p_holm"].tolist()
 
 
@@ -151,7 +152,9 @@ def test_a_ranking_of_one():
 
 def test_the_sentence_tells_methods_from_the_best_blind_map():
     leads = {"sees": 0.2, "level": 0.1, "behind": 0.0, "random": 0.05, "edges": 0.1}
-    compared = equal_area.pairs(planted(leads, n=60), "attribution")
+    few = equal_area.pairs(planted(leads, n=MIN_N - 1), "attribution")
+    assert "etter" not in equal_area.sentence(few, ("random", "edges"))
+    compared = equal_area.pairs(planted(leads, n=MIN_N), "attribution")
     said = equal_area.sentence(compared, ("random", "edges"))
     for test in ("Deletion", "Insertion"):
         assert (
@@ -163,7 +166,7 @@ def test_the_sentence_tells_methods_from_the_best_blind_map():
 
 def test_segments_are_held_against_the_bare_region_image_by_image():
     leads = {"felzenszwalb": 0.15, "none": 0.1, "grid": 0.3}
-    per_image = planted(leads).rename(columns={"attribution": "segmenter"})
+    per_image = planted(leads, n=MIN_N).rename(columns={"attribution": "segmenter"})
     found = equal_area.segmented(per_image, "felzenszwalb", "toys")
     for test, sign in equal_area.SIGNS.items():
         wide = per_image[per_image["test"] == test].pivot(
@@ -172,7 +175,7 @@ def test_segments_are_held_against_the_bare_region_image_by_image():
         finding = found[f"object-segmented-{test}"]
         expected = sign * (wide["felzenszwalb"] - wide["none"])
         assert finding.value == pytest.approx(expected.mean()) == pytest.approx(0.05, abs=0.01)
-        assert finding.low > 0 and finding.n == 40
+        assert finding.low > 0 and finding.n == MIN_N
     said = equal_area.segmented_sentence(found)
     assert said.count("they do better, +0.0") == 2
     for segmenter in ("slic", "none"):
@@ -182,11 +185,16 @@ def test_segments_are_held_against_the_bare_region_image_by_image():
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "said"),
-    [(-0.2, -0.1, "do worse"), (-0.1, 0.1, "are not told from it"), (0.1, 0.2, "do better")],
+    ("low", "high", "n", "said"),
+    [
+        (-0.2, -0.1, MIN_N, "do worse"),
+        (-0.1, 0.1, MIN_N, "are not told from it"),
+        (0.1, 0.2, MIN_N, "do better"),
+        (0.1, 0.2, MIN_N - 1, "are not told from it"),
+    ],
 )
-def test_the_sentence_follows_the_interval(low, high, said):
-    one = Finding(value=(low + high) / 2, low=low, high=high, n=99, data="toys")
+def test_the_sentence_follows_the_interval(low, high, n, said):
+    one = Finding(value=(low + high) / 2, low=low, high=high, n=n, data="toys")
     found = {f"object-segmented-{test}": one for test in equal_area.SIGNS}
     assert equal_area.segmented_sentence(found).count(said) == 2
 
