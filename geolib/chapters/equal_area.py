@@ -178,16 +178,15 @@ def pairs(per_image: pd.DataFrame, by: str) -> pd.DataFrame:
     found = []
     for test, group in per_image.groupby("test"):
         better = _better(group, by)
-        two = list(combinations(better, 2))
-        apart = [statistics.paired((better[a] - better[b]).dropna()) for a, b in two]
-        rows = pd.DataFrame(apart, columns=statistics.Paired._fields).assign(test=test)
-        rows[["one", "other"]] = two or np.empty((0, 2), str)
-        rows["p_holm"] = statistics.holm(rows["p_value"])
-        turned = {"one": "other", "other": "one", "low": "high", "high": "low"}
-        back = rows.rename(columns=turned)
-        back[["difference", "low", "high"]] *= -1
-        found += [rows, back]
-    return pd.concat(found, ignore_index=True)
+        for one, other in combinations(better, 2):
+            apart = statistics.paired((better[one] - better[other]).dropna())
+            found.append({"test": test, "one": one, "other": other, **apart._asdict()})
+    forth = pd.DataFrame(found, columns=["test", "one", "other", *statistics.Paired._fields])
+    forth["p_holm"] = forth.groupby("test")["p_value"].transform(statistics.holm)
+    turned = {"one": "other", "other": "one", "low": "high", "high": "low"}
+    back = forth.rename(columns=turned)
+    back[["difference", "low", "high"]] *= -1
+    return pd.concat([forth, back], ignore_index=True)
 
 
 def _better(group: pd.DataFrame, by: str) -> pd.DataFrame:
