@@ -32,7 +32,7 @@ if TYPE_CHECKING:  # keys are made without either, and notebooks start sooner
     import torch
 
 NUMERICAL_LIBRARIES = (
-    *("captum", "grad-cam", "numpy", "opencv-python-headless", "pillow", "pycocotools"),
+    *("captum", "numpy", "opencv-python-headless", "pillow", "pycocotools"),
     *("scikit-image", "scikit-learn", "scipy", "segment-anything", "timm", "torch"),
     *("torchvision", "transformers"),
 )

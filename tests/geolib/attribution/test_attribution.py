@@ -10,7 +10,6 @@ from captum.attr import IntegratedGradients
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from pytorch_grad_cam import ScoreCAM
 from scipy.stats import spearmanr
 from torch import nn
 from torch.nn import functional as F
@@ -20,8 +19,7 @@ from toys import QUICK, Linear, Pooled, Quadratic, Red, Window, condition, detec
 from toys import small_network as small
 
 from geolib.attribution import METHODS, attribute
-from geolib.model import Classifier, load
-from geolib.model.classifier import Card
+from geolib.model import load
 
 CAMS = ["gradcam", "gradcam++", "layercam", "scorecam"]
 CONTROLS = ["random", "edges"]
@@ -290,20 +288,6 @@ def test_squared_integrated_gradients_are_captums_on_the_same_noise():
     squares = torch.stack(maps).detach().square()
     assert_close(raw, squares.mean(0).amax(1), rtol=1e-4, atol=1e-9)
     assert not torch.allclose(raw, squares[0].amax(1), rtol=0.1)
-
-
-def test_scorecam_agrees_with_the_library(images):
-    """The library masks normalised images; here the same happens to images in 0...1.
-
-    At stride 1, because the library's masks are up-sampled with aligned corners.
-    """
-    network = Window(slice(4, 60), slice(4, 60), stride=1).eval()
-    network.head.weight.data *= 20  # scores that differ, so that the weights do
-    model = Classifier(network, Card("window", tuple("abcd"), 64))
-    with ScoreCAM(network, [network.target_layer]) as cam:
-        expected = torch.from_numpy(cam((images - model.mean) / model.std, None))
-    found = attribute(model, images, "scorecam", target_layer=network.target_layer, **EXACT)
-    assert_close(found, expected, atol=1e-4, rtol=0)
 
 
 # The blur of RISE's masks and the reach of a segment are larger than the window.
