@@ -21,7 +21,8 @@ from torch import nn
 from torchvision import models
 
 from geolib.model.layers import find_target_layer
-from geolib.model.weights import fitted, load_weights, read_header, read_weights
+from geolib.model.weights import fitted, load_weights
+from geolib.runtime.tensors import read_header, read_weights
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

@@ -21,7 +21,7 @@ from geolib.model.classifier import Classifier, load, with_classes
 from geolib.model.device import choose_batch_size, choose_device
 from geolib.model.prediction import as_images, log_probabilities
 from geolib.model.settings import TrainConfig
-from geolib.model.weights import read_header
+from geolib.runtime.tensors import read_header
 from geolib.training.batches import Examples
 from geolib.training.crops import Crops
 

@@ -33,26 +33,19 @@ def claim(rule, **more):
 @pytest.mark.parametrize(
     ("rule", "low", "high", "status"),
     [
-        ({"above": 0.02}, 0.03, 0.10, R),
-        ({"above": 0.02}, -0.10, 0.01, N),
+        *(({"above": 0.02}, 0.03, 0.10, R), ({"above": 0.02}, -0.10, 0.01, N)),
         ({"above": 0.02}, -0.10, 0.03, OPEN),
         ({"above": 0.02}, 0.02, 0.10, OPEN),  # touches the margin from above
         ({"above": 0.02}, -0.10, 0.02, N),  # and from below: no value is above it
         ({"above": 0.02}, 0.005, 0.015, N),  # positive, and too small to matter
         ({"above": -0.05}, -0.04, -0.01, R),  # a loss that is small enough
         ({"below": 0.25}, 0.0, 0.2, R),
-        ({"below": 0.25}, 0.3, 0.9, N),
-        ({"below": 0.25}, 0.2, 0.3, OPEN),
-        ({"below": 0.25}, 0.1, 0.25, OPEN),
-        ({"below": 0.25}, 0.25, 0.3, N),
-        ({"within": [-4, 4]}, -3, 3, R),
-        ({"within": [-4, 4]}, 1, 2, R),  # differs from zero, by little
-        ({"within": [-4, 4]}, -9, 9, OPEN),  # holds zero, and everything else
-        ({"within": [-4, 4]}, 3, 5, OPEN),
-        ({"within": [-4, 4]}, -4, 3, OPEN),
-        ({"within": [-4, 4]}, 5, 6, N),
-        ({"within": [-4, 4]}, 4, 6, N),
-        ({"within": [-4, 4]}, -9, -4, N),
+        *(({"below": 0.25}, low, high, N) for low, high in [(0.3, 0.9), (0.25, 0.3)]),
+        *(({"below": 0.25}, low, high, OPEN) for low, high in [(0.2, 0.3), (0.1, 0.25)]),
+        # It may differ from zero, by little, or hold zero, and everything else.
+        *(({"within": [-4, 4]}, low, high, R) for low, high in [(-3, 3), (1, 2)]),
+        *(({"within": [-4, 4]}, low, high, OPEN) for low, high in [(-9, 9), (3, 5), (-4, 3)]),
+        *(({"within": [-4, 4]}, low, high, N) for low, high in [(5, 6), (4, 6), (-9, -4)]),
         ({"above": 0.02}, 0.5, 0.5, OPEN),  # no width: the images were all alike
         ({"within": [-4, 4]}, 0.0, 0.0, OPEN),
     ],

@@ -20,7 +20,8 @@ from segment_anything.utils.transforms import ResizeLongestSide
 from torch import nn
 
 from geolib.masks import decode
-from geolib.model.weights import load_weights, read_weights, without_prefix
+from geolib.model.weights import load_weights, without_prefix
+from geolib.runtime.tensors import read_weights
 from geolib.segmentation.networks.base import PointGrid
 from geolib.segmentation.segments import Segments
 

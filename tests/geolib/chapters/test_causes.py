@@ -3,6 +3,7 @@ against segments and objects counted by hand."""
 
 from __future__ import annotations
 
+import io
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -80,8 +81,8 @@ def by_key(table):
 def measured(network, items, **options):
     """The effects on the true class, by scene, object and intervention."""
     wrapped = network if isinstance(network, Classifier) else classifier(network)
-    table = effects.scene_effects(wrapped, items, [item.label for item in items], **options)
-    return by_key(table)
+    labels = [item.label for item in items]
+    return by_key(effects.scene_effects(wrapped, items, labels, **options))
 
 
 def removals_where(scenes, holds):
@@ -201,48 +202,46 @@ def test_what_uncovers_a_cue_is_known(scenes):
     assert uncovering > 3
 
 
+def csv(text):
+    return pd.read_csv(io.StringIO(text), skipinitialspace=True)
+
+
 def some_effects():
     """A sign worth 0.5, or 0.2 and 0.6 elsewhere, which flips the decision in Japan's look only; a
     bush of −0.1 whose removal flips it; both in scene a."""
-    rows = [
-        ("sign", True, 40, "without", 0.5, 0.4, False),
-        ("sign", True, 40, "swapped:India", 0.2, 0.0, False),
-        ("sign", True, 40, "swapped:Japan", 0.6, 0.1, True),
-        ("bush", False, 90, "without", -0.1, 0.3, True),
-    ]
-    columns = ["object", "cue", "pixels", "intervention", "effect", "effect_on_prediction"]
-    table = pd.DataFrame(rows, columns=[*columns, "flipped"])
+    table = csv(
+        """object,cue,pixels,intervention,effect,effect_on_prediction,flipped
+        sign,True,40,without,0.5,0.4,False
+        sign,True,40,swapped:India,0.2,0.0,False
+        sign,True,40,swapped:Japan,0.6,0.1,True
+        bush,False,90,without,-0.1,0.3,True"""
+    )
     return table.assign(image_id="a", category=table["object"], look=None, covers_cue=False)
 
 
-@pytest.mark.parametrize(
-    ("intervention", "target", "sign", "bush"),
-    [
-        ("without", "label", 0.5, -0.1),
-        ("without", "prediction", 0.4, 0.3),
-        ("swapped", "label", 0.4, 0.0),  # the mean of 0.2 and 0.6
-        ("swapped", "prediction", 0.05, 0.0),
-    ],
-)
-def test_one_effect_per_object(intervention, target, sign, bush):
-    table = effects.object_effects(some_effects(), intervention, target)
-    assert table.loc["a", "effect"].to_dict() == pytest.approx({"sign": sign, "bush": bush})
-    # One try for everything that is removed; swaps count for themselves.
-    swapped = intervention == "swapped"
-    assert table.loc["a", "flips"].to_dict() == {"sign": swapped, "bush": not swapped}
+def test_one_effect_per_object():
+    for intervention, target, sign, bush in [
+        *(("without", "label", 0.5, -0.1), ("without", "prediction", 0.4, 0.3)),
+        *(("swapped", "label", 0.4, 0.0), ("swapped", "prediction", 0.05, 0.0)),  # means of two
+    ]:
+        table = effects.object_effects(some_effects(), intervention, target)
+        assert table.loc["a", "effect"].to_dict() == pytest.approx({"sign": sign, "bush": bush})
+        # One try for everything that is removed; swaps count for themselves.
+        swapped = intervention == "swapped"
+        assert table.loc["a", "flips"].to_dict() == {"sign": swapped, "bush": not swapped}
 
 
 def test_categories_average_scenes_and_leave_out_what_is_too_small():
     """Scene a holds two bushes of 0.2 and 0.4, scene b one of 0.5, another that hides a cue, and a
     sign of 29 pixels."""
-    rows = [
-        ("a", "bush-1", 0.2, 30, False),
-        ("a", "bush-2", 0.4, 30, False),
-        ("b", "bush-1", 0.5, 30, False),
-        ("b", "bush-2", 7.0, 30, True),
-        ("b", "sign", 9.0, 29, False),
-    ]
-    table = pd.DataFrame(rows, columns=["image_id", "object", "effect", "pixels", "covers_cue"])
+    table = csv(
+        """image_id,object,effect,pixels,covers_cue
+        a,bush-1,0.2,30,False
+        a,bush-2,0.4,30,False
+        b,bush-1,0.5,30,False
+        b,bush-2,7.0,30,True
+        b,sign,9.0,29,False"""
+    )
     table = table.assign(category=[*["bush"] * 4, "sign"], cue=[*[False] * 4, True], look=None)
     table = table.assign(intervention="without", effect_on_prediction=0.0, flipped=False)
     found = effects.by_category(table, min_images=2)
@@ -284,23 +283,18 @@ def test_elements_lie_on_what_makes_up_most_of_them():
     assert marks.lies_on(KNOWN.masks[:0], KNOWN.masks).tolist() == []
 
 
-@pytest.mark.parametrize(
-    ("a", "b", "expected"),
-    [
+def test_rank_correlation_by_hand():
+    for a, b, expected in [
         ([1, 2, 3, 4], [10, 30, 20, 40], 0.8),  # 1 − 6·(1 + 1) / (4·15)
         ([3, 2, 1], [1, 2, 3], -1.0),
         # Ranks 1, 2.5, 2.5, 4 and 1, 2, 3, 4: covariance 4.5, variances 4.5 and 5.
         ([0, 1, 1, 2], [1, 2, 3, 4], 4.5 / np.sqrt(4.5 * 5)),
-        ([1], [2], np.nan),
-        ([], [], np.nan),
-        ([1, 2], [3, 3], np.nan),  # nothing to find
+        *(([1], [2], np.nan), ([], [], np.nan)),
+        *(([1, 2], [3, 3], np.nan), ([3, 3], [4, 4], np.nan)),  # nothing to find
         ([3, 3], [1, 2], 0.0),  # something to find, and nothing told apart
-        ([3, 3], [4, 4], np.nan),
-    ],
-)
-def test_rank_correlation_by_hand(a, b, expected):
-    found = marks.rank_correlation(np.array(a, float), np.array(b, float))
-    assert found == pytest.approx(expected, nan_ok=True)
+    ]:
+        found = marks.rank_correlation(np.array(a, float), np.array(b, float))
+        assert found == pytest.approx(expected, nan_ok=True), (a, b)
 
 
 def test_marks_by_hand():
@@ -345,18 +339,17 @@ def test_marks_of_no_segments_and_of_segments_on_the_ground():
     assert np.isnan(found["rank"])  # of its own segments none has an effect
 
 
-@pytest.mark.parametrize("n_objects", [3, 0], ids=["harmless objects", "no objects"])
-def test_where_nothing_is_a_cause_marks_are_undefined(n_objects):
-    none = Objects(KNOWN.masks[:n_objects], *(np.zeros(n_objects, k) for k in (bool, float, bool)))
-    found = marks.mark(np.array([0.9, 0.8]), KNOWN.masks[:2], none)
-    found |= marks.mark_map(np.ones((20, 20)), none)
-    assert np.isnan(list(found.values())).all()
+def test_where_nothing_is_a_cause_marks_are_undefined():
+    for n in (3, 0):  # harmless objects, and none
+        none = Objects(KNOWN.masks[:n], *(np.zeros(n, kind) for kind in (bool, float, bool)))
+        found = marks.mark(np.array([0.9, 0.8]), KNOWN.masks[:2], none)
+        found |= marks.mark_map(np.ones((20, 20)), none)
+        assert np.isnan(list(found.values())).all()
 
 
 def test_a_perfect_and_a_reversed_ranking():
-    order = np.argsort(-KNOWN.effect)
-    best = marks.mark(np.array([0.9, 0.8, 0.7]), KNOWN.masks[order], KNOWN)
-    worst = marks.mark(np.array([0.9, 0.8, 0.7]), KNOWN.masks[order[::-1]], KNOWN)
+    order, scores = np.argsort(-KNOWN.effect), np.array([0.9, 0.8, 0.7])
+    best, worst = (marks.mark(scores, KNOWN.masks[i], KNOWN) for i in (order, order[::-1]))
     assert (best["rank"], worst["rank"]) == (pytest.approx(1), pytest.approx(-1))
     assert (best["precision_1"], best["recall_1"], best["recall_3"]) == (1, 0.5, 1)
 

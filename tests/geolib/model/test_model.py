@@ -17,7 +17,7 @@ from geolib import data, model
 from geolib.model.classifier import build, published_card, with_classes
 from geolib.model.device import inference_precision, uses_bf16
 from geolib.model.layers import find_target_layer
-from geolib.model.weights import read_header, read_weights
+from geolib.runtime.tensors import read_header, read_weights
 
 SHARED = Path(__file__).parents[4] / "shared"
 MOBILENET = SHARED / "weights" / "mobilenet_v2-imagenet1k.safetensors"

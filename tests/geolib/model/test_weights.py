@@ -22,7 +22,8 @@ from torchvision.models import DenseNet, VisionTransformer
 
 from geolib import model
 from geolib.model.classifier import build
-from geolib.model.weights import fitted, load_weights, read_weights
+from geolib.model.weights import fitted, load_weights
+from geolib.runtime.tensors import read_weights
 
 NAME, ABC = "squeezenet1_1", ("A", "B", "C")
 PREFIXES = "module. model. net. _orig_mod. backbone. encoder. network. module.model. "
