@@ -86,21 +86,28 @@ def code(monkeypatch):
     return state
 
 
-@pytest.fixture
-def project(tmp_path):
+@pytest.fixture(scope="module")
+def template(tmp_path_factory):
     """A repository with two notebooks, two profiles and photographs in two places."""
-    notebooks = tmp_path / "notebooks"
+    root = tmp_path_factory.mktemp("template")
+    notebooks = root / "notebooks"
     (notebooks / "profiles").mkdir(parents=True)
-    for folder in (tmp_path, notebooks):
+    for folder in (root, notebooks):
         (folder / "photos/more").mkdir(parents=True)
         (folder / "photos/more/a.jpg").write_bytes(b"a")
     (notebooks / "01-toy.md").write_text(TOY)
     other = TOY.replace("rate = 0.5\n", "").replace('photos: "Path" = None\n', "")
     (notebooks / "02-other.md").write_text(other.replace("toy", "other"))
     for profile, n in (("smoke", 3), ("default", 5)):
-        _write_profile(tmp_path, profile, shared={"n": n}, notebooks={"02-other": {"word": "b"}})
-    run.pair(tmp_path)
-    return tmp_path
+        _write_profile(root, profile, shared={"n": n}, notebooks={"02-other": {"word": "b"}})
+    run.pair(root)
+    return root
+
+
+@pytest.fixture
+def project(template, tmp_path):
+    """A copy of the template."""
+    return shutil.copytree(template, tmp_path, dirs_exist_ok=True)
 
 
 def _write_profile(project, profile, **settings):
@@ -193,15 +200,12 @@ def test_a_profile_holds_no_unknown_name(settings, message, project):
         run.resolve(["01-toy"], "smoke", root=project)
 
 
-def test_a_derived_default_is_refused(project):
-    _edit(project, "01-toy", "rate = 0.5", "rate = n / 2")
-    with pytest.raises(ValueError, match=r"'rate' of 01-toy\.ipynb defaults to n / 2"):
-        run.resolve(["01-toy"], "smoke", root=project)
-
-
-def test_a_profile_that_is_no_yaml_is_named(project):
+def test_a_derived_default_is_refused_and_a_profile_that_is_no_yaml_named(project):
     (project / "notebooks/profiles/smoke.yaml").write_bytes(b"shared: {word: R\xe9union}")
     with pytest.raises(ValueError, match=r"profiles/smoke\.yaml cannot be read: no YAML"):
+        run.resolve(["01-toy"], "smoke", root=project)
+    _edit(project, "01-toy", "rate = 0.5", "rate = n / 2")
+    with pytest.raises(ValueError, match=r"'rate' of 01-toy\.ipynb defaults to n / 2"):
         run.resolve(["01-toy"], "smoke", root=project)
 
 
@@ -386,12 +390,8 @@ def test_a_notebook_is_executed_and_a_failure_shows_where(project, monkeypatch):
     # Another interpreter's kernel by the same name, where Jupyter looks first.
     foreign = project / "jupyter/kernels/python3/kernel.json"
     foreign.parent.mkdir(parents=True)
-    command = {
-        "argv": ["/no/python", "{connection_file}"],
-        "display_name": "",
-        "language": "python",
-    }
-    foreign.write_text(json.dumps(command))
+    command = {"argv": ["/no/python", "{connection_file}"], "language": "python"}
+    foreign.write_text(json.dumps(command | {"display_name": ""}))
     monkeypatch.setenv("JUPYTER_PATH", str(project / "jupyter"))
     monkeypatch.setenv("PYTHONUTF8", "0")
     monkeypatch.chdir(project)
@@ -517,20 +517,10 @@ def test_kept_outputs_come_from_the_executed_copy(project, executed, monkeypatch
 RESULTS = {"06-x": {"advantage": 0.34567, "n_images": 100, "best": "gradcam++", "whole": 12.0}}
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("06-x.advantage:.2f", "0.35"),
-        ("06-x.advantage:+.0%", "+35%"),
-        ("06-x.advantage", "0.346"),
-        ("06-x.n_images", "100"),
-        ("06-x.n_images:,d", "100"),
-        ("06-x.best", "gradcam++"),
-        ("06-x.whole", "12"),
-    ],
-)
-def test_a_result_is_quoted_in_its_format(text, expected):
-    assert format_result(text, RESULTS) == expected
+def test_a_result_is_quoted_in_its_format():
+    texts = {"advantage:.2f": "0.35", "advantage:+.0%": "+35%", "advantage": "0.346"}
+    texts |= {"n_images": "100", "n_images:,d": "100", "best": "gradcam++", "whole": "12"}
+    assert {text: format_result(f"06-x.{text}", RESULTS) for text in texts} == texts
 
 
 @pytest.mark.parametrize(

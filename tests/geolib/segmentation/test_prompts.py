@@ -76,13 +76,9 @@ def test_prompts_break_no_rule_of_wording():
     assert {name: rules for name, rules in broken.items() if rules} == {}
 
 
-def test_about_two_hundred_unique_names():
+def test_about_two_hundred_unique_names_with_three_fields_and_a_declared_group():
     names = [concept["name"] for concept in CONCEPTS]
-    assert sorted(names) == sorted(set(names))
-    assert 180 <= len(CONCEPTS) <= 250
-
-
-def test_every_concept_has_the_three_fields_and_a_declared_group():
+    assert len(names) == len(set(names)) and 180 <= len(names) <= 250
     assert all(concept.keys() == {"name", "group", "countries"} for concept in CONCEPTS)
     assert sorted({concept["group"] for concept in CONCEPTS}) == list(DOCUMENT["groups"])
     assert all(isinstance(line, str) and line for line in DOCUMENT["groups"].values())
@@ -98,16 +94,13 @@ def test_codes_are_iso_3166_sorted_listed_once_and_cover_the_world():
         assert codes == sorted(set(codes)), concept
 
 
-@pytest.mark.parametrize("code", ["FR", "IN", "JP"])
-def test_thirty_concepts_speak_for_each_country_of_the_paper(code):
-    speaking = [concept for concept in CONCEPTS if code in concept["countries"]]
-    assert len(speaking) >= 30
-    # At least ten of them tell the country from the paper's two others.
-    alone = [c for c in speaking if len({"FR", "IN", "JP"} & set(c["countries"])) == 1]
-    assert len(alone) >= 10
-
-
-def test_neutral_controls_are_present_and_few():
+def test_thirty_concepts_speak_for_each_country_of_the_paper_and_few_for_none():
+    for code in ("FR", "IN", "JP"):
+        speaking = [concept for concept in CONCEPTS if code in concept["countries"]]
+        assert len(speaking) >= 30, code
+        # At least ten of them tell the country from the paper's two others.
+        alone = [c for c in speaking if len({"FR", "IN", "JP"} & set(c["countries"])) == 1]
+        assert len(alone) >= 10, code
     neutral = [concept for concept in CONCEPTS if not concept["countries"]]
     assert {"car", "cloud", "tree", "house", "utility pole"} <= {c["name"] for c in neutral}
     assert 15 <= len(neutral) <= 30

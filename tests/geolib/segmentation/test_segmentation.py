@@ -74,13 +74,9 @@ def test_planted_objects_are_found_at_every_size(name, size, factor):
 
 
 @pytest.mark.parametrize("name", NESTED)
-def test_few_segments_where_there_are_few_objects(name):
-    assert 3 <= len(segmentation.load(name)(planted(160)[0])) <= 12
-
-
-@pytest.mark.parametrize("name", NESTED)
-def test_segments_nest(name, photograph):
+def test_segments_nest_and_are_few_where_there_are_few_objects(name, photograph):
     """Some segments hold others whole: a partition into superpixels would have none."""
+    assert 3 <= len(segmentation.load(name)(planted(160)[0])) <= 12
     masks = segmentation.load(name)(photograph).masks.reshape(-1, photograph[..., 0].size)
     inter = masks.astype(np.float32) @ masks.T.astype(np.float32)  # exact: below 2^24
     inside = inter == np.diag(inter)[:, None]
@@ -94,9 +90,7 @@ def test_segments_are_connected_distinct_and_of_sensible_size(name, photograph):
     masks = segmentation.load(name, min_area=0.002, max_area=0.5)(photograph).masks
     share = masks.mean(axis=(1, 2))
     assert len(masks) > 20
-    assert share.min() >= 0.002
-    assert share.max() <= 0.5
-    assert (np.diff(share) <= 0).all()
+    assert share.min() >= 0.002 and share.max() <= 0.5 and (np.diff(share) <= 0).all()
     assert all(ndimage.label(mask, structure=np.ones((3, 3)))[1] == 1 for mask in masks)
     assert (iou(masks, masks) < 0.9).sum() == len(masks) * (len(masks) - 1)
 
@@ -119,12 +113,12 @@ def test_same_image_same_segments_whatever_came_before(name, photograph):
 
 
 @pytest.mark.parametrize("name", NESTED)
-@pytest.mark.parametrize("shape", [(1, 1), (1, 9), (9, 1), (2, 3), (40, 40), (7, 300), (4, 3000)])
-def test_constant_image_has_no_segments_and_tiny_noise_is_no_error(name, shape):
+def test_constant_image_has_no_segments_and_tiny_noise_is_no_error(name):
     segment = segmentation.load(name)
-    assert segment(np.full((*shape, 3), 90, np.uint8)).masks.shape == (0, *shape)
-    noise = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
-    assert segment(noise).masks.shape[1:] == shape
+    for shape in ((1, 1), (1, 9), (9, 1), (2, 3), (40, 40), (7, 300), (4, 3000)):
+        assert segment(np.full((*shape, 3), 90, np.uint8)).masks.shape == (0, *shape)
+        noise = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+        assert segment(noise).masks.shape[1:] == shape
 
 
 def test_grid_by_hand():
@@ -248,13 +242,10 @@ def test_a_new_segmenter_is_a_function_and_a_line(monkeypatch):
     assert segmentation.available()["halves"] == ""
 
 
-def test_what_each_segmenter_reads():
+def test_what_each_segmenter_reads_and_that_its_key_names_the_options():
     reads = {name: {"image"} for name in ("felzenszwalb", "slic", "grid")}
     reads |= {"truth": {"image", "item"}, "none": {"attribution"}}
     assert {name: segmentation.load(name).uses for name in reads} == reads
-
-
-def test_key_names_the_options():
     key = segmentation.load("slic").key
     assert segmentation.load("slic", n_segments=400).key == key
     assert segmentation.load("slic", n_segments=401).key != key
@@ -293,16 +284,11 @@ def test_bad_names_options_and_inputs(name, options, given, words):
         segment(**{"image": IMAGE, "attribution": np.ones((8, 8)), **given})
 
 
-@pytest.mark.parametrize(
-    ("image", "kind"),
-    [(IMAGE.astype(float), "float64"), (IMAGE.astype(np.uint16), "uint16"), ("photo.jpg", "str")],
-)
-def test_images_of_another_type(image, kind):
-    with pytest.raises(TypeError, match=f"uint8.*{kind}"):
-        segmentation.load("grid")(image)
-
-
-def test_segments_check_what_they_hold():
+def test_types_and_what_segments_hold_are_checked():
+    floats, words = IMAGE.astype(float), IMAGE.astype(np.uint16)
+    for image, kind in ((floats, "float64"), (words, "uint16"), ("photo.jpg", "str")):
+        with pytest.raises(TypeError, match=f"uint8.*{kind}"):
+            segmentation.load("grid")(image)
     with pytest.raises(TypeError, match="bool"):
         Segments(IMAGE)
     with pytest.raises(ValueError, match="N, H, W"):
