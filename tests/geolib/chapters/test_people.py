@@ -442,7 +442,7 @@ def test_naming_that_knows_nothing_of_the_picture_is_by_chance_on_average():
 
 
 def test_people_who_name_a_thing_in_nine_of_ten_frames():
-    experiment = key(n_scenes=24, n_participants=30)
+    experiment = key(n_scenes=60, n_participants=60)
     rng, said = np.random.default_rng(0), ["vehicle", "sky", OTHER, CANNOT_TELL]
     shares = [0.4, 0.3, 0.2, 0.1]
     table = answers(experiment, element=lambda item, person: rng.choice(said, p=shares))
@@ -451,8 +451,8 @@ def test_people_who_name_a_thing_in_nine_of_ten_frames():
     found = judging.perceptible(judged, experiment)
     guided = table[table["condition"] == "guided"]
     assert found.value == pytest.approx((guided["element"] != CANNOT_TELL).mean())
-    assert found.low < found.value < found.high and found.n == 24
-    assert found.data == "GeoScenes, one element in each of 24, answers of 30 people"
+    assert found.low < found.value < found.high and found.n == 60
+    assert found.data == "GeoScenes, one element in each of 60, answers of 60 people"
     claim = claims.claims()["object-perceptible"]
     assert claims.verdict(claim, found) == "reproduced on GeoScenes"
     assert judging.perceptible(judged[judged["participant"] == 1], experiment) is None
