@@ -28,6 +28,8 @@ from typer import Argument, Option
 from geolib.runtime.here import cache_root, check_file, check_folder, printable
 
 if TYPE_CHECKING:  # imports that take seconds
+    import pandas as pd
+
     from geolib.data import GeoDataset, Skipped
 
 # Names are printed as they are: square brackets are no markup, `:smile:` is no picture, and a long
@@ -112,6 +114,12 @@ Label = StrEnum("Label", ["true", "predicted"])
 
 Attribution = Annotated[str, Option(help="Attribution method; `geolib info` lists them.")]
 Segmenter = Annotated[str, Option(help="Segmenter; `geolib info` lists them.")]
+TopP = Annotated[
+    float | None, Option(min=0, max=1, help="Salient share of the image; chosen by default.")
+]
+SMin = Annotated[
+    float | None, Option(min=0, max=1, help="Lowest score of an element; chosen by default.")
+]
 SegmenterCheckpoint = Annotated[
     Path | None, Option(help="Weights of a segmenter that needs them; else what `fetch` left.")
 ]
@@ -259,6 +267,8 @@ def evaluate(
     attribution: Annotated[list[str] | None, Option(help="Method; repeat for several.")] = None,
     segmenter: Annotated[list[str] | None, Option(help="Segmenter; repeat for several.")] = None,
     segmenter_checkpoint: SegmenterCheckpoint = None,
+    top_p: TopP = None,
+    s_min: SMin = None,
     label: Annotated[Label, Option(help="Class by which outcomes are judged.")] = Label.true,
     repeats: Annotated[int, Option(help="Random layouts per image.")] = 10,
     seed: int = 0,
@@ -275,7 +285,11 @@ def evaluate(
         str | None, Option(metavar="ADDRESS", help="A running dask scheduler, as tcp://HOST:8786.")
     ] = None,
 ) -> None:
-    """Deletion and insertion tests over a dataset: guided against random boxes."""
+    """Deletion and insertion tests over a dataset: guided against random boxes.
+
+    The thresholds of each method with each segmenter are chosen on the labelled validation split,
+    or without labels, where there is none, by how much elements cover of the images.
+    """
     from geolib import attribution as methods
     from geolib import pipeline, segmentation, statistics
     from geolib.pipeline import cluster
@@ -293,9 +307,15 @@ def evaluate(
     classifier = _classifier(model, weights, classes if weights else None)
     for method in chosen:  # before the first of them runs
         methods.check(classifier, method)
-    given = _experiment(dataset, root, classes, image_size=classifier.image_size, seed=seed)
+    given = _experiment(
+        *(dataset, root, classes),
+        image_size=classifier.image_size,
+        top_p=top_p,
+        s_min=s_min,
+        seed=seed,
+    )
     images = given.split(split, n)
-    tables = []
+    tables, told = [], {}
     with cluster.connect(workers, scheduler) as client:
         for method, name in product(chosen, segmenters):
             config = pipeline.EvaluationConfig(
@@ -309,15 +329,20 @@ def evaluate(
                 device=device,
                 precision=precision.value,
                 batch_size=batch_size,
+                **_thresholds(top_p, s_min),
             )
+            tuned = _tuned(given, images, classifier, config)
+            console.print(f"{method} × {name}: {tuned.note}")
+            told[method, name], config = tuned.note, tuned.config
             tables.append(pipeline.evaluate(images, classifier, config, client=client))
             if output:
                 pipeline.export(output / f"{method}-{name}", images, classifier, config)
     _report(images)
     comparison = statistics.compare(pipeline.concat(tables))
-    shown = ["attribution", "segmenter", "test", "guided", "random", "advantage"]
-    shown += ["ci_low", "ci_high", "p_holm", "coverage", "n_images"]
-    _print(comparison[shown].to_dict("records"))
+    pairs = list(zip(comparison["attribution"], comparison["segmenter"], strict=True))
+    comparison["thresholds"] = [told[pair] for pair in pairs]
+    _print(_shown(comparison))
+    _say_empty(comparison)
     if output:
         comparison.to_csv(output / "comparison.csv", index=False)
         typer.echo(output)
@@ -337,9 +362,14 @@ def explain(
     attribution: Attribution = "gradcam++",
     segmenter: Segmenter = "felzenszwalb",
     segmenter_checkpoint: SegmenterCheckpoint = None,
+    top_p: TopP = None,
+    s_min: SMin = None,
     output: Annotated[Path, Option(help="Folder for figures and JSON.")] = Path("explanations"),
 ) -> None:
     """Explain photographs: an annotated figure and a JSON file for each.
+
+    Elements are the segments of the best scores that cover up to a quarter of the photographs on
+    average, or as `--s-min` says.
 
     Nothing leaves this machine, and no EXIF data or position is written.
     """
@@ -358,9 +388,14 @@ def explain(
         attribution=attribution,
         segmenter=segmenter,
         segmenter_options=_options(segmenter_checkpoint),
+        shard_size=1,
+        **_thresholds(top_p, s_min),
     )
+    photographs = pipeline.photographs(photo for photo, _ in readable)
+    tuned = pipeline.by_coverage(photographs, classifier, config, s_min=s_min)
+    console.print(f"thresholds: {tuned.note}")
     for photo, stem in readable:
-        explanation = pipeline.explain(classifier, photo, config)
+        explanation = pipeline.explain(classifier, photo, tuned)
         figure, record = output / f"{stem}.png", output / f"{stem}.json"
         explanation.figure().savefig(figure, bbox_inches="tight", facecolor="white")
         record.write_text(json.dumps(explanation.to_dict(), indent=1), encoding="utf-8")
@@ -500,6 +535,53 @@ def _classifier(model: str | None, weights: Path | None, classes: str | None) ->
     return experiment.classifier
 
 
+def _thresholds(top_p: float | None, s_min: float | None) -> dict[str, Any]:
+    """Those of the two thresholds that are given."""
+    return {name: v for name, v in {"top_p": top_p, "s_min": s_min}.items() if v is not None}
+
+
+def _tuned(given: Any, images: GeoDataset, classifier: Any, config: Any) -> Any:
+    """Thresholds for some images: as given, or chosen on a labelled validation split that holds
+    none of them, or without labels on the images themselves."""
+    from geolib import pipeline
+    from geolib.pipeline.thresholds import judged
+
+    try:
+        apart = images.split not in ("all", "validation")
+        apart = apart and judged(given.validation, classifier, config)
+    except ValueError:  # too few photographs for three splits
+        apart = False
+    if apart:
+        return given.tune(config, classifier)
+    return pipeline.by_coverage(images, classifier, config, s_min=given.s_min)
+
+
+EMPTY = 0.5  # share of images without an element from which on nothing is learnt of a method
+
+
+def _shown(comparison: pd.DataFrame) -> list[dict[Any, Any]]:
+    """What is printed of a comparison: no number where most images are without an element."""
+    empty = comparison["rate_without_elements"]
+    results = comparison[["guided", "random", "advantage", "ci_low", "ci_high", "p_holm"]]
+    about = comparison[["attribution", "segmenter", "test"]]
+    shown = about.join(results.mask(empty > EMPTY)).join(comparison["coverage"])
+    shown["no element"] = empty.map("{:.0%}".format)
+    return shown.join(comparison["n_images"]).to_dict("records")
+
+
+def _say_empty(comparison: pd.DataFrame) -> None:
+    """Which methods kept no element in some images."""
+    for row in comparison.drop_duplicates(["attribution", "segmenter"]).to_dict("records"):
+        share, n = row["rate_without_elements"], row["n_images"]
+        if share > 0:
+            means = "nothing is learnt of it" if share > EMPTY else "these count as no advantage"
+            console.print(
+                f"{row['attribution']} × {row['segmenter']} kept no element in {share * n:.0f} of "
+                f"{n} images: {means}",
+                style="yellow",
+            )
+
+
 def _outline(arch: str, image_size: int | None) -> tuple[int, int]:
     """Side of the images that a network is trained on, and the bytes of its weights."""
     from geolib import model as models
@@ -608,8 +690,14 @@ def _print(rows: Iterable[Mapping[Any, Any]]) -> None:
     listed = list(rows)
     table = Table(*listed[0])
     for row in listed:
-        table.add_row(*(f"{v:.3f}" if isinstance(v, float) else str(v) for v in row.values()))
+        table.add_row(*map(_cell, row.values()))
     Console(**_VERBATIM | {"soft_wrap": False}, width=max(console.width, 140)).print(table)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.3f}" if value == value else "–"
+    return str(value)
 
 
 if __name__ == "__main__":

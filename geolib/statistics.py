@@ -390,31 +390,39 @@ def compare(
     return result.reset_index()
 
 
-def choose(curve: pd.DataFrame, max_coverage: float = 0.25) -> dict[str, Any]:
-    """The top-p level and s_min of the highest insertion advantage at bounded coverage (§3.2).
+def choose(
+    curve: pd.DataFrame, max_coverage: float = 0.25, min_kept: float = 0.95
+) -> dict[str, Any]:
+    """The top-p level and s_min of the highest insertion advantage within two bounds (§3.2).
 
     Parameters
     ----------
     curve : one row per setting on the validation split: top_p, s_min, insertion_advantage,
-        coverage (mean share of the image covered by the guided regions).
-    max_coverage : bound on `coverage`, 0…1.
+        coverage (mean share of the image covered by the guided regions), kept (share of the images
+        with an element).
+    max_coverage, min_kept : bounds on `coverage` and `kept`, 0…1.
 
     Returns
     -------
-    The chosen row as a dict, of equal advantages that of smaller coverage. If no setting keeps the
-    bound, the smallest coverage is taken and its `within_coverage` is False.
+    The chosen row as a dict, of equal advantages that of smaller coverage. If no setting keeps both
+    bounds its `within` is False: it is the smallest coverage of those that keep `min_kept`, or of
+    those that keep an element in the most images.
 
     Raises
     ------
-    ValueError : for a missing column, or no setting with an advantage and a coverage.
+    ValueError : for a missing column, or no setting with all of these.
     """
-    needed = ("top_p", "s_min", "insertion_advantage", "coverage")
+    needed = ["top_p", "s_min", "insertion_advantage", "coverage", "kept"]
     if missing := [column for column in needed if column not in curve]:
         raise ValueError(f"curve lacks the columns {missing}; expected {', '.join(needed)}")
-    settings = curve.dropna(subset=list(needed)).sort_values("coverage", kind="stable")
+    settings = curve.dropna(subset=needed).sort_values("coverage", kind="stable")
     if settings.empty:
-        raise ValueError("curve has no setting with an advantage and a coverage to choose from")
-    within = settings[settings["coverage"] <= max_coverage]
-    ranked = within.sort_values("insertion_advantage", ascending=False, kind="stable")
-    best = (settings if within.empty else ranked).iloc[0]
-    return {str(k): v for k, v in best.items()} | {"within_coverage": not within.empty}
+        raise ValueError(f"curve has no setting with {', '.join(needed[2:])} to choose from")
+    within = (settings["coverage"] <= max_coverage) & (settings["kept"] >= min_kept)
+    if within.any():
+        settings = settings[within]
+        order = settings["insertion_advantage"]
+    else:
+        order = settings["kept"].clip(upper=min_kept)
+    best = settings.iloc[np.argsort(-order.to_numpy(), kind="stable")[0]]
+    return {str(k): v for k, v in best.items()} | {"within": bool(within.any())}

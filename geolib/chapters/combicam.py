@@ -31,16 +31,14 @@ def settings(
 ) -> dict[str, EvaluationConfig]:
     """Settings by name, from the shallowest stage to the deepest; Combi-CAM is the last."""
 
-    def one(method: str, **options: object) -> EvaluationConfig:
-        config = experiment.config(method, segmenter)
-        return config.model_copy(update={"attribution_options": options})
-
     stages = enumerate(last_blocks(sizes).values(), start=1)
     asked = {
-        f"stage {i}": one("gradcam", target_layer=block, output="probability")
+        f"stage {i}": experiment.config(
+            "gradcam", segmenter, target_layer=block, output="probability"
+        )
         for i, block in stages
     }
-    return asked | {COMBINED: one("combicam", layers=layers)}
+    return asked | {COMBINED: experiment.config("combicam", segmenter, layers=layers)}
 
 
 def block_shares(parts: Mapping[str, torch.Tensor]) -> pd.DataFrame:

@@ -4,7 +4,7 @@ which §5 of arXiv 2605.00912 speaks."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import cv2
 import matplotlib.pyplot as plt
@@ -15,10 +15,15 @@ from matplotlib.figure import Figure
 
 from geolib import figures
 from geolib.ablation import ablate
-from geolib.data import GeoImage
+from geolib.chapters import tables
+from geolib.chapters.experiment import Experiment
+from geolib.data import GeoDataset, GeoImage
 from geolib.figures import ACCENT, GUIDED, WIDTH, as_image, draw_boxes, outline, styled
 from geolib.masks import intersections, iou
-from geolib.pipeline.shards import Extracted
+from geolib.model import Classifier
+from geolib.pipeline import MAX_COVERAGE, Tuned, shards
+from geolib.pipeline.shards import EvaluationConfig, Extracted
+from geolib.runtime import cache
 from geolib.scoring import salient_weights
 from geoscenes import Scene, SceneObject
 from geoscenes.scene import MIN_PIXELS as SEEN
@@ -60,15 +65,16 @@ def spotlight(image: np.ndarray, box: Sequence[int] | np.ndarray) -> np.ndarray:
 
 
 @styled
-def tuning(curve: pd.DataFrame, chosen: Mapping[str, float], max_coverage: float) -> Figure:
+def tuning(tuned: Tuned) -> Figure:
     """Insertion advantage against coverage for every (p, s_min) tried on the validation split."""
+    curve, chosen = tuned.curve, tuned.chosen
     figure, axis = plt.subplots(figsize=(WIDTH, 3.2))
     colours = plt.get_cmap("viridis")(np.linspace(0, 0.85, curve["top_p"].nunique()))
     for colour, (top_p, rows) in zip(colours, curve.groupby("top_p"), strict=True):
         rows = rows.sort_values("s_min")
         places = rows["coverage"], rows["insertion_advantage"]
         axis.plot(*places, "o-", color=colour, ms=5, label=f"p = {top_p:.0%}")
-    axis.axvline(max_coverage, color=ACCENT, ls="--", lw=1.5)
+    axis.axvline(MAX_COVERAGE, color=ACCENT, ls="--", lw=1.5)
     best = chosen["coverage"], chosen["insertion_advantage"]
     axis.plot(*best, "o", ms=15, mfc="none", mec=GUIDED, mew=2)
     axis.annotate("chosen", best, (10, 10), textcoords="offset points", color=GUIDED)
@@ -76,6 +82,51 @@ def tuning(curve: pd.DataFrame, chosen: Mapping[str, float], max_coverage: float
     axis.grid()
     axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
+
+
+def thresholds(experiment: Experiment, pairs: Iterable[tuple[str, str]]) -> pd.DataFrame:
+    """The thresholds chosen for pairs of attribution method and segmenter; what elements cover of
+    the compared images, and the share of these that is left without one; and the same untuned."""
+    rows = {}
+    for pair in dict.fromkeys(pairs):
+        chosen, untuned = (experiment.config(*pair, tuned=one) for one in (True, False))
+        found = _kept(experiment.compared_with(pair[0]), experiment.classifier, [chosen, untuned])
+        found["none"] = found["n_elements"] == 0
+        means = found.groupby("choice")[["coverage", "none"]].mean().to_numpy().ravel()
+        rows[pair] = [chosen.top_p, chosen.s_min, *means]
+    names = ["top_p", "s_min", "coverage", "none", "coverage untuned", "none untuned"]
+    table = pd.DataFrame.from_dict(rows, orient="index", columns=names)
+    table.index = pd.MultiIndex.from_tuples(table.index, names=["attribution", "segmenter"])
+    at = f"untuned (p = {untuned.top_p:.0%}, s_min = {untuned.s_min:g})"
+    columns = {
+        "p": ("top_p", ".0%"),
+        "s_min": ("s_min", ".2f"),
+        "coverage": ("coverage", ".0%"),
+        "no element": ("none", ".0%"),
+        f"coverage, {at}": ("coverage untuned", ".0%"),
+        f"no element, {at}": ("none untuned", ".0%"),
+    }
+    return tables.shown(table, columns)
+
+
+def _kept(
+    images: GeoDataset, classifier: Classifier, configs: Sequence[EvaluationConfig]
+) -> pd.DataFrame:
+    """Coverage and number of the elements of each image under each configuration (``choice``)."""
+
+    def make() -> pd.DataFrame:
+        rows = []
+        for shard in shards.shards(images, classifier, configs[0].shard_size):
+            for i, extracted in enumerate(shards.choices(shard, classifier, configs)):
+                rows += [(i, one.elements.coverage, len(one.elements)) for one in extracted]
+        return pd.DataFrame(rows, columns=["choice", "coverage", "n_elements"])
+
+    params = {
+        "images": images.identity,
+        "classifier": classifier.weights_sha256,
+        "configs": [shards.config_key(one) for one in configs],
+    }
+    return cache.table("kept", params, (__name__,), make)
 
 
 def pipeline_steps(one: Extracted, fill: str) -> Figure:

@@ -10,7 +10,7 @@ from typing import Any, Literal, Self
 
 import pandas as pd
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr
 
 import geoscenes
 from geolib import data, model, pipeline, statistics
@@ -47,7 +47,20 @@ def _first(dataset: GeoDataset, n: int | None) -> GeoDataset:
     return dataset.subset(range(min(n or len(dataset), len(dataset))))
 
 
-TUNING_IMAGES = 36  # of the validation split, on which the thresholds are chosen
+def elements_at_coverage(
+    images: GeoDataset,
+    classifier: model.Classifier,
+    config: EvaluationConfig,
+    s_min: float | None = None,
+) -> list[Extracted]:
+    """Every image with its elements, for a network on which no threshold was chosen: `s_min` is
+    given, or chosen by what the elements cover of these images."""
+    tuned = pipeline.by_coverage(images, classifier, config, s_min=s_min)
+    return pipeline.extract(images, classifier, tuned.config)
+
+
+# Validation images on which thresholds are chosen, and with `COSTLY` maps.
+TUNING_IMAGES, TUNING_COSTLY = 30, 20
 COSTLY = ("scorecam", "rise")  # attribution methods that take hundreds of passes an image
 TRAINING_SAMPLE = 1000  # training images on which accuracy is measured
 
@@ -59,10 +72,11 @@ class Experiment(BaseModel):
     takes all; compared are the first ``n_compare`` to explain, with ``COSTLY`` maps the first
     ``n_costly`` of these. ``weights``: None trains from scratch; ``checkpoint`` is in place of
     training, which ``max_epochs`` to ``horizontal_flip`` set (:class:`geolib.model.TrainConfig`).
-    ``top_p``, ``s_min``: None chooses both on the validation split. ``repeats``: random layouts per
-    image. ``label``: the class that judges outcomes. ``seed``: of data and layouts, and of the
-    training unless ``training_seed`` is given. ``n_networks`` are trained for the headline, the
-    further ones on ``n_train_further`` images, None for as many as the first.
+    ``top_p``, ``s_min``: None chooses them on the validation split for each method and segmenter.
+    ``repeats``: random layouts per image. ``label``: the class that judges outcomes. ``seed``: of
+    data and layouts, and of the training unless ``training_seed`` is given. ``n_networks`` are
+    trained for the headline, the further ones on ``n_train_further`` images, None for as many as
+    the first.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -97,6 +111,7 @@ class Experiment(BaseModel):
     training_seed: int | None = Field(None, ge=0)
     n_networks: int = Field(3, ge=1)
     n_train_further: int | None = Field(None, ge=1)
+    _tuned: dict[str, pipeline.Tuned] = PrivateAttr(default_factory=dict)
 
     @classmethod
     def from_parameters(cls, parameters: Mapping[str, Any]) -> Self:
@@ -207,36 +222,56 @@ class Experiment(BaseModel):
         table = cache.table("ceilings", {"dataset": self.test.identity}, ("geoscenes",), make)
         return {str(name): float(value) for name, value in table.iloc[0].items()}
 
-    @cached_property
-    def tuned(self) -> pipeline.Tuned:
-        """Thresholds: as given, or chosen on the validation split with Grad-CAM++."""
-        base = self._base("gradcam++")
-        if self.top_p is not None and self.s_min is not None:
-            base = base.model_copy(update={"top_p": self.top_p, "s_min": self.s_min})
-            note = f"p = {self.top_p:g} and s_min = {self.s_min:g}, as given"
-            return pipeline.Tuned(base, pd.DataFrame(), note)
-        return pipeline.tune(_first(self.validation, TUNING_IMAGES), self.classifier, base)
+    def tune(
+        self, config: EvaluationConfig, classifier: model.Classifier | None = None
+    ) -> pipeline.Tuned:
+        """Thresholds for some settings, and by default the experiment's classifier: as given, or
+        chosen on the first validation images."""
+        n = TUNING_COSTLY if config.attribution in COSTLY else TUNING_IMAGES
+        given = {"top_p": self.top_p, "s_min": self.s_min}
+        if None not in given.values():
+            return pipeline.as_given(config.model_copy(update=given))
+        images, looks = _first(self.validation, n), classifier or self.classifier
+        return pipeline.tune(images, looks, config, top_p=self.top_p, s_min=self.s_min)
 
-    def _base(self, attribution: str, **changes: Any) -> EvaluationConfig:
-        samples = {
+    def tuned(
+        self, attribution: str = "gradcam++", segmenter: str = "felzenszwalb", **options: Any
+    ) -> pipeline.Tuned:
+        """Thresholds of a method, with options of its own, and a segmenter; chosen once."""
+        base = self.config(attribution, segmenter, tuned=False, **options)
+        key = base.model_dump_json()
+        if key not in self._tuned:
+            self._tuned[key] = self.tune(base)
+        return self._tuned[key]
+
+    def config(
+        self,
+        attribution: str = "gradcam++",
+        segmenter: str = "felzenszwalb",
+        *,
+        tuned: bool = True,
+        **options: Any,
+    ) -> EvaluationConfig:
+        """Settings of the pipeline for a method, with options of its own, and a segmenter: with the
+        thresholds chosen for both, or untuned with the defaults; those that are given stay."""
+        if tuned:
+            return self.tuned(attribution, segmenter, **options).config
+        checkpoint = self.segmenter_checkpoints.get(segmenter)
+        own = {"top_p", "s_min", "repeats", "label", "seed"}
+        return EvaluationConfig(
+            attribution=attribution,
+            attribution_options=self._attribution_options(attribution) | options,
+            segmenter=segmenter,
+            segmenter_options={"checkpoint": checkpoint} if checkpoint else {},
+            individual=False,
+            **self.model_dump(include=own, exclude_none=True),
+        )
+
+    def _attribution_options(self, attribution: str) -> dict[str, Any]:
+        return {
             "smoothgrad": {"n_samples": self.smoothgrad_samples},
             "rise": {"n_masks": self.rise_masks},
         }.get(attribution, {})
-        own = self.model_dump(include={"repeats", "label", "seed"})
-        options = {"attribution_options": samples, "individual": False}
-        return EvaluationConfig(attribution=attribution, **options, **own, **changes)
-
-    def config(
-        self, attribution: str = "gradcam++", segmenter: str = "felzenszwalb"
-    ) -> EvaluationConfig:
-        """Settings of the pipeline with the chosen thresholds, for one method and one segmenter."""
-        chosen = self.tuned.config.model_dump(include={"top_p", "s_min"})
-        options: dict[str, Any] = {}
-        if segmenter == "none":
-            options = {"top_p": chosen["top_p"]}
-        elif segmenter in self.segmenter_checkpoints:
-            options = {"checkpoint": self.segmenter_checkpoints[segmenter]}
-        return self._base(attribution, segmenter=segmenter, segmenter_options=options, **chosen)
 
     def extract(
         self,
@@ -256,16 +291,22 @@ class Experiment(BaseModel):
         return pipeline.elements(self.evaluation, self.classifier, config)
 
     def outcomes(
-        self, pairs: Iterable[tuple[str, str]], images: GeoDataset | None = None
+        self,
+        pairs: Iterable[tuple[str, str]],
+        images: GeoDataset | None = None,
+        *,
+        tuned: bool = True,
     ) -> pd.DataFrame:
-        """Outcome table for pairs of attribution method and segmenter, on the compared images."""
+        """Outcome table for pairs of attribution method and segmenter, on the compared images; see
+        :meth:`config` for the thresholds."""
         tables = []
         for method, segmenter in dict.fromkeys(pairs):
             chosen = images or self.compared_with(method)
-            config = self.config(method, segmenter)
+            config = self.config(method, segmenter, tuned=tuned)
             tables.append(pipeline.evaluate(chosen, self.classifier, config))
         return pipeline.concat(tables)
 
     def maps(self, method: str) -> tuple[torch.Tensor, float]:
         """Attribution maps ``[B, S, S]`` of the images compared with it, and seconds per image."""
-        return pipeline.maps(self.compared_with(method), self.classifier, self._base(method))
+        config = self.config(method, tuned=False)
+        return pipeline.maps(self.compared_with(method), self.classifier, config)

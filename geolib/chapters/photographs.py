@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from pydantic import TypeAdapter
 
-from geolib import data, figures, model, segmentation
+from geolib import data, figures, model, pipeline, segmentation
 from geolib.chapters.experiment import Experiment
 from geolib.data import GeoDataset
 from geolib.download import assets
@@ -19,7 +19,6 @@ from geolib.download.http import RemoteError
 from geolib.masks import decode
 from geolib.model import Classifier
 from geolib.pipeline import Explanation
-from geolib.pipeline.shards import EvaluationConfig
 
 # The classifier that looks at real streets: an architecture and its public weights.
 STREET_ARCH = "resnet50"
@@ -105,11 +104,20 @@ def credit(explanation: Explanation) -> str:
     return f"Photograph: {plain(explanation.credit)}" if explanation.credit else ""
 
 
-def untuned(experiment: Experiment) -> Experiment:
-    """The study for images without labels, on which no threshold can be chosen: the defaults."""
-    defaults = EvaluationConfig().model_dump(include={"top_p", "s_min"})
-    settings = experiment.model_dump(exclude_none=True)
-    return Experiment(**defaults | settings | {"label": "predicted"})
+def explanations(
+    experiment: Experiment,
+    classifier: Classifier,
+    images: GeoDataset,
+    attribution: str,
+    segmenter: str,
+) -> list[Explanation]:
+    """Explanations of photographs that may have no labels, with the thresholds of the experiment,
+    or those that coverage on these photographs chooses."""
+    config = experiment.config(attribution, segmenter, tuned=False)
+    config = config.model_copy(update={"label": "predicted", "shard_size": 1})
+    given = experiment.top_p, experiment.s_min
+    tuned = pipeline.tune(images, classifier, config, top_p=given[0], s_min=given[1])
+    return pipeline.explain_all(classifier, images, tuned)
 
 
 def segmenters(experiment: Experiment, images: GeoDataset) -> tuple[list[str], str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import product
 from typing import Any
 
@@ -18,9 +19,9 @@ from scipy import stats
 from skimage.metrics import structural_similarity
 from torch import nn
 
-from geolib import pipeline, statistics
+from geolib import statistics
 from geolib.chapters.baselines import torus_shifts
-from geolib.chapters.experiment import Experiment
+from geolib.chapters.experiment import Experiment, elements_at_coverage
 from geolib.chapters.tables import difference
 from geolib.data import GeoDataset, GeoImage
 from geolib.data.records import Record
@@ -156,22 +157,24 @@ def resemblance(
     original: Classifier,
     others: Mapping[str, Classifier],
     configs: Mapping[str, EvaluationConfig],
+    s_min: float | None = None,
 ) -> pd.DataFrame:
     """How far the explanations of other networks resemble the original's, by method and network;
     and two unrelated ones: its explanation of the next image, and one from a map that looks at
-    neither network nor image, on the same segments."""
+    neither network nor image, on the same segments. Of all, elements cover about as much."""
     if len(dataset) < 2:
         raise ValueError(f"dataset holds {len(dataset)} images; unrelated ones take at least two")
     tables = []
+    extracted = partial(elements_at_coverage, dataset, s_min=s_min)
     with progress_bar("networks × methods", len(configs) * (len(others) + 1), "run", True) as bar:
         for method, config in configs.items():
-            own = pipeline.extract(dataset, original, config)
+            own = extracted(original, config)
             blind = config.model_copy(update={"attribution": "random", "attribution_options": {}})
             found = {OTHER_IMAGE: [*own[1:], own[0]]}
             runs = {RANDOM_MAP: (original, blind)}
             runs |= {name: (network, config) for name, network in others.items()}
             for name, run in runs.items():
-                found[name] = pipeline.extract(dataset, *run)
+                found[name] = extracted(*run)
                 bar.update()
             for name, theirs in found.items():
                 tables.append(similarity(own, theirs).assign(method=method, network=name))

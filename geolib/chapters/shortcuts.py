@@ -18,7 +18,7 @@ from torchvision.ops import box_iou
 
 from geolib import figures, pipeline, statistics
 from geolib.ablation import ablate
-from geolib.chapters.experiment import Experiment
+from geolib.chapters.experiment import Experiment, elements_at_coverage
 from geolib.data import GeoDataset, to_batch
 from geolib.data.scenes import SceneRecord
 from geolib.masks import box_region
@@ -103,12 +103,17 @@ def artefact_mask(scene: Scene | None) -> np.ndarray | None:
 
 
 def exposures(
-    networks: Networks, carrying: GeoDataset, configs: Sequence[EvaluationConfig], k: int
+    networks: Networks,
+    carrying: GeoDataset,
+    configs: Sequence[EvaluationConfig],
+    k: int,
+    s_min: float | None = None,
 ) -> pd.DataFrame:
-    """:func:`exposure` of each network and method; columns ``correlation`` and ``method``."""
+    """:func:`exposure` of each network and method, with thresholds that are given or chosen by
+    coverage; columns ``correlation`` and ``method``."""
     tables = []
     for (r, network), config in product(networks.items(), configs):
-        table = exposure(pipeline.extract(carrying, network, config, progress=True), k)
+        table = exposure(elements_at_coverage(carrying, network, config, s_min), k)
         tables.append(table.assign(method=config.attribution, correlation=r))
     return pd.concat(tables, ignore_index=True)
 
@@ -266,6 +271,7 @@ def suspects(
     averaged: EvaluationConfig,
     boxed: EvaluationConfig,
     k: int,
+    s_min: float | None = None,
 ) -> dict[tuple[str, float], Suspect]:
     """What stands out for a country in each network's average "maps" (of the method ``averaged``),
     and in its "elements" (the first ``k`` of the method ``boxed``). A network with one answer for
@@ -279,7 +285,7 @@ def suspects(
             continue
         pixels = to_batch([images[i] for i in range(len(images))], network.image_size)
         maps = pipeline.maps(images, network, averaged)[0]
-        elements = element_maps(pipeline.extract(images, network, boxed, progress=True), k)
+        elements = element_maps(elements_at_coverage(images, network, boxed, s_min), k)
         found["maps", r] = hunt(network, pixels, maps, chosen, target)
         found["elements", r] = hunt(network, pixels, elements, chosen, target)
     return found

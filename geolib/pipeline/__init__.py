@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from geolib.pipeline.evaluate import (
-    MAX_COVERAGE,
-    Tuned,
     concat,
     elements,
     evaluate,
     extract,
     maps,
-    tune,
 )
-from geolib.pipeline.explain import SYNTHETIC_NOTE, Explanation, explain, explain_all
+from geolib.pipeline.explain import (
+    SYNTHETIC_NOTE,
+    Explanation,
+    explain,
+    explain_all,
+    photographs,
+)
 from geolib.pipeline.export import export
 from geolib.pipeline.shards import EvaluationConfig
+from geolib.pipeline.thresholds import MAX_COVERAGE, Tuned, as_given, by_coverage, tune
 
 __all__ = [
     "MAX_COVERAGE",
@@ -22,6 +26,8 @@ __all__ = [
     "EvaluationConfig",
     "Explanation",
     "Tuned",
+    "as_given",
+    "by_coverage",
     "concat",
     "elements",
     "evaluate",
@@ -30,5 +36,6 @@ __all__ = [
     "export",
     "extract",
     "maps",
+    "photographs",
     "tune",
 ]

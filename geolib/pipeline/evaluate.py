@@ -1,19 +1,17 @@
-"""A dataset through the whole flow: outcomes, elements, maps, and the choice of thresholds."""
+"""A dataset through the whole flow: outcomes, elements, maps."""
 
 from __future__ import annotations
 
 import json
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pandas as pd
 import torch
 
-from geolib import data, statistics
+from geolib import data
 from geolib.model import Classifier
 from geolib.pipeline import shards
 from geolib.pipeline.shards import EvaluationConfig, Extracted
@@ -22,12 +20,6 @@ from geolib.runtime.here import progress_bar
 
 if TYPE_CHECKING:
     from distributed import Client
-
-TOP_P = (0.05, 0.1, 0.2, 0.3)
-S_MIN = (0.3, 0.5, 0.65, 0.8)
-MAX_COVERAGE = 0.25
-# A few dozen images flip too few decisions to tell settings apart by accuracy.
-TUNING_METRIC = "log_probability"
 
 
 def evaluate(
@@ -170,77 +162,3 @@ def maps(
         seconds += cache.seconds(shards.maps_folder(shard, classifier, config))
     together = torch.cat(found)
     return together, seconds / max(len(together), 1)
-
-
-@dataclass(frozen=True)
-class Tuned:
-    """Chosen thresholds.
-
-    Attributes
-    ----------
-    config : the settings with the chosen ``top_p`` and ``s_min``.
-    curve : every pair tried, its ``coverage`` and ``insertion_advantage``; empty without labels.
-    note : how the choice was made.
-    chosen : the row of the curve that was chosen; empty if nothing was.
-    """
-
-    config: EvaluationConfig
-    curve: pd.DataFrame
-    note: str
-    chosen: dict[str, Any] = field(default_factory=dict)
-
-
-def tune(
-    validation: data.GeoDataset,
-    classifier: Classifier,
-    config: EvaluationConfig | None = None,
-    *,
-    top_p: Sequence[float] = TOP_P,
-    s_min: Sequence[float] = S_MIN,
-    progress: bool = True,
-) -> Tuned:
-    """Choose the salient share and the score threshold on a validation split (§3.2, §3.3).
-
-    The paper says that p is chosen by coverage and faithfulness, and not how. Here: the pair with
-    the highest insertion advantage, in log-probability of the true class, among those whose
-    elements cover at most a quarter of the image on average. No other split is read.
-
-    Parameters
-    ----------
-    validation : labelled images that are in no other split. Without labels the defaults are
-        returned, with a warning and a note that names them.
-    classifier, config, progress : as for :func:`evaluate`.
-    top_p, s_min : values tried.
-    """
-    config = config or EvaluationConfig()
-    if len(validation) == 0 or any(label is None for label in validation.labels):
-        note = (
-            f"no labelled validation split: the defaults p = {config.top_p:g} and "
-            f"s_min = {config.s_min:g} are used"
-        )
-        warnings.warn(note, stacklevel=2)
-        return Tuned(config, pd.DataFrame(), note)
-    pairs = list(product(top_p, s_min))
-    few = {"repeats": 3, "tests": ("insertion",), "individual": False, "label": "true"}
-    configs = [config.model_copy(update={"top_p": p, "s_min": s, **few}) for p, s in pairs]
-    found = _shards(validation, classifier, config, progress, "choosing p and s_min")
-    outcomes = concat([shards.swept(shard, classifier, configs) for shard in found])
-    curve = pd.DataFrame(
-        {"top_p": p, "s_min": s, **_insertion(outcomes[outcomes["choice"] == i])}
-        for i, (p, s) in enumerate(pairs)
-    )
-    chosen = statistics.choose(curve, MAX_COVERAGE)
-    note = (
-        f"p = {chosen['top_p']:g} and s_min = {chosen['s_min']:g}, chosen on {len(validation)} "
-        f"validation images: highest insertion advantage in log-probability at coverage "
-        f"≤ {MAX_COVERAGE:.0%}"
-    )
-    update = {"top_p": float(chosen["top_p"]), "s_min": float(chosen["s_min"])}
-    return Tuned(config.model_copy(update=update), curve, note, chosen)
-
-
-def _insertion(outcomes: pd.DataFrame) -> dict[str, float]:
-    guided = outcomes[outcomes["region"] == "guided"]
-    advantages = statistics.advantages(outcomes, metric=TUNING_METRIC)["advantage"]
-    means = guided[["coverage", "n_elements"]].mean()
-    return {**means, "insertion_advantage": advantages.mean()}

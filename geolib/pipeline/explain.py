@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +18,7 @@ from geolib.model import Classifier
 from geolib.model.prediction import log_probabilities
 from geolib.pipeline import shards
 from geolib.pipeline.shards import EvaluationConfig
+from geolib.pipeline.thresholds import Tuned, as_given, by_coverage
 from geolib.runtime.here import printable, progress_bar
 from geolib.scoring import score_segments
 
@@ -24,6 +27,8 @@ if TYPE_CHECKING:
 
 # More boxes than these cannot be told apart on one photograph.
 SHOWN_ELEMENTS = 8
+# The dataset of photographs at hand.
+PHOTOGRAPH = "photograph"
 SYNTHETIC_NOTE = "This classifier was trained on synthetic scenes: it has never seen a real street."
 _SHOWN = ("attribution", "segmenter", "top_p", "s_min", "suppression", "padding", "fill")
 
@@ -40,7 +45,7 @@ class Explanation:
     attribution : map ``[S, S]`` in 0..1 at the classifier's size.
     elements : columns of ``pipeline.shards.elements_table``, largest own effect first: the order
         that numbers them in the figure and in the JSON.
-    settings : attribution method, segmenter, thresholds and model.
+    settings : attribution method, segmenter, model, the thresholds and how they were chosen.
     note : what a reader must know before believing it, why there are no elements, or nothing.
     credit : author and licence of the photograph, where known.
     """
@@ -103,7 +108,7 @@ class Explanation:
 def explain(
     classifier: Classifier,
     image: Any,
-    config: EvaluationConfig | None = None,
+    config: EvaluationConfig | Tuned | None = None,
     *,
     name: str = "photograph",
 ) -> Explanation:
@@ -113,7 +118,8 @@ def explain(
     ----------
     classifier : the model that is explained.
     image : a path, bytes, PIL image, uint8 ``[H, W, 3]`` array, or an item of a dataset.
-    config : settings; outcomes are judged by the predicted class.
+    config : settings, or chosen thresholds with theirs; by default :func:`by_coverage` chooses on
+        the photograph itself. Outcomes are judged by the predicted class.
     name : identity in the result, where the image has none of its own.
 
     Raises
@@ -121,18 +127,59 @@ def explain(
     geolib.images.UnreadableImage
         If the image cannot be read.
     """
-    config = config or EvaluationConfig()
+    if isinstance(image, (str, Path)):
+        return _explain(classifier, photographs([Path(image)]), config)
     item = image
     if not isinstance(image, data.GeoImage):
-        name = printable(Path(image).name) if isinstance(image, (str, Path)) else name
         item = data.GeoImage(name, images.read(image), None, None, None, None)
-    batch = data.to_batch([item], classifier.image_size)
-    maps = shards.attribute_batch(classifier, batch, config)
-    segments = shards.segment_batch([item], batch, maps, config)
-    found = shards.extract_batch([item], batch, maps, segments, config)
+    pixels = f"{item.image.shape}".encode() + item.image.tobytes()
+    held = [_Held(item, hashlib.sha256(pixels).hexdigest())]
+    return _explain(classifier, data.GeoDataset(PHOTOGRAPH, (), "all", held), config)
+
+
+def photographs(paths: Iterable[Path]) -> data.GeoDataset:
+    """Photographs at hand, without labels, as :func:`explain` sees each of them."""
+    records = [data.PhotoRecord(printable(path.name), path) for path in paths]
+    return data.GeoDataset(PHOTOGRAPH, (), "all", records)
+
+
+@dataclass(frozen=True)
+class _Held:
+    """A record of an image in memory, with the hash of what it was read from."""
+
+    item: data.GeoImage
+    key: str
+
+    @property
+    def id(self) -> str:
+        return self.item.id
+
+    @property
+    def label(self) -> int | None:
+        return self.item.label
+
+    def content_key(self) -> str:
+        return self.key
+
+    def read(self) -> data.GeoImage:
+        return self.item
+
+
+def _explain(
+    classifier: Classifier, photo: data.GeoDataset, config: EvaluationConfig | Tuned | None
+) -> Explanation:
+    """Explain the only image of a dataset; map and segments are kept in the cache."""
+    item = photo[0]
+    held = [_Held(item, photo.content_key(0))]
+    photo = data.GeoDataset(photo.name, photo.classes, photo.split, held)
+    tuned = as_given(config) if isinstance(config, EvaluationConfig) else config
+    tuned = tuned or by_coverage(photo, classifier, progress=False)
+    config = tuned.config
+    (shard,) = shards.shards(photo, classifier, 1)
+    found = shards.extract(shard, classifier, config)
     (outcomes,) = shards.ablate_batch(classifier, [found], None, shards.alone(config))
-    probabilities = log_probabilities(classifier, batch, precision="fp32")[0].exp().tolist()
-    known = dict(zip(classifier.classes, probabilities, strict=True))
+    log = log_probabilities(classifier, shard.batch, precision="fp32")[0]
+    known = dict(zip(classifier.classes, log.exp().tolist(), strict=True))
     synthetic = classifier.trained_on == "geoscenes" and item.scene is None
     predicted = max(known, key=lambda name: known[name])
     notes = SYNTHETIC_NOTE if synthetic else "", _why_none(found[0], config, predicted)
@@ -140,7 +187,7 @@ def explain(
         name=item.id,
         photo=item.image,
         probabilities=known,
-        attribution=maps[0].numpy(),
+        attribution=found[0].attribution.numpy(),
         elements=shards.elements_table(found, outcomes).sort_values(
             "deletion_effect", ascending=False, kind="stable", ignore_index=True
         ),
@@ -150,6 +197,7 @@ def explain(
             "trained_on": classifier.trained_on,
             "image_size": classifier.image_size,
             **config.model_dump(include=set(_SHOWN)),
+            "thresholds": tuned.note,
         },
         note=" ".join(filter(None, notes)),
         credit=", ".join(part for part in (item.attribution, item.licence) if part),
@@ -178,15 +226,21 @@ def _why_none(found: shards.Extracted, config: EvaluationConfig, predicted: str)
 def explain_all(
     classifier: Classifier,
     dataset: data.GeoDataset,
-    config: EvaluationConfig | None = None,
+    config: EvaluationConfig | Tuned | None = None,
     *,
     progress: bool = True,
 ) -> list[Explanation]:
-    """Explain every readable image of a dataset; the others are listed in ``dataset.skipped``."""
+    """Explain every readable image of a dataset; the others are listed in ``dataset.skipped``.
+
+    By default :func:`by_coverage` chooses the thresholds, on all of them.
+    """
+    if config is None:
+        alone = EvaluationConfig(shard_size=1)
+        config = by_coverage(dataset, classifier, alone, progress=progress)
     explanations = []
     with progress_bar("explaining", len(dataset), "image", progress) as bar:
         for i in range(len(dataset)):
             with suppress(images.UnreadableImage):
-                explanations.append(explain(classifier, dataset[i], config))
+                explanations.append(_explain(classifier, dataset.subset([i]), config))
             bar.update()
     return explanations

@@ -315,74 +315,64 @@ def segments(
 
 def extract(shard: Shard, classifier: Classifier, config: EvaluationConfig) -> list[Extracted]:
     """Object-like elements of each readable image of a shard (§3.3)."""
-    return _choices(shard, classifier, [config])[0]
+    return choices(shard, classifier, [config])[0]
 
 
-def _choices(
+def choices(
     shard: Shard, classifier: Classifier, configs: Sequence[EvaluationConfig]
 ) -> list[list[Extracted]]:
     """Elements under several settings that differ in nothing but how segments are chosen."""
     if not shard.items:
         return [[] for _ in configs]
     maps = attribution_maps(shard, classifier, configs[0])
-    found = segments(shard, classifier, configs[0])
-    return [extract_batch(shard.items, shard.batch, maps, found, one) for one in configs]
+    keys = [_segmenter(one).key for one in configs]
+    asked = dict(zip(keys, configs, strict=True))
+    found = {key: segments(shard, classifier, one) for key, one in asked.items()}
+    return [
+        extract_batch(shard.items, shard.batch, maps, found[key], one)
+        for key, one in zip(keys, configs, strict=True)
+    ]
 
 
 def outcomes(shard: Shard, classifier: Classifier, config: EvaluationConfig) -> Path:
     """Folder of a shard's ``outcomes.parquet``, elements together, and ``skipped.json`` (§5)."""
     together = config.model_copy(update={"individual": False})
-    return _ablated("outcomes", shard, classifier, [together], lambda _, t: {"outcomes": t[0]})
+    return _ablated("outcomes", shard, classifier, together, lambda _, t: {"outcomes": t})
 
 
 def elements(shard: Shard, classifier: Classifier, config: EvaluationConfig) -> Path:
     """Folder of a shard's ``elements.parquet``, and of the ``outcomes.parquet`` of each alone."""
 
-    def tables(choices: list[list[Extracted]], found: list[pd.DataFrame]) -> dict[str, Any]:
-        single = found[0][found[0]["region"] == "element"]
-        return {"elements": elements_table(choices[0], found[0]), "outcomes": single}
+    def tables(extracted: list[Extracted], found: pd.DataFrame) -> dict[str, pd.DataFrame]:
+        single = found[found["region"] == "element"]
+        return {"elements": elements_table(extracted, found), "outcomes": single}
 
-    return _ablated("elements", shard, classifier, [alone(config)], tables)
-
-
-def swept(
-    shard: Shard, classifier: Classifier, configs: Sequence[EvaluationConfig]
-) -> pd.DataFrame:
-    """Outcomes of a labelled shard under settings that choose other elements of the same segments.
-
-    The column ``choice`` is the place of the settings in ``configs``.
-    """
-
-    def tables(_: object, found: list[pd.DataFrame]) -> dict[str, pd.DataFrame]:
-        return {"outcomes": pd.concat([one.assign(choice=i) for i, one in enumerate(found)])}
-
-    folder = _ablated("swept", shard, classifier, configs, tables)
-    return pd.read_parquet(folder / "outcomes.parquet")
+    return _ablated("elements", shard, classifier, alone(config), tables)
 
 
 def _ablated(
     stage: str,
     shard: Shard,
     classifier: Classifier,
-    configs: Sequence[EvaluationConfig],
-    tables: Callable[[list[list[Extracted]], list[pd.DataFrame]], Mapping[str, pd.DataFrame]],
+    config: EvaluationConfig,
+    tables: Callable[[list[Extracted], pd.DataFrame], Mapping[str, pd.DataFrame]],
 ) -> Path:
     """Folder of ``skipped.json`` and of the ``tables`` of a shard's elements and outcomes."""
-    labels = true_labels(shard.dataset, classifier) if configs[0].label == "true" else None
+    labels = true_labels(shard.dataset, classifier) if config.label == "true" else None
 
     def build(folder: Path) -> None:
         (folder / "skipped.json").write_text(json.dumps(shard.skipped), encoding="utf-8")
-        choices = _choices(shard, classifier, configs)
+        extracted = extract(shard, classifier, config)
         known = None if labels is None else [labels[item.id] for item in shard.items]
-        found = ablate_batch(classifier, choices, known, configs[0], shard.dataset.name)
-        for name, table in tables(choices, found).items():
+        (found,) = ablate_batch(classifier, [extracted], known, config, shard.dataset.name)
+        for name, table in tables(extracted, found).items():
             table.to_parquet(folder / f"{name}.parquet", index=False)
 
     params = {
         "images": shard.identity,
         "labels": labels,
         "classifier": shard.weights_sha256,
-        "choices": [config_key(config) for config in configs],
+        **config_key(config),
     }
     return cache.compute(stage, params, ("geolib.pipeline.shards",), build)
 
@@ -478,7 +468,9 @@ def to_uint8(images: torch.Tensor) -> np.ndarray:
 
 
 def _segmenter(config: EvaluationConfig) -> segmentation.Segmenter:
-    return segmentation.shared(config.segmenter, **config.segmenter_options)
+    # The segments of `none` are the salient region.
+    own = {"top_p": config.top_p} if config.segmenter == "none" else {}
+    return segmentation.shared(config.segmenter, **own | config.segmenter_options)
 
 
 def _targets(

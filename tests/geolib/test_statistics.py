@@ -23,7 +23,7 @@ from geolib.statistics import (
     two_way,
 )
 
-CURVE = ["top_p", "s_min", "insertion_advantage", "coverage"]
+CURVE = ["top_p", "s_min", "insertion_advantage", "coverage", "kept"]
 
 
 def outcomes(*images, attribution="gradcam", test="insertion", copies=1):
@@ -253,21 +253,22 @@ def test_an_effect_is_found_and_no_effect_is_not():
 
 @pytest.mark.parametrize(
     ("rows", "expected", "within"),
-    [
-        # The best advantage covers too much: the best of the others.
-        ([(0.1, 0.2, 0.10, 0.1), (0.2, 0.2, 0.30, 0.25), (0.3, 0.2, 0.4, 0.26)], 1, True),
-        # Equal advantages: the smaller coverage.
-        ([(0.1, 0.2, 0.30, 0.2), (0.2, 0.2, 0.30, 0.1), (0.3, 0.2, 0.2, 0.05)], 1, True),
-        ([(0.1, 0.2, 0.30, 0.2), (0.2, 0.2, 0.30, 0.2)], 0, True),  # equal in both: the first
-        # Nothing within the bound: the smallest coverage, and it says so.
-        ([(0.1, 0.2, 0.30, 0.5), (0.2, 0.2, 0.10, 0.4)], 1, False),
+    [  # insertion advantage, coverage, kept
+        # The best advantage covers too much, the next one leaves images empty.
+        ([(0.9, 0.3, 1), (0.8, 0.1, 0.9), (0.3, 0.25, 0.95), (0.2, 0.1, 1)], 2, True),
+        ([(0.3, 0.2, 1), (0.3, 0.1, 1), (0.2, 0.05, 1)], 1, True),  # equal: the smaller coverage
+        ([(0.3, 0.2, 1), (0.3, 0.2, 1)], 0, True),  # equal in both: the first
+        # Nothing within both bounds: elements in enough images, then the smallest coverage.
+        ([(0.9, 0.1, 0.9), (0.3, 0.5, 1), (0.1, 0.4, 0.96)], 2, False),
+        ([(0.9, 0.1, 0.5), (0.1, 0.5, 0.9), (0.3, 0.4, 0.9)], 2, False),
         # A setting without an advantage cannot be chosen.
-        ([(0.1, 0.2, np.nan, 0.1), (0.2, 0.3, -0.10, 0.2)], 1, True),
+        ([(np.nan, 0.1, 1), (-0.1, 0.2, 1)], 1, True),
     ],
 )
 def test_choice_by_hand(rows, expected, within):
-    curve = pd.DataFrame(rows, columns=CURVE)
-    wanted = {**dict(zip(CURVE, rows[expected], strict=True)), "within_coverage": within}
+    settings = [(0.1 * i, 0.2, *row) for i, row in enumerate(rows)]
+    curve = pd.DataFrame(settings, columns=CURVE, dtype=float)
+    wanted = {**dict(zip(CURVE, settings[expected], strict=True)), "within": within}
     assert choose(curve) == wanted
     # Another bound: every curve scaled to it chooses the same setting.
     scaled = choose(curve.assign(coverage=curve["coverage"] * 2), max_coverage=0.5)

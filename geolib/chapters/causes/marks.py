@@ -162,9 +162,9 @@ def experiment_marks(
 ) -> pd.DataFrame:
     """How well attribution methods with segmenters find the causes, a row per method and scene.
 
-    All segments are ranked by one of ``SCORES``, near-duplicates removed (§3.3 of arXiv
-    2605.00912). ``costly`` methods see the compared scenes, the others all. ``reading`` are the
-    options of :func:`object_effects`.
+    All segments are ranked by one of ``SCORES`` at the untuned p, near-duplicates removed
+    (§3.3 of arXiv 2605.00912). ``costly`` methods see the compared scenes, the others all.
+    ``reading`` are the options of :func:`object_effects`.
     """
     check_choice("scores", scores, SCORES)
     tables, size = [], EvaluationConfig().shard_size
@@ -173,7 +173,7 @@ def experiment_marks(
         with progress_bar(f"marking {name}", len(images), "scene", True) as bar:
             for shard in shards.shards(images, experiment.classifier, size):
                 for segmenter in segmenters:
-                    config = experiment.config(name, segmenter)
+                    config = experiment.config(name, segmenter, tuned=False)
                     marked = _shard_marks(shard, experiment.classifier, config, scores, reading)
                     tables.append(marked)
                 bar.update(len(shard.dataset))

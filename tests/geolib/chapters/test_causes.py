@@ -416,7 +416,7 @@ def marks_of(dataset, *methods, **options):
     experiment = SimpleNamespace(
         evaluation=dataset,
         classifier=classifier(Linear()),
-        config=lambda name, segmenter: EvaluationConfig(attribution=name, **common),
+        config=lambda name, segmenter, tuned: EvaluationConfig(attribution=name, **common),
     )
     return marks.experiment_marks(experiment, methods, ["truth"], **options)
 

@@ -96,7 +96,7 @@ def test_outcomes_hold_each_pair_once(on_photographs, monkeypatch):
     pairs = [("gradcam", "grid"), ("gradcam++", "grid"), ("gradcam", "grid")]
     guided = experiment.outcomes(pairs).query("region == 'guided' and test == 'deletion'")
     assert len(guided) == 2 * len(experiment.evaluation)
-    assert experiment.tuned.note == "p = 0.1 and s_min = 0.3, as given"
+    assert experiment.tuned("gradcam", "grid").note == "p = 0.1 and s_min = 0.3, as given"
     assert experiment.ceilings() == {}
 
 

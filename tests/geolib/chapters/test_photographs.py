@@ -74,12 +74,14 @@ def test_a_credit_is_shown_as_it_is_and_does_nothing():
     assert photographs.credit(SimpleNamespace(credit="")) == ""
 
 
-def test_a_study_without_labels_has_the_default_thresholds():
-    experiment = photographs.untuned(Experiment(image_size=64, repeats=3, s_min=0.0))
-    defaults = pipeline.EvaluationConfig()
-    config = experiment.config()
-    assert (config.top_p, config.s_min) == (defaults.top_p, 0.0)
-    assert (config.repeats, config.label, experiment.image_size) == (3, "predicted", 64)
+def test_photographs_are_explained_with_thresholds_of_their_own_or_given_ones(street_photos):
+    for given, words in (({}, "without labels on 4 images"), ({"s_min": 0.1}, "as given")):
+        experiment = Experiment(image_size=64, checkpoint="x", **given)
+        found = photographs.explanations(
+            experiment, toys.classifier(), street_photos, "gradcam++", "grid"
+        )
+        assert all(words in one.settings["thresholds"] for one in found)
+        assert all(len(one.elements) for one in found)
 
 
 def test_segmenters_that_cannot_run_say_why(monkeypatch, street_photos):

@@ -241,7 +241,9 @@ def test_suspects_are_those_of_the_averages(tmp_path, own_cache, monkeypatch):
     blind = classifier()
     blind.network.features.weight.data.zero_()  # all images get one answer
     networks = {0.0: blind, 1.0: classifier()}
-    found = shortcuts.suspects(networks, photos, CLASSES[1], "smudge", averaged, boxed, 2)
+    found = shortcuts.suspects(
+        networks, photos, CLASSES[1], "smudge", averaged, boxed, 2, s_min=0.0
+    )
     items = pipeline.extract(photos, classifier(), boxed)
     maps = {
         "maps": torch.stack([item.attribution for item in items]),

@@ -20,10 +20,9 @@ from pycocotools import mask as cocomask
 from pycocotools.coco import COCO
 from toys import BOX, SIDE, classifier, photograph, write_photographs
 
-from geolib import data, images, pipeline, statistics
+from geolib import data, pipeline, statistics
 from geolib.ablation import ablate
 from geolib.attribution import attribute
-from geolib.chapters.experiment import Experiment
 from geolib.masks import box_region, decode
 from geolib.pipeline import EvaluationConfig
 from geolib.pipeline import shards as shards_
@@ -289,42 +288,6 @@ def test_the_true_class_can_be_asked_for_where_another_is_predicted(root):
     torch.testing.assert_close(true, attribute(classifier(), shard.batch, targets=labels))
     # All photographs are misfiled, and nothing in them speaks for the class they are filed under.
     assert (predicted.amax((1, 2)) == 1).all() and not true.any()
-
-
-# Choosing the thresholds --------------------------------------------------------------------------
-
-
-def test_choosing_keeps_coverage_bounded_and_takes_the_best(root):
-    grid = {"top_p": (0.05, 0.15), "s_min": (0.0, 0.5)}
-    tuned = pipeline.tune(_dataset(root), classifier(), CONFIG, **grid, progress=False)
-    allowed = tuned.curve[tuned.curve["coverage"] <= pipeline.MAX_COVERAGE]
-    assert len(tuned.curve) == 4
-    assert tuned.chosen["insertion_advantage"] == allowed["insertion_advantage"].max()
-    chosen = {name: tuned.chosen[name] for name in grid}
-    assert tuned.config == CONFIG.model_copy(update=chosen)
-
-
-def test_evaluation_images_are_never_read_while_choosing(tmp_path, monkeypatch):
-    write_photographs(tmp_path / "photos", 12)
-    oracle, read, opened = classifier(), images.read, set()
-    monkeypatch.setattr("geolib.model.load", lambda path: oracle)
-    folder = {"dataset": "folder", "root": str(tmp_path / "photos")}
-    experiment = Experiment(**folder, checkpoint="x", image_size=SIDE)
-    forbidden = {p.path for p in (*experiment.evaluation.records, *experiment.train.records)}
-    assert forbidden
-    monkeypatch.setattr(images, "read", lambda source: opened.add(source) or read(source))
-    assert len(experiment.tuned.curve)
-    assert opened == {p.path for p in experiment.validation.records}
-    assert not opened & forbidden
-
-
-def test_without_labels_the_defaults_are_used_and_named(root, tmp_path):
-    flat = _unlabelled(root, tmp_path / "flat")
-    with pytest.warns(UserWarning, match="no labelled validation split"):
-        tuned = pipeline.tune(flat, classifier(), CONFIG, progress=False)
-    assert tuned.config == CONFIG
-    assert "0.2" in tuned.note
-    assert "0.7" in tuned.note
 
 
 # One photograph -----------------------------------------------------------------------------------
