@@ -172,10 +172,9 @@ def faithfulness(
     from ``outcomes`` of every method at ``segmenter`` and of every segmenter at ``attribution``;
     ``chosen`` are of that pair, of all images."""
     with_map, with_pair = f"{dataset}, {attribution}", f"{dataset}, {attribution} with {segmenter}"
-    own, compared = _advantages(chosen), _advantages(outcomes)
+    compared = _advantages(outcomes)
     found: Found = {}
     for test in TESTS:
-        found[f"object-{test}"] = _advantage(own.get((test, attribution, segmenter)), with_pair)
         found[f"object-{test}-configurations"] = _weakest(compared, test, dataset)
         for method in METHODS:
             rows = compared.get((test, method, segmenter))
