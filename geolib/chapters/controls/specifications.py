@@ -168,16 +168,20 @@ def as_many(extracted: Sequence[Extracted], kept: Mapping[str, int]) -> list[Ele
     return [Elements(found.masks[:n], found.boxes[:n], found.table[:n]) for found, n in cut]
 
 
-def changes(outcomes: pd.DataFrame, metric: str = "accuracy") -> pd.DataFrame:
-    """A row per specification of :func:`screen` and test: the mean ``advantage``, ``value`` (its
-    change from that under the default settings, image by image) with its interval, and ``p_holm``,
-    corrected over all rows."""
-    each = statistics.advantages(outcomes, SPECIFICATION, metric)
+def changes(outcomes: pd.DataFrame) -> pd.DataFrame:
+    """A row per specification of :func:`screen` and test: the mean ``advantage`` in probability and
+    in ``accuracy``; ``value``, by how much the former differs from that under the default settings,
+    image by image, with its interval; and ``p_holm``, corrected over all rows."""
+    each, right = (
+        statistics.advantages(outcomes, SPECIFICATION, metric)
+        for metric in ("probability", "accuracy")
+    )
+    each["accuracy"] = right["advantage"]
     keys = ["method", "test", "image_id"]
     default = each[each["choice"] == ""].set_index(keys)["advantage"]
     each["change"] = each["advantage"] - each.join(default.rename("default"), keys)["default"]
     groups = each.groupby([*SPECIFICATION, "test"], sort=False)
-    table = groups[["advantage", "coverage", "n_elements"]].mean()
+    table = groups[["advantage", "accuracy", "coverage", "n_elements"]].mean()
     found = [statistics.paired(values)._asdict() for _, values in groups["change"]]
     table = table.join(pd.DataFrame(found, table.index).rename(columns={"difference": "value"}))
     changed = table.index.get_level_values("choice") != ""

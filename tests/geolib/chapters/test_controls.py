@@ -156,7 +156,10 @@ def outcomes_of(advantages):
     return pd.DataFrame(
         {"method": m, "choice": c, "setting": s, "image_id": str(i), "test": test, "region": region}
         | {"coverage": 0.1, "coverage_gap": 0.0, "n_elements": 2, "repeat": 0}
-        | {"probability": 0.5 + (region == "guided") * (value if test == "insertion" else -value)}
+        | {
+            "correct": region == "guided",
+            "probability": 0.5 + (region == "guided") * (value if test == "insertion" else -value),
+        }
         for (m, c, s), values in advantages.items()
         for test in ("deletion", "insertion")
         for i, value in enumerate(values)
@@ -176,9 +179,9 @@ def test_changes_are_those_of_the_same_images_by_hand():
                 ("n", "", ""): 0.3 + wobble,
                 ("n", "sigma", "1"): 0.31 + wobble + 0.05 * np.resize([1, -1], 12),
             }
-        ),
-        "probability",
+        )
     )
+    assert found["accuracy"].tolist() == [-1.0, 1.0] * 6
     deletion = found[found["test"] == "deletion"].set_index(["method", "choice", "setting"])
     assert deletion["advantage"].tolist() == pytest.approx([0.2, 0.1, -0.1, 0.2, 0.3, 0.31])
     assert deletion["value"].tolist() == pytest.approx([0, -0.1, -0.3, 0, 0, 0.01])
