@@ -25,13 +25,12 @@ from geolib import statistics
 from geolib.book.claims import MIN_N
 from geolib.chapters import findings, tables
 from geolib.chapters.baselines import torus_shifts
-from geolib.chapters.controls.specifications import Tested, outcome_tables
+from geolib.chapters.controls.specifications import Tested, as_many, outcome_tables
 from geolib.chapters.experiment import Experiment
 from geolib.chapters.findings import Found
 from geolib.figures import GUIDED, INK, RANDOM, WIDTH, styled
 from geolib.masks import Array, to_numpy
 from geolib.pipeline.shards import EvaluationConfig, Extracted
-from geolib.scoring import Elements
 
 COVERAGES = (0.0, 0.1, 0.2, 0.3, 1.0)
 # The coverage up to which they are ranked: that of elements in use. Most of the area lies beyond
@@ -138,13 +137,8 @@ def _growing(
             np.concatenate([torus_shifts(r, one.item.id, config.seed, 1) for r in grown])
             for one, grown in zip(extracted, regions[GROWN], strict=True)
         ]
-    return [_first(one.elements, config.s_min) for one in extracted], regions
-
-
-def _first(elements: Elements, s_min: float) -> Elements:
-    """Those of at least a score: of elements that stand best first, near-duplicates gone."""
-    n = int((elements.table["score"] >= s_min).sum())
-    return Elements(elements.masks[:n], elements.boxes[:n], elements.table[:n])
+    kept = {e.item.id: int((e.elements.table["score"] >= config.s_min).sum()) for e in extracted}
+    return as_many(extracted, kept), regions
 
 
 # What the curves say ------------------------------------------------------------------------------
@@ -223,9 +217,7 @@ def sentence(compared: pd.DataFrame, blind: Collection[str]) -> str:
     for test, rows in compared.groupby("test"):
         blinded, seeing = (rows[rows["one"].isin(blind) == chosen] for chosen in (True, False))
         if blinded.empty or seeing.empty:
-            return (
-                "Nothing to compare: it takes a method that looks at the network and a blind one."
-            )
+            return "It takes a method that looks at the network and a blind one to compare."
         best = _best(blinded)
         against = seeing[seeing["other"] == best].sort_values("difference", ascending=False)
         told = (against["p_holm"] < ALPHA) & (against["n_images"] >= MIN_N)
@@ -234,11 +226,11 @@ def sentence(compared: pd.DataFrame, blind: Collection[str]) -> str:
             f"not told from `{best}`": ~told,
             f"worse than `{best}`": told & (against["difference"] < 0),
         }
-        named = {what: against.loc[chosen, "one"] for what, chosen in groups.items()}
-        said = [
-            f"{what}: {', '.join(f'`{n}`' for n in who)}" for what, who in named.items() if len(who)
-        ]
-        parts.append(f"**{str(test).capitalize()}.** {'; '.join(said).capitalize()}.")
+        named = {
+            what: ", ".join(map("`{}`".format, against["one"][g])) for what, g in groups.items()
+        }
+        said = "; ".join(f"{what}: {who}" for what, who in named.items() if who)
+        parts.append(f"**{str(test).capitalize()}.** {said[0].upper()}{said[1:]}.")
     return " ".join(parts)
 
 

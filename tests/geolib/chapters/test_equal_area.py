@@ -161,7 +161,7 @@ def test_the_sentence_tells_methods_from_the_best_blind_map():
             f"**{test}.** Better than the best blind map, `edges`: `sees`; not told from `edges`: "
             "`level`; worse than `edges`: `behind`."
         ) in said
-    assert "Nothing to compare" in equal_area.sentence(compared, ())
+    assert "It takes a method" in equal_area.sentence(compared, ())
 
 
 def test_segments_are_held_against_the_bare_region_image_by_image():
