@@ -14,8 +14,9 @@ from pandas.io.formats.style import Styler
 from geolib import statistics
 
 UNDEFINED = "–"
-# Between the ends of an interval: a range of negative numbers cannot be read with a dash.
-TO = "\u00a0to\u00a0"
+# Between the ends of an interval: a range of negative numbers cannot be read with a dash. A narrow
+# column may break behind it.
+TO = "\u00a0to "
 
 
 def mean_row(values: ArrayLike) -> dict[str, float]:

@@ -109,6 +109,14 @@ def tracebacks(page, book):
     ]
 
 
+def bars(page, book):
+    """Tables of Markdown that stand on the page as text."""
+    lines = [line.strip() for p in page.article.find_all("p") for line in p.get_text().splitlines()]
+    return [
+        f"{page.name}: {line!r} is no table" for line in lines if re.fullmatch(r"\|.+\|.+\|", line)
+    ]
+
+
 def network_resources(page, book):
     """Scripts and style sheets that a reader's browser would fetch from elsewhere."""
     sources = [tag["src"] for tag in page.soup.find_all("script", src=True)]
@@ -126,5 +134,6 @@ CHECKS = {
     "numbers": empty_numbers,
     "links": broken_links,
     "tracebacks": tracebacks,
+    "bars": bars,
     "network": network_resources,
 }

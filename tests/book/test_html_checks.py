@@ -59,6 +59,7 @@ def test_a_sound_page_has_no_problem(check, page):
         ("links", "two.html#there", "three.html"),
         ("tracebacks", "n = 3", "Traceback (most recent call last): ..."),
         ("tracebacks", "<pre>", '<pre class="traceback">'),
+        ("bars", "<p>Accuracy", "<p>| photograph | elements |</p><p>Accuracy"),
         ("network", "_static/a.js", "https://example.org/a.js"),
         ("network", "<head>", '<head><link rel="stylesheet" href="//example.org/a.css">'),
     ],

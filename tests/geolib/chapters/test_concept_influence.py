@@ -249,7 +249,7 @@ def test_table_has_a_row_per_concept_and_a_block_per_group():
     assert list(table.index) == ["road", "sky", "tree"]  # largest median of the first group first
     assert table.loc["sky", ("within 750 km", "images")] == 8
     assert table.loc["sky", ("beyond 750 km", "mean")] == 1.9
-    assert table.loc["road", ("within 750 km", "median (95 %)")] == "1.20 (1.10\u00a0to\u00a01.40)"
+    assert table.loc["road", ("within 750 km", "median (95 %)")] == "1.20 (1.10\u00a0to 1.40)"
     assert np.isnan(table.loc["road", ("beyond 750 km", "mean")])
     assert "nan" not in styled.to_html()
     assert list(room.influence_table(summary(), 3, GROUPS).data.index) == ["sky"]

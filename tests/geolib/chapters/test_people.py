@@ -334,7 +334,7 @@ def test_accuracies_by_hand():
     assert judging.advantage(judged)["value"] == pytest.approx(1 / 3)
     shown = judging.accuracy_table(judged, table).data
     assert shown.loc["random", "people cannot tell"] == "100%"
-    row = ["100% (100%\u00a0to\u00a0100%)", "2.5", 12]
+    row = ["100% (100%\u00a0to 100%)", "2.5", 12]
     assert shown.loc["whole", ["people", "seconds", "answers"]].tolist() == row
 
 
@@ -426,7 +426,7 @@ def test_naming_above_chance_by_hand():
     # The mix of scenes changes what chance gives, so the excess varies although the share does not.
     assert 0 < row["excess_low"] < row["excess"] < row["excess_high"] <= 1
     html = judging.naming_table(table).to_html()
-    assert "100% (100%\u00a0to\u00a0100%)" in html and "+55% (" in html and ">45%<" in html
+    assert "100% (100%\u00a0to 100%)" in html and "+55% (" in html and ">45%<" in html
 
 
 def test_naming_that_knows_nothing_of_the_picture_is_by_chance_on_average():
