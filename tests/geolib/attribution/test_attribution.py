@@ -6,7 +6,6 @@ import re
 import numpy as np
 import pytest
 import torch
-from captum.attr import IntegratedGradients
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -203,17 +202,6 @@ def test_integrated_gradients_of_a_quadratic(image, baseline):
     assert_close(raw, expected, atol=1e-5, rtol=1e-4)
 
 
-def test_integrated_gradients_are_complete():
-    """Where all contributions are positive, they add up to the score's rise from the baseline."""
-    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Softplus(), nn.Flatten(), nn.Linear(8 * 36, 2))
-    for parameter in model.parameters():
-        parameter.data = drawn(*parameter.shape, seed=2)
-    bright, targets = 0.5 + 0.5 * drawn(2, 3, 8, 8, seed=4), torch.tensor([1, 0])
-    raw = METHODS["integrated_gradients"](model, bright, targets)
-    rise = (model(bright) - model(MEAN.expand_as(bright))).gather(1, targets[:, None])[:, 0]
-    assert_close(raw.sum(dim=(1, 2)), rise, rtol=1e-4, atol=1e-3)
-
-
 def test_probability_is_attributed_when_asked_for():
     """For two classes ∂p/∂A = p(1-p)·(∂z₀-∂z₁)/∂A: Grad-CAM of class 1 is that of -G."""
     found = attribute(PaperNet(), PAPER_IMAGE, "gradcam", [0], output="probability")
@@ -273,21 +261,6 @@ def test_the_size_of_the_logits_does_not_matter(method, factor):
     found = attribute(weak, PAPER_IMAGE, method, [0], precision="fp32")
     expected = attribute(PaperNet(), PAPER_IMAGE, method, [0], precision="fp32")
     assert_close(found, expected, atol=1e-5, rtol=0)
-
-
-def test_squared_integrated_gradients_are_captums_on_the_same_noise():
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Tanh(), nn.Flatten(), nn.Linear(144, 3))
-    bright, targets = drawn(2, 3, 8, 8, seed=1), torch.tensor([2, 0])
-    options = {"steps": 6, "n_samples": 3, "sigma": 0.2, "seed": 7}
-    raw = METHODS["integrated_gradients_squared"](model, bright, targets, **options).detach()
-    generator, baseline = torch.Generator().manual_seed(7), MEAN.expand_as(bright)
-    noise = [0.2 * torch.randn(3, 8, 8, generator=generator) for _ in range(3)]
-    captum = IntegratedGradients(model)
-    maps = [captum.attribute(bright + n, baseline, target=targets, n_steps=6) for n in noise]
-    squares = torch.stack(maps).detach().square()
-    assert_close(raw, squares.mean(0).amax(1), rtol=1e-4, atol=1e-9)
-    assert not torch.allclose(raw, squares[0].amax(1), rtol=0.1)
 
 
 # The blur of RISE's masks and the reach of a segment are larger than the window.

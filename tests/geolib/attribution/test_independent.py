@@ -65,15 +65,18 @@ def equation_19(model, images):
     return upsampled((weights * found[0]).sum(dim=1).relu().detach(), images).float()
 
 
-def averaged_saliency(model, images):
+def noisy(images):
     generator = torch.Generator().manual_seed(7)
-    noise = [0.1 * torch.randn(3, 64, 64, generator=generator) for _ in range(4)]
-    noisy = [(images + one).requires_grad_() for one in noise]
-    signed = [Saliency(model).attribute(one, TARGETS, abs=False) for one in noisy]
+    return [images + 0.1 * torch.randn(3, 64, 64, generator=generator) for _ in range(4)]
+
+
+def averaged_saliency(model, images):
+    copies = [one.requires_grad_() for one in noisy(images)]
+    signed = [Saliency(model).attribute(one, TARGETS, abs=False) for one in copies]
     return torch.stack(signed).mean(dim=0).abs().amax(dim=1)
 
 
-def integral(model, images):
+def contributions(model, images):
     """Along the path from zero, by NumPy's nodes of Gauss and Legendre on -1...1."""
     network, inputs = inside(model, images)
     total = torch.zeros_like(inputs)
@@ -81,19 +84,27 @@ def integral(model, images):
         at = ((node + 1) / 2 * inputs).float().requires_grad_()
         score = network(at)[range(len(images)), TARGETS].sum()
         total += torch.autograd.grad(score, at)[0] * weight / 2
-    return (inputs * total).sum(dim=1).abs()
+    return inputs * total
+
+
+def integral(model, images):
+    return contributions(model, images).sum(dim=1).abs()
+
+
+def squared_integral(model, images):
+    squares = [contributions(model, one).square() for one in noisy(images)]
+    return torch.stack(squares).mean(dim=0).amax(dim=1)
 
 
 def one_by_one(model, images):
     network, inputs = inside(model, images)
-    found = torch.zeros(len(images), 64, 64)
+    found, whole = torch.zeros(len(images), 64, 64), network(inputs)
     for i, image in enumerate(images):
         pixels = image.permute(1, 2, 0).numpy()
         labels = torch.from_numpy(slic(pixels, n_segments=20, compactness=20, sigma=1))
         for label in labels.unique():
-            shown = torch.stack([inputs[i], inputs[i] * (labels != label)])
-            whole, rest = network(shown)[:, TARGETS[i]]
-            found[i][labels == label] = (whole - rest).clamp(min=0)
+            rest = network(inputs[i : i + 1] * (labels != label))[0, TARGETS[i]]
+            found[i][labels == label] = (whole[i, TARGETS[i]] - rest).clamp(min=0)
     return found
 
 
@@ -110,6 +121,7 @@ def published_rise(model, image, target, n=1000):
     return found
 
 
+NOISE = {"sigma": 0.1, "n_samples": 4, "seed": 7}
 EVERY = ("resnet", "mobilenet", "convnext")
 # Method, options, the other implementation, largest difference of maps in 0...1, networks.
 TABLE = [
@@ -121,8 +133,9 @@ TABLE = [
     # It scales the masks to 0...1 before it up-samples them, we do after. The others have more
     # than 500 channels.
     ("scorecam", {}, of_torchcam("ScoreCAM"), 5e-3, EVERY[2:]),
-    ("smoothgrad", {"sigma": 0.1, "n_samples": 4, "seed": 7}, averaged_saliency, 5e-3, EVERY),
+    ("smoothgrad", NOISE, averaged_saliency, 5e-3, EVERY),
     ("integrated_gradients", {"steps": 8}, integral, 1e-3, EVERY),
+    ("integrated_gradients_squared", NOISE | {"steps": 8}, squared_integral, 1e-3, EVERY[2:]),
     ("occlusion", {"n_segments": 20}, one_by_one, 1e-3, EVERY),
 ]
 CASES = [(*row, name) for *row, networks in TABLE for name in networks]
