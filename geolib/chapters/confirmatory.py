@@ -9,20 +9,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
 
-from geolib import pipeline
 from geolib.book import claims
 from geolib.chapters import decomposition, tables
 from geolib.chapters.experiment import TUNING_IMAGES, Experiment
 from geolib.chapters.findings import TESTS, Found, dataset_name
 from geolib.data.scenes import CONFIRMATION
-from geolib.pipeline.shards import EvaluationConfig
+from geolib.pipeline import thresholds
 from geolib.runtime.here import data_file, parsed_file
 
 FILE = "confirmatory.yaml"
@@ -33,8 +31,6 @@ SETTINGS = {"dataset", "classes", "n_train", "n_train_further", "n_networks", "n
 SETTINGS |= {"n_eval", "top_p", "s_min", "seed", "checkpoint"}
 # Where and how fast it is computed decides nothing.
 MACHINE = {"batch_size", "shard_size", "precision", "device"}
-# How thresholds are chosen.
-thresholds = sys.modules[pipeline.tune.__module__]
 # The baselines, in words, of the parts of a decomposition that start from them.
 AGAINST = {decomposition.WHOLE: "random boxes", decomposition.BEYOND: "blind selection"}
 REGISTER = (
@@ -55,8 +51,7 @@ class Outcome:
 def rules(experiment: Experiment, attribution: str, segmenter: str) -> dict[str, Any]:
     """All that decides on the headline: the ledger's rows and margins, the settings of the pipeline
     and how it chooses thresholds, the training and the sizes of the splits."""
-    own = experiment.model_dump(include={"repeats", "label", "seed"})
-    config = EvaluationConfig(attribution=attribution, segmenter=segmenter, **own)
+    config = experiment.config(attribution, segmenter, tuned=False)
     choice = {k: v for k, v in vars(thresholds).items() if k.isupper() and not k.startswith("_")}
     return {
         "claims": {name: claims.claims()[name].model_dump(mode="json") for name in HEADLINE},

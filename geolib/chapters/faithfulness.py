@@ -8,6 +8,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from geolib import figures, statistics
+from geolib.book.claims import MIN_N
 from geolib.chapters import tables
 from geolib.chapters.findings import CONTROLS, YARDSTICKS
 
@@ -36,10 +37,11 @@ def verdict(comparison: pd.DataFrame, attribution: str, segmenter: str) -> str:
     for test in ("deletion", "insertion"):
         row = rows[test]
         found = tables.sentence(row.advantage, row.ci_low, row.ci_high)
+        carry = _outcome(row.ci_low, row.ci_high, row.n_images)
         sentences.append(
-            f"**{test.capitalize()}: {_outcome(row.ci_low, row.ci_high)}.** Accuracy is "
-            f"{row.guided:.2f} with guided and {row.random:.2f} with random boxes, an advantage of "
-            f"{found}, p = {row.p_value:.2g}."
+            f"**{test.capitalize()}: {carry}.** Accuracy is {row.guided:.2f} with guided and "
+            f"{row.random:.2f} with random boxes, an advantage of {found}, p = {row.p_value:.2g}; "
+            f"a true one of {tables.cell(row.detectable, form='.2f')} would have been shown."
         )
     row = rows["deletion"]
     return (
@@ -48,10 +50,11 @@ def verdict(comparison: pd.DataFrame, attribution: str, segmenter: str) -> str:
     )
 
 
-def _outcome(low: float, high: float) -> str:
-    if low > 0:
-        return "guided boxes carry more than random ones"
-    return "random boxes carry more than guided ones" if high < 0 else "no difference can be shown"
+def _outcome(low: float, high: float, n: int) -> str:
+    if n < MIN_N or low <= 0 <= high:
+        return "no difference can be shown"
+    more, less = ("guided", "random") if low > 0 else ("random", "guided")
+    return f"{more} boxes carry more than {less} ones"
 
 
 def readings(outcomes: pd.DataFrame) -> pd.DataFrame:
@@ -79,7 +82,8 @@ def pairs_ahead(outcomes: pd.DataFrame) -> dict[str, int]:
     if others.all():
         return {"methods_ahead": 0, "methods_total": 0}
     compared = statistics.compare(outcomes[~others])
-    ahead = compared.groupby(["attribution", "segmenter"])["ci_low"].min() > 0
+    compared["ahead"] = (compared["ci_low"] > 0) & (compared["n_images"] >= MIN_N)
+    ahead = compared.groupby(["attribution", "segmenter"])["ahead"].all()
     return {"methods_ahead": int(ahead.sum()), "methods_total": len(ahead)}
 
 
@@ -88,6 +92,7 @@ def comparison_table(comparison: pd.DataFrame, by: str) -> pd.DataFrame:
     columns = {
         "advantage": ADVANTAGE,
         "p (Holm)": ("p_holm", ".3f"),
+        "detectable": ("detectable", ".3f"),
         "matched only": ("advantage_matched", "+.3f"),
         "coverage": ("coverage", ".1%"),
         "random coverage": ("random_coverage", ".1%"),

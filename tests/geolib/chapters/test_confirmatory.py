@@ -12,10 +12,11 @@ import pytest
 from geolib import data
 from geolib.book import claims, run
 from geolib.chapters import confirmatory, decomposition
-from geolib.chapters.confirmatory import digest, outcome, register, rules, runs, thresholds
+from geolib.chapters.confirmatory import digest, outcome, register, rules, runs
 from geolib.chapters.experiment import Experiment
 from geolib.data import scenes
 from geolib.data.records import SPLITS
+from geolib.pipeline import thresholds
 
 ROOT = Path(__file__).parents[3]
 PAIR = "gradcam++", "felzenszwalb"
@@ -114,7 +115,7 @@ def test_a_changed_rule_changes_the_hash(experiment, monkeypatch):
     changes = [{"n_eval": 30}, {"repeats": 3}, {"n_networks": 2}, {"max_epochs": 2}, {"top_p": 0.1}]
     changes += [{"training_seed": 3}, {"arch": "resnet34"}, {"image_size": 96}]
     found |= {digest(experiment.variant(**change), *PAIR) for change in changes}
-    for name in ("MAX_COVERAGE", "TOP_P"):
+    for name in ("MAX_COVERAGE", "METRIC"):
         with monkeypatch.context() as patch:
             patch.setattr(thresholds, name, "other")
             found.add(digest(experiment, *PAIR))
