@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import partial
 
-import numpy as np
 import pandas as pd
 import torch
 
@@ -14,6 +13,7 @@ from geolib.attribution import attribute
 from geolib.book.claims import Finding
 from geolib.chapters import cost, tables
 from geolib.chapters.experiment import Experiment
+from geolib.chapters.findings import mean
 from geolib.model import Classifier
 from geolib.pipeline.shards import EvaluationConfig
 
@@ -78,13 +78,11 @@ def findings(
     if marks is not None:
         measured["combicam-cues"] = (marks, "weight", "method")
         measured["combicam-more-cues"] = (marks, "found", "method")
-    found = {}
-    for claim, (table, value, by) in measured.items():
-        more = tables.mean_row(tables.difference(table, value, by, COMBINED, deepest))
-        if np.isfinite(more["low"]):  # one image has no interval
-            n = int(more.pop("n"))
-            found[claim] = Finding(**more, n=n, data=f"{kind}, {n} images")
-    return found
+    found = {
+        claim: mean(tables.difference(table, value, by, COMBINED, deepest), kind)
+        for claim, (table, value, by) in measured.items()
+    }
+    return {claim: one for claim, one in found.items() if one}  # one image has no interval
 
 
 def answer(found: Mapping[str, Finding]) -> str:
