@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
@@ -10,6 +11,7 @@ from matplotlib.figure import Figure
 from geolib import figures, statistics
 from geolib.book.claims import MIN_N
 from geolib.chapters import tables
+from geolib.chapters.decomposition import WHOLE
 from geolib.chapters.findings import CONTROLS, YARDSTICKS
 
 # Share of images without elements from which a comparison is called empty.
@@ -30,6 +32,16 @@ def empty_note(comparison: pd.DataFrame, by: str) -> str:
     )
 
 
+def headline(networks: Sequence[pd.DataFrame], parts: pd.DataFrame) -> pd.DataFrame:
+    """Guided against random boxes (index: test) of outcome tables, one per network, and their
+    :func:`.decomposition.summary`: means over networks, the interval over networks and images."""
+    each = pd.concat([statistics.advantages(one) for one in networks])
+    means = each.groupby("test")[["guided", "random", "coverage"]].mean()
+    columns = {"value": "advantage", "low": "ci_low", "high": "ci_high", "n": "n_images"}
+    whole = parts[parts["part"] == WHOLE].set_index("test").rename(columns=columns)
+    return means.join(whole)
+
+
 def verdict(comparison: pd.DataFrame, attribution: str, segmenter: str) -> str:
     """What a comparison (index: test) says about the claim, for one method and segmenter."""
     sentences = []
@@ -45,8 +57,8 @@ def verdict(comparison: pd.DataFrame, attribution: str, segmenter: str) -> str:
         )
     row = rows["deletion"]
     return (
-        f"`{attribution}` with `{segmenter}`, {row.n_images} images, boxes over "
-        f"{row.coverage:.0%} of the image on average. " + " ".join(sentences)
+        f"`{attribution}` with `{segmenter}`, {row.n_images} images × {row.networks} networks, "
+        f"boxes over {row.coverage:.0%} of the image on average. " + " ".join(sentences)
     )
 
 
@@ -65,14 +77,6 @@ def readings(outcomes: pd.DataFrame) -> pd.DataFrame:
     }
     columns = {"guided": ("guided", ".3f"), "random": ("random", ".3f"), "advantage": ADVANTAGE}
     return tables.shown(pd.concat(compared, names=["measure"]), columns)
-
-
-def facts(main: pd.DataFrame) -> dict[str, float]:
-    """Numbers of a comparison (index: test) that pages quote, by name."""
-    columns = {"ci_low": "low", "ci_high": "high"}
-    rows: dict[Any, Any] = main.rename(columns=columns).to_dict("index")
-    names = ("advantage", "low", "high", "guided", "random")
-    return {f"{test}_{name}": row[name] for test, row in rows.items() for name in names}
 
 
 def pairs_ahead(outcomes: pd.DataFrame) -> dict[str, int]:

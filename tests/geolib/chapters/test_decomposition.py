@@ -13,6 +13,7 @@ from toys import SIDE, write_photographs
 from geolib import data, model, segmentation, statistics
 from geolib.ablation import faithfulness
 from geolib.chapters import decomposition
+from geolib.chapters import faithfulness as chapter
 from geolib.chapters.decomposition import BEYOND, PARTS, WHOLE
 from geolib.chapters.experiment import Experiment
 from geolib.masks import box_region
@@ -246,6 +247,18 @@ def test_the_summary_by_hand_over_images_and_over_networks():
     widest = min(spread.low, mean.low), max(spread.high, mean.high)
     assert tuple(both.loc["insertion", "map"][["low", "high"]]) == pytest.approx(widest)
     assert (both["networks"] == 2).all() and (both["n"] == 80).all()
+
+
+def test_the_headline_is_the_whole_of_the_decomposition():
+    pair = {"attribution": "gradcam", "segmenter": "grid", "fill": "mean", "coverage": 0.2}
+    both = [outcomes(**SHARES | {"guided": share}).assign(**pair) for share in (0.9, 0.8)]
+    found = chapter.headline(both, decomposition.summary(both))
+    assert found["advantage"].to_dict() == pytest.approx({"deletion": 0.6, "insertion": 0.6})
+    assert found.loc["deletion", ["guided", "random"]].tolist() == pytest.approx([0.15, 0.75])
+    assert found.loc["insertion", ["guided", "random"]].tolist() == pytest.approx([0.85, 0.25])
+    assert (found["ci_low"] < 0.6).all() and (found["n_images"] == 80).all()
+    said = chapter.verdict(found, "gradcam", "grid")
+    assert "80 images × 2 networks" in said and "over 20% of the image" in said
 
 
 def test_claims_are_the_whole_and_what_is_beyond_blind_selection():

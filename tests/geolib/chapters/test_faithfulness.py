@@ -15,6 +15,7 @@ def comparison(low, high, n=80):
         "advantage_matched": 0.3,
         "n_images": n,
         "detectable": 0.15,
+        "networks": 3,
     }
     row |= {"segmenter": "grid"}
     return pd.DataFrame({**row, "test": test} for test in ("deletion", "insertion"))
