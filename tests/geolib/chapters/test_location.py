@@ -9,7 +9,7 @@ import pytest
 from matplotlib.lines import Line2D
 from matplotlib.text import Text
 from PIL import Image
-from toys import picture, write_photographs
+from toys import NARROW, picture, write_photographs
 
 from geolib import data
 from geolib.book import run
@@ -72,7 +72,7 @@ def photographs(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def experiment(photographs, tmp_path_factory):
     """The paper's recipe, shortened: one epoch each on countries and on places."""
-    small = {"arch": "timm/resnet10t", "weights": "random", "image_size": 32, "precision": "fp32"}
+    small = {"arch": NARROW, "weights": "random", "image_size": 32, "precision": "fp32"}
     small |= {"max_epochs": 1, "batch_size": 16}
     parameters = theiner()
     parameters |= {name: parameters[name] | small for name in TRAININGS}

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from toys import QUICK, smooth_images
+from toys import NARROW, QUICK, smooth_images
 
 from geolib import data, model
 from geolib.ablation import faithfulness
@@ -23,7 +23,7 @@ HALVED = [
 
 @pytest.fixture(scope="module")
 def classifier():
-    return model.load("timm/resnet10t", weights="random", classes="ABC", image_size=64)
+    return model.load(NARROW, weights="random", classes="ABC", image_size=64)
 
 
 @pytest.fixture

@@ -106,7 +106,7 @@ def test_the_first_process_alone_writes_checkpoints(resumed):
 
 def test_geolib_train_as_the_launched_command(tmp_path):
     write_photographs(tmp_path / "photos", 12)
-    command = f"--dataset folder --root {tmp_path}/photos --arch timm/resnet10t --image-size 32"
+    command = f"--dataset folder --root {tmp_path}/photos --arch {SMALL.arch} --image-size 32"
     command += f" --max-epochs 1 --output {tmp_path}/c.safetensors"
     geolib = "--no-python", str(Path(sys.executable).with_name("geolib")), "train"
     done = torchrun(*geolib, *command.split(), GEOLIB_CACHE=str(tmp_path / "cache"))

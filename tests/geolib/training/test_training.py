@@ -113,8 +113,9 @@ def test_history_holds_the_smoothed_cross_entropy_of_the_kept_weights(trained):
 @pytest.mark.parametrize("n_classes", [2, 3, 10])
 def test_it_learns_any_number_of_classes(n_classes, tmp_path):
     validation = patches(2 * n_classes, n_classes, first=10_000, split="validation")
-    config = SMALL.model_copy(update={"max_epochs": 6, "schedule": "one_cycle"})
-    classifier = model.train(patches(12 * n_classes, n_classes), validation, config)
+    changes = {"max_epochs": 6, "schedule": "one_cycle", "learning_rate": 5e-3}
+    config = SMALL.model_copy(update=changes)
+    classifier = model.train(patches(24 * n_classes, n_classes), validation, config)
     unseen = patches(10 * n_classes, n_classes, first=20_000)
     predictions = model.predict(classifier, unseen, progress=False)
     assert classifier(torch.zeros(1, 3, 32, 32)).shape == (1, n_classes)
@@ -375,8 +376,8 @@ def test_a_start_of_a_fixed_size_names_it():
 
 
 def test_a_training_needs_room_for_its_state(monkeypatch, tmp_path):
-    monkeypatch.setattr("shutil.disk_usage", lambda place: SimpleNamespace(free=5e7))
-    with pytest.raises(ValueError, match="50 MB are free there, 99 MB are needed; make room"):
+    monkeypatch.setattr("shutil.disk_usage", lambda place: SimpleNamespace(free=5e6))
+    with pytest.raises(ValueError, match="5 MB are free there, 6 MB are needed; make room"):
         small_run(checkpoints=tmp_path)
 
 
