@@ -8,6 +8,7 @@ import threading
 import time
 from collections import Counter
 from contextlib import contextmanager
+from itertools import compress
 from types import ModuleType
 from urllib.parse import urlsplit
 
@@ -59,13 +60,10 @@ def catalogue(items: list[dict]) -> dict[str, Route]:
     def search(request: Request) -> Answer:
         bbox = request.query["bbox"]
         west, south, east, north = map(float, bbox.split(","))
-        inside = []
-        for one in items:
-            longitude, latitude = one["geometry"]["coordinates"][:2]
-            if west <= longitude <= east and south <= latitude <= north:
-                inside.append(one)
-        limit = int(request.query["limit"])
-        start = int(request.query.get("from", 0))
+        spots = (one["geometry"]["coordinates"] for one in items)
+        hits = (west <= spot[0] <= east and south <= spot[1] <= north for spot in spots)
+        inside = list(compress(items, hits))
+        limit, start = int(request.query["limit"]), int(request.query.get("from", 0))
         stop = start + limit
         more = f"/api/search?bbox={bbox}&limit={limit}&from={stop}" if stop < len(inside) else None
         return page(request, inside[start:stop], more)
@@ -202,20 +200,18 @@ def test_per_area_ends_the_search_early(monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("unwanted", "reason"),
     [
-        (item(5, license=None), "without an open licence"),
-        (item(5, license=" "), "without an open licence"),
-        (item(5, license="proprietary"), "without an open licence"),
+        *((item(5, license=it), "without an open licence") for it in (None, " ", "proprietary")),
         (item(5, **{"geovisio:producer": None}) | {"providers": []}, "without an author"),
         (item(5, **{"geovisio:visibility": "owner-only"}), "not public"),
         (item(5, **{"geovisio:status": "broken"}), "not public"),
         (item(5, **{CAMERA: {"field_of_view": 360}}), "panorama"),
         (item(5, **{CAMERA: {"sensor_array_dimensions": [5760, 2880]}}), "panorama"),
         (item(5) | {"assets": {"thumb": {"href": "/thumb.jpg"}}}, "without an image"),
-        (item(5) | {"id": "../../escape"}, "damaged record"),
-        (item(5) | {"id": 7}, "damaged record"),
-        (item(5) | {"properties": None}, "damaged record"),
-        (item(5) | place(2.5, 480.0), "damaged record"),
-        (item(5) | place(2.5, "north"), "damaged record"),
+        *(
+            (item(5) | damage, "damaged record")
+            for damage in ({"id": "../../escape"}, {"id": 7}, {"properties": None})
+        ),
+        *((item(5) | place(2.5, north), "damaged record") for north in (480.0, "north")),
         (["not", "a", "record"], "damaged record"),
         (item(5) | place(2.5, 47.9), "outside the area"),
         (item(5) | place(2.5, 48.00518), "close to another"),  # 20 m north of it

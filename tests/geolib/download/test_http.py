@@ -64,8 +64,7 @@ def test_a_server_that_recovers_is_asked_again(session, troubles, seconds):
         (Answer(status=400), http.Failed, "400", 1),
         (Answer(status=403), http.Refused, "403: a valid token is needed", 1),
         (replace(PHOTO, token="right"), http.Refused, "401: a valid token is needed", 1),
-        (Answer(status=404), http.Absent, "has nothing at /a", 1),
-        (Answer(status=410), http.Absent, "has nothing at /a", 1),
+        *((Answer(status=gone), http.Absent, "has nothing at /a", 1) for gone in (404, 410)),
         # The attempts of the session are not multiplied.
         (Answer(status=502), http.Failed, r"127\.0\.0\.1:\d+ answered 502 Bad Gateway", 2),
         (replace(PHOTO, cut=5000), http.Broken, "broke off", 3),

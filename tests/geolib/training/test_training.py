@@ -361,8 +361,7 @@ def test_augmentation_can_be_off_and_stays_in_range():
     images, draws = uniform(6, 3, 8, 8), uniform(4, 6)
     assert torch.equal(augment(images, draws, False, 0), images)
     found = augment(images, draws, True, 0.9)
-    assert found.min() >= 0
-    assert found.max() <= 1
+    assert found.min() >= 0 and found.max() <= 1
 
 
 # Bad input ---------------------------------------------------------------------------------------
