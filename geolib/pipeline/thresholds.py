@@ -32,9 +32,9 @@ from geolib.segmentation import Segments
 TOP_P = (0.05, 0.1, 0.2)
 MAX_COVERAGE = 0.25
 MIN_KEPT = 0.95
-# How far s_min stays below the score that the images reach on which it is chosen: others reach it,
-# too.
-MARGIN = 0.9
+# Where others are to keep an element, too: nearly all images on which s_min is chosen have a score
+# that lies above it by a tenth.
+NEARLY_ALL, MARGIN = 0.98, 0.9
 # Quantiles of the scores at which s_min keeps both bounds, that are tried.
 CUTS = (0.0, 0.5)
 REPEATS = 2
@@ -80,10 +80,10 @@ def tune(
 
     Taken is the highest insertion advantage over random boxes, in log-probability of the true
     class, among the settings whose elements cover at most a quarter of the image on average and
-    that keep an element in at least 95 % of the images. For each p three values of s_min are tried,
-    taken from the scores that the method's segments have: the lowest that keeps the first bound,
-    the highest that keeps the second with a margin of a tenth, and the median of the scores
-    between. With no such setting it is the one of least coverage among those that keep the second.
+    that keep an element in at least 95 % of the images. For each p two values of s_min are tried,
+    both scores that the method's segments have: the lowest that keeps the first bound, and the
+    median of the scores between that and nine tenths of what nearly all images reach. With no such
+    setting it is the one of least coverage among those that keep the second.
 
     Parameters
     ----------
@@ -274,11 +274,11 @@ def _at(images: Sequence[_Ranked], s_min: np.ndarray) -> tuple[np.ndarray, np.nd
     return np.mean(coverage, axis=0).round(9), np.mean(np.array(kept) > 0, axis=0)
 
 
-def _reached(images: Sequence[_Ranked]) -> float:
-    """The highest score that enough images reach. Those without any can reach none: they use up
-    the share that may be left out."""
+def _reached(images: Sequence[_Ranked], share: float = MIN_KEPT) -> float:
+    """The highest score that a share of the images reaches. Those without any can reach none: they
+    are the first of those that may be left out."""
     best = np.sort([one.scores[0] for one in images if len(one.scores)])
-    spare = int((1 - MIN_KEPT) * len(images) + 1e-9) - (len(images) - len(best))
+    spare = int((1 - share) * len(images) + 1e-9) - (len(images) - len(best))
     return float(np.floor(best[max(spare, 0)] * 1e6) / 1e6)
 
 
@@ -286,7 +286,7 @@ def _cuts(images: Sequence[_Ranked]) -> list[float]:
     scores = _scores(images)
     if not scores.size:
         return []
-    highest = MARGIN * _reached(images)
+    highest = MARGIN * _reached(images, NEARLY_ALL)
     within = scores[(_at(images, scores)[0] <= MAX_COVERAGE) & (scores <= highest)]
     if not within.size:
         return [highest]

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -71,12 +72,15 @@ def test_explain_writes_a_figure_and_a_record_per_photograph(root, tmp_path):
     record = json.loads((out / "0.json").read_text())
     assert record["prediction"] == "red"
     assert record["elements"][0]["deletion_effect"] > 0
+    assert f"thresholds: {record['settings']['thresholds']}" in shown
+    assert "chosen without labels on 2 images" in shown
     assert Image.open(out / "0.png").size[0] > 500
 
 
 def test_two_photographs_of_one_name_keep_both_results(root, plain, tmp_path):
     photos = root / "red" / "0.png", root / "blue" / "0.png"
-    typed("explain", *photos, "--model", "m", "--output", tmp_path / "two")
+    given = "--model", "m", "--output", tmp_path / "two", "--top-p", 0.1, "--s-min", 0.2
+    assert "p = 0.1 and s_min = 0.2, as given" in typed("explain", *photos, *given)
     found = {json.loads(p.read_text())["prediction"] for p in (tmp_path / "two").glob("*.json")}
     assert found == {"red", "blue"}
 
@@ -162,6 +166,39 @@ def test_evaluate_prints_the_comparison_and_exports(root, tmp_path):
     assert (comparison["n_images"] == 8).all()
     for name in ("gradcam++-felzenszwalb", "gradcam++-grid"):
         assert (out / name / "elements.coco.json").is_file()
+
+
+@pytest.mark.filterwarnings("ignore:too few images")
+@pytest.mark.parametrize(
+    ("n", "given", "words"),
+    [
+        # A seventh of 28 photographs is the validation split; of two there is none.
+        (14, [], "gradcam++ × grid: p = {} and s_min = {}, chosen on 4 validation images: highest"),
+        (14, ["--split", "all"], "s_min = {}, chosen without labels on 28 images: elements cover"),
+        (14, ["--label", "predicted"], "chosen without labels on 4 images: elements cover"),
+        (14, ["--s-min", 0.3, "--split", "all"], "p = 0.2 and s_min = 0.3, as given"),
+        (14, ["--top-p", 0.15], "p = 0.15 and s_min = {}, chosen on 4 validation images"),
+    ],
+)
+def test_evaluate_says_which_thresholds_it_uses(root, tmp_path, n, given, words):
+    write_photographs(tmp_path / "photos", n)
+    arguments = ["evaluate", "--model", "m", "--dataset", "folder", "--root", root]
+    shown = typed(*arguments, "--segmenter", "grid", "--repeats", 1, *given)
+    assert re.search(re.escape(words).replace(r"\{\}", r"0\.\d+"), shown), shown
+    assert "no element" in shown and "kept no element" not in shown
+
+
+@pytest.mark.parametrize(("s_min", "kept"), [(1.0, False), (0.0, True)])
+def test_a_method_that_keeps_nothing_is_named_and_has_no_numbers(root, tmp_path, s_min, kept):
+    arguments = ["evaluate", "--model", "m", "--dataset", "folder", "--root", root, "--split"]
+    arguments += ["all", "--repeats", 1, "--segmenter", "grid", "--attribution", "random"]
+    shown = typed(*arguments, "--s-min", s_min, "--output", tmp_path / "out")
+    row = next(line for line in shown.splitlines() if "deletion" in line)
+    assert ("100%" in row and "–" in row and "0.500" not in row) != kept
+    empty = "random × grid kept no element in 8 of 8 images: nothing is learnt of it"
+    assert (empty in shown) != kept
+    thresholds = pd.read_csv(tmp_path / "out" / "comparison.csv")["thresholds"]
+    assert set(thresholds) == {f"p = 0.2 and s_min = {s_min:g}, as given"}
 
 
 def test_evaluate_counts_what_was_skipped_whether_or_not_it_is_in_the_cache(root, tmp_path):

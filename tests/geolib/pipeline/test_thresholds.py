@@ -75,6 +75,8 @@ def test_both_bounds_by_hand():
     assert _reached([*TWO, *[TWO[0]] * 17, nothing]) == 0.6
     large = [_Ranked(np.array([0.5, 0.1]), np.array([0, 0.4, 0.9]))]
     assert _cuts(large) == [pytest.approx(0.45)]  # nothing keeps both bounds
+    # While choosing none of twenty images may be left out.
+    assert max(_cuts([*TWO, *[TWO[0]] * 18])) <= 0.54
     assert _cuts([nothing]) == []
 
 
