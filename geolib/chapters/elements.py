@@ -97,14 +97,13 @@ def thresholds(experiment: Experiment, pairs: Iterable[tuple[str, str]]) -> pd.D
     names = ["top_p", "s_min", "coverage", "none", "coverage untuned", "none untuned"]
     table = pd.DataFrame.from_dict(rows, orient="index", columns=names)
     table.index = pd.MultiIndex.from_tuples(table.index, names=["attribution", "segmenter"])
-    at = f"untuned (p = {untuned.top_p:.0%}, s_min = {untuned.s_min:g})"
     columns = {
         "p": ("top_p", ".0%"),
         "s_min": ("s_min", ".2f"),
         "coverage": ("coverage", ".0%"),
         "no element": ("none", ".0%"),
-        f"coverage, {at}": ("coverage untuned", ".0%"),
-        f"no element, {at}": ("none untuned", ".0%"),
+        "untuned: coverage": ("coverage untuned", ".0%"),
+        "untuned: no element": ("none untuned", ".0%"),
     }
     return tables.shown(table, columns)
 

@@ -4,13 +4,16 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
-from toys import explained
+from toys import classifier, explained, write_photographs
 
+from geolib import data, pipeline
 from geolib.chapters import elements as elements_
 from geolib.chapters import findings
 from geolib.masks import box_region
+from geolib.pipeline import EvaluationConfig
 from geoscenes import Scene
 
 SIDE = 40
@@ -181,3 +184,31 @@ def test_spotlight_is_square_and_dims_all_but_the_box(corners):
     assert shown.shape[0] == shown.shape[1]
     x0, y0, x1, y1 = corners
     assert (shown == 0.9).all(-1).sum() == (x1 - x0) * (y1 - y0)
+
+
+def test_thresholds_stand_beside_untuned_ones(tmp_path, own_cache):
+    write_photographs(tmp_path, 2)
+    images = data.load("folder", "all", root=tmp_path)
+    base = EvaluationConfig(attribution="random", segmenter="grid")
+    chosen = base.model_copy(update={"top_p": 0.1, "s_min": 0.25})
+    experiment = SimpleNamespace(
+        classifier=classifier(),
+        compared_with=lambda method: images,
+        config=lambda *pair, tuned: chosen if tuned else base.model_copy(update={"s_min": 1.0}),
+    )
+    (row,) = elements_.thresholds(experiment, [("random", "grid")]).to_dict("records")
+    used = pipeline.extract(images, classifier(), chosen)
+    coverage, empty = np.mean([(e.elements.coverage, len(e.elements) == 0) for e in used], axis=0)
+    assert row["p"] == "10%" and row["s_min"] == "0.25"
+    assert (row["coverage"], row["no element"]) == (f"{coverage:.0%}", f"{empty:.0%}")
+    assert (row["untuned: coverage"], row["untuned: no element"]) == ("0%", "100%")
+
+
+def test_the_picture_of_tuning_shows_every_setting_and_circles_the_choice():
+    rows = [(0.1, 0.3, 0.25, 0.4), (0.1, 0.5, 0.1, 0.2), (0.2, 0.4, 0.2, 0.5)]
+    curve = pd.DataFrame(rows, columns=["top_p", "s_min", "coverage", "insertion_advantage"])
+    tuned = pipeline.Tuned(EvaluationConfig(), "", curve, curve.iloc[2].to_dict())
+    lines = elements_.tuning(tuned).axes[0].lines
+    drawn = {tuple(xy) for line in lines[:2] for xy in line.get_xydata()}
+    assert drawn == {(coverage, value) for *_, coverage, value in rows}
+    assert lines[-1].get_xydata().tolist() == [[0.2, 0.5]]
