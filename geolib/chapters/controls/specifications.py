@@ -39,7 +39,7 @@ REGIONS = {
 RESCORED = {"attribution", "attribution_target", "candidates", "center", "combine"}
 
 # Whether a change stands after Holm's correction.
-TOLD, NOT_TOLD = "told from none", "not told"
+TOLD, NOT_TOLD = "stands after correction", "does not"
 
 # What is tested of some images: their elements, and the ``controls`` of ablation.faithfulness.
 Tested = tuple[Sequence[Elements], Mapping[str, Sequence[np.ndarray]]]
