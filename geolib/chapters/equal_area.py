@@ -25,12 +25,12 @@ from geolib import statistics
 from geolib.book.claims import MIN_N
 from geolib.chapters import findings, tables
 from geolib.chapters.baselines import torus_shifts
-from geolib.chapters.controls.specifications import Tested, as_many, outcome_tables
+from geolib.chapters.controls.specifications import Tested, outcome_tables
 from geolib.chapters.experiment import Experiment
 from geolib.chapters.findings import Found
 from geolib.figures import GUIDED, INK, RANDOM, WIDTH, styled
 from geolib.masks import Array, to_numpy
-from geolib.pipeline.shards import EvaluationConfig, Extracted
+from geolib.pipeline.shards import EvaluationConfig, Extracted, extract_batch
 
 COVERAGES = (0.0, 0.1, 0.2, 0.3, 1.0)
 # The coverage up to which they are ranked: that of elements in use. Most of the area lies beyond
@@ -54,17 +54,22 @@ SHOWN = {
 }
 
 
-def pixel_order(boxes: Array, shape: tuple[int, int]) -> np.ndarray:
+def pixel_order(
+    boxes: Array, shape: tuple[int, int], masks: np.ndarray | None = None
+) -> np.ndarray:
     """The order in which pixels join a region that grows, int64 [H,W], 0 … H·W − 1: boxes [M,4],
     best first, in turn about their centres over what no earlier one has taken; then the rest, the
-    nearest to them first (without a box, to the image's centre)."""
+    nearest to them first (without a box, to the image's centre). With ``masks`` [M,H,W], what lies
+    in these alone."""
     corners = to_numpy(boxes)
     turn = np.full(shape, len(corners))
     when = np.zeros(shape)
     for number in reversed(range(len(corners))):  # so that earlier boxes overwrite later ones
         x0, y0, x1, y1 = corners[number]
-        turn[y0:y1, x0:x1] = number
-        when[y0:y1, x0:x1] = _from_middle(y1 - y0, x1 - x0)
+        box = slice(y0, y1), slice(x0, x1)
+        within = ... if masks is None else masks[number][box]
+        turn[box][within] = number
+        when[box][within] = _from_middle(y1 - y0, x1 - x0)[within]
     return _joining(turn, when, turn == len(corners))
 
 
@@ -100,21 +105,24 @@ def responses(
     experiment: Experiment,
     configs: Mapping[str, EvaluationConfig],
     by: str,
-    moved: str,
+    moved: str = "",
     *,
+    outlines: bool = False,
     coverages: Sequence[float] = COVERAGES,
 ) -> pd.DataFrame:
-    """Deletion and insertion of regions that grow over elements of every score above zero, in the
-    segmenter ``none`` over the map's own pixels, ``grown``; those of the one called ``moved`` also
-    moved as a whole, ``shifted``; elements above ``s_min`` are ``guided``. ``by`` is the column
-    that holds the names of ``configs``; costly methods see fewer images."""
+    """Deletion and insertion of regions that grow over elements of every score above zero,
+    ``grown``, for the one called ``moved`` also moved as a whole, ``shifted``; its own elements
+    are ``guided``. ``outlines`` grows over segments in place of their boxes; without
+    segments (``none``) regions grow over the map's own pixels. ``by`` is the column that holds the
+    names of ``configs``; costly methods see fewer images."""
     found = []
     for name, config in configs.items():
-        every = config.model_copy(update={"repeats": 0, "s_min": 0.0})
-        own = {"coverages": list(coverages), "s_min": config.s_min, "shifted": name == moved}
+        once = config.model_copy(update={"repeats": 0})
+        ways = {"shifted": name == moved, "outlines": outlines}
+        run = partial(_growing, config, coverages, **ways)
+        runs = [(once, {"coverages": list(coverages), **ways}, run)]
         images = experiment.compared_with(config.attribution)
-        run = every, own, partial(_growing, config, coverages, name == moved)
-        (table,) = outcome_tables(images, experiment.classifier, "responses", __name__, [run])
+        (table,) = outcome_tables(images, experiment.classifier, "responses", __name__, runs)
         found.append(table.assign(**{by: name}))
     return pd.concat(found, ignore_index=True)
 
@@ -122,23 +130,28 @@ def responses(
 def _growing(
     config: EvaluationConfig,
     coverages: Sequence[float],
-    shifted: bool,
     extracted: Sequence[Extracted],
+    shifted: bool,
+    outlines: bool,
 ) -> Tested:
-    orders = [
-        map_order(one.attribution)
-        if config.segmenter == "none"
-        else pixel_order(one.elements.boxes, one.elements.shape)
-        for one in extracted
-    ]
+    # One salient share for all: under a small one most segments would score zero and have no order.
+    every = config.model_copy(update={"top_p": UP_TO, "s_min": 0.0})
+    orders = []
+    for one in extracted:
+        if config.segmenter == "none":
+            orders.append(map_order(one.attribution))
+            continue
+        parts = [one.item], one.image[None], one.attribution[None], [one.segments]
+        found = extract_batch(*parts, every)[0].elements
+        masks = found.masks if outlines else None
+        orders.append(pixel_order(found.boxes, found.shape, masks))
     regions = {GROWN: [nested_regions(order, coverages) for order in orders]}
     if shifted:  # one shift per image and seed, so these regions are nested too
         regions[SHIFTED] = [
             np.concatenate([torus_shifts(r, one.item.id, config.seed, 1) for r in grown])
             for one, grown in zip(extracted, regions[GROWN], strict=True)
         ]
-    kept = {e.item.id: int((e.elements.table["score"] >= config.s_min).sum()) for e in extracted}
-    return as_many(extracted, kept), regions
+    return [one.elements for one in extracted], regions
 
 
 # What the curves say ------------------------------------------------------------------------------

@@ -152,6 +152,8 @@ def elements(extracted: Sequence[Extracted], dataset: str) -> Found:
     shown = [Counter(one["category"].dropna()) for one in marked]
     categories = pd.DataFrame([seen for seen in shown if seen]).fillna(0).to_numpy()
 
+    match = elements_.spread(extracted)["match"].to_numpy()
+
     def commonest(chosen: np.ndarray) -> float:
         sums = categories[chosen].sum(0)
         return sums.max() / sums.sum()
@@ -161,7 +163,7 @@ def elements(extracted: Sequence[Extracted], dataset: str) -> Found:
         "object-part": kinds["part"],
         "object-shapeless": kinds["shapeless"],
         "object-diverse": over_images(commonest, len(categories), data),
-        "object-diffuse": mean(elements_.spread(extracted)["match"], dataset),
+        "object-diffuse": over_images(lambda chosen: match[chosen].mean(), len(match), dataset),
     }
 
 

@@ -27,6 +27,14 @@ def test_pixels_join_box_by_box_then_by_distance():
     assert equal_area.pixel_order(two[:0], (1, 5)).tolist() == [[3, 1, 0, 2, 4]]
 
 
+def test_with_outlines_what_boxes_hold_beside_them_waits():
+    masks = np.array([[[1, 0, 1, 1, 0, 0]], [[0, 0, 0, 0, 1, 1]]], bool)
+    boxes = np.array([[0, 0, 4, 1], [4, 0, 6, 1]])
+    # Of the first box its middle, 2, before 0 and 3, which are as far out; then the second; then 1.
+    assert equal_area.pixel_order(boxes, (1, 6), masks).tolist() == [[1, 5, 0, 2, 3, 4]]
+    assert equal_area.pixel_order(boxes, (1, 6)).tolist() == [[2, 0, 1, 3, 4, 5]]
+
+
 def test_pixels_of_a_map_join_by_their_height_then_by_distance():
     values = np.array([[0, 0, 0.2, 0.9, 0.5, 0]])
     assert equal_area.map_order(values).tolist() == [[5, 3, 2, 0, 1, 4]]
@@ -274,5 +282,15 @@ def test_responses_of_a_network_whose_cause_is_known(tmp_path):
     assert len(own.loc[("few", "deletion")]) == 2
     # Its own elements are those of the pipeline itself, s_min applied.
     assert own.loc[("ours", "deletion"), "coverage"].max() < 0.3
+    # Regions do not depend on the thresholds, and over outlines they find the cause as well.
+    other = {"ours": ours.model_copy(update={"top_p": 0.05, "s_min": 0.9})}
+    again = equal_area.responses(experiment, other, "segmenter", coverages=(0.0, 0.2, 0.6, 1.0))
+    same = equal_area.curves(again, "segmenter")["value"]["deletion", "grown", "ours"]
+    assert same.tolist() == curves["deletion", "grown", "ours"].tolist()
+    drawn = equal_area.responses(
+        experiment, other, "segmenter", outlines=True, coverages=(0.0, 0.2, 0.6, 1.0)
+    )
+    drawn = equal_area.curves(drawn, "segmenter")["value"]["deletion", "grown", "ours"]
+    assert drawn.iloc[1:].tolist() == pytest.approx([0.5] * 3)
     figure = equal_area.coverage_response(table, "segmenter")
     assert sorted(axis.get_title() for axis in figure.axes) == sorted(ways)
