@@ -118,7 +118,7 @@ def responses(
     found = []
     for name, config in configs.items():
         once = config.model_copy(update={"repeats": 0})
-        ways = {"shifted": name == moved, "outlines": outlines}
+        ways: Any = {"shifted": name == moved, "outlines": outlines}
         run = partial(_growing, config, coverages, **ways)
         runs = [(once, {"coverages": list(coverages), **ways}, run)]
         images = experiment.compared_with(config.attribution)
