@@ -123,29 +123,13 @@ def test_wilson_interval_by_hand():
     assert accuracy_interval([True] * 20).low == pytest.approx(20 / (20 + 1.959964**2))
 
 
-@pytest.mark.parametrize(
-    "differences",
-    [
-        [0.9, 0.4, 0.3, 0.8, -0.1, 0.2, 0.5, 0.6],
-        [0.1, -0.4, 0.3, -0.2, 0.0, 0.0, 0.7, -0.6],
-        [1] * 8,  # 2 of 256 patterns
-        [-1] * 8,  # the same: two-sided
-        [1, 0, 0, 0, 0, 0, 0, 0],  # every pattern is as extreme
-    ],
-)
-def test_permutation_test_enumerates_small_samples(differences):
-    patterns = np.array(list(product((1, -1), repeat=8)))
-    sums = np.abs(patterns @ differences)
-    as_far = sums >= abs(sum(differences)) - 1e-12
-    assert paired(differences).p_value == pytest.approx(as_far.mean())
-
-
-def test_permutation_test_samples_large_ones():
+def test_signs_are_flipped_in_every_way_or_at_random():
     values = np.random.default_rng(0).normal(0.2, 1, 80)
     expected = stats.ttest_1samp(values, 0).pvalue
     assert paired(values).p_value == pytest.approx(expected, abs=0.01)
     assert paired(np.zeros(9)).p_value == 1.0
     assert paired([0.7]).p_value == 1.0  # either sign is as extreme
+    assert paired([1] * 8).p_value == paired([-1] * 8).p_value == 2 / 2**8
 
 
 def test_holm_runs_over_the_methods_within_each_test():
@@ -228,27 +212,23 @@ def test_order_of_rows_and_other_methods_change_nothing():
 
 
 def test_seed_and_resamples_are_used():
-    table = drawn(30)
+    table = drawn(30, guided=0.6)
 
     def row(**options):
         return compare(table, **{"n_resamples": 299, **options}).iloc[0]
 
     assert row(seed=1)["ci_low"] == row(seed=1)["ci_low"]
-    assert len({tuple(row(seed=seed)[["ci_low", "ci_high"]]) for seed in range(5)}) > 1
-    assert len({row(n_resamples=count)["p_value"] for count in (99, 199, 299)}) > 1
+    assert len({row(seed=seed)["p_value"] for seed in range(3)}) > 1
+    assert len({row(n_resamples=count)["p_value"] for count in (99, 199)}) > 1
     wide, narrow = row(confidence=0.99), row(confidence=0.5)
     assert wide["ci_low"] < narrow["ci_low"] < narrow["ci_high"] < wide["ci_high"]
 
 
-def test_an_effect_is_found_and_no_effect_is_not():
+def test_an_effect_is_found():
     # An effect of 0.3 on 100 images is found.
     found = compare(drawn(100, guided=0.8, random=0.5), n_resamples=999).iloc[0]
     assert found["ci_low"] > 0
     assert found["p_value"] <= 0.002
-    # Without an effect, p < 0.05 in one case in twenty: Binomial(100, 0.05) exceeds 12 once in 500.
-    tables = np.random.default_rng(0).random((100, 40, 11)) < 0.5
-    p_values = [against_layouts(table, n_resamples=299).p_value for table in tables]
-    assert sum(p < 0.05 for p in p_values) <= 12
 
 
 @pytest.mark.parametrize(
@@ -379,11 +359,11 @@ FEW = 39  # draws: with the observed one forty, of which one may lie beyond an e
 @pytest.mark.parametrize("n", [20, 30, 84, 150])
 def test_an_advantage_is_not_found_where_there_is_none(n, rate):
     """A guided layout like the ten random ones, of images all alike and of easy and hard ones: the
-    interval lies above zero in at most 3 % of 4,000 samples."""
+    interval lies above zero in at most 3 % of 2,000 samples."""
     rng = np.random.default_rng([n, round(100 * rate)])
-    rates = np.full((4000, n, 1), rate)
-    rates[::2] = rng.beta(8 * rate, 8 * (1 - rate), (2000, n, 1))
-    tables = (rng.random((4000, n, 11)) < rates).astype(float)
+    rates = np.full((2000, n, 1), rate)
+    rates[::2] = rng.beta(8 * rate, 8 * (1 - rate), (1000, n, 1))
+    tables = (rng.random((2000, n, 11)) < rates).astype(float)
     sizes = np.full(n, 11)
     fired = []
     for seed, table in enumerate(tables):
