@@ -177,19 +177,10 @@ def test_every_published_key_is_used_or_the_classifier_s(published):
 BIAS = "image_encoder.neck.1.bias"
 
 
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        ({BIAS: None}, f"missing: {BIAS}"),
-        ({"extra": torch.ones(1)}, "unexpected: extra"),
-        ({BIAS: torch.ones(3)}, rf"another shape: {BIAS} \(3,\) instead of \(256,\)"),
-        ({BIAS: torch.full((256,), torch.nan)}, f"NaN or infinity in 1 tensors: {BIAS}"),
-    ],
-)
-def test_a_checkpoint_that_does_not_fit_names_the_keys(published, change, words):
-    changed = published | change
-    with pytest.raises(ValueError, match=words):
-        networks.mobile_sam({key: value for key, value in changed.items() if value is not None})
+def test_a_checkpoint_that_does_not_fit_names_the_keys(published):
+    """In every way that `test_model` knows of; here that it is asked, and names the file's key."""
+    with pytest.raises(ValueError, match=rf"another shape: {BIAS} \(3,\) instead of \(256,\)"):
+        networks.mobile_sam(published | {BIAS: torch.ones(3)})
 
 
 @torch.no_grad()

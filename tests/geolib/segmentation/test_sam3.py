@@ -161,10 +161,9 @@ def test_the_published_folder_holds_the_video_network(folder, tmp_path):
         segmentation.load("sam3", checkpoint=part, **ALL)
 
 
-@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "processor_config.json"])
-def test_a_folder_that_is_not_whole_says_what_belongs_there(folder, tmp_path, name):
+def test_a_folder_that_is_not_whole_says_what_belongs_there(folder, tmp_path):
     part = changed(folder, tmp_path / "part")
-    (part / name).unlink()
+    (part / "processor_config.json").unlink()
     with pytest.raises(ValueError, match=r"SAM 3 in transformers'.*licence is accepted"):
         segmentation.load("sam3", checkpoint=part, **ALL)
 
