@@ -121,17 +121,17 @@ def two_way(
         raise ValueError(
             f"values has shape {table.shape}; expected finite values [networks, images]"
         )
-    n_networks, n_images = table.shape
-    if n_networks == 1:
+    if len(table) == 1:
         return interval(table[0], confidence, n_resamples, seed)
     table = table[np.lexsort(np.sort(table, axis=1).T[::-1])]
     table = table[:, np.lexsort(table[::-1])]
-    rng, step = np.random.default_rng(seed), max(1, CHUNK // n_images)
+    rng, step = np.random.default_rng(seed), max(1, CHUNK // table.size)
     means = []
     for start in range(0, n_resamples, step):
         size = min(step, n_resamples - start)
-        networks, images = (rng.multinomial(n, np.full(n, 1 / n), size) / n for n in table.shape)
-        means.append(np.einsum("bi,bi->b", networks @ table, images))
+        networks, images = (rng.integers(n, size=(size, n)) for n in table.shape)
+        of_each = table.T[images].mean(axis=1)  # of the drawn images, for each network
+        means.append(np.take_along_axis(of_each, networks, axis=1).mean(axis=1))
     low, high = np.quantile(np.round(np.concatenate(means), 12), tails)
     return Interval(float(table.mean()), float(low), float(high), "pigeonhole")
 
