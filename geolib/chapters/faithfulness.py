@@ -16,7 +16,7 @@ from geolib.chapters.findings import CONTROLS, YARDSTICKS
 
 # Share of images without elements from which a comparison is called empty.
 EMPTY = 0.5
-ADVANTAGE = (("advantage", "ci_low", "ci_high"), "+.3f")
+ADVANTAGE = (("advantage", "ci_low", "ci_high"), "+.2f")
 
 
 def empty_note(comparison: pd.DataFrame, by: str) -> str:
@@ -75,7 +75,7 @@ def readings(outcomes: pd.DataFrame) -> pd.DataFrame:
         metric: statistics.compare(outcomes, metric=metric).set_index("test")
         for metric in ("accuracy", "agreement", "log_probability")
     }
-    columns = {"guided": ("guided", ".3f"), "random": ("random", ".3f"), "advantage": ADVANTAGE}
+    columns = {"guided": ("guided", ".2f"), "random": ("random", ".2f"), "advantage": ADVANTAGE}
     return tables.shown(pd.concat(compared, names=["measure"]), columns)
 
 
@@ -96,11 +96,11 @@ def comparison_table(comparison: pd.DataFrame, by: str) -> pd.DataFrame:
     columns = {
         "advantage": ADVANTAGE,
         "p (Holm)": ("p_holm", ".3f"),
-        "detectable": ("detectable", ".3f"),
-        "matched only": ("advantage_matched", "+.3f"),
-        "coverage": ("coverage", ".1%"),
-        "random coverage": ("random_coverage", ".1%"),
-        "no element": ("rate_without_elements", ".1%"),
+        "detectable": ("detectable", ".2f"),
+        "matched only": ("advantage_matched", "+.2f"),
+        "coverage": ("coverage", ".0%"),
+        "of random boxes": ("random_coverage", ".0%"),
+        "no element": ("rate_without_elements", ".0%"),
         "images": ("n_images", ".0f"),
     }
     table = comparison.sort_values(["test", "advantage"], ascending=[True, False])

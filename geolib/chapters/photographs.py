@@ -34,7 +34,7 @@ def stand_in(used: Sequence[str], paper: Sequence[str] = tuple(PAPER)) -> str:
         return ""
     others = ", ".join(f"`{name}`" for name in used if name not in PAPER) or "no other"
     were = "was" if len(absent) == 1 else "were"
-    return f"*Stand-in:* {', '.join(absent)} of the paper {were} not run; {others} stands in."
+    return f"*Stand-in:* {', '.join(absent)} of the paper {were} not run; {others} ran instead."
 
 
 def summary(explanations: Sequence[Explanation]) -> pd.DataFrame:

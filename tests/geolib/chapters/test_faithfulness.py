@@ -42,7 +42,7 @@ def test_comparison_table_is_sorted_best_first():
     table = pd.concat([comparison(0, 1), comparison(0, 1).assign(segmenter="slic", advantage=0.4)])
     shown = faithfulness.comparison_table(table, "segmenter")
     assert shown.loc["deletion"].index.tolist() == ["slic", "grid"]
-    assert shown.loc["deletion", "advantage"]["slic"] == f"+0.400 (+0.000{TO}+1.000)"
+    assert shown.loc["deletion", "advantage"]["slic"] == f"+0.40 (+0.00{TO}+1.00)"
     assert shown.loc["insertion", "images"].tolist() == ["80", "80"]
 
 

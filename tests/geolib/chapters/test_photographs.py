@@ -117,9 +117,9 @@ def test_element_pictures_are_a_row_per_photograph(street_photos):
     [
         (["mobilesam"], ["mobilesam"], ""),
         (["sam3", "slic", "mobilesam", "sam2"], ["mobilesam", "sam2", "sam3"], ""),
-        (["slic"], ["mobilesam"], "MobileSAM of the paper was not run; `slic` stands in."),
+        (["slic"], ["mobilesam"], "MobileSAM of the paper was not run; `slic` ran instead."),
         (["sam2", "slic"], [], ""),
-        (["sam2"], ["sam2", "sam3"], "SAM 3 of the paper was not run; no other stands in."),
+        (["sam2"], ["sam2", "sam3"], "SAM 3 of the paper was not run; no other ran instead."),
     ],
 )
 def test_a_stand_in_is_named_only_where_a_segmenter_of_the_paper_is_absent(used, paper, words):
