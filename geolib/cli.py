@@ -553,9 +553,11 @@ def _tuned(given: Any, images: GeoDataset, classifier: Any, config: Any) -> Any:
         apart = False
     if apart:
         return given.tune(config, classifier)
-    return pipeline.by_coverage(images, classifier, config, s_min=given.s_min)
+    some = images.subset(range(min(len(images), AT_HAND)))
+    return pipeline.by_coverage(some, classifier, config, s_min=given.s_min)
 
 
+AT_HAND = 200  # most images that thresholds are chosen on before the work is shared among workers
 EMPTY = 0.5  # share of images without an element from which on nothing is learnt of a method
 
 

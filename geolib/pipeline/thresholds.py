@@ -105,9 +105,12 @@ def tune(
     def make() -> pd.DataFrame:
         found = _found(validation, classifier, configs, progress)
         ranked = [[_rank(one.elements) for one in images] for images in found]
-        cuts = [_cuts(images) if s_min is None else [s_min] for images in ranked]
+        cuts = [
+            _cuts(images) if s_min is None else [s_min] * (len(images) > 0) for images in ranked
+        ]
         pairs = [(i, s) for i, some in enumerate(cuts) for s in some]
-        curve = pd.concat([_row(ranked[i], shares[i], s) for i, s in pairs] or [_EMPTY])
+        rows = [_row(ranked[i], shares[i], s) for i, s in pairs]
+        curve = pd.concat(rows or [_EMPTY], ignore_index=True)
         elements = [[_above(one, s) for one in found[i]] for i, s in pairs]
         known = [labels[one.item.id] for one in found[0]]
         outcomes = ablate_batch(classifier, elements, known, configs[0]) if elements else []
@@ -167,7 +170,7 @@ def by_coverage(
         if not scores.size:
             return _EMPTY
         allowed = scores[_at(ranked, scores)[0] <= MAX_COVERAGE]
-        return _row(ranked, config.top_p, min(*allowed[:1], _reached(ranked)))
+        return _row(ranked, config.top_p, min([*allowed[:1], _reached(ranked)]))
 
     params = {
         "images": images.identity,

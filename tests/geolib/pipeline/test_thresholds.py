@@ -203,13 +203,25 @@ def test_a_photograph_alone_has_elements_best_first_up_to_the_target():
     best = every.elements.sort_values("score", ascending=False)["score"].head(len(found.elements))
     assert set(best) == set(found.elements["score"])
     assert found.to_dict()["settings"]["thresholds"] == note
-    # Of segments that are each too large the best one stays.
-    whole = EvaluationConfig(segmenter="grid", segmenter_options={"cells": 1})
-    tuned = pipeline.by_coverage(pipeline.photographs([]), classifier(), whole, progress=False)
-    assert "the defaults" in tuned.note
 
 
-def test_of_nothing_nothing_is_kept_and_it_is_said():
+def test_of_segments_that_are_each_too_large_the_best_stays(photos):
+    config = EvaluationConfig(segmenter="grid", segmenter_options={"cells": 1})
+    few = photos.subset([0])
+    tuned = pipeline.by_coverage(few, classifier(), config, progress=False)
+    (one,) = pipeline.extract(few, classifier(), tuned.config)
+    assert tuned.chosen["coverage"] == pytest.approx(one.elements.coverage) and len(one.elements)
+    assert one.elements.coverage > 0.25 and "above the target of 25%" in tuned.note
+    assert one.elements.table["score"].min() == pytest.approx(tuned.config.s_min, abs=1e-6)
+
+
+def test_of_nothing_nothing_is_kept_and_it_is_said(photos):
+    broken = GeoDataset("folder", photos.classes, "validation", [Item(0, None, 0)])
+    for given in (None, 0.3):
+        tuned = pipeline.tune(broken, classifier(), CONFIG, s_min=given, progress=False)
+        assert "no segment scores above zero in the 1 images" in tuned.note
+    empty = pipeline.by_coverage(photos.subset([]), classifier(), CONFIG, progress=False)
+    assert empty.config == CONFIG
     found = pipeline.explain(classifier(), BLACK)
     assert len(found.elements) == 0
     assert "the defaults: no segment scores above zero" in found.settings["thresholds"]
