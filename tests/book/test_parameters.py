@@ -53,10 +53,8 @@ def test_declared_text_stays_as_it_was_typed(text, declared):
 def test_a_list_of_texts_has_its_texts(line, declared):
     texts = [one.strip() for one in (*TEXTS, *ODD)]
     assert equal(fitted(Text(f"[{', '.join(texts)}]"), declared(line), Path()), texts)
-    assert equal(
-        fitted(Text("['a, b', \"c\", 'it''s', d,]"), declared(line), Path()),
-        ["a, b", "c", "it's", "d"],
-    )
+    quoted = fitted(Text("['a, b', \"c\", 'it''s', d,]"), declared(line), Path())
+    assert equal(quoted, ["a, b", "c", "it's", "d"])
     assert equal(fitted(Text("[]"), declared(line), Path()), [])
     assert equal(fitted(("NO", "SE"), declared(line), Path()), ["NO", "SE"])
 
@@ -73,10 +71,8 @@ def test_texts_of_a_profile_are_texts(declared):
         assert equal(fitted(given, declared('x = "a"'), Path()), text.strip("'"))
     for nothing in ("", "~"):
         assert read_yaml(f"x: {nothing}") == {"x": None}
-    assert read_yaml("a: &one {n: 1}\nb:\n  <<: *one\n  m: 2") == {
-        "a": {"n": "1"},
-        "b": {"n": "1", "m": "2"},
-    }
+    merged = read_yaml("a: &one {n: 1}\nb:\n  <<: *one\n  m: 2")
+    assert merged == {"a": {"n": "1"}, "b": {"n": "1", "m": "2"}}
 
 
 @pytest.mark.parametrize(
@@ -88,11 +84,8 @@ def test_texts_of_a_profile_are_texts(declared):
         *(("x: float = None", ".5", 0.5), ("x: float = None", "None", None)),
         *(("x = True", "false", False), ("x = False", "yes", True), ("x = False", "ON", True)),
         *(("x = [1, 2]", "[3, 4]", [3, 4]), ("x = [0.1]", "[1, 1e-1]", [1.0, 0.1])),
-        (
-            "x = {}",
-            "{NO: [1, 1e-1], on: yes, b: true, c: null}",
-            {"NO": [1, 0.1], "on": "yes", "b": True, "c": None},
-        ),
+        ("x = {}", "{NO: [1, 1e-1], on: yes}", {"NO": [1, 0.1], "on": "yes"}),
+        ("x = {}", "{b: true, c: null}", {"b": True, "c": None}),
         ("x: dict[str, list[float]] = {}", "{NO: [59.9, 1]}", {"NO": [59.9, 1.0]}),
         ("x = None", "[NO, 1, 2024-05-01]", ["NO", 1, "2024-05-01"]),
         *(("x = None", "NO", "NO"), ("x = None", "1e3", 1000.0), ("x = None", "null", None)),
@@ -133,13 +126,8 @@ def test_another_value_is_refused(line, given, message, declared):
 @pytest.fixture
 def place(tmp_path, monkeypatch):
     """Where a command is called: among files with odd names, one of them behind a link."""
-    for name in (
-        "here/a.csv",
-        "here/meine Plätze.csv",
-        "here/~$a.csv",
-        "beside/b.csv",
-        "home/c.csv",
-    ):
+    names = ["here/a.csv", "here/meine Plätze.csv", "here/~$a.csv", "beside/b.csv", "home/c.csv"]
+    for name in names:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     (tmp_path / "here/imagenet").mkdir()
@@ -163,9 +151,8 @@ def test_a_path_is_absolute_as_seen_from_the_caller(given, found, place, declare
     for one in (Text(given), given, Path(given), tmp_path / found):
         path = fitted(one, parameter, place)
         assert isinstance(path, File) and path == str(tmp_path / found)
-    (of_dict,) = files(
-        fitted(Text(f"{{sam: '{given}'}}"), declared('x: "dict[str, Path]" = {}'), place)
-    )
+    paths = declared('x: "dict[str, Path]" = {}')
+    (of_dict,) = files(fitted(Text(f"{{sam: '{given}'}}"), paths, place))
     assert of_dict == str(tmp_path / found)
 
 

@@ -253,12 +253,10 @@ def listed(root, source="hub") -> pd.DataFrame:
 
 def parts(server) -> int:
     """Requests for parts of archives, other than for their directories, as the storage got them."""
-    spans = [
-        request.headers["range"].removeprefix("bytes=").split("-")
-        for request in server.requests
-        if request.path.startswith("/storage/") and "range" in request.headers
-    ]
-    return sum(int(last) - int(first) < 15_000 for first, last in spans)
+    stored = (r for r in server.requests if r.path.startswith("/storage/"))
+    ranges = (r.headers["range"].removeprefix("bytes=") for r in stored if "range" in r.headers)
+    spans = (map(int, span.split("-")) for span in ranges)
+    return sum(last - first < 15_000 for first, last in spans)
 
 
 def stored(server, file: str) -> str:

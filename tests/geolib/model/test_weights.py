@@ -158,12 +158,9 @@ class Call:
 )
 def test_a_file_that_would_run_code_does_not(plain, tmp_path, function, kind):
     path, made = tmp_path / "evil.pth", tmp_path / "made"
-    argument = {
-        os.mkdir: str(made),
-        os.system: f"mkdir {made}",
-        subprocess.call: ["mkdir", str(made)],
-        pathlib.Path.mkdir: made,
-    }.get(function, f"__import__('os').mkdir({str(made)!r})")
+    known = {os.mkdir: str(made), os.system: f"mkdir {made}", pathlib.Path.mkdir: made}
+    known[subprocess.call] = ["mkdir", str(made)]
+    argument = known.get(function, f"__import__('os').mkdir({str(made)!r})")
     content = {"state_dict": plain, "args": Call(function, argument)}
     torch.save(content, path, _use_new_zipfile_serialization=kind == "zip")
     try:
