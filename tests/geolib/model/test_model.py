@@ -101,10 +101,8 @@ MAPS = {"resnet50_clip": "final_conv", "nest_tiny": "levels", "coatnet_nano_rw_2
 MAPS |= {"maxvit_t": "blocks.3", "tiny_vit_5m_224": "stages", "levit_conv_128s": "stages"}
 MAPS |= {"efficientformerv2_s0": "norm"}
 # It puts out tokens or windows, or maps whose channels come last.
-NONE = (
-    "vit_tiny_patch16_224 timm/swin_tiny_patch4_window7_224 mixer_s16_224 levit_128s volo_d1_224 "
-)
-NONE += "cait_xxs24_224 hiera_tiny_224 mvitv2_tiny xcit_nano_12_p16_224 pit_ti_224 "
+NONE = "vit_tiny_patch16_224 timm/swin_tiny_patch4_window7_224 mixer_s16_224 levit_128s "
+NONE += "volo_d1_224 cait_xxs24_224 hiera_tiny_224 mvitv2_tiny xcit_nano_12_p16_224 pit_ti_224 "
 NONE += "twins_svt_small coat_lite_tiny efficientformer_l1 mambaout_femto"
 
 
@@ -179,15 +177,13 @@ TOKENS = "vit_tiny_patch16_224?img_size=32&patch_size=8&depth=2&embed_dim=16&num
 
 
 def test_a_network_without_a_map_loads_predicts_and_says_which_methods_work(tmp_path):
-    model.load(TOKENS, weights="random", classes=ABC, image_size=32).save(
-        tmp_path / "a.safetensors"
-    )
-    classifier, images = model.load(tmp_path / "a.safetensors"), torch.rand(2, 3, 32, 32)
+    path, images = tmp_path / "a.safetensors", torch.rand(2, 3, 32, 32)
+    model.load(TOKENS, weights="random", classes=ABC, image_size=32).save(path)
+    classifier = model.load(path)
     assert classifier.target_layer_name is None
     assert classifier(images).shape == (2, 3)
-    with pytest.raises(
-        ValueError, match=r"no map.*last stage: use smoothgrad.*target_layer="
-    ) as why:
+    said = r"no map.*last stage: use smoothgrad.*target_layer="
+    with pytest.raises(ValueError, match=said) as why:
         classifier.target_layer  # noqa: B018
     assert "\n" not in str(why.value)
     mlp = nn.Sequential(nn.Flatten(), nn.Linear(3072, 2))
@@ -402,14 +398,10 @@ def test_predictions_without_labels(bright_and_dark):
         model.accuracy(found)
 
 
-@pytest.mark.parametrize("asked", ["bf16", "fp32", "auto"])
-def test_precision_is_as_asked(asked):
-    with inference_precision("cpu", asked):
-        found = nn.Linear(4, 4)(torch.rand(2, 4)).dtype
-    fast = asked == "bf16" or (asked == "auto" and uses_bf16("cpu"))
-    assert found == (torch.bfloat16 if fast else torch.float32)
-
-
-def test_an_unknown_precision():
+def test_precision_is_as_asked():
+    for asked, fast in (("bf16", True), ("fp32", False), ("auto", uses_bf16("cpu"))):
+        with inference_precision("cpu", asked):
+            found = nn.Linear(4, 4)(torch.rand(2, 4)).dtype
+        assert found == (torch.bfloat16 if fast else torch.float32)
     with pytest.raises(ValueError, match="precision='half'; expected one of auto, bf16, fp32"):
         inference_precision("cpu", "half")

@@ -322,9 +322,6 @@ def test_batches_go_on_after_any_step():
     assert len(whole) == 9
     for step in range(9):
         assert [batch for epoch in shares(19, 2, step=step) for batch in epoch] == whole[step:]
-
-
-def test_more_processes_than_images_in_a_batch():
     with pytest.raises(ValueError, match=r"batch_size=6 and 3 training images: too few for 4 proc"):
         shares(3, 4)
 
