@@ -199,8 +199,10 @@ def image_table(
                 axes[r, c].set_title(titles[r][c], fontsize=9.5, color=colour, pad=3)
         if rows is not None:
             axes[r, 0].set_ylabel(rows[r], fontsize=10)
+    longest = max(map(len, columns), default=0) or 1
+    size_of_heading = min(10, 105 * WIDTH / (len(columns) * longest))  # none reaches the next one
     for axis, heading in zip(axes[0], columns, strict=True) if not titles else ():
-        axis.set_title(heading, fontsize=10)
+        axis.set_title(heading, fontsize=size_of_heading)
     return figure
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import warnings
 from functools import cache
+from itertools import pairwise
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -151,3 +152,11 @@ def test_outline_changes_only_pixels_at_the_masks():
 
 def test_nothing_to_show_is_still_a_figure():
     assert figures.images([], []).axes
+
+
+def test_headings_of_many_images_do_not_run_into_each_other():
+    line = [np.zeros((4, 4, 3))] * 10
+    figure = figures.image_table([line], ["smoothgrad"] * len(line))
+    figure.canvas.draw()
+    places = [axis.title.get_window_extent() for axis in figure.axes]
+    assert all(one.x1 < other.x0 for one, other in pairwise(places))
