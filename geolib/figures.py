@@ -186,7 +186,7 @@ def image_table(
     header = 0.25 if titles else 0.04
     layout = ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.02, wspace=0.01, hspace=0.01)
     shape = len(pictures), len(columns)
-    size = (WIDTH, shape[0] * (WIDTH / shape[1] + header) + 0.1)
+    size = (WIDTH, shape[0] * (WIDTH / shape[1] + header) + (0.3 if any(columns) else 0.1))
     figure, axes = plt.subplots(*shape, figsize=size, squeeze=False, layout=layout)
     for axis in axes.flat:
         axis.set(xticks=[], yticks=[])
