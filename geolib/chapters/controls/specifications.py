@@ -73,7 +73,9 @@ def outcome_tables(
             image_ids=ids,
             individual=False,
             controls=further,
-            donors=batch[donor_indices(ids, config.seed, 1)[:, 0]],
+            donors=batch[donor_indices(ids, config.seed, 1)[:, 0]]
+            if config.fill == "donor"
+            else None,
             **shards.ablation_settings(config),
         )
 
