@@ -157,6 +157,6 @@ def test_nothing_to_show_is_still_a_figure():
 def test_headings_of_many_images_do_not_run_into_each_other():
     line = [np.zeros((4, 4, 3))] * 10
     figure = figures.image_table([line], ["smoothgrad"] * len(line))
-    figure.canvas.draw()
+    figure.savefig(io.BytesIO())  # which lays it out
     places = [axis.title.get_window_extent() for axis in figure.axes]
     assert all(one.x1 < other.x0 for one, other in pairwise(places))
