@@ -55,7 +55,7 @@ def elements_at_coverage(
 ) -> list[Extracted]:
     """Every image with its elements, for a network on which no threshold was chosen: `s_min` is
     given, or chosen by what the elements cover of these images."""
-    tuned = pipeline.by_coverage(images, classifier, config, s_min=s_min)
+    tuned = pipeline.by_coverage(images, classifier, config, s_min=s_min, progress=False)
     return pipeline.extract(images, classifier, tuned.config)
 
 
