@@ -100,7 +100,7 @@ def comparison_table(comparison: pd.DataFrame, by: str) -> pd.DataFrame:
         "matched only": ("advantage_matched", "+.2f"),
         "coverage": ("coverage", ".0%"),
         "of random boxes": ("random_coverage", ".0%"),
-        "no element": ("rate_without_elements", ".0%"),
+        "empty": ("rate_without_elements", ".0%"),
         "images": ("n_images", ".0f"),
     }
     table = comparison.sort_values(["test", "advantage"], ascending=[True, False])
