@@ -156,8 +156,11 @@ def _closest(
 
 def prior_maps(maps: np.ndarray, predicted: np.ndarray) -> np.ndarray:
     """Where the class of each image has its evidence: the mean map [H,W] of the other images of the
-    same predicted class, or of all others where fewer than two have it; [B,H,W] as ``maps``."""
-    prior = np.empty(maps.shape)
+    same predicted class, or of all others where fewer than two have it; [B,H,W] as ``maps``, zeros
+    where there is no other."""
+    prior = np.zeros(maps.shape)
+    if len(maps) == 1:
+        return prior
     for index, name in enumerate(predicted):
         others = np.arange(len(maps)) != index
         same = others & (predicted == name)

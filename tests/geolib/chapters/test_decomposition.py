@@ -153,6 +153,7 @@ def test_the_prior_is_the_class_without_the_image_by_hand():
     ):
         prior = decomposition.prior_maps(maps, np.array(classes))
         np.testing.assert_allclose(prior, np.array(expected)[:, None, None] * np.ones((4, 2, 3)))
+    assert not decomposition.prior_maps(maps[:1], np.array([0])).any()  # no other image to learn of
 
 
 def test_coverage_is_matched_to_a_point_on_scenes():
